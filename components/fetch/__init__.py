@@ -1,0 +1,1 @@
+"""Bring the source's objects to the workspace, whichever scheme their URI has."""

@@ -1,0 +1,33 @@
+"""KFP shell of the fetch step."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from pipeline.images import STEPS
+
+
+@dsl.component(base_image=STEPS, install_kfp_package=False)
+def fetch(source: str, truth: str, workspace: str) -> NamedTuple("Fetched", [("folder", str), ("truth_folder", str)]):
+    """Bring the source's objects to the workspace.
+
+    Args:
+        source: s3://bucket/prefix or a folder.
+        truth: The same for a clean copy of the series, empty if there is none.
+        workspace: Root of the run's workspace.
+
+    Returns:
+        folder: Where the source's files are.
+        truth_folder: Where the clean copy's are, empty if there is none.
+    """
+    from pathlib import Path
+
+    from components.errors import refusing
+    from components.fetch.fetch import fetch
+
+    folder, truth_folder = Path(workspace) / "source", Path(workspace) / "truth"
+    with refusing():
+        fetch(source, folder)
+        if truth:
+            fetch(truth, truth_folder)
+    return str(folder), str(truth_folder) if truth else ""

@@ -1,0 +1,44 @@
+"""Which class serves which URI scheme: another image repository is one new file and one row here."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from components.errors import CtbasisError
+from components.fetch.folder import Folder
+from components.fetch.s3 import S3
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from components.fetch.source import Source
+
+SCHEMES: dict[str, Callable[[str, int], Source]] = {
+    "s3": S3,
+    "file": Folder,
+    "": Folder,
+}
+"""A source's constructor by its scheme, lower case; a URI without one is a path."""
+
+
+def open_source(uri: str, connections: int) -> Source:
+    """Open the source that `uri` names.
+
+    Args:
+        uri: `s3://bucket/prefix`, a path or `file:///path`; archives write `/*` at its end, which means the same.
+        connections: How many downloads run at once.
+
+    Raises:
+        CtbasisError: The scheme is unknown, or the source refuses the URI.
+    """
+    uri = uri.strip().removesuffix("*") if uri.strip().endswith("/*") else uri.strip()
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    scheme = found[1].lower() if found else ""
+    if not uri or scheme not in SCHEMES:
+        # Not repeated whole: a URI of another scheme may carry a password.
+        raise CtbasisError(
+            f"a source of scheme {scheme!r} is unknown" if uri else "the source is empty",
+            expected=f"a folder, or one of {', '.join(f'{name}://' for name in SCHEMES if name)}",
+        )
+    return SCHEMES[scheme](uri, connections)
