@@ -1,0 +1,1 @@
+"""DICOM series to the matrix A: select, order, convert to HU, store."""

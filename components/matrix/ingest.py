@@ -1,0 +1,236 @@
+"""A folder of DICOM files to the matrix A, with what was done to every slice in qc.json.
+
+Every file is parsed once: a first pass reads headers, so that columns are known before any pixel is, and a second one
+reads stored values from the place that the first noted.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from components.errors import CtbasisError
+from components.matrix.columns import Filled, Store, fill, in_tasks, shared_memory
+from components.matrix.instance import SetAside, Slice, read_slice
+from components.matrix.qc import describe
+from components.matrix.series import CTSeries, arrange, set_copies_aside
+from components.matrix.store import MatrixWriter, Series
+from components.progress import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+OWN_PREFIX = ".ctbasis-"
+"""Files and folders named so are notes of other steps, such as fetch's index."""
+
+UNFINISHED = f"{OWN_PREFIX}unfinished"
+"""In a folder, it says that a fetch into it is under way or broke off."""
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""cgroup v2: microseconds of CPU time in a period, and the period."""
+
+WARNINGS_SHOWN = 20
+
+
+def ingest(folder: Path, matrix_uri: str, qc: Path, *, workers: int | None = None) -> None:
+    """Read the CT series in `folder` into the matrix at `matrix_uri`, and write `qc`.
+
+    Args:
+        folder: DICOM files, in any depth.
+        matrix_uri: Where the matrix goes; replaced if it is there.
+        qc: Where qc.json goes: what was read, set aside and tolerated.
+        workers: Processes, by default as many as this one may use CPUs. The buffer of one column group is shared, so
+            more of them hardly cost more memory.
+
+    Raises:
+        CtbasisError: The folder was not fetched to its end, there is no CT image, its series are no volume (see
+            `arrange`), no slice of a series decodes, or the matrix cannot be written.
+    """
+    files = sorted(_files(folder))
+    workers = workers or available_cpus()
+    qc.unlink(missing_ok=True)
+    # The memory first: processes share what is open when they are forked.
+    with shared_memory() as memory, _forked(workers) as pool:
+        try:
+            _Ingestion(folder, matrix_uri, pool, workers, memory).run(files, qc)
+        except BrokenProcessPool as error:
+            raise CtbasisError(
+                "a worker process of the matrix step died",
+                cause="it ran out of memory, or a decoder crashed on a damaged file",
+                remedy="give the step more memory or fewer workers, or take the damaged file out of the source",
+            ) from error
+        except OSError as error:
+            raise CtbasisError(
+                f"the matrix at {matrix_uri} cannot be written: {error.strerror or type(error).__name__}",
+                expected="a place to write to, with room for 2 to 4 bytes a voxel",
+                cause="the disk is full, or the place is read-only",
+                remedy="make room or give the workspace more, and run the step again",
+            ) from error
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use: its affinity, and its container's quota (cgroup v2)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
+        return max(1, min(allowed, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return allowed
+
+
+@dataclass
+class _Ingestion:
+    """One run of the step."""
+
+    folder: Path
+    uri: str
+    pool: ProcessPoolExecutor
+    workers: int
+    memory: BinaryIO
+
+    def run(self, files: Sequence[str], qc: Path) -> None:
+        """Read headers, then values: again without slices whose values are broken, or wider where they do not fit."""
+        headers: dict[str, bytes] = {}
+        slices: list[Slice] = []
+        aside: list[SetAside] = []
+        for found in progress(self._read_headers(files), "headers", total=len(files), unit="file"):
+            if isinstance(found, SetAside):
+                aside.append(found)
+            else:
+                slices.append(found[0])
+                headers[found[0].file] = found[1]
+        slices, copies = set_copies_aside(slices)
+        aside += copies
+        _refuse_nothing(self.folder, slices, aside)
+        dtype = "int16" if all(entry.pixels.whole for entry in slices) else "float32"
+        attempt = 0
+        while True:
+            series = arrange(slices)
+            columns = [entry for part in series for entry in part.slices]
+            writer, filled = self._write(columns, dtype, attempt)
+            broken = [
+                SetAside(entry.file, result.problem, broken=True)
+                for entry, result in zip(columns, filled, strict=True)
+                if result.problem
+            ]
+            fits = all(result.fits for result in filled)
+            if fits and not broken:
+                break
+            attempt += 1
+            dtype = dtype if fits else "float32"
+            aside += broken
+            slices = _without(slices, broken)
+        _warn(aside)
+        report = describe(files=len(files), dtype=dtype, series=series, filled=filled, aside=aside)
+        _write_whole(qc, json.dumps(report, indent=1) + "\n")
+        writer.finish(series=_placed(series), headers=[headers[entry.file] for entry in columns])
+
+    def _read_headers(self, files: Sequence[str]) -> Iterator[tuple[Slice, bytes] | SetAside]:
+        return in_tasks(self.pool, self.workers, partial(_read_slices, self.folder), files)
+
+    def _write(self, columns: Sequence[Slice], dtype: str, attempt: int) -> tuple[MatrixWriter, list[Filled]]:
+        image = columns[0].Rows, columns[0].Columns
+        writer = MatrixWriter.create(self.uri, image=image, cols=len(columns), dtype=dtype)
+        store = Store(self.uri, attempt, image[0] * image[1], dtype, writer.block_rows, writer.column_chunk)
+        filling = fill(self.pool, self.workers, self.memory, folder=self.folder, slices=columns, store=store)
+        return writer, list(progress(filling, "matrix", total=len(columns), unit="slice"))
+
+
+def _files(folder: Path) -> Iterator[str]:
+    if not folder.is_dir():
+        raise CtbasisError(f"no folder at {folder}", expected="a folder of DICOM files", remedy="check the path")
+    if (folder / UNFINISHED).exists():
+        raise CtbasisError(
+            f"{folder} is not complete",
+            expected="a folder that the fetch step has finished",
+            cause="the fetch step is still running, or was interrupted",
+            remedy="run the fetch step again; it goes on where it stopped",
+        )
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(OWN_PREFIX)]
+        for name in names:
+            path = Path(where, name)
+            # Reading a pipe or a device would wait for ever.
+            if path.is_file() and not name.startswith(OWN_PREFIX):
+                yield str(path.relative_to(folder))
+
+
+def _forked(workers: int) -> ProcessPoolExecutor:
+    """Return a pool of forked processes: they start in milliseconds, with all that is imported, and share memory."""
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
+
+
+def _read_slices(folder: Path, files: Sequence[str]) -> list[tuple[Slice, bytes] | SetAside]:
+    return [read_slice(folder, file) for file in files]
+
+
+def _refuse_nothing(folder: Path, slices: Sequence[Slice], aside: Sequence[SetAside]) -> None:
+    if slices:
+        return
+    reasons = Counter(entry.reason for entry in aside).most_common(5)
+    raise CtbasisError(
+        f"no CT image among {len(aside)} files in {folder}"
+        + (f": {', '.join(f'{count} x {reason}' for reason, count in reasons)}" if reasons else ""),
+        expected="files of one or more axial CT series (SOP class CT Image Storage)",
+        cause="the source names another folder or prefix, or another modality",
+        remedy="check the source",
+    )
+
+
+def _without(slices: Sequence[Slice], broken: Iterable[SetAside]) -> list[Slice]:
+    """Drop broken slices, unless a series has none left."""
+    problems = {entry.file: entry.reason for entry in broken}
+    kept = [entry for entry in slices if entry.file not in problems]
+    lost = {entry.SeriesInstanceUID for entry in slices} - {entry.SeriesInstanceUID for entry in kept}
+    for entry in slices:
+        if entry.SeriesInstanceUID in lost:
+            raise CtbasisError(
+                f"no slice of series {entry.SeriesInstanceUID} has pixels that decode; "
+                f"the first, {entry.file}: {problems[entry.file]}",
+                expected="at least one slice whose PixelData decodes",
+                cause="the files are damaged, or in a transfer syntax that no installed decoder reads",
+                remedy="fetch the series again, or decompress it with another tool",
+            )
+    return kept
+
+
+def _placed(series: Sequence[CTSeries]) -> list[Series]:
+    placed: list[Series] = []
+    first = 0
+    for entry in series:
+        spacing = entry.slices[0].PixelSpacing
+        placed.append(
+            Series(
+                entry.SeriesInstanceUID, first, len(entry.slices), entry.spacing, (float(spacing[0]), float(spacing[1]))
+            )
+        )
+        first += len(entry.slices)
+    return placed
+
+
+def _warn(aside: Iterable[SetAside]) -> None:
+    broken = [entry for entry in aside if entry.broken]
+    for entry in broken[:WARNINGS_SHOWN]:
+        sys.stderr.write(f"WARNING: {entry.file} is set aside: {entry.reason}\n")
+    if len(broken) > WARNINGS_SHOWN:
+        sys.stderr.write(f"WARNING: and {len(broken) - WARNINGS_SHOWN} more files, see qc.json\n")
+    sys.stderr.flush()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_path = path.with_name(f"{path.name}.partial")
+    try:
+        partial_path.write_text(text, encoding="utf-8")
+        partial_path.replace(path)
+    finally:
+        partial_path.unlink(missing_ok=True)
