@@ -1,0 +1,85 @@
+"""KFP shell of the svd step."""
+
+from kfp import dsl
+
+from pipeline.images import STEPS
+
+
+@dsl.component(
+    base_image=STEPS,
+    install_kfp_package=False,
+    # The Spark application's pods go where this pod goes and see what it sees.
+    task_config_passthroughs=[
+        dsl.TaskConfigPassthrough(field=field, apply_to_task=True)
+        for field in (
+            dsl.TaskConfigField.KUBERNETES_VOLUMES,
+            dsl.TaskConfigField.ENV,
+            dsl.TaskConfigField.KUBERNETES_AFFINITY,
+            dsl.TaskConfigField.KUBERNETES_TOLERATIONS,
+            dsl.TaskConfigField.KUBERNETES_NODE_SELECTOR,
+        )
+    ]
+    # The task's resources are the driver's and the executors'; this pod only waits for them.
+    + [dsl.TaskConfigPassthrough(field=dsl.TaskConfigField.RESOURCES, apply_to_task=False)],
+)
+def svd(
+    matrix: str,
+    workspace: str,
+    mode: str,
+    rank: str,
+    ranks: str,
+    oversample: int,
+    power_iters: int,
+    engine: str,
+    seed: int,
+    run: str,
+    task_config: dsl.TaskConfig,
+    basis: dsl.Output[dsl.Model],
+) -> int:
+    """Factor the matrix; on Spark engines through a SparkApplication.
+
+    Args:
+        matrix: URI of the matrix store.
+        workspace: Root of the run's workspace, which the executors share.
+        mode: What a column of the matrix is; global: a slice.
+        rank: k of the denoised series, or auto.
+        ranks: Further ranks that pictures are made of.
+        oversample: p.
+        power_iters: q.
+        engine: mahout, numpy, or auto.
+        seed: Of the random projection, -1 to draw one.
+        run: The run's id; the SparkApplication is named after it.
+        task_config: What Kubeflow decided for this pod; filled in by Kubeflow.
+        basis: Basis vectors, weights and singular values.
+
+    Returns:
+        The rank of the denoised series as run.
+    """
+    from pathlib import Path
+
+    from components.errors import refusing
+    from components.svd.factorize import factorize, publish
+    from components.svd.placement import Placement
+    from components.svd.rank import parse_rank, parse_ranks
+
+    decided = {name: value for name, value in vars(task_config).items() if value}
+    factors = str(Path(workspace) / "factors.zarr")
+    with refusing():
+        outcome = factorize(
+            matrix,
+            factors,
+            mode=mode,
+            rank=parse_rank(rank),
+            ranks=parse_ranks(ranks),
+            oversample=oversample,
+            power_iters=power_iters,
+            engine=engine,
+            seed=None if seed < 0 else seed,
+            run=run,
+            placement=Placement(**decided),
+        )
+        for clamp in outcome.plan.clamps:
+            print(f"svd: {clamp}")
+        publish(factors, Path(basis.path))
+    basis.metadata.update({"rank": outcome.plan.rank, "engine": outcome.plan.engine, "note": outcome.plan.note})
+    return outcome.rank

@@ -1,0 +1,32 @@
+"""Where the Spark step's pods go and what they see: Kubeflow's decisions for the step, handed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What Kubeflow decided for the step's own pod, to be shared by the driver and the executors that the step starts.
+
+    Attributes:
+        volumes: Of the pod, the run's workspace among them.
+        volume_mounts: Where they are mounted.
+        env: Environment variables, by value or by reference to a Secret.
+        tolerations: Of node taints.
+        node_selector: Labels that a node must have.
+        affinity: Wishes beyond that.
+        resources: `limits` and `requests` of cpu and memory; each of the application's pods gets them.
+    """
+
+    volumes: Sequence[Mapping[str, Any]] = ()
+    volume_mounts: Sequence[Mapping[str, Any]] = ()
+    env: Sequence[Mapping[str, Any]] = ()
+    tolerations: Sequence[Mapping[str, Any]] = ()
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    affinity: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
