@@ -1,0 +1,1 @@
+"""Rank-k images from stored factors, written as derived DICOM series."""

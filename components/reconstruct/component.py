@@ -1,0 +1,23 @@
+"""KFP shell of the reconstruct step."""
+
+from kfp import dsl
+
+from pipeline.images import STEPS
+
+
+@dsl.component(base_image=STEPS, install_kfp_package=False)
+def reconstruct(basis: dsl.Input[dsl.Model], rank: int, denoised: dsl.Output[dsl.Artifact]) -> None:
+    """Write the rank-k series as DICOM.
+
+    Args:
+        basis: Basis vectors, weights and singular values.
+        rank: k.
+        denoised: The derived DICOM series.
+    """
+    from pathlib import Path
+
+    from components.errors import refusing
+    from components.reconstruct.reconstruct import reconstruct
+
+    with refusing():
+        reconstruct(basis.path, Path(denoised.path), rank=rank)
