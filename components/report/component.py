@@ -1,0 +1,62 @@
+"""KFP shell of the report step."""
+
+from kfp import dsl
+
+from pipeline.images import STEPS
+
+
+@dsl.component(base_image=STEPS, install_kfp_package=False)
+def report(
+    matrix: str,
+    truth_matrix: str,
+    basis: dsl.Input[dsl.Model],
+    qc: dsl.Input[dsl.Artifact],
+    rank: int,
+    ranks: str,
+    figure1: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Make the pictures, the numbers and the page.
+
+    Args:
+        matrix: URI of the matrix store.
+        truth_matrix: URI of the clean copy's store, empty if there is none.
+        basis: Basis vectors, weights and singular values.
+        qc: qc.json of the matrix step.
+        rank: k of the denoised series.
+        ranks: Ranks of Figure 1.
+        figure1: Figure 1 as PNG.
+        page: report.html.
+        summary: The same in short.
+        metrics: metrics.json, its scalars also as KFP metrics.
+    """
+    import shutil
+    import tempfile
+    from pathlib import Path
+
+    from components.errors import refusing
+    from components.report.report import write_report
+    from components.svd.rank import parse_ranks
+
+    with refusing(), tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "report"
+        scalars = write_report(
+            matrix,
+            basis.path,
+            rank=rank,
+            ranks=parse_ranks(ranks),
+            qc=Path(qc.path),
+            out=out,
+            truth_uri=truth_matrix or None,
+        )
+        for name, artifact in {
+            "figure1.png": figure1,
+            "report.html": page,
+            "report.md": summary,
+            "metrics.json": metrics,
+        }.items():
+            shutil.copyfile(out / name, artifact.path)
+    for name, value in scalars.items():
+        metrics.log_metric(name, value)

@@ -1,0 +1,110 @@
+"""The report as one HTML page that needs nothing beside it, and the same in short as Markdown."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+SERIES_LISTED = 20
+"""Series that the page lists one by one; qc.json has them all."""
+
+SCORES = {
+    "rmse": "RMSE, all (HU)",
+    "rmse_body": "RMSE, body (HU)",
+    "rmse_lung": "RMSE, lung (HU)",
+    "psnr": "PSNR (dB, over 2000 HU)",
+    "ssim": "SSIM (over 1400 HU)",
+}
+"""Scores against the truth, as the page names them."""
+
+
+def render_html(
+    *, metrics: Mapping[str, Any], warnings: Sequence[str], qc: Mapping[str, Any], figures: Mapping[str, bytes]
+) -> str:
+    """Return the page.
+
+    Args:
+        metrics: The content of metrics.json.
+        warnings: What the reader must know first.
+        qc: The content of the matrix step's qc.json.
+        figures: PNG images by name: figure1, scree, basis, weights.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["number"] = number
+    return environment.get_template("page.html.j2").render(
+        metrics=metrics,
+        warnings=warnings,
+        scores=score_table(metrics),
+        qc=summarize(qc),
+        images={name: f"data:image/png;base64,{b64encode(image).decode()}" for name, image in figures.items()},
+    )
+
+
+def render_markdown(*, metrics: Mapping[str, Any], warnings: Sequence[str]) -> str:
+    """Return the summary that the Kubeflow UI shows beside the run."""
+    lines = [
+        f"# Rank-{metrics['rank']} denoising of {metrics['cols']} CT slices",
+        "",
+        *(f"> **Note:** {warning}\n" for warning in warnings),
+        "Engine {engine}, rank {factored_rank}, oversample {oversample}, power iterations {power_iters}.".format(
+            **metrics
+        ),
+        "",
+        "| rank | energy captured | relative residual | removed in the body, std (HU) | edge ratio |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {entry['label']} | {entry['energy_captured']:.4%} | {entry['relative_residual']:.4f} "
+            f"| {entry['removed_std_hu']:.2f} | {number(entry['edge_ratio'])} |"
+            for entry in metrics["ranks"].values()
+        ),
+    ]
+    scores = score_table(metrics)
+    if scores:
+        heads = ["", *scores[0]["values"]]
+        lines += ["", "Against the known truth:", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+        lines += [f"| {row['name']} | {' | '.join(row['values'].values())} |" for row in scores]
+    return "\n".join([*lines, "", "Not for diagnosis.", ""])
+
+
+def score_table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the scores before and after, one row an image; empty where no truth is known."""
+    if "before" not in metrics:
+        return []
+    rows = [("before: the input", metrics["before"])]
+    rows += [(f"after: {entry['label']}", entry["scores"]) for entry in metrics["ranks"].values()]
+    return [
+        {"name": name, "values": {label: number(scores[key]) for key, label in SCORES.items()}} for name, scores in rows
+    ]
+
+
+def number(value: float | None) -> str:
+    """Return `value` to four digits, a dash where there is none."""
+    return "-" if value is None else f"{value:#.4g}"
+
+
+def summarize(qc: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page says of qc.json: counts and reasons, and of files not even the names."""
+    slices = qc["slices"]
+    tolerated = Counter(remark for entry in [*slices, *qc["series"]] for remark in entry["tolerated"])
+    return {
+        "files": qc["files"],
+        "slices": len(slices),
+        "series": qc["series"][:SERIES_LISTED],
+        "more_series": max(0, len(qc["series"]) - SERIES_LISTED),
+        "gaps": sum(len(entry["gaps"]) for entry in qc["series"]),
+        "set_aside": Counter(entry["reason"] for entry in qc["set_aside"]).most_common(),
+        "tolerated": tolerated.most_common(),
+        "padded": sum(entry["padded"] for entry in slices),
+        "padded_slices": sum(entry["padded"] > 0 for entry in slices),
+        "clipped": sum(entry["clipped"] for entry in slices),
+        "clipped_slices": sum(entry["clipped"] > 0 for entry in slices),
+    }
