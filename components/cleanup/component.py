@@ -1,0 +1,23 @@
+"""KFP shell of the cleanup."""
+
+from kfp import dsl
+
+from pipeline.images import STEPS
+
+
+@dsl.component(base_image=STEPS, install_kfp_package=False)
+def cleanup(workspace: str, status: dsl.PipelineTaskFinalStatus) -> None:
+    """Remove the run's intermediate files, whether it succeeded or not.
+
+    Args:
+        workspace: Root of the run's workspace.
+        status: How the run ended.
+    """
+    from pathlib import Path
+
+    from components.cleanup.cleanup import cleanup
+    from components.errors import refusing
+
+    with refusing():
+        print(f"cleanup: the run {status.state}")
+        cleanup(Path(workspace))
