@@ -1,0 +1,128 @@
+package org.apache.mahout.math;
+
+import org.ctbasis.mahout.Dense;
+import org.ctbasis.mahout.Kernels;
+
+/**
+ * A = L L' and z inv(L') on plain arrays. Replaced kernel: upstream's class of this name, which is
+ * {@link StockCholeskyDecomposition} here, reads every element through two levels of index permutation.
+ *
+ * <p>The test for a degenerate column is upstream's own: a pivot at most 1e-10 times the largest element of its column.
+ * With pivoting, which DS-SVD does not ask for, and where stock kernels are chosen, upstream's class does the work.
+ */
+public class CholeskyDecomposition {
+
+  private static final double DEGENERATE = 1.0e-10;
+
+  private final StockCholeskyDecomposition stock;
+  private final int n;
+  /** L, column-major: all loops run down columns, which the JIT vectorizes. */
+  private final double[] L;
+  private boolean positiveDefinite = true;
+
+  public CholeskyDecomposition(Matrix a) {
+    this(a, true);
+  }
+
+  public CholeskyDecomposition(Matrix a, boolean pivot) {
+    n = a.rowSize();
+    if (n != a.columnSize()) {
+      throw new IllegalArgumentException("Must be a Square Matrix");
+    }
+    if (pivot || Kernels.stock()) {
+      stock = new StockCholeskyDecomposition(a, pivot);
+      L = null;
+    } else {
+      stock = null;
+      // Symmetric, so that row-major is column-major.
+      L = Dense.rowMajor(a);
+      decompose();
+    }
+  }
+
+  /** Column by column: what is left of column k after the columns before it, divided by the root of its pivot. */
+  private void decompose() {
+    for (int k = 0; k < n; k++) {
+      for (int j = 0; j < k; j++) {
+        subtract(L, k * n, L[j * n + k], j, k);
+        L[k * n + j] = 0;
+      }
+      double largest = 0;
+      for (int i = k; i < n; i++) {
+        largest = Math.max(largest, Math.abs(L[k * n + i]));
+      }
+      double pivot = L[k * n + k];
+      // Written so that NaN counts as degenerate.
+      boolean degenerate = !(pivot > DEGENERATE * largest);
+      positiveDefinite &= !degenerate;
+      double root = Math.sqrt(pivot);
+      for (int i = k; i < n; i++) {
+        L[k * n + i] = degenerate ? 0 : L[k * n + i] / root;
+      }
+    }
+  }
+
+  /** x[start + i] -= factor L[i, column] for i from `from` on. */
+  private void subtract(double[] x, int start, double factor, int column, int from) {
+    int offset = column * n;
+    for (int i = from; i < n; i++) {
+      x[start + i] -= factor * L[offset + i];
+    }
+  }
+
+  public boolean isPositiveDefinite() {
+    return stock == null ? positiveDefinite : stock.isPositiveDefinite();
+  }
+
+  public Matrix getL() {
+    return stock == null ? Matrices.transposedView(Dense.matrix(L, n, n)) : stock.getL();
+  }
+
+  public PivotedMatrix getPermutedL() {
+    return stock == null ? new PivotedMatrix(getL()) : stock.getPermutedL();
+  }
+
+  /** The permutation of rows and columns that was applied to L. */
+  public int[] getPivot() {
+    return getPermutedL().getRowPivot();
+  }
+
+  public int[] getInversePivot() {
+    return getPermutedL().getInverseRowPivot();
+  }
+
+  /** inv(L) z; a degenerate column gives zeros. */
+  public Matrix solveLeft(Matrix z) {
+    if (stock != null) {
+      return stock.solveLeft(z);
+    }
+    return Matrices.transposedView(solveRight(Matrices.transposedView(z)));
+  }
+
+  /** z inv(L'); a degenerate column gives zeros. */
+  public Matrix solveRight(Matrix z) {
+    if (stock != null) {
+      return stock.solveRight(z);
+    }
+    int rows = z.rowSize();
+    double[] x = Dense.rowMajor(z);
+    for (int row = 0; row < rows; row++) {
+      substitute(x, row * n);
+    }
+    for (double value : x) {
+      if (!Double.isFinite(value)) {
+        throw new IllegalStateException("Invalid value found in z inv(L') (should not be possible)");
+      }
+    }
+    return Dense.matrix(x, rows, n);
+  }
+
+  /** Solve L y = x for the n elements of x from `start` on, in place; that is one row of z inv(L'). */
+  private void substitute(double[] x, int start) {
+    for (int k = 0; k < n; k++) {
+      double pivot = L[k * n + k];
+      x[start + k] = pivot == 0 ? 0 : x[start + k] / pivot;
+      subtract(x, start, x[start + k], k, k + 1);
+    }
+  }
+}

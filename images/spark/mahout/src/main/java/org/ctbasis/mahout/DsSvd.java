@@ -1,0 +1,125 @@
+package org.ctbasis.mahout;
+
+import java.util.HashSet;
+import java.util.Set;
+import java.util.stream.Collectors;
+import java.util.stream.IntStream;
+import org.apache.mahout.common.RandomUtils;
+import org.apache.mahout.math.DenseMatrix;
+import org.apache.mahout.math.Matrix;
+import org.apache.mahout.math.Vector;
+import org.apache.mahout.math.decompositions.DSSVD$;
+import org.apache.mahout.math.drm.CacheHint;
+import org.apache.mahout.math.drm.CheckpointedDrm;
+import org.apache.mahout.math.drm.DrmLike;
+import org.apache.mahout.sparkbindings.blocks.BlockDrm;
+import org.apache.mahout.sparkbindings.drm.CheckpointedDrmSpark;
+import org.apache.spark.api.java.JavaRDD;
+import org.apache.spark.api.java.JavaSparkContext;
+import scala.Tuple2;
+import scala.Tuple3;
+
+/** One run of Mahout's own DS-SVD over row blocks that come as bytes; U goes as bytes, block by block. */
+public final class DsSvd implements AutoCloseable {
+
+  /** Up to this many columns Mahout forms A'A row by row in a JVM loop, beyond it block by block with its %*%. */
+  private static final String ROW_WISE_GRAM = "mahout.math.AtA.maxInMemNCol";
+  private static final String ROW_WISE_GRAM_AS_STARTED = System.getProperty(ROW_WISE_GRAM);
+
+  private final JavaSparkContext context;
+  private final Set<Integer> persistedBefore;
+  private final boolean stock;
+  private DrmLike<Object> tallU;
+  private byte[] s;
+  private byte[] V;
+
+  /**
+   * @param context the application's
+   * @param stock whether Mahout's own kernels and plan are to be used
+   */
+  public DsSvd(JavaSparkContext context, boolean stock) {
+    this.context = context;
+    this.stock = stock;
+    persistedBefore = new HashSet<>(context.getPersistentRDDs().keySet());
+    Kernels.choose(context.sc(), stock);
+    // The seed of Omega is drawn from here and is no parameter; this makes it always the same one.
+    RandomUtils.useTestSeed();
+    if (ROW_WISE_GRAM_AS_STARTED == null) {
+      if (stock) {
+        System.clearProperty(ROW_WISE_GRAM);
+      } else {
+        System.setProperty(ROW_WISE_GRAM, "1");
+      }
+    }
+  }
+
+  /**
+   * Factor A, m x n.
+   *
+   * @param blocks row blocks of A as {@link Blocks} describes them, one a partition
+   * @throws RankDeficientException dqrThin found Y to have fewer than k + p independent columns
+   */
+  public void run(JavaRDD<byte[]> blocks, long m, int n, int k, int p, int q) {
+    CheckpointedDrmSpark<Object> A = BlockDrm.of(blocks.map(Blocks::decode).rdd(), m, n, stock);
+    Tuple3<DrmLike<Object>, DrmLike<Object>, Vector> factors;
+    try {
+      factors = DSSVD$.MODULE$.dssvd(A, k, p, q, CacheHint.MEMORY_AND_DISK());
+    } catch (IllegalArgumentException error) {
+      if (String.valueOf(error.getMessage()).contains("rank-deficient")) {
+        throw new RankDeficientException(error);
+      }
+      throw error;
+    }
+    tallU = factors._1();
+    V = Blocks.encode(0, collect(factors._2()));
+    s = Blocks.encode(0, row(factors._3()));
+  }
+
+  private static Matrix collect(DrmLike<?> drm) {
+    CheckpointedDrm<?> checkpoint = drm.checkpoint(CacheHint.NONE());
+    return checkpoint.collect();
+  }
+
+  private static Matrix row(Vector vector) {
+    Matrix row = new DenseMatrix(1, vector.size());
+    return row.assignRow(0, vector);
+  }
+
+  /** Singular values, descending, one block of 1 x k. */
+  public byte[] s() {
+    return s;
+  }
+
+  /** Right singular vectors, one block of n x k. */
+  public byte[] V() {
+    return V;
+  }
+
+  /** Left singular vectors in blocks of whole runs of consecutive rows; computed when it is used. */
+  public JavaRDD<byte[]> U() {
+    CheckpointedDrmSpark<Object> U = (CheckpointedDrmSpark<Object>) tallU.checkpoint(CacheHint.NONE());
+    JavaRDD<Tuple2<int[], Matrix>> blocks = BlockDrm.blocks(U).toJavaRDD();
+    return blocks.flatMap(block -> Blocks.encode(block._1(), block._2()).iterator());
+  }
+
+  /** The kernels in use, with the BLAS as each executor found it. */
+  public String kernels() {
+    if (stock) {
+      return "its own kernels";
+    }
+    int cores = context.defaultParallelism();
+    return context.parallelize(IntStream.range(0, cores).boxed().collect(Collectors.toList()), cores)
+        .map(core -> Kernels.blasName()).collect().stream()
+        .distinct().sorted().collect(Collectors.joining(", ", "replaced kernels (", ")"));
+  }
+
+  /** Let go of what the run keeps in the executors' memory. */
+  @Override
+  public void close() {
+    context.getPersistentRDDs().forEach((id, rdd) -> {
+      if (!persistedBefore.contains(id)) {
+        rdd.unpersist();
+      }
+    });
+  }
+}

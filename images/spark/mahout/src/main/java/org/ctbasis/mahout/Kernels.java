@@ -1,0 +1,61 @@
+package org.ctbasis.mahout;
+
+import dev.ludovic.netlib.blas.BLAS;
+import dev.ludovic.netlib.blas.JavaBLAS;
+import dev.ludovic.netlib.blas.NativeBLAS;
+import java.util.logging.Level;
+import java.util.logging.Logger;
+import org.apache.spark.SparkContext;
+import org.apache.spark.TaskContext;
+
+/** Which in-core kernels Mahout computes with: its own (`stock`), or BLAS. Chosen for a job, known to all its tasks. */
+public final class Kernels {
+
+  private static final String CHOICE = "ctbasis.mahout.kernels";
+  private static final String STOCK = "stock";
+  private static final String NATIVE_LIBRARY = "dev.ludovic.netlib.blas.nativeLib";
+
+  private static volatile boolean stockOnDriver = false;
+
+  private Kernels() {}
+
+  /** Choose the kernels of everything that `context` runs from now on. */
+  static void choose(SparkContext context, boolean stock) {
+    stockOnDriver = stock;
+    context.setLocalProperty(CHOICE, stock ? STOCK : "blas");
+  }
+
+  /** Whether the caller, a task or the driver, is to use Mahout's own kernels. */
+  public static boolean stock() {
+    TaskContext task = TaskContext.get();
+    return task == null ? stockOnDriver : STOCK.equals(task.getLocalProperty(CHOICE));
+  }
+
+  /** The BLAS of this JVM: OpenBLAS where it is installed, else netlib's vectorized one, else its plain one. */
+  public static BLAS blas() {
+    return Holder.BLAS_IN_USE;
+  }
+
+  /** The name of {@link #blas()} for people. */
+  public static String blasName() {
+    return blas() instanceof NativeBLAS ? System.getProperty(NATIVE_LIBRARY) : blas().getClass().getSimpleName();
+  }
+
+  private static final class Holder {
+    static final BLAS BLAS_IN_USE = find();
+
+    private static BLAS find() {
+      // netlib's own default is libblas.so.3, which may be the reference BLAS: slower than its vectorized Java.
+      if (System.getProperty(NATIVE_LIBRARY) == null) {
+        System.setProperty(NATIVE_LIBRARY, "libopenblas.so.0");
+      }
+      // Which one it is is reported; that the others are absent is no warning.
+      Logger.getLogger("dev.ludovic.netlib").setLevel(Level.SEVERE);
+      try {
+        return NativeBLAS.getInstance();
+      } catch (LinkageError | RuntimeException absent) {
+        return JavaBLAS.getInstance();
+      }
+    }
+  }
+}

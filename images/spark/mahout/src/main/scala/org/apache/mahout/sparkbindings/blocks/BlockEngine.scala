@@ -1,0 +1,101 @@
+package org.apache.mahout.sparkbindings.blocks
+
+import org.apache.mahout.math.{Matrix, Vector}
+import org.apache.mahout.math.drm._
+import org.apache.mahout.math.drm.logical._
+import org.apache.mahout.math.indexeddataset.{BiDictionary, IndexedDataset, Schema}
+import org.apache.mahout.sparkbindings.SparkEngine
+import org.apache.mahout.sparkbindings.blas.{AinCoreB, AtA, AtB, MapBlock}
+import org.apache.mahout.sparkbindings.drm.{CheckpointedDrmSpark, DrmRddInput}
+
+import scala.reflect.ClassTag
+
+/**
+ * Mahout's Spark engine for matrices that are tall and come in blocks. It runs Mahout's own physical operators and
+ * differs from `SparkEngine`, to which it leaves all else, in two decisions:
+ *
+ *  - A checkpointed DRM goes on as the blocks it is made of. `SparkEngine` makes rows of them and blocks of the rows
+ *    again, element by element, in every pass.
+ *  - A B, with A tall and B small, is A times a broadcast matrix. `SparkEngine` runs it as A (B')', which moves each
+ *    block of A through a shuffle; the product is then partitioned otherwise than A, and A' Q moves each row of A and Q
+ *    through another. A product with a broadcast matrix is partitioned as A is, which Mahout's optimizer knows and uses.
+ *
+ * It is in Mahout's package because that is whom the extension points are open to.
+ */
+object BlockEngine extends DistributedEngine {
+
+  /** 512 MB of doubles: what a driver can collect and an executor can hold beside its blocks. */
+  private val small = 1L << 26
+
+  override def optimizerRewrite[K: ClassTag](action: DrmLike[K]): DrmLike[K] =
+    super.optimizerRewrite(broadcastSmall(action))
+
+  private def broadcastSmall[K](action: DrmLike[K]): DrmLike[K] = action match {
+    case OpABAnyKey(OpAtAnyKey(_), _) => action
+    case OpABAnyKey(a, b) if b.keyClassTag == ClassTag.Int && b.nrow * b.ncol <= small =>
+      OpTimesRightMatrix(a, b.checkpoint(CacheHint.NONE).collect)
+    case _ => action
+  }
+
+  override def toPhysical[K: ClassTag](plan: DrmLike[K], hint: CacheHint.CacheHint): CheckpointedDrm[K] =
+    new BlockDrm(physical(plan), plan.nrow, plan.ncol, hint, plan.partitioningTag).cache()
+
+  private def physical[K](plan: DrmLike[K]): DrmRddInput[K] = plan match {
+    case drm: CheckpointedDrmSpark[K] => drm.rddInput
+    case op: OpMapBlock[_, K] => MapBlock.exec(physical(op.A), op)
+    case op: OpTimesRightMatrix[K] => AinCoreB.rightMultiply(op, physical(op.A))
+    case op: OpAtA[_] => AtA.at_a(op, physical(op.A)).asInstanceOf[DrmRddInput[K]]
+    case op: OpAtB[a] =>
+      AtB.atb(op, physical(op.A), physical(op.B))(op.A.keyClassTag).asInstanceOf[DrmRddInput[K]]
+    case op => SparkEngine.toPhysical(op, CacheHint.NONE)(op.keyClassTag).asInstanceOf[CheckpointedDrmSpark[K]].rddInput
+  }
+
+  override def colSums[K](drm: CheckpointedDrm[K]): Vector = SparkEngine.colSums(drm)
+
+  override def colMeans[K](drm: CheckpointedDrm[K]): Vector = SparkEngine.colMeans(drm)
+
+  override def numNonZeroElementsPerColumn[K](drm: CheckpointedDrm[K]): Vector =
+    SparkEngine.numNonZeroElementsPerColumn(drm)
+
+  override def norm[K](drm: CheckpointedDrm[K]): Double = SparkEngine.norm(drm)
+
+  override def allreduceBlock[K](drm: CheckpointedDrm[K], map: BlockMapFunc2[K], reduce: BlockReduceFunc): Matrix =
+    SparkEngine.allreduceBlock(drm, map, reduce)
+
+  override def drmBroadcast(v: Vector)(implicit dc: DistributedContext): BCast[Vector] = SparkEngine.drmBroadcast(v)
+
+  override def drmBroadcast(m: Matrix)(implicit dc: DistributedContext): BCast[Matrix] = SparkEngine.drmBroadcast(m)
+
+  override def drmDfsRead(path: String, parMin: Int)(implicit sc: DistributedContext): CheckpointedDrm[_] =
+    SparkEngine.drmDfsRead(path, parMin)
+
+  override def drmParallelizeWithRowIndices(m: Matrix, numPartitions: Int)(
+      implicit sc: DistributedContext): CheckpointedDrm[Int] = SparkEngine.drmParallelizeWithRowIndices(m, numPartitions)
+
+  override def drmParallelizeWithRowLabels(m: Matrix, numPartitions: Int)(
+      implicit sc: DistributedContext): CheckpointedDrm[String] =
+    SparkEngine.drmParallelizeWithRowLabels(m, numPartitions)
+
+  override def drmParallelizeEmpty(nrow: Int, ncol: Int, numPartitions: Int)(
+      implicit sc: DistributedContext): CheckpointedDrm[Int] = SparkEngine.drmParallelizeEmpty(nrow, ncol, numPartitions)
+
+  override def drmParallelizeEmptyLong(nrow: Long, ncol: Int, numPartitions: Int)(
+      implicit sc: DistributedContext): CheckpointedDrm[Long] =
+    SparkEngine.drmParallelizeEmptyLong(nrow, ncol, numPartitions)
+
+  override def drm2IntKeyed[K](drm: DrmLike[K], computeMap: Boolean): (DrmLike[Int], Option[DrmLike[K]]) =
+    SparkEngine.drm2IntKeyed(drm, computeMap)
+
+  override def drmSampleRows[K](drm: DrmLike[K], fraction: Double, replacement: Boolean): DrmLike[K] =
+    SparkEngine.drmSampleRows(drm, fraction, replacement)
+
+  override def drmSampleKRows[K](drm: DrmLike[K], numSamples: Int, replacement: Boolean): Matrix =
+    SparkEngine.drmSampleKRows(drm, numSamples, replacement)
+
+  override def indexedDatasetDFSRead(src: String, schema: Schema, existingRowIDs: Option[BiDictionary])(
+      implicit sc: DistributedContext): IndexedDataset = SparkEngine.indexedDatasetDFSRead(src, schema, existingRowIDs)
+
+  override def indexedDatasetDFSReadElements(src: String, schema: Schema, existingRowIDs: Option[BiDictionary])(
+      implicit sc: DistributedContext): IndexedDataset =
+    SparkEngine.indexedDatasetDFSReadElements(src, schema, existingRowIDs)
+}
