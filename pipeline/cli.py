@@ -1,0 +1,240 @@
+"""The console command `ctbasis`."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from components.errors import CtbasisError
+from pipeline.images import VERSION
+from pipeline.parameters import PARAMETERS, SOURCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+PATH = click.Path(path_type=Path)
+
+SCORES = {"rmse_body": "HU", "rmse_lung": "HU", "psnr": "dB", "ssim": ""}
+"""What the demo says of a series whose truth is known, and the units."""
+
+
+class Refusing(click.Group):
+    """A group whose verbs end with a readable text and exit code 2 where the input is refused."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; turn a `CtbasisError` into its text."""
+        try:
+            return super().invoke(ctx)
+        except CtbasisError as error:
+            click.echo(f"ctbasis: error: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt as interrupt:
+            then = str(interrupt) or "nothing half-written is left, run it again"
+            click.echo(f"ctbasis: interrupted; {then}", err=True)
+            sys.exit(130)
+
+
+def pipeline_options(verb: F) -> F:
+    """Give a verb one option for every parameter of the pipeline but its source."""
+    for parameter in reversed([p for p in PARAMETERS if p is not SOURCE]):
+        verb = click.option(
+            parameter.flag,
+            parameter.name,
+            type=click.Choice(parameter.choices) if parameter.choices else parameter.type,
+            default=parameter.default,
+            show_default=bool(parameter.default != ""),
+            help=parameter.help,
+            metavar=parameter.metavar,
+        )(verb)
+    return verb
+
+
+@click.group(cls=Refusing, context_settings={"max_content_width": 110})
+@click.version_option(VERSION)
+def main() -> None:
+    """Denoise low-dose chest CT by a distributed stochastic SVD, on a laptop or on Kubeflow."""
+
+
+@main.command()
+@click.argument("source")
+@click.option("--out", type=PATH, required=True, help="Folder to make: DICOM, basis, pictures, page and numbers.")
+@pipeline_options
+def run(source: str, out: Path, **parameters: Any) -> None:
+    """Run the compiled pipeline on SOURCE (s3://bucket/prefix or a folder) on this machine."""
+    from pipeline.local import run as run_locally
+
+    if "://" not in source:
+        source = str(Path(source).resolve())
+    done = run_locally({"source": source, **parameters}, out=out)
+    click.echo(f"{done.out}: {', '.join(sorted(path.name for path in done.out.iterdir()))} in {done.seconds:.0f} s")
+
+
+@main.command()
+@click.argument("source", required=False)
+@click.option("--host", envvar="CTBASIS_KFP_HOST", show_envvar=True, required=True, help="Address of the Kubeflow UI.")
+@click.option("--experiment", default="ctbasis", show_default=True, help="Groups the runs; made where there is none.")
+@click.option("--run-name", default="", help="What the UI calls the run; without it the pipeline's name and the time.")
+@click.option(
+    "--namespace",
+    envvar="CTBASIS_KFP_NAMESPACE",
+    show_envvar=True,
+    default="",
+    help="Your profile, on a server that has many users.",
+)
+@click.option("--upload-only", is_flag=True, help="Store the pipeline on the server and run nothing; needs no SOURCE.")
+@click.option("--no-wait", is_flag=True, help="Leave once the run is started.")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most; the run goes on.")
+@click.option("--out", type=PATH, help="Folder for metrics.json and figure1.png.")
+@pipeline_options
+def submit(
+    source: str | None,
+    host: str,
+    experiment: str,
+    run_name: str,
+    namespace: str,
+    *,
+    upload_only: bool,
+    no_wait: bool,
+    timeout: float | None,
+    out: Path | None,
+    **parameters: Any,
+) -> None:
+    """Run the compiled pipeline on SOURCE on a Kubeflow server, wait, and fetch its metrics and Figure 1.
+
+    SOURCE is read by the server's pods, which see the bucket and not this machine. A bearer token is taken from the
+    environment variable CTBASIS_KFP_TOKEN alone, so that no command line shows it. Ctrl-C ends the waiting, not the
+    run.
+    """
+    from pipeline import submit as submission
+    from pipeline.server import connect
+
+    if source is None and not upload_only:
+        raise click.UsageError("Missing argument 'SOURCE'; only --upload-only needs none.")
+    if (upload_only or no_wait) and (out or timeout is not None):
+        raise click.UsageError("--out and --timeout belong to a run that is waited for.")
+    client = connect(host, namespace=namespace)
+    with redirect_stdout(io.StringIO()):  # kfp prints the same address and others
+        done = submission.submit(
+            host,
+            arguments={"source": source, **parameters},
+            experiment=experiment,
+            run_name=run_name,
+            namespace=namespace,
+            upload_only=upload_only,
+            wait=False,
+        )
+    click.echo(done.url)
+    if upload_only or no_wait:
+        return
+    results = submission.finish(client, done.run_id, timeout=timeout, out=out)
+    for name, value in results.metrics.items():
+        click.echo(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+    if out is not None:
+        click.echo(f"open {out / 'figure1.png'}")
+
+
+@main.command(name="compile")
+@click.option("--check", is_flag=True, help="Only say whether the committed package is what the source compiles to.")
+def compile_(*, check: bool) -> None:
+    """Compile the pipeline to pipeline/denoise.yaml."""
+    from pipeline import package
+
+    if check:
+        package.check()
+    else:
+        package.write()
+    click.echo(f"{package.PACKAGE.name} is {'up to date' if check else 'written'}")
+
+
+@main.command()
+@click.argument("files", nargs=-1, type=PATH)
+def lint(files: tuple[Path, ...]) -> None:
+    """Check compiled packages and manifests, without FILES all that is committed."""
+    from pipeline.lint import committed
+    from pipeline.lint import lint as faults_in
+
+    paths = list(files) or committed()
+    faults = faults_in(paths)
+    for fault in faults:
+        click.echo(str(fault))
+    if faults:
+        raise CtbasisError(f"{len(faults)} faults in {len(paths)} files", expected="none")
+    click.echo(f"{len(paths)} files, no fault")
+
+
+@main.command()
+@click.argument("basis", type=PATH)
+@click.option("--rank", type=int, required=True, help="k: basis vectors to use, at most those stored.")
+@click.option("--out", type=PATH, required=True, help="Folder to make with the derived DICOM series.")
+def reconstruct(basis: Path, rank: int, out: Path) -> None:
+    """Write the rank-k DICOM series from a stored BASIS, without a new factorization."""
+    from components.reconstruct.reconstruct import reconstruct as write
+
+    write(str(basis), out, rank=rank)
+
+
+@main.command(name="simulate-dose")
+@click.argument("series", type=PATH)
+@click.option("--out", type=PATH, required=True, help="Folder to make with the noisy DICOM series.")
+@click.option("--photons", type=float, default=6e4, show_default=True, help="I0: photons a detector element counts.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
+def simulate_dose(series: Path, out: Path, photons: float, seed: int) -> None:
+    """Insert the noise of a low dose into SERIES, in the projection domain."""
+    from instruments.dose import simulate_low_dose
+
+    click.echo(json.dumps(simulate_low_dose(series, out, photons=photons, seed=seed)))
+
+
+@main.command()
+@click.option("--truth", type=PATH, required=True, help="Folder of the clean DICOM series.")
+@click.option("--image", type=PATH, required=True, help="Folder of the series to score, same geometry.")
+def score(truth: Path, image: Path) -> None:
+    """Score a series against its clean copy: JSON on standard output."""
+    from instruments.score import score as score_series
+
+    click.echo(json.dumps(score_series(truth, image), indent=2))
+
+
+@main.command()
+@click.option("--out", type=PATH, default=Path("demo"), show_default=True, help="Folder to make.")
+@click.option("--photons", type=float, help="I0 of the simulated dose; fewer are noisier.")
+@click.option("--slices", type=click.IntRange(min=2), help="Slices of the phantom.")
+@click.option("--edge", type=click.IntRange(min=32), help="Rows and columns of a slice.")
+@click.option("--seed", type=int, help="Of phantom and noise.")
+def demo(out: Path, **chosen: Any) -> None:
+    """Denoise a low-dose chest phantom from a real S3 server on loopback, the truth being known."""
+    from instruments.demo import demo as run_demo
+
+    done = run_demo(out, **{name: value for name, value in chosen.items() if value is not None})
+    scores = json.loads((done.out / "metrics.json").read_text())
+    for name in ("before", "after"):
+        told = ", ".join(f"{key} {scores[name][key]:.4g} {unit}".rstrip() for key, unit in SCORES.items())
+        click.echo(f"{name:>6}: {told}")
+    click.echo(f"open {done.out / 'figure1.png'} and {done.out / 'report.html'} ({done.seconds:.0f} s)")
+
+
+@main.command()
+@click.argument("what", type=click.Choice(["pipeline", "ingest", "svd"]), nargs=-1)
+@click.option("--series", type=PATH, help="A folder with one CT series; without it a phantom of 133 x 512 x 512.")
+@click.option("--json", "json_file", type=PATH, help="Also write the rows there as JSON.")
+def bench(what: tuple[str, ...], series: Path | None, json_file: Path | None) -> None:
+    """Measure WHAT, or everything: ratios come from one run, side by side."""
+    from instruments.bench.run import bench as measure
+    from instruments.bench.run import table
+
+    rows = measure(what, series)
+    click.echo(table(rows))
+    if json_file is not None:
+        json_file.write_text(json.dumps({"rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

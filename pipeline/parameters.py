@@ -1,0 +1,130 @@
+"""Every parameter of the pipeline once: name, type, default, bounds and help; the CLI, the DSL and the docs read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from components.errors import CtbasisError
+from components.svd.engines import ENGINES
+from components.svd.plan import MODES
+from components.svd.rank import parse_rank, parse_ranks
+
+T = TypeVar("T", str, int)
+
+
+@dataclass(frozen=True)
+class Parameter(Generic[T]):
+    """One parameter.
+
+    Attributes:
+        name: As in the compiled pipeline; `--like-this` on the command line.
+        default: What it is where the user does not say.
+        help: What it is, when to turn it, and what that costs.
+        least: Smallest value of a number.
+        choices: All values there are, where they can be listed.
+        metavar: What `--help` shows for the value.
+    """
+
+    name: str
+    default: T
+    help: str
+    least: int | None = None
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """Its command-line option."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def type(self) -> type[T]:
+        """The type of its values."""
+        return type(self.default)
+
+
+SEED_DRAWN = -1
+
+SOURCE = Parameter("source", "", "Where the CT is: s3://bucket/prefix or a folder.", metavar="SOURCE")
+TRUTH = Parameter(
+    "truth",
+    "",
+    "A clean copy of the same series (phantom or simulated dose), for scores in the report; same forms as SOURCE.",
+    metavar="URI",
+)
+RANK = Parameter(
+    "rank",
+    "50",
+    "Basis vectors kept in the denoised series, or auto. Fewer remove more noise and sooner or later anatomy; "
+    "auto factors at full rank first.",
+    metavar="K|auto",
+)
+RANKS = Parameter(
+    "ranks", "50,244,300", "Ranks shown in Figure 1. The factorization runs at the largest.", metavar="K,K,..."
+)
+OVERSAMPLE = Parameter(
+    "oversample",
+    15,
+    "p: columns of the random projection beyond the rank. More is safer where singular values decay slowly, "
+    "and slower.",
+    least=0,
+)
+POWER_ITERS = Parameter(
+    "power_iters",
+    2,
+    "q: power iterations. CT spectra decay slowly: 1 at least, 2 for singular values right to a percent; "
+    "each costs two passes over the matrix.",
+    least=0,
+)
+ENGINE = Parameter(
+    "engine",
+    "auto",
+    "What factors: " + "; ".join(f"{name} = {engine.summary}" for name, engine in ENGINES.items()) + "; auto chooses.",
+    choices=("auto", *ENGINES),
+)
+MODE = Parameter(
+    "mode",
+    "global",
+    "global: one column a slice, the published method. It helps at heavy noise and with many slices.",
+    choices=MODES,
+)
+SEED = Parameter(
+    "seed",
+    SEED_DRAWN,
+    f"Seed of the random projection, for engines that take one; {SEED_DRAWN} draws a new one.",
+    least=SEED_DRAWN,
+)
+
+PARAMETERS: tuple[Parameter[str] | Parameter[int], ...] = (
+    SOURCE,
+    TRUTH,
+    RANK,
+    RANKS,
+    OVERSAMPLE,
+    POWER_ITERS,
+    ENGINE,
+    MODE,
+    SEED,
+)
+
+
+def check(arguments: dict[str, Any]) -> None:
+    """Refuse arguments that the pipeline would refuse an hour later.
+
+    Raises:
+        CtbasisError: An unknown name, or a value outside its bounds.
+    """
+    table = {parameter.name: parameter for parameter in PARAMETERS}
+    for name, value in arguments.items():
+        if name not in table:
+            raise CtbasisError(f"parameter {name!r} is unknown", expected=f"one of {', '.join(table)}")
+        parameter = table[name]
+        if parameter.choices and value not in parameter.choices:
+            raise CtbasisError(f"{name} is {value!r}", expected=f"one of {', '.join(parameter.choices)}")
+        if parameter.least is not None and int(value) < parameter.least:
+            raise CtbasisError(f"{name} is {value}", expected=f"a whole number, at least {parameter.least}")
+    if "rank" in arguments:
+        parse_rank(str(arguments["rank"]))
+    if "ranks" in arguments:
+        parse_ranks(str(arguments["ranks"]))
