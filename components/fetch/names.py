@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from itertools import accumulate
+from itertools import accumulate, count
 
 OWN_PREFIX = ".ctbasis-"
 """Begins the names of fetch's own notes."""
@@ -34,8 +34,10 @@ class Names:
     def name(self, key: str) -> str:
         """Return a relative path with `/` between its parts, for a key not asked before."""
         name = "/".join(_part(part) for part in key.split("/"))
-        if len(name.encode()) > DEEPEST or not self._is_free(name):
-            name = _with_digest(_part(key.rpartition("/")[2]), key)
+        tries = count()
+        while len(name.encode()) > DEEPEST or not self._is_free(name):
+            # A digest may itself be taken: by the folder that an over-long part of another key became.
+            name = _with_digest(_part(key.rpartition("/")[2]), f"{next(tries)}/{key}")
         same = _same(name)
         self._files.add(same)
         self._folders.update(_folders(same))

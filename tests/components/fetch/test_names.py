@@ -4,7 +4,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from components.fetch.names import OWN_PREFIX, Names
@@ -25,6 +25,7 @@ def one(key: str) -> str:
 
 
 @given(KEYS)
+@example(["x" * 300 + "/", "x" * 300])
 def test_any_keys_get_names_that_can_all_be_stored_side_by_side(keys: list[str]) -> None:
     names = Names()
     given_names = [names.name(key) for key in keys]
