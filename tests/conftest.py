@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+# The same cases on every machine, however slow: what fails in CI fails at home. `--hypothesis-profile=default` explores.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")
 
 REAL_DATA = Path(os.environ.get("CTBASIS_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
