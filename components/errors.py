@@ -46,6 +46,10 @@ def _rebuild(kind: type[CtbasisError], found: str, expected: str, cause: str, re
     return kind(found, expected=expected, cause=cause, remedy=remedy)
 
 
+class TransientError(Exception):
+    """A failure that may pass; the message holds no secret."""
+
+
 LINE_PREFIX = "ctbasis: "
 """How each line of a refusal begins in a step's log, so that whoever started the step can find it and show it."""
 

@@ -93,6 +93,11 @@ def run(source: str, out: Path, **parameters: Any) -> None:
 @click.option("--no-wait", is_flag=True, help="Leave once the run is started.")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most; the run goes on.")
 @click.option("--out", type=PATH, help="Folder for metrics.json and figure1.png.")
+@click.option(
+    "--package",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What `compile --out` wrote; without it the committed package.",
+)
 @pipeline_options
 def submit(
     source: str | None,
@@ -105,6 +110,7 @@ def submit(
     no_wait: bool,
     timeout: float | None,
     out: Path | None,
+    package: Path | None,
     **parameters: Any,
 ) -> None:
     """Run the compiled pipeline on SOURCE on a Kubeflow server, wait, and fetch its metrics and Figure 1.
@@ -114,6 +120,7 @@ def submit(
     run.
     """
     from pipeline import submit as submission
+    from pipeline.package import PACKAGE
     from pipeline.server import connect
 
     if source is None and not upload_only:
@@ -125,6 +132,7 @@ def submit(
         done = submission.submit(
             host,
             arguments={"source": source, **parameters},
+            package=package or PACKAGE,
             experiment=experiment,
             run_name=run_name,
             namespace=namespace,
@@ -143,15 +151,33 @@ def submit(
 
 @main.command(name="compile")
 @click.option("--check", is_flag=True, help="Only say whether the committed package is what the source compiles to.")
-def compile_(*, check: bool) -> None:
-    """Compile the pipeline to pipeline/denoise.yaml."""
+@click.option("--out", type=PATH, help="Write it there, for `submit --package`, and leave pipeline/denoise.yaml alone.")
+@click.option(
+    "--access-mode",
+    type=click.Choice(["ReadWriteOnce", "ReadWriteMany"]),
+    help="Of the workspace's claim; without it ReadWriteMany. ReadWriteOnce wants --store s3://... at the run, or one "
+    "node.",
+)
+@click.option("--storage-class", default="", help="Of the workspace's claim; without it the cluster's default.")
+@click.option("--workspace-size", default="", metavar="SIZE", help="Of the workspace's claim; without it 20Gi.")
+def compile_(
+    *, check: bool, out: Path | None, access_mode: str | None, storage_class: str, workspace_size: str
+) -> None:
+    """Compile the pipeline to pipeline/denoise.yaml, or with another workspace to a file of its own."""
     from pipeline import package
 
+    chosen = access_mode or storage_class or workspace_size
+    if check and (out or chosen):
+        raise click.UsageError("--check is of the committed package; it goes with no other option.")
+    if chosen and out is None:
+        raise click.UsageError("Another workspace makes another package; say where by --out.")
     if check:
         package.check()
+    elif out is not None:
+        package.write(out, package.Claim(access_mode or "", storage_class, workspace_size))
     else:
         package.write()
-    click.echo(f"{package.PACKAGE.name} is {'up to date' if check else 'written'}")
+    click.echo(f"{out or package.PACKAGE.name} is {'up to date' if check else 'written'}")
 
 
 @main.command()
@@ -171,14 +197,14 @@ def lint(files: tuple[Path, ...]) -> None:
 
 
 @main.command()
-@click.argument("basis", type=PATH)
+@click.argument("basis")
 @click.option("--rank", type=int, required=True, help="k: basis vectors to use, at most those stored.")
 @click.option("--out", type=PATH, required=True, help="Folder to make with the derived DICOM series.")
-def reconstruct(basis: Path, rank: int, out: Path) -> None:
-    """Write the rank-k DICOM series from a stored BASIS, without a new factorization."""
+def reconstruct(basis: str, rank: int, out: Path) -> None:
+    """Write the rank-k DICOM series from a stored BASIS (a folder or s3://bucket/prefix), without a factorization."""
     from components.reconstruct.reconstruct import reconstruct as write
 
-    write(str(basis), out, rank=rank)
+    write(basis, out, rank=rank)
 
 
 @main.command(name="simulate-dose")

@@ -24,16 +24,48 @@ WORKSPACE = dsl.WorkspaceConfig(
 
 DAY = 24 * 60 * 60
 
+USER = 185
+"""The numeric user of both images."""
+
+
+def hardened(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Run a task's container as the images' own user, with a /tmp of its own.
+
+    KFP's back end adds to every step: no privilege escalation, all capabilities dropped, seccomp RuntimeDefault. Two
+    things KFP cannot be told by a pipeline: a read-only root file system, which an admission policy may set and these
+    steps bear, writing to the workspace, KFP's own folders and this /tmp alone; and `fsGroup`, which the workspace
+    needs where its storage class gives folders to root, and which an administrator sets for all pipelines by
+    COMPILED_PIPELINE_SPEC_PATCH={"securityContext":{"fsGroup":185}} on the API server.
+    """
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_non_root=True)
+    return kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp")  # noqa: S108 - a pod's own
+
+
+def with_s3(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Give a task the keys and the endpoint of S3, where there are any."""
+    return kubernetes.use_secret_as_env(task, S3_SECRET, S3_KEYS, optional=True)
+
 
 def sized(task: dsl.PipelineTask, *, cpu: str = "1", memory: str = "1Gi") -> dsl.PipelineTask:
-    """Give a task its resources, and no caching.
+    """Give a task its resources, its rights, and no caching.
 
     Each step reads or writes the run's own workspace: one skipped for a cached result would leave the next
     without its files.
     """
-    task.set_caching_options(enable_caching=False)
+    hardened(task).set_caching_options(enable_caching=False)
     task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
     return task
+
+
+def retried(task: dsl.PipelineTask, *, times: int) -> dsl.PipelineTask:
+    """Try a task again whose pod has failed, as when its node is lost: it keeps or adopts what the try before it began.
+
+    The longest duration is not that between tries: KFP hands it to Argo as maxDuration, which counts from the start of
+    the first try, and after which nothing is tried again and a later try is ended. A long download or a day in a queue
+    must not use it up.
+    """
+    longest = f"{7 * DAY}s"
+    return task.set_retry(num_retries=times, backoff_duration="10s", backoff_factor=2.0, backoff_max_duration=longest)
 
 
 @dsl.pipeline(
@@ -51,23 +83,31 @@ def denoise(
     engine: str = p.ENGINE.default,
     mode: str = p.MODE.default,
     seed: int = p.SEED.default,
+    store: str = p.STORE.default,
 ) -> None:
     """Denoise a chest CT series."""
-    workspace = dsl.WORKSPACE_PATH_PLACEHOLDER
-    with dsl.ExitHandler(sized(cleanup(workspace=workspace))):
-        files = sized(fetch(source=source, truth=truth, workspace=workspace), cpu="2", memory="2Gi")
-        kubernetes.use_secret_as_env(files, S3_SECRET, S3_KEYS, optional=True)
-        files.set_retry(num_retries=2, backoff_duration="10s", backoff_factor=2.0, backoff_max_duration="60s")
+    workspace, run = dsl.WORKSPACE_PATH_PLACEHOLDER, dsl.PIPELINE_JOB_ID_PLACEHOLDER
+    with dsl.ExitHandler(with_s3(sized(cleanup(workspace=workspace, store=store, run=run)))):
+        files = with_s3(sized(fetch(source=source, truth=truth, workspace=workspace), cpu="2", memory="2Gi"))
+        retried(files, times=2)
 
         A = sized(
-            matrix(folder=files.outputs["folder"], truth_folder=files.outputs["truth_folder"], workspace=workspace),
+            matrix(
+                folder=files.outputs["folder"],
+                truth_folder=files.outputs["truth_folder"],
+                workspace=workspace,
+                store=store,
+                run=run,
+            ),
             cpu="2",
             memory="4Gi",
         )
+        with_s3(A)
         factors = sized(
             svd(
                 matrix=A.outputs["matrix"],
                 workspace=workspace,
+                store=store,
                 mode=mode,
                 rank=rank,
                 ranks=ranks,
@@ -75,15 +115,17 @@ def denoise(
                 power_iters=power_iters,
                 engine=engine,
                 seed=seed,
-                run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+                run=run,
             ),
             # Of the Spark application's pods, not of the one that starts them.
             memory="4Gi",
         )
+        # The executors get it from this task. Once: what fails in Spark the operator has tried again already.
+        retried(with_s3(factors), times=1)
         kept = factors.outputs["Output"]
         basis = factors.outputs["basis"]
         sized(reconstruct(basis=basis, rank=kept), cpu="2", memory="4Gi")
-        sized(
+        pictures = sized(
             report(
                 matrix=A.outputs["matrix"],
                 truth_matrix=A.outputs["truth_matrix"],
@@ -95,3 +137,4 @@ def denoise(
             cpu="2",
             memory="4Gi",
         )
+        with_s3(pictures)

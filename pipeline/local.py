@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+import uuid
 import warnings
 from collections import deque
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import psutil
 
+from components import stores
 from components.errors import CtbasisError, refusal_in
 from pipeline.package import PACKAGE
 from pipeline.parameters import check
@@ -70,6 +72,10 @@ def run(arguments: Mapping[str, Any], *, out: Path, package: Path = PACKAGE) -> 
         CtbasisError: An argument is out of bounds, `out` holds something else, or a step failed.
     """
     check(dict(arguments))
+    arguments = dict(arguments)
+    if store := str(arguments.get("store", "")):
+        # A folder that no other run has, so that it can be removed whatever becomes of this one.
+        store = arguments["store"] = stores.run_folder("", store, f"local-{uuid.uuid4().hex}")
     out = out.resolve()
     _refuse_foreign(out)
     start = time.monotonic()
@@ -78,13 +84,20 @@ def run(arguments: Mapping[str, Any], *, out: Path, package: Path = PACKAGE) -> 
     try:
         partial.mkdir(parents=True)
         with _stopped_whole():
-            steps = _execute(package, dict(arguments), partial)
+            steps = _execute(package, arguments, partial)
         _collect(partial / "artifacts", partial / "outputs")
         _replace(out, partial / "outputs")
     except OSError as error:
         raise CtbasisError(
             f"{out} cannot be written ({error.strerror or error})", remedy="free some space or choose another --out"
         ) from error
+    except KeyboardInterrupt:
+        # The pipeline's own cleanup had no time to run.
+        _end_children()
+        if store:
+            with suppress(CtbasisError):
+                stores.delete(store)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return LocalRun(out=out, seconds=time.monotonic() - start, steps=steps)
@@ -95,14 +108,7 @@ def _stopped_whole() -> Iterator[None]:
     """End the steps' processes with this one where it alone is told to stop, as a shell ends them all on Ctrl-C."""
 
     def stop(_signum: int, _frame: object) -> None:
-        children = psutil.Process().children(recursive=True)
-        for child in children:
-            with suppress(psutil.NoSuchProcess):
-                child.terminate()
-        _, alive = psutil.wait_procs(children, timeout=STOP_SECONDS)
-        for child in alive:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
+        _end_children()
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
@@ -110,6 +116,17 @@ def _stopped_whole() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _end_children() -> None:
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
+    _, alive = psutil.wait_procs(children, timeout=STOP_SECONDS)
+    for child in alive:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def _refuse_foreign(out: Path) -> None:

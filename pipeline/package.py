@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,23 @@ PARAMETER_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def compiled() -> str:
-    """Compile the pipeline and return the package's text."""
+@dataclass(frozen=True)
+class Claim:
+    """What a run's workspace is to be, where it is not to be what `denoise.py` says.
+
+    Attributes:
+        access_mode: ReadWriteOnce or ReadWriteMany; empty leaves it.
+        storage_class: A StorageClass of the cluster; empty for its default.
+        size: Such as 20Gi; empty leaves it.
+    """
+
+    access_mode: str = ""
+    storage_class: str = ""
+    size: str = ""
+
+
+def compiled(claim: Claim | None = None) -> str:
+    """Compile the pipeline and return the package's text, with another workspace where a `claim` is given."""
     from kfp import compiler
 
     from pipeline.denoise import denoise
@@ -36,15 +52,40 @@ def compiled() -> str:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "denoise.yaml"
         compiler.Compiler().compile(denoise, str(path))
-        return path.read_text()
+        text = path.read_text()
+    return text if claim is None else _with_workspace(text, claim)
 
 
-def write(path: Path = PACKAGE) -> None:
-    """Compile the pipeline to `path`, whole or not at all."""
-    text = compiled()
-    partial = path.with_suffix(".yaml.partial")
-    partial.write_text(text)
-    partial.replace(path)
+def _with_workspace(package: str, claim: Claim) -> str:
+    pipeline, platform = package.split("\n---\n")
+    document = yaml.safe_load(platform)
+    workspace = document["platforms"]["kubernetes"]["pipelineConfig"]["workspace"]
+    patch = workspace["kubernetes"]["pvcSpecPatch"]
+    if claim.access_mode:
+        patch["accessModes"] = [claim.access_mode]
+    if claim.storage_class:
+        patch["storageClassName"] = claim.storage_class
+    if claim.size:
+        workspace["size"] = claim.size
+    return f"{pipeline}\n---\n{yaml.safe_dump(document)}"
+
+
+def write(path: Path = PACKAGE, claim: Claim | None = None) -> None:
+    """Compile the pipeline to `path`, whole or not at all.
+
+    Raises:
+        CtbasisError: The package would not be one, as with a size that is none; or `path` cannot be written.
+    """
+    text = compiled(claim)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(text)
+        read_package(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise CtbasisError(f"{path} cannot be written ({error.strerror or error})", remedy="choose another") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def check(path: Path = PACKAGE) -> None:

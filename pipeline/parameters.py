@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from components import stores
 from components.errors import CtbasisError
 from components.svd.engines import ENGINES
 from components.svd.plan import MODES
@@ -96,6 +97,15 @@ SEED = Parameter(
     least=SEED_DRAWN,
 )
 
+STORE = Parameter(
+    "store",
+    "",
+    "s3://bucket/prefix: matrix and factors go there, in a folder of the run's own that is removed at its end, and "
+    "executors on other nodes read and write it. Empty: the run's workspace, which then must be ReadWriteMany where "
+    "pods land on several nodes.",
+    metavar="URI",
+)
+
 PARAMETERS: tuple[Parameter[str] | Parameter[int], ...] = (
     SOURCE,
     TRUTH,
@@ -106,6 +116,7 @@ PARAMETERS: tuple[Parameter[str] | Parameter[int], ...] = (
     ENGINE,
     MODE,
     SEED,
+    STORE,
 )
 
 
@@ -128,3 +139,5 @@ def check(arguments: dict[str, Any]) -> None:
         parse_rank(str(arguments["rank"]))
     if "ranks" in arguments:
         parse_ranks(str(arguments["ranks"]))
+    if "store" in arguments:
+        stores.check(str(arguments["store"]))

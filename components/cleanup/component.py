@@ -6,11 +6,13 @@ from pipeline.images import STEPS
 
 
 @dsl.component(base_image=STEPS, install_kfp_package=False)
-def cleanup(workspace: str, status: dsl.PipelineTaskFinalStatus) -> None:
+def cleanup(workspace: str, store: str, run: str, status: dsl.PipelineTaskFinalStatus) -> None:
     """Remove the run's intermediate files, whether it succeeded or not.
 
     Args:
         workspace: Root of the run's workspace.
+        store: s3://bucket/prefix of matrix and factors, empty if they are in the workspace.
+        run: The run's id, its folder below the store.
         status: How the run ended.
     """
     from pathlib import Path
@@ -20,4 +22,4 @@ def cleanup(workspace: str, status: dsl.PipelineTaskFinalStatus) -> None:
 
     with refusing():
         print(f"cleanup: the run {status.state}")
-        cleanup(Path(workspace))
+        cleanup(Path(workspace), store, run, succeeded=status.state == "SUCCEEDED")

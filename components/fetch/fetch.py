@@ -11,12 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from components.errors import CtbasisError
+from components.errors import CtbasisError, TransientError
 from components.fetch.etag import Digest, Verdict
 from components.fetch.folder import Folder
 from components.fetch.index import Index, Record
 from components.fetch.names import OWN_PREFIX, Names
-from components.fetch.source import TransientError
 from components.fetch.sources import open_source
 from components.progress import progress
 

@@ -27,10 +27,6 @@ class RemoteObject:
     etag: str
 
 
-class TransientError(Exception):
-    """A failure that may pass; the message holds no secret."""
-
-
 class Source(Protocol):
     """A place that objects come from, opened from a URI and a number of parallel connections."""
 

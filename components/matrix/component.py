@@ -8,15 +8,17 @@ from pipeline.images import STEPS
 
 
 @dsl.component(base_image=STEPS, install_kfp_package=False)
-def matrix(folder: str, truth_folder: str, workspace: str, qc: dsl.Output[dsl.Artifact]) -> NamedTuple(
-    "Matrices", [("matrix", str), ("truth_matrix", str)]
-):
-    """Read the DICOM series into the matrix A, voxels x slices in HU, as a chunked store on the workspace.
+def matrix(
+    folder: str, truth_folder: str, workspace: str, store: str, run: str, qc: dsl.Output[dsl.Artifact]
+) -> NamedTuple("Matrices", [("matrix", str), ("truth_matrix", str)]):
+    """Read the DICOM series into the matrix A, voxels x slices in HU, as a chunked store.
 
     Args:
         folder: DICOM files of the source.
         truth_folder: DICOM files of the clean copy, empty if there is none.
         workspace: Root of the run's workspace.
+        store: s3://bucket/prefix for matrix and factors, empty for the workspace.
+        run: The run's id, its folder below the store.
         qc: qc.json: what was read, set aside and tolerated, slice by slice.
 
     Returns:
@@ -27,11 +29,13 @@ def matrix(folder: str, truth_folder: str, workspace: str, qc: dsl.Output[dsl.Ar
 
     from components.errors import refusing
     from components.matrix.ingest import ingest
+    from components.stores import run_folder
 
-    stores = Path(workspace) / "matrix.zarr", Path(workspace) / "truth.zarr"
+    place = run_folder(workspace, store, run)
+    uri, truth_uri = f"{place}/matrix.zarr", f"{place}/truth.zarr"
     with refusing():
-        ingest(Path(folder), str(stores[0]), Path(qc.path))
+        ingest(Path(folder), uri, Path(qc.path))
         if truth_folder:
-            ingest(Path(truth_folder), str(stores[1]), Path(f"{qc.path}.truth"))
+            ingest(Path(truth_folder), truth_uri, Path(f"{qc.path}.truth"))
             Path(f"{qc.path}.truth").unlink()
-    return str(stores[0]), str(stores[1]) if truth_folder else ""
+    return uri, truth_uri if truth_folder else ""

@@ -10,6 +10,8 @@ checksum; metadata is JSON that a person can read.
     header_offsets  (n + 1,) int64            where each begins
     attributes      complete, image (Rows, Columns), series ([{SeriesInstanceUID, first, count, ...}])
 
+It lies in a folder or below `s3://bucket/prefix` (see components/stores.py).
+
 A chunk is a row block of A x a column group (`block_rows` x `column_chunk`, at most `COLUMN_CHUNK`): a row block is
 what one task of any engine reads, and a column group is what a writer holds in memory at once, so both are bounded
 whatever m and n are.
@@ -25,10 +27,12 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from components import stores
 from components.errors import CtbasisError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Literal
 
     from numpy.typing import DTypeLike, NDArray
 
@@ -101,6 +105,7 @@ class SliceArrays:
         self.uri = uri
         self._group = group
         self._aside = array_of(group, "aside")
+        self._last_headers = (-1, b"")
         self.image: tuple[int, int] = (attributes["image"][0], attributes["image"][1])
         self.series = [
             Series(**{**entry, "pixel_spacing": tuple(entry["pixel_spacing"])}) for entry in attributes["series"]
@@ -147,7 +152,7 @@ class SliceArrays:
             raise CtbasisError(
                 f"{where}: a chunk does not decode ({error})",
                 expected=f"chunks as the {self.step} step wrote them",
-                cause="the storage corrupted or truncated a file",
+                cause="the storage corrupted or truncated a file or object",
                 remedy=again,
             ) from error
         if is_absent(values).any():
@@ -165,8 +170,28 @@ class SliceArrays:
 
     def header(self, column: int) -> bytes:
         """Return slice `column`'s DICOM file (Part 10) without pixel data."""
-        start, end = np.asarray(array_of(self._group, "header_offsets")[column : column + 2])
-        return np.asarray(array_of(self._group, "headers")[int(start) : int(end)]).tobytes()
+        start, end = (int(offset) for offset in self._header_offsets[column : column + 2])
+        size = int(self._headers.chunks[0])
+        first, last = start // size, max(start, end - 1) // size
+        joined = b"".join(self._header_chunk(index) for index in range(first, last + 1))
+        return joined[start - first * size : end - first * size]
+
+    @cached_property
+    def _headers(self) -> zarr.Array[Any]:
+        return array_of(self._group, "headers")
+
+    @cached_property
+    def _header_offsets(self) -> NDArray[np.int64]:
+        return np.asarray(array_of(self._group, "header_offsets")[:])
+
+    def _header_chunk(self, index: int) -> bytes:
+        """Return a chunk of headers; the last is kept, for a chunk holds hundreds that are asked for one by one."""
+        number, content = self._last_headers
+        if number != index:
+            size = int(self._headers.chunks[0])
+            content = np.asarray(self._headers[index * size : (index + 1) * size]).tobytes()
+            self._last_headers = index, content
+        return content
 
 
 class MatrixStore(SliceArrays):
@@ -212,9 +237,9 @@ class MatrixStore(SliceArrays):
 class MatrixWriter:
     """A matrix in the making; any number of processes may write disjoint row blocks of a column group at once."""
 
-    def __init__(self, uri: str, *, mode: str = "r+") -> None:
+    def __init__(self, uri: str, *, mode: Literal["r+", "w"] = "r+") -> None:
         self.uri = uri
-        self._group = zarr.open_group(uri, mode=mode)  # type: ignore[arg-type]
+        self._group = stores.open_group(uri, mode=mode)
 
     @classmethod
     def create(cls, uri: str, *, image: tuple[int, int], cols: int, dtype: DTypeLike) -> Self:
@@ -294,10 +319,10 @@ def open_complete(uri: str, what: str) -> zarr.Group:
         CtbasisError: There is no group at `uri`, or it is not complete.
     """
     try:
-        group = zarr.open_group(uri, mode="r")
+        group = stores.open_group(uri, mode="r")
     except (FileNotFoundError, OSError) as error:
         raise CtbasisError(
-            f"no {what} at {uri}", expected="a zarr 3 group that ctbasis wrote", remedy="check the path"
+            f"no {what} at {uri}", expected="a zarr 3 group that ctbasis wrote", remedy="check where it is"
         ) from error
     if group.attrs.get("complete") is not True:
         raise CtbasisError(

@@ -25,6 +25,7 @@ from pipeline.images import STEPS
 def svd(
     matrix: str,
     workspace: str,
+    store: str,
     mode: str,
     rank: str,
     ranks: str,
@@ -40,7 +41,8 @@ def svd(
 
     Args:
         matrix: URI of the matrix store.
-        workspace: Root of the run's workspace, which the executors share.
+        workspace: Root of the run's workspace, which the executors share where the stores are in it.
+        store: s3://bucket/prefix for matrix and factors, empty for the workspace.
         mode: What a column of the matrix is; global: a slice.
         rank: k of the denoised series, or auto.
         ranks: Further ranks that pictures are made of.
@@ -48,7 +50,7 @@ def svd(
         power_iters: q.
         engine: mahout, numpy, or auto.
         seed: Of the random projection, -1 to draw one.
-        run: The run's id; the SparkApplication is named after it.
+        run: The run's id; the SparkApplication is named after it, and its folder below the store.
         task_config: What Kubeflow decided for this pod; filled in by Kubeflow.
         basis: Basis vectors, weights and singular values.
 
@@ -61,9 +63,14 @@ def svd(
     from components.svd.factorize import factorize, publish
     from components.svd.placement import Placement
     from components.svd.rank import parse_rank, parse_ranks
+    from components.stores import run_folder
 
     decided = {name: value for name, value in vars(task_config).items() if value}
-    factors = str(Path(workspace) / "factors.zarr")
+    placement = Placement(**decided)
+    if store:
+        # The executors read and write S3 alone, and may run where the workspace cannot be mounted.
+        placement = placement.without(workspace)
+    factors = f"{run_folder(workspace, store, run)}/factors.zarr"
     with refusing():
         outcome = factorize(
             matrix,
@@ -76,7 +83,7 @@ def svd(
             engine=engine,
             seed=None if seed < 0 else seed,
             run=run,
-            placement=Placement(**decided),
+            placement=placement,
         )
         for clamp in outcome.plan.clamps:
             print(f"svd: {clamp}")

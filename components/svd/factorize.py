@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components import stores
 from components.errors import CtbasisError
 from components.matrix.store import MatrixStore
 from components.svd.engines import ENGINES, engine_named
@@ -17,6 +16,8 @@ from components.svd.plan import MODES, plan_factorization
 from components.svd.rank import factored_rank, gavish_donoho_rank
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from components.svd.placement import Placement
     from components.svd.plan import Plan
 
@@ -119,21 +120,14 @@ def _denoising_rank(rank: int | None, factors: FactorStore, full: int) -> int:
 
 
 def publish(factors_uri: str, folder: Path) -> None:
-    """Copy the factor store to `folder`, by hard links where the file system has them.
+    """Copy the factor store to `folder`, from S3 or, by hard links where the file system has them, from a folder.
 
     Raises:
-        CtbasisError: The disk is full.
+        CtbasisError: The disk is full, or S3 stays away.
     """
     try:
-        shutil.copytree(factors_uri, folder, copy_function=_link_or_copy)
-    except (OSError, shutil.Error) as error:
+        stores.copy(factors_uri, str(folder))
+    except OSError as error:
         raise CtbasisError(
             f"the basis cannot be copied to {folder} ({error})", cause="the disk is full", remedy="free some space"
         ) from error
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        Path(target).hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)

@@ -7,21 +7,27 @@
     aside, headers, header_offsets       taken over from the matrix, so that DICOM can be written from the factors alone
     attributes                           complete, image, series, and `plan`: what was asked and what was run
 
-U is tall: each engine's workers write their own blocks, and it never passes through a driver.
+U and aside are tall and never pass through a driver: each engine's workers write their own blocks of U, and aside is
+copied chunk by chunk as it is stored, by hard links or by the S3 server itself. The store lies in a folder or below
+`s3://bucket/prefix` (see components/stores.py).
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import zarr
 from zarr.codecs import Crc32cCodec
 
+from components import stores
 from components.matrix.store import MatrixStore, SliceArrays, array_of, open_complete
 from components.svd.plan import Plan
 
 if TYPE_CHECKING:
+    from typing import Literal
+
+    import zarr
     from numpy.typing import DTypeLike, NDArray
 
 
@@ -72,9 +78,9 @@ class FactorStore(SliceArrays):
 class FactorWriter:
     """Factors in the making; any number of workers may write disjoint row blocks of U at once."""
 
-    def __init__(self, uri: str, *, mode: str = "r+") -> None:
+    def __init__(self, uri: str, *, mode: Literal["r+", "w"] = "r+") -> None:
         self.uri = uri
-        self._group = zarr.open_group(uri, mode=mode)  # type: ignore[arg-type]
+        self._group = stores.open_group(uri, mode=mode)
 
     @classmethod
     def create(cls, uri: str, matrix: MatrixStore, *, rank: int, dtype: DTypeLike = np.float32) -> Self:
@@ -100,31 +106,18 @@ class FactorWriter:
 
     def write_block(self, rows: slice, U: NDArray[Any]) -> None:
         """Write the row block `rows` of U, (rows, k); `rows` as `MatrixStore.block` gives them."""
-        array = array_of(self._group, "U")
-        array[rows] = np.asarray(U, array.dtype)
+        self._tall[rows] = np.asarray(U, self._tall.dtype)
+
+    @cached_property
+    def _tall(self) -> zarr.Array[Any]:
+        """U, opened once: a writer is asked for every block, and each opening reads metadata."""
+        return array_of(self._group, "U")
 
     def finish(self, *, s: NDArray[np.float64], V: NDArray[np.float64], plan: Plan, matrix: MatrixStore) -> None:
         """Write what is small, take over what belongs to the columns, and declare the factors complete."""
         self._group.create_array("s", data=np.ascontiguousarray(s, np.float64))
         self._group.create_array("V", data=np.ascontiguousarray(V, np.float64))
         self._group.create_array("weights", data=np.ascontiguousarray(V * s, np.float64))
-        copy_slices(matrix, self._group)
-        self._group.attrs.update({"plan": vars(plan), "complete": True})
-
-
-def copy_slices(matrix: MatrixStore, group: zarr.Group) -> None:
-    """Copy aside, headers and the description of the columns from `matrix` into `group`."""
-    source = matrix._group  # noqa: SLF001 - the same layout, shared through SliceArrays
-    for name in ("aside", "headers", "header_offsets"):
-        array = array_of(source, name)
-        copy = group.create_array(
-            name,
-            shape=array.shape,
-            chunks=array.chunks,
-            dtype=array.dtype,
-            fill_value=array.fill_value,
-            compressors=array.compressors,
-        )
-        for start in range(0, array.shape[0], array.chunks[0]):
-            copy[start : start + array.chunks[0]] = array[start : start + array.chunks[0]]
-    group.attrs.update({"image": list(matrix.image), "series": source.attrs["series"]})
+        stores.copy_arrays(matrix.uri, self.uri, ("aside", "headers", "header_offsets"))
+        described: dict[str, Any] = {"image": list(matrix.image), "series": [vars(entry) for entry in matrix.series]}
+        self._group.attrs.update({**described, "plan": vars(plan), "complete": True})

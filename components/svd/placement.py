@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,3 +30,16 @@ class Placement:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     affinity: Mapping[str, Any] = field(default_factory=dict)
     resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def without(self, path: str) -> Self:
+        """Return this placement without what is mounted at `path`, and without its volume.
+
+        A claim that is ReadWriteOnce holds the application's pods back from every node but the step's own, so it is not
+        handed on where nothing of it is read.
+        """
+        gone = {mount["name"] for mount in self.volume_mounts if mount["mountPath"].rstrip("/") == path.rstrip("/")}
+        return replace(
+            self,
+            volumes=[volume for volume in self.volumes if volume["name"] not in gone],
+            volume_mounts=[mount for mount in self.volume_mounts if mount["name"] not in gone],
+        )

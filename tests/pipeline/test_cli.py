@@ -74,6 +74,27 @@ def test_submit_takes_host_and_token_from_the_environment_and_shows_no_token(
     assert "the-secret" not in refused.output + accepted.output
 
 
+def test_a_package_for_one_node_volumes_is_compiled_and_submitted(server: KfpStandIn, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    made = ctbasis("compile", "--out", mine, "--access-mode", "ReadWriteOnce", "--storage-class", "fast")
+    assert made.exit_code == 0, made.output
+    store = ("--store", "s3://scratch/ct")
+    done = ctbasis("submit", CT, "--host", server.url, "--no-wait", "--package", mine, *store)
+    assert done.exit_code == 0, done.output
+    (run,) = server.runs.values()
+    assert run.arguments["store"] == "s3://scratch/ct"
+    workspace = run.package["platform_spec"]["platforms"]["kubernetes"]["pipelineConfig"]["workspace"]
+    assert workspace["kubernetes"]["pvcSpecPatch"] == {"accessModes": ["ReadWriteOnce"], "storageClassName": "fast"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--check", "--out", "x.yaml"), ("--check", "--workspace-size", "5Gi"), ("--access-mode", "ReadWriteOnce")],
+)
+def test_another_workspace_never_touches_the_committed_package(options: tuple[str, ...]) -> None:
+    assert ctbasis("compile", *options).exit_code == 2
+
+
 def test_no_option_takes_a_token_and_the_help_names_its_variable() -> None:
     told = ctbasis("submit", "--help").output
     assert "--token" not in told

@@ -9,7 +9,7 @@ import yaml
 
 from components.errors import CtbasisError
 from pipeline import package
-from pipeline.denoise import S3_SECRET
+from pipeline.denoise import S3_KEYS, S3_SECRET, USER
 from pipeline.parameters import PARAMETERS, check
 
 if TYPE_CHECKING:
@@ -64,17 +64,72 @@ def test_no_step_is_cached_since_each_works_on_the_runs_own_workspace(documents:
     assert cached == []
 
 
+def executors(documents: list[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return found
+
+
 def test_s3_keys_come_from_an_optional_secret_and_stand_nowhere_else(documents: list[Any]) -> None:
-    executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    secrets = {name: entry["secretAsEnv"] for name, entry in executors.items() if "secretAsEnv" in entry}
-    assert list(secrets) == ["exec-fetch"]
-    assert [entry["secretName"] for entry in secrets["exec-fetch"]] == [S3_SECRET]
-    assert all(entry["optional"] for entry in secrets["exec-fetch"])
+    secrets = {name: entry["secretAsEnv"] for name, entry in executors(documents).items() if "secretAsEnv" in entry}
+    # reconstruct reads an artifact and writes an artifact, and gets no key.
+    assert sorted(secrets) == ["exec-cleanup", "exec-fetch", "exec-matrix", "exec-report", "exec-svd"]
+    for (secret,) in secrets.values():
+        assert secret["secretName"] == S3_SECRET
+        assert secret["optional"]
+        assert {pair["envVar"]: pair["secretKey"] for pair in secret["keyToEnv"]} == S3_KEYS
 
 
-def test_fetch_is_retried_and_nothing_else(documents: list[Any]) -> None:
+def test_what_the_svd_step_gets_of_s3_goes_on_to_the_executors(documents: list[Any]) -> None:
+    passed = {entry["field"] for entry in documents[0]["components"]["comp-svd"]["taskConfigPassthroughs"]}
+    assert {"ENV", "KUBERNETES_VOLUMES"} <= passed
+
+
+def test_every_step_runs_as_the_images_user_and_has_a_tmp_of_its_own(documents: list[Any]) -> None:
+    steps = documents[0]["deploymentSpec"]["executors"]
+    assert set(executors(documents)) == set(steps)
+    for entry in executors(documents).values():
+        assert entry["securityContext"] == {"runAsUser": "185", "runAsNonRoot": True}
+        assert [mount["mountPath"] for mount in entry["emptyDirMounts"]] == ["/tmp"]  # noqa: S108 - a pod's own
+
+
+def test_the_user_is_the_one_that_the_images_have() -> None:
+    for image in ("spark", "steps"):
+        dockerfile = package.PACKAGE.parents[1] / "images" / image / "Dockerfile"
+        assert f"USER {USER}" in dockerfile.read_text().splitlines()
+
+
+def test_the_workspace_is_shared_by_all_nodes_unless_told_otherwise(documents: list[Any]) -> None:
+    workspace = documents[1]["platforms"]["kubernetes"]["pipelineConfig"]["workspace"]
+    assert workspace == {"size": "20Gi", "kubernetes": {"pvcSpecPatch": {"accessModes": ["ReadWriteMany"]}}}
+
+
+def test_a_package_for_another_workspace_differs_in_nothing_else(documents: list[Any], tmp_path: Path) -> None:
+    package.write(tmp_path / "mine.yaml", package.Claim("ReadWriteOnce", "fast", "5Gi"))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+    made = list(yaml.safe_load_all((tmp_path / "mine.yaml").read_text()))
+    config = made[1]["platforms"]["kubernetes"]["pipelineConfig"]
+    assert config["workspace"] == {
+        "size": "5Gi",
+        "kubernetes": {"pvcSpecPatch": {"accessModes": ["ReadWriteOnce"], "storageClassName": "fast"}},
+    }
+    config["workspace"] = documents[1]["platforms"]["kubernetes"]["pipelineConfig"]["workspace"]
+    assert made == documents
+
+
+def test_a_workspace_of_no_size_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(CtbasisError, match="'5GB' is no quantity"):
+        package.write(tmp_path / "mine.yaml", package.Claim(size="5GB"))
+    with pytest.raises(CtbasisError, match="cannot be written"):
+        package.write(tmp_path / "nowhere" / "mine.yaml")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fetch_and_svd_are_retried_and_no_long_wait_uses_up_their_tries(documents: list[Any]) -> None:
     tasks = documents[0]["components"]["comp-exit-handler-1"]["dag"]["tasks"]
-    assert [name for name, task in tasks.items() if "retryPolicy" in task] == ["fetch"]
+    policies = {name: task["retryPolicy"] for name, task in tasks.items() if "retryPolicy" in task}
+    assert {name: policy["maxRetryCount"] for name, policy in policies.items()} == {"fetch": 2, "svd": 1}
+    # Argo counts it from the start of the first try.
+    assert {int(policy["backoffMaxDuration"].removesuffix("s")) for policy in policies.values()} == {7 * 86400}
 
 
 @pytest.mark.parametrize(
@@ -87,6 +142,8 @@ def test_fetch_is_retried_and_nothing_else(documents: list[Any]) -> None:
         ({"power_iters": -1}, "power_iters is -1"),
         ({"engine": "abacus"}, "engine is 'abacus'"),
         ({"mode": "patchy"}, "mode is 'patchy'"),
+        ({"store": "/folder"}, "the store is not on S3"),
+        ({"store": "s3://a/../b"}, "without empty parts"),
         ({"rnk": "5"}, "parameter 'rnk' is unknown"),
     ],
 )

@@ -164,6 +164,83 @@ def test_wrong_keys_are_said_without_showing_them(tmp_path: Path, series: Path) 
     assert left_behind(tmp_path) == []
 
 
+def outputs(out: Path) -> dict[str, bytes]:
+    """Return every file of a run but those that tell the time."""
+    kept = ("denoised", "basis", "figure1.png", "qc.json")
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.relative_to(out).parts[0] in kept
+    }
+
+
+def objects(server: S3Server, bucket: str) -> list[str]:
+    return [entry["Key"] for entry in server.client().list_objects_v2(Bucket=bucket).get("Contents", [])]
+
+
+@pytest.mark.parametrize("engine", ["numpy", pytest.param("mahout", marks=pytest.mark.java)])
+def test_stores_on_s3_give_what_stores_in_the_workspace_give_and_are_gone_afterwards(
+    engine: str, series: Path, tmp_path: Path
+) -> None:
+    options = ("--truth", series, "--engine", engine, "--rank", 2, "--ranks", "2,4", "--seed", 7)
+    assert ctbasis("run", series, "--out", tmp_path / "workspace", *options).returncode == 0
+    with S3Server(tmp_path / "server") as server:
+        server.client().create_bucket(Bucket="scratch")
+        server.client().put_object(Bucket="scratch", Key="ct/neighbour", Body=b"not ours")
+        on_s3 = (*options, "--store", "s3://scratch/ct")
+        done = ctbasis("run", series, "--out", tmp_path / "on-s3", *on_s3, env=server.environment())
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert objects(server, "scratch") == ["ct/neighbour"]
+    assert "removed the run's stores" in done.stdout
+    assert server.secret_key not in done.stdout + done.stderr
+    assert outputs(tmp_path / "on-s3") == outputs(tmp_path / "workspace")
+    assert server.endpoint not in (tmp_path / "on-s3" / "metrics.json").read_text()
+
+
+def test_a_store_that_is_not_there_ends_the_run_with_its_name_and_no_key(series: Path, tmp_path: Path) -> None:
+    with S3Server(tmp_path / "server") as server:
+        options = ("--engine", "numpy", "--store", "s3://no-such-bucket/x")
+        done = ctbasis("run", series, "--out", tmp_path / "out", *options, env=server.environment())
+    assert done.returncode == 2
+    assert "ctbasis: error: matrix: there is no bucket 'no-such-bucket'" in done.stderr
+    assert server.secret_key not in done.stdout + done.stderr
+    assert left_behind(tmp_path) == []
+
+
+def test_a_basis_on_s3_is_reconstructed_as_it_lies_there(finished: Finished, tmp_path: Path) -> None:
+    with S3Server(tmp_path / "server") as server:
+        server.put_folder(finished[0] / "basis", "s3://kept/lung/basis")
+        for basis, out in ((finished[0] / "basis", "here"), ("s3://kept/lung/basis", "there")):
+            options = ("--rank", 3, "--out", tmp_path / out)
+            done = ctbasis("reconstruct", basis, *options, env=server.environment())
+            assert done.returncode == 0, done.stderr
+    assert outputs_of(tmp_path / "here") == outputs_of(tmp_path / "there")
+
+
+def outputs_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_run_that_is_told_to_stop_leaves_nothing_on_s3(series: Path, tmp_path: Path) -> None:
+    with S3Server(tmp_path / "server") as server:
+        server.client().create_bucket(Bucket="scratch")
+        command = [str(CTBASIS), "run", str(series), "--out", str(tmp_path / "out"), "--engine", "numpy"]
+        command += ["--store", "s3://scratch/ct"]
+        env = {**os.environ, **server.environment()}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as run:
+            assert run.stdout is not None
+            for line in run.stdout:
+                if line.startswith("matrix success"):
+                    break
+            stored_then = objects(server, "scratch")
+            run.terminate()
+            run.communicate(timeout=60)
+        assert run.returncode == 130
+        assert any("/matrix.zarr/A/c/" in key for key in stored_then)
+        assert objects(server, "scratch") == []
+    assert left_behind(tmp_path) == []
+
+
 @pytest.mark.java
 def test_a_run_that_is_told_to_stop_ends_its_steps_and_leaves_nothing(series: Path, tmp_path: Path) -> None:
     command = [str(CTBASIS), "run", str(series), "--out", str(tmp_path / "out"), "--engine", "mahout", "--rank", "1"]

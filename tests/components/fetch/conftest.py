@@ -1,9 +1,8 @@
-"""A real S3 server for the fetch tests, and the environment that points at it."""
+"""A way to a real S3 server that cuts downloads."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 from typing import TYPE_CHECKING, Self
@@ -11,42 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from instruments.s3server import S3Server
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """Return a running SeaweedFS that only takes signed requests."""
-    with S3Server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.fixture
-def aws(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """Point the AWS_* variables at the server, and nothing else."""
-    forget_aws(monkeypatch)
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
-    return server
-
-
-@pytest.fixture
-def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave no AWS configuration of this machine in sight."""
-    forget_aws(monkeypatch)
-
-
-def forget_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ:
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("NO_PROXY", "*")
+    from instruments.s3server import S3Server
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from components import s3
 from components.errors import CtbasisError
-from components.fetch import s3
 from components.fetch.fetch import fetch
 from components.fetch.sources import SCHEMES, open_source
 from instruments.s3server import S3Server

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components import stores
 from components.errors import CtbasisError
 from components.matrix.store import (
     BLOCK_ELEMENTS,
@@ -20,19 +23,30 @@ from components.matrix.store import (
     block_rows_for,
     is_absent,
 )
+from components.object_store import ObjectStore
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
 COLS = COLUMN_CHUNK + 5
 
 
-def written(uri: Path, dtype: str = "int16") -> NDArray[Any]:
+def change(uri: str, key: str, edit: Callable[[bytes], bytes]) -> None:
+    """Change the content of a chunk in its place."""
+    if stores.is_s3(uri):
+        objects = ObjectStore(uri)
+        objects.write(key, edit(objects.read(key) or b""))
+    else:
+        path = Path(uri, key)
+        path.write_bytes(edit(path.read_bytes()))
+
+
+def written(uri: str, dtype: str = "int16") -> NDArray[Any]:
     rng = np.random.default_rng(0)
     A = rng.integers(-1000, 2000, (300 * 200, COLS)).astype(dtype)
-    writer = MatrixWriter.create(str(uri), image=(300, 200), cols=COLS, dtype=dtype)
+    writer = MatrixWriter.create(uri, image=(300, 200), cols=COLS, dtype=dtype)
     for start in range(0, COLS, COLUMN_CHUNK):
         columns = slice(start, min(COLS, start + COLUMN_CHUNK))
         aside = np.full_like(A[:, columns], absent(dtype))
@@ -46,9 +60,9 @@ def written(uri: Path, dtype: str = "int16") -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float32"])
-def test_blocks_columns_and_headers_come_back_as_written(dtype: str, tmp_path: Path) -> None:
-    A = written(tmp_path / "m", dtype)
-    matrix = MatrixStore.open(str(tmp_path / "m"))
+def test_blocks_columns_and_headers_come_back_as_written(dtype: str, place: str) -> None:
+    A = written(f"{place}/m", dtype)
+    matrix = MatrixStore.open(f"{place}/m")
     assert (matrix.rows, matrix.cols, matrix.dtype, matrix.image) == (60000, COLS, np.dtype(dtype), (300, 200))
     assert matrix.block_count > 1
     np.testing.assert_array_equal(np.vstack([matrix.read_block(i) for i in range(matrix.block_count)]), A)
@@ -57,42 +71,92 @@ def test_blocks_columns_and_headers_come_back_as_written(dtype: str, tmp_path: P
     assert matrix.series[1].columns == slice(100, COLS)
 
 
-def test_what_was_set_aside_is_told_from_what_was_not(tmp_path: Path) -> None:
-    written(tmp_path / "m")
-    aside = MatrixStore.open(str(tmp_path / "m")).read_aside(slice(0, 3))
+def test_what_was_set_aside_is_told_from_what_was_not(place: str) -> None:
+    written(f"{place}/m")
+    aside = MatrixStore.open(f"{place}/m").read_aside(slice(0, 3))
     expected = np.zeros(aside.shape, bool)
     expected[5] = True
     np.testing.assert_array_equal(~is_absent(aside), expected)
 
 
-def test_an_unfinished_matrix_is_refused(tmp_path: Path) -> None:
-    MatrixWriter.create(str(tmp_path / "m"), image=(4, 4), cols=3, dtype="int16")
+def test_an_unfinished_matrix_is_refused(place: str) -> None:
+    MatrixWriter.create(f"{place}/m", image=(4, 4), cols=3, dtype="int16")
     with pytest.raises(CtbasisError, match="is not complete"):
-        MatrixStore.open(str(tmp_path / "m"))
+        MatrixStore.open(f"{place}/m")
 
 
-def test_no_matrix_at_all_is_said(tmp_path: Path) -> None:
+def test_no_matrix_at_all_is_said(place: str) -> None:
     with pytest.raises(CtbasisError, match="no matrix at"):
-        MatrixStore.open(str(tmp_path / "nothing"))
+        MatrixStore.open(f"{place}/nothing")
 
 
-def test_a_missing_chunk_is_an_error_and_never_zeros(tmp_path: Path) -> None:
-    written(tmp_path / "m")
-    (tmp_path / "m" / "A" / "c" / "1" / "0").unlink()
-    matrix = MatrixStore.open(str(tmp_path / "m"))
+def test_a_missing_chunk_is_an_error_and_never_zeros(place: str) -> None:
+    written(f"{place}/m")
+    stores.delete(f"{place}/m/A/c/1")
+    matrix = MatrixStore.open(f"{place}/m")
     matrix.read_block(0)
     with pytest.raises(CtbasisError, match="values are missing"):
         matrix.read_block(1)
 
 
-def test_a_flipped_bit_is_found_by_the_checksum(tmp_path: Path) -> None:
-    written(tmp_path / "m")
-    chunk = tmp_path / "m" / "A" / "c" / "1" / "0"
-    content = bytearray(chunk.read_bytes())
-    content[1000] ^= 1
-    chunk.write_bytes(content)
+def test_a_flipped_bit_is_found_by_the_checksum(place: str) -> None:
+    written(f"{place}/m")
+    change(f"{place}/m", "A/c/1/0", lambda content: content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
     with pytest.raises(CtbasisError, match="does not decode"):
-        MatrixStore.open(str(tmp_path / "m")).read_block(1)
+        MatrixStore.open(f"{place}/m").read_block(1)
+
+
+def test_a_truncated_chunk_is_found(place: str) -> None:
+    written(f"{place}/m")
+    change(f"{place}/m", "A/c/1/0", lambda content: content[:-1])
+    with pytest.raises(CtbasisError, match="does not decode"):
+        MatrixStore.open(f"{place}/m").read_block(1)
+
+
+def test_nothing_of_a_larger_matrix_is_left_when_a_smaller_one_takes_its_place(place: str) -> None:
+    written(f"{place}/m")
+    small = np.full((16, 3), 7, np.int16)
+    writer = MatrixWriter.create(f"{place}/m", image=(4, 4), cols=3, dtype="int16")
+    with pytest.raises(CtbasisError, match="is not complete"):
+        MatrixStore.open(f"{place}/m")
+    writer.write(slice(0, 16), slice(0, 3), small, np.full_like(small, absent("int16")))
+    writer.finish(series=[Series("1.2", 0, 3)], headers=[b"a", b"", b"c"])
+    matrix = MatrixStore.open(f"{place}/m")
+    np.testing.assert_array_equal(matrix.read_block(0), small)
+    assert [matrix.header(column) for column in range(3)] == [b"a", b"", b"c"]
+    # Values of aside that are all absent take no chunk.
+    assert {key for key in stores.keys(f"{place}/m") if "/c/" in key} == {
+        "A/c/0/0",
+        "header_offsets/c/0",
+        "headers/c/0",
+    }
+
+
+def write_rows(uri: str, blocks: list[int]) -> None:
+    """Write row blocks of a matrix whose every value is its row's number."""
+    writer = MatrixWriter(uri)
+    for block in blocks:
+        rows = slice(block * writer.block_rows, min((block + 1) * writer.block_rows, 200_000))
+        A = np.repeat(np.arange(rows.start, rows.stop, dtype=np.float32)[:, None], 3, axis=1)
+        writer.write(rows, slice(0, 3), A, np.full_like(A, np.nan))
+
+
+def test_processes_forked_after_the_store_was_used_write_disjoint_blocks_at_once(place: str) -> None:
+    uri = f"{place}/m"
+    writer = MatrixWriter.create(uri, image=(500, 400), cols=3, dtype="float32")
+    blocks = range(-(-200_000 // writer.block_rows))
+    assert len(blocks) >= 4
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=write_rows, args=(uri, list(blocks[part::3]))) for part in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    writer.finish(series=[Series("1.2", 0, 3)], headers=[b"", b"", b""])
+    matrix = MatrixStore.open(uri)
+    A = np.vstack([matrix.read_block(index) for index in range(matrix.block_count)])
+    np.testing.assert_array_equal(A, np.repeat(np.arange(200_000.0)[:, None], 3, axis=1))
 
 
 @settings(max_examples=200)
