@@ -22,4 +22,5 @@ def cleanup(workspace: str, store: str, run: str, status: dsl.PipelineTaskFinalS
 
     with refusing():
         print(f"cleanup: the run {status.state}")
-        cleanup(Path(workspace), store, run, succeeded=status.state == "SUCCEEDED")
+        # kfp.local's word and that of Kubeflow's back end, which is ML Metadata's.
+        cleanup(Path(workspace), store, run, succeeded=status.state in {"SUCCEEDED", "COMPLETE"})
