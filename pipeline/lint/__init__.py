@@ -2,9 +2,10 @@
 
 A Kubeflow back end stores a package whose graph dangles or whose platform keys are misspelt, and says so, if ever,
 when the run starts; the Spark operator's API server drops unknown fields in silence. Nothing here asks the network:
-the schemas are in `kfp`, `kubeflow-spark-api` and `kubernetes-validate`.
+the schemas are in `kfp` and `kubernetes-validate`, and the Spark operator's own in `schemas/`.
 
-Each module has one kind of thing to check, by its function `faults`; `documents` tells them apart.
+Each module has one kind of thing to check, by its function `faults`; `documents` tells them apart. Where all the files
+hold, `rendered` checks what the kustomizations among them become.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.lint import documents
+from pipeline.lint import documents, kustomize, rendered
 from pipeline.lint.quantities import quantity
 
 if TYPE_CHECKING:
@@ -57,4 +58,8 @@ def lint(paths: Sequence[Path]) -> list[Fault]:
         for path in paths
         for file in (sorted([*path.rglob("*.yaml"), *path.rglob("*.yml")]) if path.is_dir() else [path])
     ]
-    return [Fault(file, *found) for file in files for found in sorted(documents.faults(file))]
+    faults = [Fault(file, *found) for file in files for found in sorted(documents.faults(file))]
+    if faults:
+        return faults
+    overlays = [file for file in files if kustomize.is_overlay(file)]
+    return [Fault(file, *found) for file in overlays for found in sorted(rendered.faults(file.parent))]

@@ -71,6 +71,13 @@ def is_patch(file: Path) -> bool:
     return False
 
 
+def is_overlay(file: Path) -> bool:
+    """Tell whether a file that holds is a kustomization to be built, and no component of others."""
+    if file.name not in NAMES:
+        return False
+    return look_up(yaml.safe_load(file.read_text(encoding="utf-8")), "kind") in {None, KINDS[0]}
+
+
 def json_patch(operations: list[Any], where: str) -> Faults:
     """Check the operations of a JSON patch."""
     for index, operation in enumerate(operations):

@@ -638,17 +638,28 @@ def test_a_fault_in_the_platform_document_is_reported_at_its_place(
 SPARK_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
     "misspelt field": (put("spec executor instance", 2), "spec.executor.instance", "no field"),
     "misspelt field of the pod": (put("spec driver env 0 valuefrom", {}), "spec.driver.env[0].valuefrom", "no field"),
-    "no driver": (drop("spec driver"), "spec.driver", "Field required"),
-    "no application file": (drop("spec mainApplicationFile"), "spec.mainApplicationFile", "Field required"),
-    "number for string": (put("spec sparkVersion", 3.5), "spec.sparkVersion", "valid string"),
-    "string for number": (put("spec driver cores", "one"), "spec.driver.cores", "valid integer"),
-    "boolean in sparkConf": (put("spec sparkConf spark.x", True), "spec.sparkConf[spark.x]", "valid string"),
+    "no driver": (drop("spec driver"), "spec.driver", "is missing"),
+    "no application file": (drop("spec mainApplicationFile"), "spec.mainApplicationFile", "is missing"),
+    "number for string": (put("spec sparkVersion", 3.5), "spec.sparkVersion", "is of type number"),
+    "string for number": (put("spec driver cores", "one"), "spec.driver.cores", "is of type string"),
+    "boolean in sparkConf": (put("spec sparkConf spark.x", True), "spec.sparkConf[spark.x]", "is of type boolean"),
     "language": (put("spec type", "python"), "spec.type", "'python'"),
     "mode": (put("spec mode", "local"), "spec.mode", "'local'"),
     "Python": (put("spec pythonVersion", "3.11"), "spec.pythonVersion", "'3.11'"),
     "restart policy": (put("spec restartPolicy type", "Sometimes"), "spec.restartPolicy.type", "'Sometimes'"),
     "pull policy": (put("spec imagePullPolicy", "Sometimes"), "spec.imagePullPolicy", "'Sometimes'"),
     "memory in Kubernetes units": (put("spec driver memory", "2Gi"), "spec.driver.memory", "no size that Spark"),
+    "misspelt label": (put("metadata label", {}), "metadata.label", "no field"),
+    "quantity of a gang": (
+        put("spec batchSchedulerOptions", {"resources": {"memory": "12 GB"}}),
+        "spec.batchSchedulerOptions.resources.memory",
+        "pattern",
+    ),
+    "negative retries": (
+        put("spec restartPolicy onFailureRetries", -1),
+        "spec.restartPolicy.onFailureRetries",
+        "is -1",
+    ),
     "no cores": (put("spec executor cores", 0), "spec.executor.cores", "is 0"),
     "no main class": (put("spec type", "Scala"), "spec.mainClass", "is missing"),
     "image": (put("spec image", "ctbasis/spark"), "spec.image", "no tag"),
@@ -855,7 +866,7 @@ def kustomized(tmp_path: Path) -> Path:
 def test_a_good_kustomization_has_no_fault_and_its_patches_may_be_partial(kustomized: Path) -> None:
     assert [str(fault) for fault in lint([kustomized])] == []
     (kustomized / "kustomization.yaml").unlink()
-    assert_reported(lint([kustomized / "bigger.yaml"]), "SparkApplication/svd.spec.driver", "Field required")
+    assert_reported(lint([kustomized / "bigger.yaml"]), "SparkApplication/svd.spec.driver", "is missing")
 
 
 KUSTOMIZE_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
