@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# The same cases on every machine, however slow: what fails in CI fails at home. `--hypothesis-profile=default` explores.
+# The same cases on every machine, however slow: what fails in CI fails at home.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
 
