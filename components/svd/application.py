@@ -85,24 +85,42 @@ class SparkApplication:
         manifest["spec"] = {**manifest["spec"], "arguments": list(arguments)}
         return type(self).from_manifest(manifest)
 
+    def owned_by(self, owner: Mapping[str, Any]) -> Self:
+        """Return this application with an owner reference, so that the cluster deletes it with its owner."""
+        manifest = self.to_manifest()
+        manifest["metadata"]["ownerReferences"] = [dict(owner)]
+        return type(self).from_manifest(manifest)
+
     def placed(self, placement: Placement) -> Self:
-        """Return this application with `placement` applied to its driver and executors, on top of its own."""
+        """Return this application with `placement` applied to its driver and executors, on top of its own.
+
+        Of two variables, labels or affinities of one name the placement's holds. What the application itself mounts
+        somewhere is each pod's own and stays: the step's mount there is not handed on, nor a volume for it alone.
+
+        Raises:
+            CtbasisError: Two different volumes have one name.
+        """
         manifest = self.to_manifest()
         spec = manifest["spec"]
-        if placement.volumes:
-            spec["volumes"] = [*spec.get("volumes", []), *placement.volumes]
-        for pod in (spec["driver"], spec["executor"]):
-            for key, added in {
-                "volumeMounts": placement.volume_mounts,
-                "env": placement.env,
-                "tolerations": placement.tolerations,
-            }.items():
+        pods = (spec["driver"], spec["executor"])
+        taken = {_path(mount) for pod in pods for mount in pod.get("volumeMounts", [])}
+        mounts = [mount for mount in placement.volume_mounts if _path(mount) not in taken]
+        hidden = {mount["name"] for mount in placement.volume_mounts} - {mount["name"] for mount in mounts}
+        volumes = [volume for volume in placement.volumes if volume["name"] not in hidden]
+        if volumes:
+            spec["volumes"] = _joined_volumes(spec.get("volumes", []), volumes)
+        for pod in pods:
+            given = {entry["name"] for entry in placement.env}
+            for key, own, added in (
+                ("volumeMounts", pod.get("volumeMounts", []), mounts),
+                ("env", [entry for entry in pod.get("env", []) if entry["name"] not in given], placement.env),
+                ("tolerations", pod.get("tolerations", []), placement.tolerations),
+            ):
                 if added:
-                    pod[key] = [*pod.get(key, []), *added]
-            if placement.node_selector:
-                pod["nodeSelector"] = {**pod.get("nodeSelector", {}), **placement.node_selector}
-            if placement.affinity:
-                pod["affinity"] = {**pod.get("affinity", {}), **placement.affinity}
+                    pod[key] = [*own, *added]
+            for key, decided in (("nodeSelector", placement.node_selector), ("affinity", placement.affinity)):
+                if decided:
+                    pod[key] = {**pod.get(key, {}), **decided}
             pod.update(_spark_resources(placement.resources))
         return type(self).from_manifest(manifest)
 
@@ -130,8 +148,25 @@ def _spark_resources(resources: Mapping[str, Mapping[str, str]]) -> dict[str, An
     if "memory" in asked:
         mebibytes = int(parse_quantity(asked["memory"]) / 2**20)
         heap = int(mebibytes / (1 + PYTHON_OVERHEAD))
-        wanted |= {"memory": f"{heap}m", "memoryOverhead": f"{mebibytes - heap}m"}
+        # To Spark M and m are both MiB. Gang schedulers that the operator drives read the same field as a Kubernetes
+        # quantity, to which m is a thousandth of a byte, and M 5 % too little: near enough to queue by.
+        wanted |= {"memory": f"{heap}M", "memoryOverhead": f"{mebibytes - heap}M"}
     return wanted
+
+
+def _path(mount: Mapping[str, Any]) -> str:
+    return str(mount["mountPath"]).rstrip("/")
+
+
+def _joined_volumes(own: Sequence[Mapping[str, Any]], added: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    names = {volume["name"]: volume for volume in own}
+    for volume in added:
+        if names.setdefault(volume["name"], volume) != volume:
+            raise CtbasisError(
+                f"the SparkApplication and the step's pod both have a volume {volume['name']}, and they differ",
+                remedy="rename one of them",
+            )
+    return list(names.values())
 
 
 def differences(wanted: Any, got: Any, path: str = "") -> list[str]:

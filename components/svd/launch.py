@@ -24,7 +24,10 @@ LONGEST_NAME = 56
 
 
 def application_name(run: str) -> str:
-    """Return the name of the application of `run`: always the same, and unlike that of any other run.
+    """Return the name of the svd task's application in `run`: always the same, and unlike that of any other run.
+
+    It is never `ctbasis-svd` alone, which is the template's. A pipeline with several svd tasks gives each a `run` of
+    its own, such as the run's id and the task's name.
 
     >>> application_name("0f0c1d9e-run")
     'ctbasis-svd-0f0c1d9e-run'
@@ -52,10 +55,11 @@ def launch(arguments: Sequence[str], *, run: str, placement: Placement | None = 
     Raises:
         CtbasisError: The application failed; the text says why.
     """
-    application = SparkApplication.read().for_run(name=application_name(run), arguments=arguments)
+    name = application_name(run)
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         from components.svd import launch_kubernetes
 
+        application = launch_kubernetes.template().for_run(name=name, arguments=arguments)
         launch_kubernetes.launch(application.placed(placement or Placement()))
     else:
-        launch_local.launch(application)
+        launch_local.launch(SparkApplication.read().for_run(name=name, arguments=arguments))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from kubeflow_spark_api import models
+from kubernetes.utils import parse_quantity
 
 from components.errors import CtbasisError
 from components.svd import launch_local
@@ -125,26 +126,68 @@ PLACEMENT = Placement(
     env=[{"name": "AWS_REGION", "value": "eu-west-1"}],
     tolerations=[{"key": "batch", "operator": "Exists"}],
     node_selector={"pool": "spark"},
+    affinity={"podAntiAffinity": {}},
     resources={"limits": {"cpu": "2", "memory": "7Gi"}},
 )
 
 
-def test_what_kubeflow_decided_for_the_step_reaches_driver_and_executors() -> None:
+def test_what_kubeflow_decided_for_the_step_reaches_driver_and_executors_beside_their_own(manifest: Any) -> None:
     spec = SparkApplication.read().placed(PLACEMENT).to_manifest()["spec"]
-    assert spec["volumes"] == PLACEMENT.volumes
-    for pod in (spec["driver"], spec["executor"]):
-        assert pod["volumeMounts"] == PLACEMENT.volume_mounts
-        assert pod["env"][-1:] == PLACEMENT.env
+    assert spec["volumes"] == [*manifest["spec"]["volumes"], *PLACEMENT.volumes]
+    for role in ("driver", "executor"):
+        pod, own = spec[role], manifest["spec"][role]
+        assert pod["volumeMounts"] == [*own["volumeMounts"], *PLACEMENT.volume_mounts]
+        assert pod["env"] == [*own["env"], *PLACEMENT.env]
         assert pod["tolerations"] == PLACEMENT.tolerations
         assert pod["nodeSelector"] == PLACEMENT.node_selector
+        assert pod["affinity"] == PLACEMENT.affinity
         assert (pod["cores"], pod["coreLimit"]) == (2, "2")
+
+
+def test_a_folder_that_each_pod_has_for_itself_is_not_replaced_by_the_steps() -> None:
+    # KFP's step has an emptyDir at /tmp of its own; two mounts at one path are no valid pod.
+    placement = Placement(
+        volumes=[{"name": "tmp", "emptyDir": {}}, *PLACEMENT.volumes],
+        volume_mounts=[{"name": "tmp", "mountPath": "/tmp/"}, *PLACEMENT.volume_mounts],  # noqa: S108
+    )
+    spec = SparkApplication.read().placed(placement).to_manifest()["spec"]
+    assert [volume["name"] for volume in spec["volumes"]] == ["ctbasis-tmp", "ctbasis-work", "workspace"]
+    for pod in (spec["driver"], spec["executor"]):
+        paths = [mount["mountPath"] for mount in pod["volumeMounts"]]
+        assert paths == ["/tmp", "/opt/work", "/kfp-workspace"]  # noqa: S108
+
+
+def test_a_volume_that_both_have_is_there_once_and_two_of_one_name_are_refused() -> None:
+    same = Placement(volumes=[{"name": "ctbasis-work", "emptyDir": {}}])
+    assert SparkApplication.read().placed(same) == SparkApplication.read()
+    other = Placement(volumes=[{"name": "ctbasis-work", "emptyDir": {"medium": "Memory"}}])
+    with pytest.raises(CtbasisError, match="both have a volume ctbasis-work, and they differ"):
+        SparkApplication.read().placed(other)
+
+
+def test_of_two_variables_of_one_name_the_steps_holds() -> None:
+    placement = Placement(env=[{"name": "OPENBLAS_NUM_THREADS", "value": "2"}])
+    spec = SparkApplication.read().placed(placement).to_manifest()["spec"]
+    assert spec["driver"]["env"] == spec["executor"]["env"] == placement.env
 
 
 def test_heap_and_overhead_of_a_placed_pod_add_up_to_the_memory_that_was_given() -> None:
     driver = SparkApplication.read().placed(PLACEMENT).to_manifest()["spec"]["driver"]
-    heap, overhead = (int(driver[key].removesuffix("m")) for key in ("memory", "memoryOverhead"))
+    heap, overhead = (int(driver[key].removesuffix("M")) for key in ("memory", "memoryOverhead"))
     assert heap + overhead == 7 * 1024
     assert overhead == pytest.approx(0.4 * heap, abs=1)
+
+
+def test_memory_that_a_gang_scheduler_reads_as_a_quantity_is_near_what_spark_reads() -> None:
+    spec = SparkApplication.read().placed(PLACEMENT).to_manifest()["spec"]
+    for pod in (spec["driver"], spec["executor"]):
+        to_kubernetes = sum(parse_quantity(pod[key]) for key in ("memory", "memoryOverhead"))
+        assert 0.95 < to_kubernetes / (7 * 2**30) <= 1
+
+
+def test_an_owner_is_a_reference_in_the_metadata() -> None:
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "run-1", "uid": "5"}
+    assert SparkApplication.read().owned_by(owner).to_manifest()["metadata"]["ownerReferences"] == [owner]
 
 
 def test_no_placement_leaves_the_manifest_as_it_is(manifest: Any) -> None:
