@@ -1,7 +1,7 @@
 # ctbasis: `make help` lists what there is to do.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -eu -o pipefail
-.PHONY: help setup demo test ci lock-check style types package-check lint bench images e2e clean
+.PHONY: help setup demo test ci ci-e2e lock-check style types package-check lint bench images cluster-check e2e chaos scaling clean
 
 UV_VERSION := 0.13.9
 MAHOUT := images/spark/mahout
@@ -9,7 +9,10 @@ JAR := $(MAHOUT)/target/ctbasis-mahout.jar
 PY := .venv/bin/python
 CTBASIS := .venv/bin/ctbasis
 VERSION := 0.1.0
-BUILDER ?= $(shell command -v docker || command -v podman || command -v buildah)
+# A kit that brings a one-node cluster up, if one is there; only CI asks it, and only where there is no KUBECONFIG.
+CLUSTER_KIT ?= ../shared/cluster
+# The first of these that answers: a docker without its daemon does not.
+BUILDER ?= $(shell for one in docker podman buildah; do $$one info >/dev/null 2>&1 && echo $$one && break; done)
 # uv of this version from PATH if it is there, else one of our own in .cache.
 UV := $(shell uv --version 2>/dev/null | grep -q '^uv $(UV_VERSION)' && command -v uv || echo .cache/uv/bin/uv)
 
@@ -22,10 +25,13 @@ setup: .venv/.ready $(JAR) ## Install all that is needed: Python environment, JD
 demo: setup ## Denoise a low-dose chest phantom from a real S3 server through the whole compiled pipeline
 	$(CTBASIS) demo --out demo
 
-test: setup ## Run the tests
-	$(PY) -m pytest
+test: setup ## Run the tests, those on a cluster left out
+	env -u KUBECONFIG $(PY) -m pytest
 
-ci: setup lock-check style types test package-check lint ## Everything that must stay true; exactly what CI runs
+ci: setup lock-check style types test package-check lint ci-e2e ## Everything that must stay true; exactly what CI runs
+
+ci-e2e: setup ## e2e, on the cluster of KUBECONFIG or on one that CLUSTER_KIT brings up; says so where there is neither
+	CLUSTER_KIT=$(CLUSTER_KIT) .ci/e2e
 
 lock-check: .venv/.ready ## The lock file says what pyproject.toml asks for
 	$(UV) lock --check
@@ -46,11 +52,26 @@ lint: .venv/.ready ## The compiled pipeline and the manifests hold
 bench: setup ## Measure pipeline, ingest and SVD; ratios side by side in one run
 	$(CTBASIS) bench
 
-images: ## Build the container images with docker, podman or buildah
-	for image in spark steps; do $(BUILDER) build -f images/$$image/Dockerfile -t ctbasis/$$image:$(VERSION) .; done
+images: ## Build the images with docker, podman or buildah (BUILDER=); BASE= is another Debian 12 than the pinned one
+	@test -n "$(BUILDER)" || { echo "no docker, podman or buildah answers here; name one by BUILDER=..." >&2; exit 1; }
+	label=org.opencontainers.image; for image in spark steps; do \
+	  $(BUILDER) build --file images/$$image/Dockerfile --tag ctbasis/$$image:$(VERSION) \
+	    --build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) \
+	    --label $$label.source="$$(git remote get-url origin 2>/dev/null | sed -E 's#//[^/@]*@#//#')" \
+	    --label $$label.revision="$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)" \
+	    --label $$label.created="$$(git log -1 --format=%cI 2>/dev/null)" .; done
 
-e2e: setup ## Test the Spark step on the cluster of KUBECONFIG
-	$(PY) -m pytest tests/e2e
+cluster-check:
+	@tests/e2e/needs
+
+e2e: cluster-check setup ## Test the step, its rights, the manifests and the whole pipeline on the cluster of KUBECONFIG
+	$(PY) -m pytest -m e2e --capture=no tests/e2e
+
+chaos: cluster-check setup ## Break things on the cluster of KUBECONFIG, one by one; prints the table of docs/cluster.md
+	$(PY) -m pytest -m chaos --capture=no tests/e2e
+
+scaling: cluster-check setup ## Measure the SVD with 1 and 2 executors on the cluster of KUBECONFIG
+	$(PY) -m tests.e2e.scaling
 
 clean: ## Remove what setup and demo made
 	rm -rf .venv .cache demo demo.partial $(MAHOUT)/target

@@ -1,26 +1,58 @@
 """The svd step's launching half as a process of its own, so that a test can stop or kill it as a cluster would.
 
-launch_step.py '{"run": ..., "arguments": [...], "placement": {...}, "image": ...}'
+launch_step.py '{"run": ..., "arguments": [...], "placement": {...}, "spec": {...}, "patience": {...}}'
+
+With LOG_REQUESTS in the environment each request to the API server is a line `request: METHOD PATH STATUS`.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
+from typing import Any
 
 from components.errors import refusing
 from components.svd import launch_kubernetes
 from components.svd.application import SparkApplication
+from components.svd.kubernetes.patience import Patience
 from components.svd.launch import application_name
 from components.svd.placement import Placement
 
-if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
-    template = SparkApplication.read().to_manifest()
-    template["spec"] |= asked["spec"]
-    for role in ("driver", "executor"):
-        template["spec"][role] |= asked["pod"]
-    application = SparkApplication.from_manifest(template)
+
+def rendered(template: SparkApplication, asked: dict[str, Any]) -> SparkApplication:
+    """Return the application of a run as the step renders it, from a template that `asked` has changed."""
+    manifest = template.to_manifest()
+    merge(manifest["spec"], asked["spec"])
+    application = SparkApplication.from_manifest(manifest)
     application = application.for_run(name=application_name(asked["run"]), arguments=asked["arguments"])
+    return application.placed(Placement(**asked["placement"]))
+
+
+def merge(target: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Change a mapping and the mappings in it."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            merge(target[key], value)
+        else:
+            target[key] = value
+
+
+def log_requests() -> None:
+    """Let the HTTP client itself say what it asks."""
+    handler = logging.StreamHandler()
+    handler.addFilter(lambda record: str(record.msg).startswith('%s://%s:%s "%s'))
+    handler.setFormatter(logging.Formatter("request: %(message)s"))
+    client = logging.getLogger("urllib3.connectionpool")
+    client.setLevel(logging.DEBUG)
+    client.addHandler(handler)
+
+
+if __name__ == "__main__":
+    if "LOG_REQUESTS" in os.environ:
+        log_requests()
+    given = json.loads(sys.argv[1])
     with refusing():
-        launch_kubernetes.launch(application.placed(Placement(**asked["placement"])))
+        wanted = rendered(launch_kubernetes.template(), given)
+        launch_kubernetes.launch(wanted, patience=Patience(**given.get("patience", {})))

@@ -1,62 +1,31 @@
-"""The Spark step on a real cluster: what comes out, what it says, and what it leaves behind."""
+"""The Spark step on a real cluster: what comes out, what it says, what it asks for, and what it leaves behind."""
 
 from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from components.errors import refusal_in
+from components.svd.kubernetes.owner import POD_NAME
 from components.svd.launch import application_name
+from tests.e2e.cluster import CHECKOUT, SPARK_IMAGE, hardened, pod, wait_until
+from tests.e2e.step_namespace import job_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
-    from conftest import Namespace
+    from tests.e2e.step_namespace import Step, StepNamespace
 
 pytestmark = pytest.mark.e2e
 
-COMPARE = """
-import json, sys
-import numpy as np
-from components.svd import job
-from components.svd.factors import FactorStore
-local = "/workspace/local.zarr"
-job.run(job.parse(["--matrix", "/workspace/matrix.zarr", "--factors", local, "--engine", "numpy", "--rank", "6",
-                   "--seed", "1", "--dtype", "float64"]))
-one, other = FactorStore.open(sys.argv[1]), FactorStore.open(local)
-product = lambda f: np.vstack([f.read_block(i) for i in range(f.block_count)]) @ f.weights.T
-print(json.dumps({
-    "s": float(np.abs(one.s / other.s - 1).max()),
-    "product": float(np.linalg.norm(product(one) - product(other)) / np.linalg.norm(product(other))),
-}))
-"""
-
-
-def job_arguments(factors: str, *, matrix: str = "/workspace/matrix.zarr") -> list[str]:
-    engine = ["--engine", "mahout", "--rank", "6", "--seed", "1", "--dtype", "float64"]
-    return ["--matrix", matrix, "--factors", f"/workspace/{factors}", *engine]
-
-
-def ended(step: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str]:
-    try:
-        _, said = step.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        step.kill()
-        pytest.fail(f"the step was still there after {seconds:.0f} s; it said: {step.communicate()[1]}")
-    return step.returncode, said
-
-
-def wait_until(true: Callable[[], Any], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not so after {seconds:.0f} s"
-        time.sleep(0.5)
+TEMPLATE = CHECKOUT / "manifests" / "application" / "sparkapplication.yaml"
+SHORT_WAIT, LONG_WAIT = 10.0, 60.0
 
 
 @pytest.fixture
@@ -65,60 +34,149 @@ def run() -> str:
     return str(uuid.uuid4())
 
 
-def test_factors_equal_those_of_one_machine_and_the_drivers_log_is_the_steps(namespace: Namespace, run: str) -> None:
-    code, said = ended(namespace.step(*job_arguments("good.zarr"), run=run))
+def is_gone(namespace: StepNamespace, run: str) -> None:
+    wait_until(lambda: not namespace.application(run) and not namespace.pods(run), "application and pods are gone")
+
+
+def test_factors_equal_those_of_one_machine_and_the_drivers_log_is_the_steps(
+    namespace: StepNamespace, run: str
+) -> None:
+    code, said = namespace.step(*job_arguments("good.zarr"), run=run).end()
     assert code == 0, said
     assert "RUNNING" in said
     assert "COMPLETED" in said
     assert "orbidden" not in said, "manifests/base gives the driver too little"
     assert "svd: mahout factors 4096 x 24" in said
     assert "spark: job 0 (dssvd" in said
-    apart = json.loads(namespace.python(COMPARE, "/workspace/good.zarr").splitlines()[-1])
-    assert apart["s"] < 1e-6
-    assert apart["product"] < 1e-5
+    assert namespace.right_factors("good.zarr")
 
 
-def test_a_refusal_of_the_job_is_the_steps_own_and_is_not_retried(namespace: Namespace, run: str) -> None:
+def test_a_refusal_of_the_job_is_the_steps_own_and_is_not_retried(namespace: StepNamespace, run: str) -> None:
     missing = job_arguments("bad.zarr", matrix="/workspace/missing.zarr")
-    code, said = ended(namespace.step(*missing, run=run))
+    code, said = namespace.step(*missing, run=run).end()
     assert code == 2, said
     assert refusal_in(said.splitlines()).startswith("no matrix at /workspace/missing.zarr\n  expected:")
     assert "PENDING_RERUN" not in said
+    is_gone(namespace, run)
 
 
-def test_a_killed_launcher_that_is_tried_again_adopts_its_application(namespace: Namespace, run: str) -> None:
-    first = namespace.step(*job_arguments("adopted.zarr"), run=run)
-    wait_until(lambda: _of(namespace, run))
-    first.kill()
-    first.communicate()
-    before = _of(namespace, run)[0]["metadata"]["uid"]
-    code, said = ended(namespace.step(*job_arguments("adopted.zarr"), run=run))
-    assert code == 0, said
-    assert "adopted from an earlier try" in said
-    assert [found["metadata"]["uid"] for found in _of(namespace, run)] == [before]
-    assert _of(namespace, run)[0]["status"]["executionAttempts"] == 1
-
-
-def test_a_step_that_is_told_to_stop_leaves_no_application_and_no_pod(namespace: Namespace, run: str) -> None:
+def test_a_step_that_is_told_to_stop_leaves_no_application_and_no_pod(namespace: StepNamespace, run: str) -> None:
     step = namespace.step(*job_arguments("stopped.zarr"), run=run)
-    pods = ["get", "pods", f"--selector=sparkoperator.k8s.io/app-name={application_name(run)}", "--output=name"]
-    wait_until(lambda: namespace.kubectl(*pods))
-    step.send_signal(signal.SIGTERM)
-    code, said = ended(step, 30)
+    wait_until(lambda: namespace.pods(run), "it has pods")
+    step.process.send_signal(signal.SIGTERM)
+    code, said = step.end()
     assert code == 128 + signal.SIGTERM, said
-    wait_until(lambda: not _of(namespace, run) and not namespace.kubectl(*pods))
+    is_gone(namespace, run)
 
 
-def test_an_image_that_is_not_there_is_named_with_its_reason(namespace: Namespace, run: str) -> None:
-    wrong = {"image": "ctbasis/spark:absent", "imagePullPolicy": "Never"}
-    code, said = ended(namespace.step(*job_arguments("never.zarr"), run=run, spec=wrong), 90)
-    assert code == 2, said
-    assert "ErrImageNeverPull" in refusal_in(said.splitlines())
-    assert "ctbasis/spark:absent" in said
-    wait_until(lambda: not _of(namespace, run))
+def test_a_run_that_is_deleted_takes_an_application_along_that_its_step_could_not_delete(
+    namespace: StepNamespace, run: str
+) -> None:
+    # A ConfigMap is to the step's pod and to the garbage collector what the run's Workflow is.
+    made = namespace.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"run-{run}"}})
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": f"run-{run}", "uid": made["metadata"]["uid"]}
+    container = hardened(SPARK_IMAGE, name="main", command=["sleep", "infinity"])
+    steps = pod(f"step-{run}", container)
+    steps["metadata"]["ownerReferences"] = [owner]
+    namespace.apply(steps)
+    step = namespace.step(*job_arguments("deleted.zarr"), run=run, environment={POD_NAME: f"step-{run}"})
+    wait_until(lambda: namespace.pods(run, "driver"), "the driver is there")
+    found = namespace.application(run)
+    assert found is not None, "the operator minds no owner"
+    assert found["metadata"]["ownerReferences"] == [owner]
+    step.process.kill()
+    step.end()
+    namespace.kubectl("delete", "configmap", f"run-{run}")
+    is_gone(namespace, run)
 
 
-def test_the_launcher_may_do_no_more_than_it_needs(namespace: Namespace) -> None:
+@pytest.fixture
+def template(namespace: StepNamespace) -> Iterator[dict[str, Any]]:
+    """Put the suspended template into the namespace for one test."""
+    manifest = yaml.safe_load(TEMPLATE.read_text())
+    manifest["spec"] |= {"suspend": True, "timeToLiveSeconds": 1234}
+    yield namespace.apply(manifest)
+    namespace.kubectl("delete", "sparkapplication", "ctbasis-svd")
+
+
+@pytest.mark.usefixtures("template")
+def test_a_run_is_made_of_the_namespaces_template_which_itself_never_runs(namespace: StepNamespace, run: str) -> None:
+    arguments = job_arguments("templated.zarr", engine="numpy")
+    code, said = namespace.step(*arguments, run=run).end()
+    assert code == 0, said
+    assert f"svd: template SparkApplication {namespace.name}/ctbasis-svd\n" in said
+    found = namespace.application(run)
+    assert found is not None
+    assert found["spec"]["timeToLiveSeconds"] == 1234
+    assert not found["spec"].get("suspend")
+    assert "last-applied" not in json.dumps(found["metadata"].get("annotations", {}))
+    drivers = namespace.kubectl("get", "pods", "--selector=spark-role=driver", "--output=name").split()
+    assert "pod/ctbasis-svd-driver" not in drivers
+    assert f"pod/{application_name(run)}-driver" in drivers
+
+
+def requests(step: Step) -> list[str]:
+    return [line for line in step.said.splitlines() if line.startswith("request: ")]
+
+
+def test_a_step_that_waits_says_for_what_and_asks_for_nothing_meanwhile(namespace: StepNamespace, run: str) -> None:
+    label = f"ctbasis-e2e/{run[:8]}"
+    nowhere = {"driver": {"nodeSelector": {label: "here"}}}
+    arguments = job_arguments("waited.zarr", engine="numpy")
+    step = namespace.step(*arguments, run=run, spec=nowhere, environment={"LOG_REQUESTS": "1"})
+    step.says("waits: Unschedulable: ")
+    time.sleep(SHORT_WAIT)
+    short = requests(step)
+    time.sleep(LONG_WAIT - SHORT_WAIT)
+    assert requests(step) == short, "waiting for a minute costs no more than waiting for ten seconds"
+    assert len(short) == 5, "the template; create; watch the application; list and watch its pods"
+    (node, *_) = namespace.kubectl("get", "nodes", "--output=name").split()
+    namespace.kubectl("label", node, f"{label}=here")
+    try:
+        code, said = step.end()
+    finally:
+        namespace.kubectl("label", node, f"{label}-")
+    assert code == 0, said
+    print(f"requests: {len(short)} after {SHORT_WAIT:.0f} s and after {LONG_WAIT:.0f} s of waiting, "  # noqa: T201
+          f"{len(requests(step))} in all")  # fmt: skip
+
+
+def test_an_application_that_a_queue_has_suspended_is_waited_for(namespace: StepNamespace, run: str) -> None:
+    arguments = job_arguments("queued.zarr", engine="numpy")
+    step = namespace.step(*arguments, run=run, spec={"suspend": True}, patience={"unseen": 5})
+    wait_until(lambda: namespace.application(run), "the application is there")
+    time.sleep(SHORT_WAIT)
+    assert step.process.poll() is None, step.said
+    assert "a queue such as Kueue starts it" in step.said or "SUSPENDED" in step.said
+    assert not namespace.pods(run)
+    patch = ["--type=merge", "--patch", '{"spec": {"suspend": false}}']
+    namespace.kubectl("patch", "sparkapplication", application_name(run), *patch)
+    code, said = step.end()
+    assert code == 0, said
+
+
+def test_a_full_quota_is_a_queue_and_is_told(namespace: StepNamespace, run: str) -> None:
+    held = int(namespace.kubectl("get", "pods", "--output=name", "--field-selector=status.phase=Running").count("\n"))
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "full"},
+        "spec": {"hard": {"pods": str(held)}},
+    }
+    namespace.apply(quota)
+    wait_until(lambda: namespace.get("resourcequota", "full").get("status", {}).get("used"), "the quota is counted")
+    spec = {"restartPolicy": {"onSubmissionFailureRetries": 1, "onSubmissionFailureRetryInterval": 1}}
+    step = namespace.step(*job_arguments("quota.zarr", engine="numpy"), run=run, spec=spec, patience={"quota": 3})
+    try:
+        step.says("waiting in the queue of a full quota")
+        assert "exceeded quota: full" in step.said
+    finally:
+        namespace.kubectl("delete", "resourcequota", "full")
+    code, said = step.end()
+    assert code == 0, said
+
+
+def test_the_launcher_may_do_no_more_than_it_needs(namespace: StepNamespace) -> None:
     allowed = namespace.kubectl(
         "auth", "can-i", "--list", f"--as=system:serviceaccount:{namespace.name}:launcher", "--no-headers"
     )
@@ -129,7 +187,3 @@ def test_the_launcher_may_do_no_more_than_it_needs(namespace: Namespace) -> None
         "pods/log": {"get"},
         "sparkapplications.sparkoperator.k8s.io": {"get", "list", "watch", "create", "delete"},
     }
-
-
-def _of(namespace: Namespace, run: str) -> list[dict[str, Any]]:
-    return [found for found in namespace.applications() if found["metadata"]["name"] == application_name(run)]

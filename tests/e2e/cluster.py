@@ -1,0 +1,125 @@
+"""kubectl, the base manifests in a namespace, and waiting: what every test on a cluster begins with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+CHECKOUT = Path(__file__).parents[2]
+SPARK_IMAGE = os.environ.get("CTBASIS_SPARK_IMAGE", "ctbasis/spark:0.1.0")
+STEPS_IMAGE = os.environ.get("CTBASIS_STEPS_IMAGE", "ctbasis/steps:0.1.0")
+NEEDS = "a cluster with the Spark operator and the images that `make images` builds; see tests/e2e/needs"
+GENEROUS_SECONDS = 600.0
+"""Nothing here is a claim about speed: a slow, loaded machine gets as long as it takes."""
+
+
+def require_cluster() -> None:
+    """Skip, and say what is needed, where there is no KUBECONFIG; `make e2e` and `make chaos` fail there instead."""
+    if not os.environ.get("KUBECONFIG"):
+        pytest.skip(f"no KUBECONFIG (`make test` hands none on, `make e2e` and `make chaos` do); this needs {NEEDS}")
+
+
+@contextmanager
+def new_namespace() -> Iterator[str]:
+    """Give a namespace of its own to the `with` and delete it after; skip where there is no cluster."""
+    require_cluster()
+    name = f"ctbasis-e2e-{uuid.uuid4().hex[:8]}"
+    kubectl("create", "namespace", name)
+    try:
+        yield name
+    finally:
+        kubectl("delete", "namespace", name, "--wait=false")
+
+
+def kubectl(*command: str, given: str | bytes | None = None, seconds: float = 180) -> str:
+    """Run kubectl and return what it says; a failure fails the test with its words."""
+    raw = given.encode() if isinstance(given, str) else given
+    done = subprocess.run(["kubectl", *command], input=raw, capture_output=True, timeout=seconds, check=False)
+    assert done.returncode == 0, f"kubectl {' '.join(command)}: {done.stderr.decode(errors='replace')}"
+    return done.stdout.decode(errors="replace")
+
+
+def base(namespace: str, folder: Path) -> str:
+    """Return manifests/base, kustomized for `namespace`; `folder` is scratch."""
+    # kustomize takes no absolute path, and no path outside that it did not choose itself.
+    relative = os.path.relpath(CHECKOUT / "manifests" / "base", folder.resolve())
+    (folder / "kustomization.yaml").write_text(f"namespace: {namespace}\nresources:\n  - {relative}\n")
+    return kubectl("kustomize", str(folder))
+
+
+def wait_until(found: Callable[[], T], what: str, seconds: float = GENEROUS_SECONDS) -> T:
+    """Return the first true value of `found`; the test fails with `what` if there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, f"{what}: not so after {seconds:.0f} s"
+        time.sleep(0.5)
+    return value
+
+
+CANNOT_START = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+}
+
+
+def ready(namespace: str, name: str) -> None:
+    """Wait until a pod is ready; one that cannot start fails the test at once, with the kubelet's words."""
+
+    def is_ready() -> bool:
+        status = json.loads(kubectl("-n", namespace, "get", "pod", name, "-o", "json"))["status"]
+        for container in status.get("containerStatuses", []):
+            waiting = container["state"].get("waiting", {})
+            assert waiting.get("reason") not in CANNOT_START, f"pod {name}: {waiting}; the tests need {NEEDS}"
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions", []))
+
+    wait_until(is_ready, f"pod {name} is ready")
+
+
+def hardened(image: str, *, name: str, command: list[str], **more: Any) -> dict[str, Any]:
+    """Return a container that Kubernetes' restricted profile admits."""
+    return {
+        "name": name,
+        "image": image,
+        "command": command,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "runAsNonRoot": True,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        **more,
+    }
+
+
+def pod(name: str, container: dict[str, Any], *, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    """Return a pod of one container that is deleted at once."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels or {}},
+        "spec": {"terminationGracePeriodSeconds": 0, "automountServiceAccountToken": False, **spec}
+        | {"containers": [container]},
+    }
+
+
+def tell_chaos(done: str, seen: str, seconds: float) -> None:
+    """Print a row of the chaos table of docs/cluster.md."""
+    sys.stderr.write(f"\nchaos: | {done} | {seen} | {seconds:.0f} s |\n")
+    sys.stderr.flush()

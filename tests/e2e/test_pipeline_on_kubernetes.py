@@ -1,0 +1,126 @@
+"""The whole compiled pipeline on a cluster, pod by pod as Kubeflow makes them, gives what it gives on one machine."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pydicom
+import pytest
+
+from components.svd.factors import FactorStore
+from pipeline import local
+from tests.e2e.kfp_namespace import small_package
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.e2e.kfp_namespace import RunNamespace
+    from tests.e2e.kfp_run import Run
+
+    Reference = Callable[[str], Path]
+
+pytestmark = pytest.mark.e2e
+
+ARGUMENTS = {"rank": "20", "ranks": "20,50", "seed": 7}
+OUTPUTS = {"denoised": ("reconstruct", "denoised"), "basis": ("svd", "basis"), "metrics.json": ("report", "metrics")}
+
+SINGULAR_VALUES, PRODUCT, METRIC = 1e-6, 1e-5, 1e-3
+"""Relative; how far Mahout may be from itself: executors add up in the order in which they end, and U is float32."""
+
+
+@pytest.fixture(scope="module")
+def reference(ct: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Return a function that gives this machine's own run with an engine."""
+    made: dict[str, Path] = {}
+
+    def run(engine: str) -> Path:
+        if engine not in made:
+            out = tmp_path_factory.mktemp("reference") / engine
+            made[engine] = local.run({"source": str(ct), "engine": engine, **ARGUMENTS}, out=out).out
+        return made[engine]
+
+    return run
+
+
+def outputs(runs: RunNamespace, run: Run, folder: Path) -> Path:
+    """Bring a run's outputs home under the names that a local run gives them."""
+    for name, (task, artifact) in OUTPUTS.items():
+        runs.artifact(run, task, artifact, folder / name).replace(folder / f"{name}.whole")
+        (folder / name).rmdir()
+        (folder / f"{name}.whole").replace(folder / name)
+    return folder
+
+
+def pixels(folder: Path) -> np.ndarray[Any, np.dtype[np.int16]]:
+    """Return the series in HU as stored, (slices, rows, columns), ordered by position."""
+    slices = [pydicom.dcmread(path) for path in folder.rglob("*") if path.is_file()]
+    slices.sort(key=lambda ds: [float(value) for value in ds.ImagePositionPatient])
+    return np.stack([ds.pixel_array for ds in slices])
+
+
+def product(factors: FactorStore) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.vstack([factors.read_block(block) for block in range(factors.block_count)]) @ factors.weights.T
+
+
+def apart(one: Any, other: Any, path: str = "") -> list[str]:
+    """Return the places at which two JSON documents differ by more than METRIC."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [where for key in one | other for where in apart(one.get(key), other.get(key), f"{path}.{key}")]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [where for i, pair in enumerate(zip(one, other, strict=True)) for where in apart(*pair, f"{path}[{i}]")]
+    if isinstance(one, float | int) and isinstance(other, float | int):
+        return [] if math.isclose(one, other, rel_tol=METRIC, abs_tol=METRIC) else [f"{path}: {one} and {other}"]
+    return [] if one == other else [f"{path}: {one!r} and {other!r}"]
+
+
+def test_the_numpy_engine_gives_the_same_bits_on_a_cluster_as_on_one_machine(
+    runs: RunNamespace, ct: Path, reference: Reference, tmp_path: Path
+) -> None:
+    run = runs.run(small_package(), source=runs.upload(ct), engine="numpy", **ARGUMENTS).succeed()
+    here, there = reference("numpy"), outputs(runs, run, tmp_path)
+    assert np.array_equal(pixels(here / "denoised"), pixels(there / "denoised"))
+    one, other = FactorStore.open(str(here / "basis")), FactorStore.open(str(there / "basis"))
+    assert np.array_equal(one.s, other.s)
+    assert np.array_equal(product(one), product(other))
+    assert not apart(*(json.loads((folder / "metrics.json").read_text()) for folder in (here, there)))
+    assert not runs.applications(), "the numpy engine needs no SparkApplication"
+
+
+def test_mahout_on_executors_gives_what_it_gives_on_one_machine(
+    runs: RunNamespace, ct: Path, reference: Reference, tmp_path: Path
+) -> None:
+    runs.change_template()
+    run = runs.run(small_package(), source=runs.upload(ct), engine="mahout", **ARGUMENTS).succeed()
+    sys.stderr.write(f"\n{transcript(runs, run)}")
+    here, there = reference("mahout"), outputs(runs, run, tmp_path)
+    one, other = FactorStore.open(str(here / "basis")), FactorStore.open(str(there / "basis"))
+    assert np.allclose(one.s, other.s, rtol=SINGULAR_VALUES, atol=0)
+    first, second = product(one), product(other)
+    assert np.linalg.norm(first - second) <= PRODUCT * np.linalg.norm(first)
+    difference = np.abs(pixels(here / "denoised").astype(int) - pixels(there / "denoised"))
+    assert difference.max() <= 1, "HU, by rounding"
+    assert not apart(*(json.loads((folder / "metrics.json").read_text()) for folder in (here, there)))
+
+
+def test_a_run_that_fails_names_the_cause_and_the_exit_handler_runs(runs: RunNamespace) -> None:
+    package = small_package()
+    for task in package.tasks():
+        task.pop("retryPolicy", None)
+    run = runs.run(package, source=f"s3://{runs.name}/nothing-is-here", engine="numpy").finish()
+    assert run.state == "FAILED"
+    assert "nothing-is-here" in run.log("fetch"), run.end()
+    assert "cleanup: the run FAILED" in run.log("cleanup")
+    assert {one.task for one in run.tries} == {"fetch", "cleanup"}, "nothing runs on what was not fetched"
+
+
+def transcript(runs: RunNamespace, run: Run) -> str:
+    """Return what docs/cluster.md shows of a run."""
+    steps = "\n".join(
+        f"  {one.pod.removeprefix(run.name + '-'):<14} {one.phase:<10} {one.seconds:6.1f} s" for one in run.tries
+    )
+    return f"{run.state} in {run.seconds:.0f} s\n{steps}\n{runs.kubectl('get', 'sparkapplications')}"
