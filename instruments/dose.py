@@ -33,12 +33,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.errors import CtbasisError
-from components.matrix.hounsfield import Pixels, to_hounsfield
-from components.matrix.instance import SetAside, read_slice, read_values
+from components.matrix.hounsfield import to_hounsfield
+from components.matrix.instance import read_slices, read_values
 from components.matrix.series import arrange, set_copies_aside
 from components.matrix.store import AIR, absent
+from components.matrix.unfit import SetAside
 from components.progress import progress
-from components.reconstruct.derived_series import PRODUCT, Derivation, derive, read_header, stored_pixels
+from components.reconstruct.derived_series import PRODUCT, Derivation, derive, read_header
+from components.reconstruct.rank_k import restore
+from components.reconstruct.stored import Stored, store
 from instruments.projection import ParallelBeam, project, reconstruct
 
 if TYPE_CHECKING:
@@ -177,7 +180,7 @@ def simulate_low_dose(
     try:
         noisy = _noisy_slices(folder, slices, beam, dose, spread)
         for index, stored in enumerate(progress(noisy, "low dose", total=len(slices), unit="slice")):
-            source = read_header(headers[slices[index].file])
+            source = read_header(headers[slices[index].place])
             _write_derived(source, stored, derivation, dose, part / f"{index + 1:05d}.dcm")
         part.replace(out)
     except BaseException:
@@ -213,18 +216,18 @@ class _Spread:
         return float(np.sqrt(max(square - mean**2, 0.0)))
 
 
-def _read_series(folder: Path) -> tuple[tuple[Slice, ...], dict[str, bytes], int]:
-    """Return the slices of the one series in `folder` in order, their headers by file, and how many files are none."""
+def _read_series(folder: Path) -> tuple[tuple[Slice, ...], dict[tuple[str, int], bytes], int]:
+    """Return the slices of the one series in `folder` in order, their headers by place, and how many files are none."""
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    read = [(file, read_slice(folder, file)) for file in progress(files, "headers", unit="file")]
-    broken = [entry for _, entry in read if isinstance(entry, SetAside) and entry.broken]
+    read = [entry for file in progress(files, "headers", unit="file") for entry in read_slices(folder, file)]
+    broken = [entry for entry in read if isinstance(entry, SetAside) and entry.broken]
     if broken:
         raise CtbasisError(
             f"{broken[0].file} cannot be read: {broken[0].reason} ({len(broken)} such files)",
             expected="a whole series: noise for a part of it would not be comparable",
             remedy="fetch the series again, or take the damaged files out of the folder",
         )
-    whole = {file: entry for file, entry in read if not isinstance(entry, SetAside)}
+    whole = {entry[0].place: entry for entry in read if not isinstance(entry, SetAside)}
     slices, _ = set_copies_aside(entry for entry, _ in whole.values())
     series = arrange(slices)
     if len(series) != 1:
@@ -235,12 +238,12 @@ def _read_series(folder: Path) -> tuple[tuple[Slice, ...], dict[str, bytes], int
             remedy="name the folder of one series",
         )
     ordered = series[0].slices
-    return ordered, {entry.file: whole[entry.file][1] for entry in ordered}, len(files) - len(ordered)
+    return ordered, {entry.place: whole[entry.place][1] for entry in ordered}, len(files) - len(ordered)
 
 
 def _noisy_slices(
     folder: Path, slices: tuple[Slice, ...], beam: ParallelBeam, dose: Dose, spread: dict[str, _Spread]
-) -> Iterator[NDArray[Any]]:
+) -> Iterator[Stored]:
     """Yield the stored values of every slice with noise, and sum the noise up in `spread`."""
     for first in range(0, len(slices), BATCH):
         batch = slices[first : first + BATCH]
@@ -250,8 +253,9 @@ def _noisy_slices(
         for entry, (hu, outside), added in zip(batch, read, noise, strict=True):
             spread["body"].add(added[(hu > TISSUE) & ~outside])
             spread["lung"].add(added[(hu > LUNG[0]) & (hu < LUNG[1]) & ~outside])
-            aside = np.where(outside, hu, np.float32(absent(np.float32)))
-            yield _off_padding(stored_pixels(hu + added, aside, entry.pixels), outside, entry.pixels)
+            noisy = (hu + added).astype(np.float32)
+            restore(noisy, np.where(outside, hu, np.float32(absent(np.float32))))
+            yield _off_padding(store(noisy.reshape(-1), entry.pixels), outside.reshape(-1))
 
 
 def _read_hu(folder: Path, entry: Slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -266,16 +270,17 @@ def _read_hu(folder: Path, entry: Slice) -> tuple[NDArray[np.float32], NDArray[n
     return hu, padded | (hu < OUTSIDE)
 
 
-def _off_padding(stored: NDArray[Any], outside: NDArray[np.bool_], pixels: Pixels) -> NDArray[Any]:
+def _off_padding(stored: Stored, outside: NDArray[np.bool_]) -> Stored:
     """Move what noise made equal to the padding value next to it: it is a measurement still."""
-    if pixels.padding is not None:
-        first, last = pixels.padding
-        beside = last + 1 if last < pixels.stored_range[1] else first - 1
-        stored[~outside & (stored >= first) & (stored <= last)] = beside
+    if stored.padding is not None:
+        first, last = stored.padding
+        values = stored.values
+        beside = last + 1 if last < np.iinfo(values.dtype).max else first - 1
+        values[~outside & (values >= first) & (values <= last)] = beside
     return stored
 
 
-def _write_derived(source: Dataset, stored: NDArray[Any], derivation: Derivation, dose: Dose, path: Path) -> None:
+def _write_derived(source: Dataset, stored: Stored, derivation: Derivation, dose: Dose, path: Path) -> None:
     described = str(source.get("SeriesDescription") or "CT").strip()
     dataset = derive(source, stored, derivation)
     # `derive` names what it makes after a rank; this has none.

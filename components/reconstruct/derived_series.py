@@ -1,4 +1,4 @@
-"""From HU back to DICOM: stored pixels, and the derived instance around them.
+"""The derived instance around the stored pixels of a rank-k image, as CT Image Storage (PS3.3 A.3).
 
 Nothing here reads a clock or draws a number: the same factors and rank give the same UIDs and the same bytes. A step
 that is retried therefore replaces its instances in an archive instead of doubling them. Factors computed anew differ,
@@ -16,21 +16,32 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+from pydicom.sr.coding import Code
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+    LegacyConvertedEnhancedCTImageStorage,
+)
+from pydicom.valuerep import DSfloat
 
-from components.reconstruct.rank_k import restore
+from components import ct_image
+from components.reconstruct.stored import BITS
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from pydicom.sr.coding import Code
-
-    from components.matrix.hounsfield import Pixels
+    from components.reconstruct.stored import Stored
     from components.svd.factors import FactorStore
 
 PRODUCT = "ctbasis"
+
+MULTI_FRAME = {EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
+"""Their frames are columns of A each, with the object's SOPInstanceUID and their own number as InstanceNumber."""
 
 # What is true of the source's pixels or of the moment it was made, and not of ours; or vouches for the source's bytes.
 STALE = (
@@ -46,13 +57,37 @@ STALE = (
     "SmallestPixelValueInSeries",
     "LargestPixelValueInSeries",
     "IconImageSequence",
+    "ICCProfile",
+    "ColorSpace",
+    "ModalityLUTSequence",
+    "NumberOfFrames",
     "PixelDataProviderURL",
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
     "MACParametersSequence",
     "DigitalSignaturesSequence",
+    "OriginalAttributesSequence",
+    "EncryptedAttributesSequence",
+    "ConversionSourceAttributesSequence",
+    "QueryRetrieveView",
+    "ReferencedSeriesSequence",
+    "StudiesContainingOtherReferencedInstancesSequence",
     "DataSetTrailingPadding",
 )
+
+# Colours that a multi-frame object may lay over its greys; a CT image has none.
+OF_COLOUR = tuple(
+    f"{colour}PaletteColorLookupTable{part}" for colour in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")
+)
+
+SCHEME = Dataset()
+SCHEME.CodingSchemeDesignator = "99CTBASIS"
+SCHEME.CodingSchemeName = "ctbasis derivations"
+SCHEME.CodingSchemeResponsibleOrganization = "ctbasis"
+
+LOW_RANK = Code("RANK-K", SCHEME.CodingSchemeDesignator, "Low-rank approximation by singular value decomposition")
+BASIS_IMAGE = Code("BASIS", SCHEME.CodingSchemeDesignator, "Basis image of a singular value decomposition")
+"""No code of CID 7203 says either, and it may be extended."""
 
 # Transfer syntaxes that always lose information, by LossyImageCompressionMethod: once lossy, always to be said.
 LOSSY_SYNTAXES = {JPEGBaseline8Bit: "ISO_10918_1", JPEGExtended12Bit: "ISO_10918_1", JPEGLSNearLossless: "ISO_14495_1"}
@@ -104,126 +139,176 @@ def read_header(header: bytes) -> Dataset:
     return pydicom.dcmread(BytesIO(header))
 
 
-def stored_pixels(hu: NDArray[Any], aside: NDArray[Any], pixels: Pixels) -> NDArray[Any]:
-    """Return what a slice of `pixels` stores for `hu`: the nearest values, halves to even.
-
-    What was computed is clipped to BitsStored. What was set aside comes back as it was, within BitsAllocated: some
-    scanners pad with a value that BitsStored cannot hold.
-
-    Args:
-        hu: HU of A_k; overwritten.
-        aside: What was set aside before the factorization, `absent` elsewhere.
-        pixels: What stored values mean in the source.
-    """
-    np.clip(hu, *sorted(map(pixels.hounsfield, pixels.stored_range)), out=hu)
-    restore(hu, aside)
-    stored = np.rint((hu.astype(np.float64) - pixels.RescaleIntercept) / pixels.RescaleSlope)
-    kind = "i" if pixels.PixelRepresentation else "u"
-    return stored.astype(f"<{kind}{pixels.BitsAllocated // 8}")
-
-
-def derive(source: Dataset, pixels: NDArray[Any], derivation: Derivation) -> Dataset:
+def derive(source: Dataset, image: Stored, derivation: Derivation) -> Dataset:
     """Turn the data set of a slice into that of the derived slice, in place, ready to be saved.
 
-    Study, patient, frame of reference, geometry, rescale and windows stay, so that a viewer shows the two series side
-    by side and in register. No code of CID 7203 says "low-rank approximation", so DerivationCodeSequence stays what
-    the source had and the words are in DerivationDescription. Private elements go: some vendors keep statistics or
-    copies of the pixels there, and which ones do is not public.
+    Study, patient, frame of reference, geometry and windows stay, so that a viewer shows the two series side by side
+    and in register. What is no attribute of the CT Image IOD goes, and so do private elements: some vendors keep
+    statistics or copies of the pixels there, and which ones do is not public. What the IOD wants and the source lacks
+    is added empty where it may be; geometry is never made up.
 
     Args:
         source: From `read_header`.
-        pixels: Stored values, (Rows, Columns), from `stored_pixels`.
+        image: What is stored.
         derivation: What was done.
 
     Returns:
         `source`, changed: Explicit VR Little Endian, with pixel data.
     """
-    _keep_lossy_history(source)
-    reference = _reference_to(source)
-    source.remove_private_tags()
-    for keyword in STALE:
+    lossy = lossy_history(source)
+    reference, origin = reference_to(source), _origin(source)
+    ct_image.drop_foreign(source)
+    for keyword in (*STALE, *OF_COLOUR):
         if keyword in source:
             delattr(source, keyword)
+    ct_image.repair(source)
     _drop_overlays_in_pixels(source)
+    identify(source, derivation, series=source.SeriesInstanceUID, instance=origin)
     _name(source, derivation)
+    source.update(lossy)
     source.SourceImageSequence = Sequence([reference])
-    source.DerivationDescription = derivation.description
+    source.DerivationDescription = f"{derivation.description} {rounding(image)}"
+    source.DerivationCodeSequence = Sequence([*source.get("DerivationCodeSequence", []), coded(LOW_RANK)])
+    add_coding_scheme(source)
     source.ContributingEquipmentSequence = Sequence(
-        [*source.get("ContributingEquipmentSequence", []), _equipment(derivation)]
+        [
+            *source.get("ContributingEquipmentSequence", []),
+            equipment(derivation, f"Rank-{derivation.rank} approximation by SVD"),
+        ]
     )
-    _set_pixels(source, pixels)
+    set_pixels(source, image)
+    ct_image.fill_empty(source)
     return source
 
 
-def _name(dataset: Dataset, derivation: Derivation) -> None:
-    """Give the derived instance and series their own identity."""
-    dataset.SOPInstanceUID = derivation.uid(dataset.SOPInstanceUID)
-    dataset.SeriesInstanceUID = derivation.uid(dataset.SeriesInstanceUID)
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    for element in ("ImplementationClassUID", "ImplementationVersionName", "SourceApplicationEntityTitle"):
-        if element in dataset.file_meta:
-            delattr(dataset.file_meta, element)  # pydicom writes its own: it is the writer now
-    kind = list(dataset.get("ImageType") or [])
-    dataset.ImageType = ["DERIVED", "SECONDARY", *(kind[2:] or ["AXIAL"])]
-    suffix = f"SVD rank {derivation.rank}"
-    described = str(dataset.get("SeriesDescription") or "").strip()
-    # LO holds 64 characters, and what was done matters more than the end of a long protocol name.
-    dataset.SeriesDescription = f"{described[: 61 - len(suffix)]} - {suffix}" if described else suffix
-    # Tells series and rank apart, and stays in the 32 bits of IS.
-    dataset.SeriesNumber = int(dataset.get("SeriesNumber") or 0) % 100_000 * 10_000 + derivation.rank % 10_000
+def identify(dataset: Dataset, derivation: Derivation, *, series: str, instance: str) -> None:
+    """Make `dataset` a CT image of its own, derived from the source objects `series` and `instance`."""
+    dataset.SOPClassUID = CTImageStorage
+    dataset.Modality = "CT"
+    dataset.SOPInstanceUID = derivation.uid(instance)
+    dataset.SeriesInstanceUID = derivation.uid(series)
+    if not dataset.get("FrameOfReferenceUID"):
+        # Without one, positions hold within the series alone.
+        dataset.FrameOfReferenceUID = derivation.uid(f"frame of reference of {series}")
+    meta = FileMetaDataset()  # pydicom adds its own implementation: it is the writer now
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta = meta
+    dataset.preamble = b"\0" * 128
 
 
-def _reference_to(source: Dataset) -> Dataset:
+def titled(description: Any, suffix: str) -> str:
+    """Return a SeriesDescription: LO holds 64 characters, and what was done matters more than a long name's end."""
+    described = str(description or "").strip()
+    return f"{described[: 61 - len(suffix)]} - {suffix}" if described else suffix
+
+
+def series_number(source: Any, offset: int) -> int:
+    """Return a SeriesNumber that tells source series and rank apart, and stays in the 32 bits of IS."""
+    return abs(int(source or 0)) % 100_000 * 10_000 + offset
+
+
+def reference_to(source: Dataset) -> Dataset:
+    """Return an item of SourceImageSequence."""
     reference = Dataset()
-    reference.ReferencedSOPClassUID = source.SOPClassUID
+    reference.ReferencedSOPClassUID = source.get("SOPClassUID") or CTImageStorage
     reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
-    reference.PurposeOfReferenceCodeSequence = Sequence([_coded(codes.cid7202.SourceImageForImageProcessingOperation)])
+    if reference.ReferencedSOPClassUID in MULTI_FRAME:
+        reference.ReferencedFrameNumber = source.InstanceNumber
+    reference.PurposeOfReferenceCodeSequence = Sequence([coded(codes.cid7202.SourceImageForImageProcessingOperation)])
     return reference
 
 
-def _equipment(derivation: Derivation) -> Dataset:
-    equipment = Dataset()
-    equipment.PurposeOfReferenceCodeSequence = Sequence([_coded(codes.cid7005.ProcessingEquipment)])
-    equipment.Manufacturer = PRODUCT
-    equipment.ManufacturerModelName = PRODUCT
-    equipment.SoftwareVersions = derivation.version
-    equipment.ContributionDescription = f"Rank-{derivation.rank} approximation by SVD"
-    return equipment
+def equipment(derivation: Derivation, contribution: str) -> Dataset:
+    """Return an item of ContributingEquipmentSequence that names us."""
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = Sequence([coded(codes.cid7005.ProcessingEquipment)])
+    item.Manufacturer = PRODUCT
+    item.ManufacturerModelName = PRODUCT
+    item.SoftwareVersions = derivation.version
+    item.ContributionDescription = contribution
+    return item
 
 
-def _coded(code: Code) -> Dataset:
+def coded(code: Code) -> Dataset:
+    """Return the item of a code sequence."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
     return item
 
 
-def _keep_lossy_history(source: Dataset) -> None:
-    """Say what a lossy transfer syntax did to the source, where the source leaves it to the syntax (PS3.3 C.7.6.1.1.5).
+def add_coding_scheme(dataset: Dataset) -> None:
+    """Say whose codes `LOW_RANK` and `BASIS_IMAGE` are."""
+    dataset.CodingSchemeIdentificationSequence = Sequence(
+        [*dataset.get("CodingSchemeIdentificationSequence", []), SCHEME]
+    )
+
+
+def rounding(image: Stored) -> str:
+    """Say how far a stored value may be from the computed one."""
+    return f"Stored values are the nearest whole ones: off by {abs(image.RescaleSlope) / 2:g} HU at most."
+
+
+def lossy_history(source: Dataset) -> Dataset:
+    """Return what is to be said of lossy compression, where the source leaves it to the syntax (PS3.3 C.7.6.1.1.5).
 
     JPEG 2000 may be either, and is taken at the source's own word.
     """
+    said = Dataset()
     method = LOSSY_SYNTAXES.get(source.file_meta.TransferSyntaxUID)
     if method is not None and source.get("LossyImageCompression") != "01":
-        source.LossyImageCompression = "01"
-        source.LossyImageCompressionMethod = method
+        said.LossyImageCompression = "01"
+        said.LossyImageCompressionMethod = method
+    return said
+
+
+def set_pixels(dataset: Dataset, image: Stored) -> None:
+    """Give `dataset` the pixels of `image` and all that says what they mean."""
+    dataset.SamplesPerPixel = 1
+    if dataset.get("PhotometricInterpretation") != "MONOCHROME1":
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = BITS
+    dataset.HighBit = BITS - 1
+    dataset.PixelRepresentation = int(image.signed)
+    for keyword, number in (("RescaleSlope", image.RescaleSlope), ("RescaleIntercept", image.RescaleIntercept)):
+        if dataset.get(keyword) is None or float(dataset[keyword].value) != number:
+            setattr(dataset, keyword, DSfloat(number, auto_format=True))
+    dataset.RescaleType = "HU"
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        if keyword in dataset:
+            delattr(dataset, keyword)
+    if image.padding is not None:
+        kind = "SS" if image.signed else "US"
+        first, last = image.padding
+        dataset.add_new("PixelPaddingValue", kind, first)
+        if last != first:
+            dataset.add_new("PixelPaddingRangeLimit", kind, last)
+    dataset.add_new("PixelData", "OW", image.values.tobytes())
+
+
+def _origin(source: Dataset) -> str:
+    """Return what names a slice alone: its SOPInstanceUID, and its frame where it has that of many."""
+    instance = str(source.SOPInstanceUID)
+    return f"{instance} frame {source.InstanceNumber}" if source.get("SOPClassUID") in MULTI_FRAME else instance
+
+
+def _name(dataset: Dataset, derivation: Derivation) -> None:
+    """Say in words and numbers what the series is."""
+    said = dataset.get("ImageType") or []
+    further = [] if isinstance(said, str) else list(said)[2:]
+    if further[:1] != ["AXIAL"]:
+        # Value 3 of a CT image is AXIAL or LOCALIZER, and localizers are set aside.
+        further = ["AXIAL", *filter(None, further)]
+    # SECONDARY: made after the examination, not as its direct result (PS3.3 C.7.6.1.1.2).
+    dataset.ImageType = ["DERIVED", "SECONDARY", *further]
+    dataset.SeriesDescription = titled(dataset.get("SeriesDescription"), f"SVD rank {derivation.rank}")
+    dataset.SeriesNumber = series_number(dataset.get("SeriesNumber"), derivation.rank % 10_000)
 
 
 def _drop_overlays_in_pixels(dataset: Dataset) -> None:
     """Drop overlay planes that lived in the unused bits of the source's pixels (retired, and gone from ours)."""
-    for group in range(0x6000, 0x6020, 2):
+    for group in ct_image.OVERLAY_GROUPS:
         if (group, 0x0010) in dataset and (group, 0x3000) not in dataset:
             for tag in list(dataset.group_dataset(group).keys()):
                 del dataset[tag]
-
-
-def _set_pixels(dataset: Dataset, pixels: NDArray[Any]) -> None:
-    dataset.HighBit = dataset.BitsStored - 1
-    # An element of the wrong sign, such as a US 63536 beside signed pixels, is written as what it means.
-    signed = bool(dataset.get("PixelRepresentation", 0))
-    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
-        if dataset.get(keyword) is not None:
-            value = np.int64(dataset[keyword].value).astype(np.int16 if signed else np.uint16)
-            dataset[keyword].VR, dataset[keyword].value = ("SS" if signed else "US"), int(value)
-    dataset.add_new("PixelData", "OW", pixels.tobytes())

@@ -2,6 +2,7 @@
 
 out/slice-0001.dcm ...              of one source series, slices in order along the normal
 out/series-01/slice-0001.dcm ...    of several, a folder each
+basis_images/basis-0001.dcm ...     the columns of U, where they are asked for
 
 Nothing but the DICOM files lies there, so that any viewer or archive takes the folder as it is.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +23,20 @@ from pydicom.errors import InvalidDicomError
 from components.errors import CtbasisError
 from components.matrix.hounsfield import Pixels
 from components.progress import progress
-from components.reconstruct.derived_series import PRODUCT, Derivation, derive, read_header, stored_pixels
-from components.reconstruct.rank_k import check_rank, columns
+from components.reconstruct.basis_series import BasisTemplate, basis_images_hu
+from components.reconstruct.derived_series import PRODUCT, Derivation, derive, read_header
+from components.reconstruct.lossless import UNCOMPRESSED, compress
+from components.reconstruct.lossless import check as check_compression
+from components.reconstruct.rank_k import check_rank, columns, restore
+from components.reconstruct.stored import spread, store
 from components.svd.factors import FactorStore
+from components.tolerance import tolerant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -48,43 +56,59 @@ class DerivedSeries:
     slices: int
 
 
-def reconstruct(basis_uri: str, out: Path, *, rank: int) -> list[DerivedSeries]:
+def reconstruct(
+    basis_uri: str, out: Path, *, rank: int, compression: str = UNCOMPRESSED, basis_images: Path | None = None
+) -> list[DerivedSeries]:
     """Write the rank-k images of every slice as DICOM.
 
-    At k = n (and float32 factors or better) the stored pixels are the source's own. `out` appears whole or not at all:
-    the files are written beside it and moved in one rename. Memory is a column group of images whatever n is.
+    At k = n (and float32 factors or better) the stored pixels are the source's own. Each folder appears whole or not
+    at all: the files are written beside it and moved in one rename. Memory is a column group of images whatever n is.
 
     Args:
         basis_uri: A complete `FactorStore`.
         out: Folder to write; one that this function wrote before is replaced.
         rank: k, at most the rank that is stored.
+        compression: One of `lossless.CHOICES`.
+        basis_images: Folder for the first k basis images as a series of their own; None for none.
 
     Returns:
-        The series written, in the order of the matrix's columns.
+        The series written, in the order of the matrix's columns; that of the basis images is not among them.
 
     Raises:
-        CtbasisError: The basis is missing or incomplete, `rank` is not one it can give, `out` holds something that
-            ctbasis did not write, or the disk is full.
+        CtbasisError: The basis is missing or incomplete, `rank` or `compression` is not one it can give, a header
+            cannot be written, a folder holds something that ctbasis did not write, or the disk is full.
     """
     basis = FactorStore.open(basis_uri)
     check_rank(rank, basis)
-    out = Path(os.path.abspath(out))  # noqa: PTH100 - a link stays a link, and `..` needs a parent to be a sibling of
-    _refuse_foreign(out)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    check_compression(compression, basis.image)
+    folders = [_absolute(folder) for folder in (out, basis_images) if folder is not None]
+    for folder in folders:
+        _refuse_foreign(folder)
+    partials = [folder.with_name(f".{folder.name}.partial") for folder in folders]
     try:
-        written = _write(basis, partial, rank)
-        _move(partial, out)
+        for partial in partials:
+            shutil.rmtree(partial, ignore_errors=True)
+        with tolerant():
+            written = _write(basis, partials[0], rank, compression)
+            for partial in partials[1:]:
+                _write_basis(basis, partial, rank, compression)
+        for partial, folder in zip(partials, folders, strict=True):
+            _move(partial, folder)
     except OSError as error:
         raise CtbasisError(
             f"the series cannot be written to {out} ({error})", cause="the disk is full or write-protected"
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for partial in partials:
+            shutil.rmtree(partial, ignore_errors=True)
     return written
 
 
-def _write(basis: FactorStore, folder: Path, rank: int) -> list[DerivedSeries]:
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - a link stays a link, and `..` needs a parent to be a sibling of
+
+
+def _write(basis: FactorStore, folder: Path, rank: int, compression: str) -> list[DerivedSeries]:
     """Write every slice below `folder`."""
     derivation = Derivation.of(basis, rank)
     several = len(basis.series) > 1
@@ -101,12 +125,13 @@ def _write(basis: FactorStore, folder: Path, rank: int) -> list[DerivedSeries]:
     for entry in written:
         (folder / entry.folder).mkdir(parents=True)
         paths += [folder / entry.folder / f"slice-{number:04d}.dcm" for number in range(1, entry.slices + 1)]
-    for _ in progress(_slices(basis, paths, derivation), "reconstruct", total=basis.cols, unit="slice"):
+    slices = _slices(basis, paths, derivation, compression)
+    for _ in progress(slices, "reconstruct", total=basis.cols, unit="slice"):
         pass
     return written
 
 
-def _slices(basis: FactorStore, paths: list[Path], derivation: Derivation) -> Iterator[None]:
+def _slices(basis: FactorStore, paths: list[Path], derivation: Derivation, compression: str) -> Iterator[None]:
     """Write slice after slice, a column group at a time; threads overlap the files with the arithmetic."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for group in basis.column_groups:
@@ -115,12 +140,46 @@ def _slices(basis: FactorStore, paths: list[Path], derivation: Derivation) -> It
             def write(
                 column: int, images: NDArray[Any] = images, aside: NDArray[Any] = aside, first: int = group.start
             ) -> None:
-                header = read_header(basis.header(column))
-                hu, kept = images[:, column - first], aside[:, column - first]
-                pixels = stored_pixels(hu, kept, Pixels.of(header)).reshape(basis.image)
-                pydicom.dcmwrite(paths[column], derive(header, pixels, derivation), enforce_file_format=True)
+                hu = images[:, column - first]
+                restore(hu, aside[:, column - first])
+                with _named(column):
+                    header = read_header(basis.header(column))
+                    _save(derive(header, store(hu, Pixels.of(header)), derivation), paths[column], compression)
 
             yield from pool.map(write, range(group.start, group.stop))
+
+
+def _write_basis(basis: FactorStore, folder: Path, rank: int, compression: str) -> None:
+    """Write the first `rank` basis images below `folder`."""
+    folder.mkdir(parents=True)
+    derivation = Derivation.of(basis, rank)
+    with _named(0):
+        template = BasisTemplate.of(basis, derivation)
+    for number, image in progress(
+        enumerate(basis_images_hu(basis, rank), start=1), "basis images", total=rank, unit="image"
+    ):
+        path = folder / f"basis-{number:04d}.dcm"
+        _save(template.instance(number, spread(image)), path, compression)
+
+
+def _save(dataset: Dataset, path: Path, compression: str) -> None:
+    compress(dataset, compression)
+    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+
+
+@contextmanager
+def _named(column: int) -> Iterator[None]:
+    """Say which slice's header is at fault, and nothing of what it holds."""
+    try:
+        yield
+    except (CtbasisError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - pydicom raises what it likes over such values, and quotes them
+        raise CtbasisError(
+            f"the header of slice {column + 1} cannot be written as DICOM ({type(error).__name__})",
+            cause="an element of the source's header holds what its value representation does not allow",
+            remedy="repair the source with another tool",
+        ) from None
 
 
 def _refuse_foreign(out: Path) -> None:

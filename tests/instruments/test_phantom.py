@@ -11,8 +11,9 @@ from pydicom.uid import CTImageStorage
 from skimage.measure import label
 
 from components.errors import CtbasisError
-from components.matrix.instance import SetAside, read_slice
+from components.matrix.instance import read_slices
 from components.matrix.series import arrange
+from components.matrix.unfit import SetAside
 from instruments.phantom import NODULES, PIXEL_PADDING, Phantom, chest, write_chest, write_series
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def test_an_impossible_size_is_refused(size: tuple[int, int, int]) -> None:
 
 def test_the_series_reads_back_as_one_ordered_series_without_an_oddity(tmp_path: Path) -> None:
     files = write_chest(tmp_path / "phantom", slices=5, rows=64, columns=48, spacing=2.5)
-    read = [read_slice(tmp_path / "phantom", path.name) for path in files]
+    read = [entry for path in files for entry in read_slices(tmp_path / "phantom", path.name)]
     slices = [entry[0] for entry in read if not isinstance(entry, SetAside)]
     assert len(slices) == 5
     (series,) = arrange(slices)

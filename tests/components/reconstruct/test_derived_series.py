@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -23,8 +22,9 @@ from pydicom.uid import (
     JPEGExtended12Bit,
 )
 
-from components.matrix.hounsfield import Pixels
-from components.reconstruct.derived_series import Derivation, derive, read_header, stored_pixels
+from components import ct_image
+from components.reconstruct.derived_series import Derivation, derive, read_header
+from components.reconstruct.stored import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,48 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DERIVATION = Derivation(rank=3, version="1.0", description="Rank-3 approximation", fingerprint="f" * 64)
-
-
-formats = st.builds(
-    Pixels,
-    BitsAllocated=st.just(16),
-    BitsStored=st.just(12) | st.integers(8, 16),
-    HighBit=st.just(15),
-    PixelRepresentation=st.sampled_from([0, 1]),
-    RescaleSlope=st.sampled_from([1.0, 2.0, 0.5, 0.1, 0.0244140625, -1.0]),
-    RescaleIntercept=st.sampled_from([0.0, -1024.0, -8192.0, 12.5]),
-    padding=st.none() | st.just((-2000, -2000)),
-)
-
-
-def nothing_aside(hu: NDArray[Any]) -> NDArray[Any]:
-    return np.full(hu.shape, np.nan, np.float32)
-
-
-@given(formats, st.data())
-def test_every_stored_value_survives_the_way_to_hu_and_back(pixels: Pixels, data: st.DataObject) -> None:
-    values = np.array(data.draw(st.lists(st.integers(*pixels.stored_range), min_size=1)))
-    hu = values * pixels.RescaleSlope + pixels.RescaleIntercept
-    assert stored_pixels(hu, nothing_aside(hu), pixels).tolist() == values.tolist()
-
-
-@given(formats, st.lists(st.floats(-1e6, 1e6, width=32), min_size=1))
-def test_a_computed_value_is_clipped_to_the_stored_bits_and_never_wraps_round(pixels: Pixels, hu: list[float]) -> None:
-    image = np.array(hu, np.float32)
-    stored = stored_pixels(image, nothing_aside(image), pixels).astype(np.int64)
-    least, most = pixels.stored_range
-    assert least <= stored.min()
-    assert stored.max() <= most
-    exact = np.clip((np.array(hu) - pixels.RescaleIntercept) / pixels.RescaleSlope, least, most)
-    # Half a step of rounding, and what float32 leaves of the HU.
-    slack = 0.5 + np.abs(image).max() * 2.0**-22 / abs(pixels.RescaleSlope)
-    assert np.abs(stored - exact).max() <= slack
-
-
-def test_padding_beyond_the_stored_bits_comes_back_and_a_computed_value_does_not_follow_it_there() -> None:
-    pixels = Pixels(16, 12, 11, 0, RescaleIntercept=-1024.0, padding=(63536, 63536))
-    hu = np.array([62512.0, 9999.0])
-    assert stored_pixels(hu, np.array([62512.0, np.nan]), pixels).tolist() == [63536, 4095]
 
 
 @pytest.fixture
@@ -92,12 +50,16 @@ def header(dataset: Dataset, syntax: str = ExplicitVRLittleEndian) -> Dataset:
     return read_header(buffer.getvalue())
 
 
-def derived(source: Dataset, pixels: NDArray[Any] | None = None, derivation: Derivation = DERIVATION) -> Dataset:
+def image_of(source: Dataset, pixels: NDArray[Any] | None = None, padding: tuple[int, int] | None = None) -> Stored:
+    """Return an image to be stored with the slope and intercept of `source`, black if none is given."""
+    values = np.zeros(source.Rows * source.Columns, "<i2") if pixels is None else pixels.ravel()
+    return Stored(values, float(source.RescaleSlope), float(source.RescaleIntercept), padding)
+
+
+def derived(source: Dataset, image: Stored | None = None, derivation: Derivation = DERIVATION) -> Dataset:
     """Return what pydicom reads after `derive` and a save."""
-    if pixels is None:
-        pixels = np.zeros((source.Rows, source.Columns), "<i2")
     buffer = BytesIO()
-    pydicom.dcmwrite(buffer, derive(source, pixels, derivation), enforce_file_format=True)
+    pydicom.dcmwrite(buffer, derive(source, image or image_of(source), derivation), enforce_file_format=True)
     return pydicom.dcmread(BytesIO(buffer.getvalue()))
 
 
@@ -113,7 +75,10 @@ def test_the_derived_instance_is_new_and_points_to_its_source(source: Dataset) -
     assert reference.ReferencedSOPClassUID == CTImageStorage
     assert reference.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
     assert list(image.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
-    assert image.DerivationDescription == DERIVATION.description
+    assert image.DerivationDescription.startswith(DERIVATION.description)
+    assert "off by 0.5 HU at most" in image.DerivationDescription
+    (code,) = image.DerivationCodeSequence
+    assert code.CodingSchemeDesignator == image.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator
     assert image.ContributingEquipmentSequence[-1].SoftwareVersions == "1.0"
 
 
@@ -184,18 +149,20 @@ def test_any_encoding_of_the_source_becomes_explicit_little_endian_with_the_pixe
     source: Dataset, syntax: str
 ) -> None:
     pixels = np.arange(source.Rows * source.Columns, dtype="<i2").reshape(source.Rows, source.Columns)
-    image = derived(header(source, syntax), pixels)
+    image = derived(header(source, syntax), image_of(source, pixels))
     assert image.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
     assert image["PixelData"].VR == "OW"
     np.testing.assert_array_equal(image.pixel_array, pixels)
     assert image.PixelSpacing == source.PixelSpacing
 
 
-def test_padding_written_with_the_wrong_sign_is_written_with_the_right_one(source: Dataset) -> None:
+def test_padding_is_declared_with_the_sign_of_the_pixels_and_as_wide_as_it_is(source: Dataset) -> None:
     source.add_new("PixelPaddingValue", "US", 63536)
-    image = derived(header(source))
-    assert image["PixelPaddingValue"].VR == "SS"
-    assert image.PixelPaddingValue == -2000
+    source.add_new("PixelPaddingRangeLimit", "US", 63537)
+    image = derived(header(source), image_of(source, padding=(-2000, -1999)))
+    assert (image["PixelPaddingValue"].VR, image.PixelPaddingValue) == ("SS", -2000)
+    assert (image["PixelPaddingRangeLimit"].VR, image.PixelPaddingRangeLimit) == ("SS", -1999)
+    assert "PixelPaddingValue" not in derived(header(source))
 
 
 @pytest.mark.parametrize("described", ["", "Chest 1.0 B30f", "x" * 64])
@@ -220,10 +187,104 @@ def test_equipment_that_contributed_before_stays_on_the_list(source: Dataset) ->
 def test_the_same_factors_give_the_same_bytes_and_others_give_other_uids(source: Dataset) -> None:
     def saved(derivation: Derivation) -> tuple[bytes, str]:
         buffer = BytesIO()
-        image = derive(header(source), np.zeros((source.Rows, source.Columns), "<i2"), derivation)
+        image = derive(header(source), image_of(source), derivation)
         pydicom.dcmwrite(buffer, image, enforce_file_format=True)
         return buffer.getvalue(), image.SOPInstanceUID
 
     other = Derivation(rank=3, version="1.0", description="Rank-3 approximation", fingerprint="e" * 64)
     assert saved(DERIVATION) == saved(DERIVATION)
     assert saved(DERIVATION)[1] != saved(other)[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        (["ORIGINAL", "PRIMARY", "AXIAL"], ["DERIVED", "SECONDARY", "AXIAL"]),
+        (["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"], ["DERIVED", "SECONDARY", "AXIAL", "CT_SOM5 SPI"]),
+        (["ORIGINAL", "PRIMARY", "OTHER"], ["DERIVED", "SECONDARY", "AXIAL", "OTHER"]),
+        (["ORIGINAL", "PRIMARY"], ["DERIVED", "SECONDARY", "AXIAL"]),
+        ("ORIGINAL", ["DERIVED", "SECONDARY", "AXIAL"]),
+        (None, ["DERIVED", "SECONDARY", "AXIAL"]),
+    ],
+)
+def test_image_type_says_derived_after_the_examination_and_axial(
+    source: Dataset, said: list[str] | str | None, written: list[str]
+) -> None:
+    source.ImageType = said
+    assert list(derived(header(source)).ImageType) == written
+
+
+def test_what_the_iod_wants_and_the_source_lacks_is_there_empty_and_geometry_is_not_made_up(source: Dataset) -> None:
+    for keyword in ("KVP", "AcquisitionNumber", "PatientBirthDate", "StudyID", "PixelSpacing"):
+        if keyword in source:
+            delattr(source, keyword)
+    image = derived(header(source))
+    assert ct_image.missing(image) == ["PixelSpacing"]
+    assert image["KVP"].is_empty
+
+
+def test_what_is_no_attribute_of_a_ct_image_goes(source: Dataset) -> None:
+    source.EchoTime = 12
+    source.VerifyingObserverName = "Left^Over"
+    image = derived(header(source))
+    assert "EchoTime" not in image
+    assert "VerifyingObserverName" not in image
+
+
+@pytest.mark.parametrize("keyword", ["DigitalSignaturesSequence", "OriginalAttributesSequence", "ModalityLUTSequence"])
+def test_what_vouches_for_the_source_s_bytes_or_says_their_meaning_goes(source: Dataset, keyword: str) -> None:
+    setattr(source, keyword, [Dataset()])
+    assert keyword not in derived(header(source))
+
+
+def test_a_value_that_ends_with_a_zero_byte_is_padded_with_a_space(source: Dataset) -> None:
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, source, enforce_file_format=True)
+    spacing = b"0.7\\0.7 "
+    assert buffer.getvalue().count(spacing) == 1
+    image = derived(read_header(buffer.getvalue().replace(spacing, b"0.7\\0.7\0")))
+    written = BytesIO()
+    pydicom.dcmwrite(written, image, enforce_file_format=True)
+    assert written.getvalue().count(spacing) == 1
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        ("ISO_IR 192", "Wang^小东=王^小東"),
+        ("GB18030", "Wang^XiaoDong=王^小东"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        ("ISO_IR 100", "Äneas^Rüdiger"),
+        ("ISO_IR 144", "Пушкин^Фёдор"),
+    ],
+)
+def test_names_in_any_character_set_read_the_same_in_the_derived_series(
+    source: Dataset, charset: str | list[str], name: str
+) -> None:
+    source.SpecificCharacterSet = charset
+    source.PatientName = name
+    source.SeriesDescription = "Thorax"
+    image = derived(header(source))
+    assert image.PatientName == name
+    assert image.SeriesDescription == "Thorax - SVD rank 3"
+
+
+def test_frames_of_one_object_get_uids_of_their_own_and_point_to_their_frame(source: Dataset) -> None:
+    source.SOPClassUID = source.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+
+    def frame(number: int) -> Dataset:
+        source.InstanceNumber = number
+        return derived(header(source))
+
+    first, second = frame(1), frame(2)
+    assert first.SOPClassUID == first.file_meta.MediaStorageSOPClassUID == CTImageStorage
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+    assert [image.SourceImageSequence[0].ReferencedFrameNumber for image in (first, second)] == [1, 2]
+    assert first.SourceImageSequence[0].ReferencedSOPClassUID == EnhancedCTImageStorage
+
+
+def test_a_source_that_says_it_was_de_identified_and_not_how_stays_valid(source: Dataset) -> None:
+    source.PatientIdentityRemoved = "YES"
+    image = derived(header(source))
+    assert image.PatientIdentityRemoved == "YES"
+    assert image.DeidentificationMethod == "Not stated by the source"

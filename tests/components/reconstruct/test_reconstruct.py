@@ -11,6 +11,7 @@ import pytest
 
 from components.errors import CtbasisError
 from components.matrix import store as store_module
+from components.reconstruct.lossless import SYNTAXES
 from components.reconstruct.reconstruct import reconstruct
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def test_a_voxel_that_was_set_aside_comes_back_at_any_rank(
     np.testing.assert_array_equal(stored_pixels(files(tmp_path / "out"))[:, :3], 0)
 
 
-def test_values_that_the_stored_bits_cannot_hold_are_clipped_and_do_not_wrap(
+def test_values_that_the_source_s_bits_cannot_hold_are_stored_all_the_same(
     write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
 ) -> None:
     # One slice is three times as bright as the others all over but in a patch that 12 bits cannot triple.
@@ -104,11 +105,67 @@ def test_values_that_the_stored_bits_cannot_hold_are_clipped_and_do_not_wrap(
     volume[0] = np.minimum(volume[0] * 3, 3071)
     source = write_series(tmp_path / "source", volume, BitsStored=12, HighBit=11, PixelRepresentation=0)
     U, s, Vt = np.linalg.svd(volume.reshape(len(volume), -1).T.astype(float), full_matrices=False)
-    rank_1 = (U[:, :1] * s[:1] @ Vt[:1]) + 1024
-    assert rank_1.max() > 4095
+    rank_1 = U[:, :1] * s[:1] @ Vt[:1]
+    assert rank_1.max() > 3071
     reconstruct(write_basis(source, rank=1), tmp_path / "out", rank=1)
-    pixels = stored_pixels(files(tmp_path / "out")).reshape(len(volume), -1).T
-    assert np.abs(pixels - np.clip(rank_1, 0, 4095)).max() <= 0.51
+    hu = stored_pixels(files(tmp_path / "out")).reshape(len(volume), -1).T - 1024.0
+    assert np.abs(hu - rank_1).max() <= 0.5 + 1e-2
+
+
+@pytest.mark.parametrize("compression", ["rle", "jpeg-ls", "jpeg2000"])
+@pytest.mark.parametrize("signed", [0, 1])
+def test_compressed_pixels_are_the_uncompressed_ones_bit_for_bit(
+    write_series: WriteSeries,
+    write_basis: WriteBasis,
+    tmp_path: Path,
+    compression: str,
+    signed: int,
+) -> None:
+    volume = np.random.default_rng(0).integers(-1000, 2000, (24, 48, 32)).astype(np.int16)
+    volume[:, 0, 0] = 3000 if signed else 32767
+    source = write_series(tmp_path / "source", volume, PixelRepresentation=signed)
+    basis = write_basis(source, rank=2)
+    reconstruct(basis, tmp_path / "plain", rank=2, basis_images=tmp_path / "plain-basis")
+    reconstruct(basis, tmp_path / "packed", rank=2, compression=compression, basis_images=tmp_path / "packed-basis")
+    for kind in ("", "-basis"):
+        plain, packed = files(tmp_path / f"plain{kind}"), files(tmp_path / f"packed{kind}")
+        assert len(plain) == len(packed) > 0
+        for before, after in zip(map(pydicom.dcmread, plain), map(pydicom.dcmread, packed), strict=True):
+            assert after.file_meta.TransferSyntaxUID == SYNTAXES[compression][0]
+            assert after.PixelRepresentation == before.PixelRepresentation
+            np.testing.assert_array_equal(after.pixel_array, before.pixel_array)
+            assert after.get("LossyImageCompression") != "01"
+            assert after.SOPInstanceUID == before.SOPInstanceUID
+
+
+def test_an_unknown_compression_is_refused_before_anything_is_written(
+    write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
+) -> None:
+    basis = write_basis(write_series(tmp_path / "source", volume), rank=1)
+    with pytest.raises(CtbasisError, match="none, rle, jpeg-ls, jpeg2000"):
+        reconstruct(basis, tmp_path / "out", rank=1, compression="zip")
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_too_small_for_jpeg_2000_are_refused_by_name(
+    write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
+) -> None:
+    basis = write_basis(write_series(tmp_path / "source", volume), rank=1)
+    with pytest.raises(CtbasisError, match="too small for jpeg2000"):
+        reconstruct(basis, tmp_path / "out", rank=1, compression="jpeg2000")
+
+
+def test_a_header_that_cannot_be_written_is_refused_without_a_word_of_what_it_holds(
+    write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
+) -> None:
+    def spoil(dataset: FileDataset, _: int) -> None:
+        dataset.add_new("SeriesNumber", "LO", "Doe^John")
+
+    basis = write_basis(write_series(tmp_path / "source", volume, edit=spoil), rank=1)
+    with pytest.raises(CtbasisError, match="header of slice 1 cannot be written") as refused:
+        reconstruct(basis, tmp_path / "out", rank=1)
+    assert "Doe" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_each_source_series_becomes_one_series_of_its_own_in_order(
