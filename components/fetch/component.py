@@ -8,12 +8,15 @@ from pipeline.images import STEPS
 
 
 @dsl.component(base_image=STEPS, install_kfp_package=False)
-def fetch(source: str, truth: str, workspace: str) -> NamedTuple("Fetched", [("folder", str), ("truth_folder", str)]):
+def fetch(source: str, truth: str, deidentify: bool, workspace: str) -> NamedTuple(
+    "Fetched", [("folder", str), ("truth_folder", str)]
+):
     """Bring the source's objects to the workspace.
 
     Args:
         source: s3://bucket/prefix or a folder.
         truth: The same for a clean copy of the series, empty if there is none.
+        deidentify: Whether the names of files and objects are to be forgotten.
         workspace: Root of the run's workspace.
 
     Returns:
@@ -27,7 +30,7 @@ def fetch(source: str, truth: str, workspace: str) -> NamedTuple("Fetched", [("f
 
     folder, truth_folder = Path(workspace) / "source", Path(workspace) / "truth"
     with refusing():
-        fetch(source, folder)
+        fetch(source, folder, opaque=deidentify)
         if truth:
-            fetch(truth, truth_folder)
+            fetch(truth, truth_folder, opaque=deidentify)
     return str(folder), str(truth_folder) if truth else ""

@@ -9,9 +9,11 @@ import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from components.errors import CtbasisError, TransientError
+from components.fetch.archive import Unpacked
 from components.fetch.etag import Digest, Verdict
 from components.fetch.folder import Folder
 from components.fetch.index import Index, Record
@@ -32,6 +34,9 @@ UNFINISHED = f"{OWN_PREFIX}unfinished"
 ATTEMPTS = 4
 FIRST_PAUSE_SECONDS = 0.25
 
+MOST_OBJECTS = 4_000_000
+"""Objects of a listing: a hostile server's may go on for ever, and names are kept in memory."""
+
 AHEAD_PER_WORKER = 4
 """Objects that wait for each worker: enough to keep it busy, and a listing of any length takes no memory."""
 
@@ -45,6 +50,7 @@ class FetchReport:
         bytes: Their size together.
         skipped: How many of them were whole already and were left alone.
         removed: Files of objects that the source no longer has, removed.
+        left_out: What of archives could not be unpacked, each with why.
         size_only: How many could be checked by their size alone, because their ETag does not tell their content.
         seconds: Wall time.
     """
@@ -55,17 +61,20 @@ class FetchReport:
     removed: int
     size_only: int
     seconds: float
+    left_out: tuple[str, ...] = ()
 
 
-def fetch(source: str, destination: Path, *, workers: int = 8) -> FetchReport:
+def fetch(source: str, destination: Path, *, workers: int = 8, opaque: bool = False) -> FetchReport:
     """Make `destination` hold the objects of `source`, and nothing that an earlier fetch left there besides.
 
     Every file appears whole or not at all. A fetch that was interrupted goes on where it stopped.
 
     Args:
-        source: `s3://bucket/prefix`, a path or `file:///path`; see `open_source`. Keys of a prefix become paths.
+        source: `s3://bucket/prefix`, a path or `file:///path`; see `open_source`. Keys of a prefix become paths, and
+            archives (.zip) folders of what is in them.
         destination: A folder that is new, empty, or of an earlier fetch.
         workers: Downloads at once. More help where each is slow; a disk or a 1 Gbit/s line is full with 8.
+        opaque: Number the files in the order of the listing and name no key anywhere, for keys that may name a patient.
 
     Raises:
         CtbasisError: The source holds nothing, cannot be reached or refuses, or the destination cannot be written.
@@ -74,7 +83,9 @@ def fetch(source: str, destination: Path, *, workers: int = 8) -> FetchReport:
     opened = open_source(source, workers)
     _refuse_overlap(opened, destination)
     try:
-        fetching = _Fetching(opened, destination, _prepared(destination))
+        index = _prepared(destination)
+        unpacked = Unpacked(opened, partial(_download, opened), destination / UNFINISHED, named=not opaque)
+        fetching = _Fetching(unpacked, destination, index, opaque)
         with ThreadPoolExecutor(workers) as pool:
             for _ in progress(fetching.run(pool, workers * AHEAD_PER_WORKER), "fetch", unit="file"):
                 pass
@@ -100,6 +111,7 @@ def fetch(source: str, destination: Path, *, workers: int = 8) -> FetchReport:
         removed=removed,
         size_only=sum(not record.checked for record in fetching.records),
         seconds=time.monotonic() - start,
+        left_out=tuple(unpacked.left_out),
     )
 
 
@@ -110,19 +122,30 @@ class _Fetching:
     source: Source
     destination: Path
     index: Index
+    opaque: bool = False
     records: list[Record] = field(default_factory=list)
     skipped: int = 0
 
     def run(self, pool: ThreadPoolExecutor, ahead: int) -> Iterator[Record]:
         """Bring every object, at most `ahead` of them under way while the listing still arrives."""
-        names = Names()
+        names = Names(opaque=self.opaque)
         under_way: deque[Future[tuple[Record, bool]]] = deque()
         try:
-            for entry in self.source.objects():
+            for count, entry in enumerate(self.source.objects()):
+                if count >= MOST_OBJECTS:
+                    raise CtbasisError(
+                        f"the source lists more than {MOST_OBJECTS:,} objects",
+                        expected="one examination or a few",
+                        cause="the prefix is that of a whole archive, or the server's listing has no end",
+                        remedy="name a longer prefix",
+                    )
                 if entry.size == 0 and (not entry.key or entry.key.endswith("/")):
                     # Consoles make such objects to show an empty folder.
                     continue
-                under_way.append(pool.submit(self._bring, entry, names.name(entry.key)))
+                name = names.name(entry.key)
+                # What finds the object is its location; its key is what messages and the index would show.
+                shown = replace(entry, key=name) if self.opaque else entry
+                under_way.append(pool.submit(self._bring, shown, name))
                 if len(under_way) >= ahead:
                     yield self._counted(under_way.popleft())
             while under_way:
@@ -174,7 +197,7 @@ def _refuse_overlap(source: Source, destination: Path) -> None:
     if not isinstance(source, Folder):
         return
     target = destination.resolve()
-    if source.root.is_relative_to(target) or target.is_relative_to(source.root):
+    if source.place.is_relative_to(target) or target.is_relative_to(source.place):
         raise CtbasisError(
             "the source and the destination are one folder, or one is in the other",
             expected="two folders apart",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -13,14 +14,14 @@ from components.errors import CtbasisError
 from components.fetch.source import RemoteObject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 LINK_IMPOSSIBLE = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
 """Another volume, a kernel that protects foreign files, too many links, a file system without them."""
 
 
 class Folder:
-    """The regular files below a folder; they are linked, not copied, where they can be.
+    """The regular files below a folder, or one file alone; they are linked, not copied, where they can be.
 
     Symbolic links to folders are not followed, and those to files only where they end inside the folder.
 
@@ -29,12 +30,14 @@ class Folder:
         connections: Not needed here.
 
     Raises:
-        CtbasisError: There is no such folder.
+        CtbasisError: There is neither folder nor file.
     """
 
     def __init__(self, uri: str, connections: int) -> None:
         del connections
-        self._root = _path(uri)
+        path = _path(uri)
+        self._only = path.name if path.is_file() else ""
+        self._root = path.parent if self._only else path
         if not self._root.is_dir():
             raise CtbasisError(
                 f"no folder at {self._root}",
@@ -43,10 +46,12 @@ class Folder:
                 remedy="check the source",
             )
         self.root = self._root.resolve()
+        self.place = self.root / self._only
 
     def objects(self) -> Iterator[RemoteObject]:
         """Yield the files folder by folder, in the order of their names."""
-        yield from self._below(self.root)
+        found = self._below(self.root) if not self._only else self._entries(self.root, [self._only])
+        yield from found
 
     def download(self, entry: RemoteObject, target: Path) -> bool:
         """Link or copy the file to `target`; a link is the file itself and needs no check."""
@@ -69,20 +74,27 @@ class Folder:
 
     def _below(self, folder: Path) -> Iterator[RemoteObject]:
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            names = sorted(entry.name for entry in folder.iterdir())
         except OSError as error:
             raise CtbasisError(
                 f"the folder {folder} is not readable: {error.strerror}", remedy="check its permissions"
             ) from None
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._below(Path(entry.path))
+        yield from self._entries(folder, names)
+
+    def _entries(self, folder: Path, names: Iterable[str]) -> Iterator[RemoteObject]:
+        for name in names:
+            entry = folder / name
+            if entry.is_dir() and not entry.is_symlink():
+                yield from self._below(entry)
                 continue
-            path = Path(entry.path).resolve() if entry.is_symlink() else Path(entry.path)
+            path = entry.resolve() if entry.is_symlink() else entry
+            key = entry.relative_to(self.root).as_posix()
             if path.is_file() and path.is_relative_to(self.root):
                 status = path.stat()
-                key = Path(entry.path).relative_to(self.root).as_posix()
                 yield RemoteObject(key, str(path), status.st_size, f"{status.st_mtime_ns:x}")
+            elif entry.is_symlink():
+                # Not by its name, which may hold a patient's.
+                sys.stderr.write("WARNING: a link that leads out of the source, or to a folder, is left out\n")
 
     def _refusal(self, error: OSError, entry: RemoteObject) -> CtbasisError | OSError:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:

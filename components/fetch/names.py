@@ -25,14 +25,20 @@ class Names:
     A key keeps its own name wherever that can be stored. Otherwise what cannot is percent-encoded, and where a name is
     taken (file systems that ignore case, a key that is the folder of another), or is too long, a digest of the key is
     added.
+
+    Args:
+        opaque: Give numbers in the place of names, for keys that may name a patient.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, opaque: bool = False) -> None:
+        self._numbers = count(1) if opaque else None
         self._files: set[str] = set()
         self._folders: set[str] = set()
 
     def name(self, key: str) -> str:
         """Return a relative path with `/` between its parts, for a key not asked before."""
+        if self._numbers is not None:
+            return f"object-{next(self._numbers):06d}"
         name = "/".join(_part(part) for part in key.split("/"))
         tries = count()
         while len(name.encode()) > DEEPEST or not self._is_free(name):

@@ -43,6 +43,8 @@ class S3:
         below = f"{self._prefix}/" if self._prefix else ""
         found = False
         for entry in self._listing(below):
+            if not entry.get("Key", "").startswith(below):
+                raise _no_listing("it holds a key that is not below the prefix, or none")
             found = True
             yield _remote(entry, entry["Key"].removeprefix(below))
         if not found and self._prefix:
@@ -78,6 +80,9 @@ class S3:
         except (BotoCoreError, ClientError) as error:
             mapped = self._bucket.explained(error)
             raise (self._bucket.unreachable(str(mapped)) if isinstance(mapped, TransientError) else mapped) from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # The client library's parser takes an answer for what the server's model says.
+            raise _no_listing("a part of it does not parse") from error
 
     def _changed(self, error: BotoCoreError | ClientError) -> CtbasisError | None:
         if code_of(error) not in CHANGED:
@@ -90,4 +95,16 @@ class S3:
 
 
 def _remote(entry: Any, key: str) -> RemoteObject:
-    return RemoteObject(key, entry["Key"], int(entry["Size"]), str(entry.get("ETag", "")).strip('"').lower())
+    size = entry.get("Size", -1)
+    if size < 0:
+        raise _no_listing("it holds an object of no size, or of one below 0")
+    return RemoteObject(key, entry["Key"], int(size), str(entry.get("ETag", "")).strip('"').lower())
+
+
+def _no_listing(found: str) -> CtbasisError:
+    return CtbasisError(
+        f"what the source lists is no listing of S3: {found}",
+        expected="a listing as S3 gives it",
+        cause="the endpoint is no S3 server, or a broken one",
+        remedy="check AWS_ENDPOINT_URL",
+    )

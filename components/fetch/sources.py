@@ -26,13 +26,16 @@ def open_source(uri: str, connections: int) -> Source:
     """Open the source that `uri` names.
 
     Args:
-        uri: `s3://bucket/prefix`, a path or `file:///path`; archives write `/*` at its end, which means the same.
+        uri: `s3://bucket/prefix`, a path or `file:///path`; archives write `/*` at its end, which means the same. One
+            that ends in `/DICOMDIR` means the medium that this is the index of: all that lies beside it.
         connections: How many downloads run at once.
 
     Raises:
         CtbasisError: The scheme is unknown, or the source refuses the URI.
     """
     uri = uri.strip().removesuffix("*") if uri.strip().endswith("/*") else uri.strip()
+    if uri.rpartition("/")[2].upper() == "DICOMDIR":
+        uri = uri[: -len("DICOMDIR")] or "."
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
     scheme = found[1].lower() if found else ""
     if not uri or scheme not in SCHEMES:

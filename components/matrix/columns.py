@@ -2,8 +2,8 @@
 
 Worker processes fill a buffer that they share with the slices of one column group, one slice after the other as they
 are decoded; then each takes row blocks of it, transposes them and writes them as chunks of the store. Memory is bounded
-by one group, however many slices there are. Processes, because decoders hold Python's lock, and a hostile file may
-crash one.
+by one group and what each worker needs for one frame, however many slices there are. Processes, because decoders hold
+Python's lock, and a hostile file may crash one: that costs its slice, and no more.
 """
 
 from __future__ import annotations
@@ -13,35 +13,30 @@ import os
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from components.matrix.hounsfield import clip, to_hounsfield
 from components.matrix.instance import read_values
+from components.matrix.limits import limited
 from components.matrix.store import MatrixWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from concurrent.futures import Executor
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from components.matrix.instance import Slice
-
-T = TypeVar("T")
+    from components.matrix.workers import Workers
 
 STAGGER = 96
 """Elements between the slices in the buffer. Values a power of two apart, as slices are, compete for the same few lines
 of the processor's cache: without a stagger, transposing takes several times as long."""
 
-TASKS_PER_WORKER = 4
-"""Enough that no worker idles long at the end of a pass, few enough that handing them out costs nothing."""
-
-LARGEST_TASK = 64
-"""Items in a task at most, so that progress shows."""
+PIECE_ROWS = 1024
+"""Rows of a block that are transposed and split at once: 256 KiB of 128 columns."""
 
 
 @dataclass(frozen=True)
@@ -129,13 +124,12 @@ def shared_memory() -> BinaryIO:
 
 
 def fill(
-    pool: Executor, workers: int, memory: BinaryIO, *, folder: Path, slices: Sequence[Slice], store: Store
+    workers: Workers, memory: BinaryIO, *, folder: Path, slices: Sequence[Slice], store: Store
 ) -> Iterator[Filled]:
     """Write every column of `store`, one group after the other.
 
     Args:
-        pool: Processes that inherited `memory`.
-        workers: Their number.
+        workers: Processes that inherit `memory`.
         memory: From `shared_memory`.
         folder: Where the slices' files are.
         slices: In the order of columns.
@@ -147,6 +141,7 @@ def fill(
 
     Raises:
         OSError: The store cannot be written.
+        LostError: A process died while it wrote, or more died than files can be blamed for.
     """
     masked = any(entry.pixels.padding_above_air for entry in slices)
     buffer = Buffer(memory.fileno(), store.dtype, store.voxels, masked)
@@ -156,33 +151,24 @@ def fill(
         group = slices[first : first + store.column_chunk]
         decode = partial(_decode, folder, buffer, len(group))
         filled = []
-        for result in in_tasks(pool, workers, decode, list(enumerate(group))):
+        for result in workers.map(decode, list(enumerate(group)), _lost):
             filled.append(result)
             yield result
         if all(result.fits and not result.problem for result in filled):
             write = partial(_write, store, buffer, slice(first, first + len(group)))
-            for _ in in_tasks(pool, workers, write, blocks):
+            for _ in workers.map(write, blocks):
                 pass
 
 
-def in_tasks(pool: Executor, workers: int, work: Any, items: Sequence[T]) -> Iterator[Any]:
-    """Yield what `work` makes of lists of `items`, spread over `workers` processes, in order."""
-    size = max(1, min(LARGEST_TASK, -(-len(items) // (workers * TASKS_PER_WORKER))))
-    rest = iter(items)
-    return chain.from_iterable(pool.map(work, iter(lambda: list(islice(rest, size)), [])))
-
-
-def _decode(folder: Path, buffer: Buffer, columns: int, slices: Sequence[tuple[int, Slice]]) -> list[Filled]:
-    hu, padded = buffer.hounsfield(columns), buffer.padded(columns)
-    return [
-        _decode_one(folder, entry, hu[column], padded[column] if padded is not None else None)
-        for column, entry in slices
-    ]
-
-
-def _decode_one(folder: Path, entry: Slice, hu: NDArray[Any], padded: NDArray[np.bool_] | None) -> Filled:
+def _decode(folder: Path, buffer: Buffer, columns: int, slot: tuple[int, Slice]) -> Filled:
+    column, entry = slot
+    hu, padded = buffer.hounsfield(columns)[column], buffer.padded(columns)
     try:
-        found = to_hounsfield(read_values(folder, entry).reshape(-1), entry.pixels, hu, padded)
+        with limited():
+            values = read_values(folder, entry).reshape(-1)
+            found = to_hounsfield(values, entry.pixels, hu, padded[column] if padded is not None else None)
+    except MemoryError:
+        return Filled(problem="its pixels take more memory to decode than any file should")
     except ValueError as error:
         return Filled(problem=str(error))
     except OSError as error:
@@ -191,18 +177,25 @@ def _decode_one(folder: Path, entry: Slice, hu: NDArray[Any], padded: NDArray[np
     return Filled(found.padded, found.clipped, oddities, found.fits)
 
 
-def _write(store: Store, buffer: Buffer, columns: slice, blocks: Sequence[int]) -> list[int]:
+def _lost(slot: tuple[int, Slice], ending: str) -> Filled:
+    del slot
+    return Filled(problem=f"its pixels cannot be decoded: {ending}")
+
+
+def _write(store: Store, buffer: Buffer, columns: slice, start: int) -> None:
     count = columns.stop - columns.start
     hu, padded = buffer.hounsfield(count), buffer.padded(count)
-    writer = _writer(store)
     A, aside = _scratch(store.block_rows, count, store.dtype)
-    for start in blocks:
-        rows = slice(start, min(start + store.block_rows, store.voxels))
-        block, rest = A[: rows.stop - start], aside[: rows.stop - start]
-        np.copyto(block, hu[:, rows].T)
-        clip(block, rest, padded[:, rows].T if padded is not None else None)
-        writer.write(rows, columns, block, rest)
-    return list(blocks)
+    rows = slice(start, min(start + store.block_rows, store.voxels))
+    block, rest = A[: rows.stop - start], aside[: rows.stop - start]
+    some = False
+    # In pieces that stay in the processor's cache from one pass to the next.
+    for first in range(0, len(block), PIECE_ROWS):
+        piece = slice(first, min(first + PIECE_ROWS, len(block)))
+        source = slice(start + piece.start, start + piece.stop)
+        np.copyto(block[piece], hu[:, source].T)
+        some |= clip(block[piece], rest[piece], padded[:, source].T if padded is not None else None)
+    _writer(store).write(rows, columns, block, rest if some else None)
 
 
 @lru_cache(maxsize=1)

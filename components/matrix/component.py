@@ -9,13 +9,22 @@ from pipeline.images import STEPS
 
 @dsl.component(base_image=STEPS, install_kfp_package=False)
 def matrix(
-    folder: str, truth_folder: str, workspace: str, store: str, run: str, qc: dsl.Output[dsl.Artifact]
+    folder: str,
+    truth_folder: str,
+    deidentify: bool,
+    retain: str,
+    workspace: str,
+    store: str,
+    run: str,
+    qc: dsl.Output[dsl.Artifact],
 ) -> NamedTuple("Matrices", [("matrix", str), ("truth_matrix", str)]):
     """Read the DICOM series into the matrix A, voxels x slices in HU, as a chunked store.
 
     Args:
         folder: DICOM files of the source.
         truth_folder: DICOM files of the clean copy, empty if there is none.
+        deidentify: Whether headers are to be de-identified before they are stored.
+        retain: Options of the profile, comma-separated.
         workspace: Root of the run's workspace.
         store: s3://bucket/prefix for matrix and factors, empty for the workspace.
         run: The run's id, its folder below the store.
@@ -27,6 +36,7 @@ def matrix(
     """
     from pathlib import Path
 
+    from components.deidentify.deidentification import Deidentification
     from components.errors import refusing
     from components.matrix.ingest import ingest
     from components.stores import run_folder
@@ -34,8 +44,11 @@ def matrix(
     place = run_folder(workspace, store, run)
     uri, truth_uri = f"{place}/matrix.zarr", f"{place}/truth.zarr"
     with refusing():
-        ingest(Path(folder), uri, Path(qc.path))
+        # One for both series: their UIDs shall go on naming the same things.
+        identity = Deidentification.of(retain) if deidentify else None
+        print(f"matrix: {identity or 'not de-identified: outputs name the patient as the source does'}")
+        ingest(Path(folder), uri, Path(qc.path), deidentification=identity)
         if truth_folder:
-            ingest(Path(truth_folder), truth_uri, Path(f"{qc.path}.truth"))
+            ingest(Path(truth_folder), truth_uri, Path(f"{qc.path}.truth"), deidentification=identity)
             Path(f"{qc.path}.truth").unlink()
     return uri, truth_uri if truth_folder else ""

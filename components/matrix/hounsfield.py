@@ -20,7 +20,54 @@ TISSUE_HU = (-900.0, 3000.0)
 LARGEST_HU = 2.0**24
 """Up to here float32 tells whole HU apart; a real scanner ends at 32,767, metal included."""
 
+HOUNSFIELD = {"HU", "HU_MOD", "US"}
+"""Values of ModalityLUTType for HU; US says nothing, and in a CT image HU are meant."""
+
+OTHER_UNITS = {"OD", "MGML", "Z_EFF", "ED", "EDW", "PCT", "HGML"}
+"""Values of RescaleType that name another quantity (PS3.3 C.11.1.1.2): densities, effective atomic numbers, shares."""
+
 INT16 = np.iinfo(np.int16)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A Modality LUT (PS3.3 C.11.1.1): HU by stored value, where RescaleSlope and RescaleIntercept cannot say them.
+
+    Attributes:
+        first: The stored value that the first entry is for; those below take it too, those beyond the last the last.
+        entries: HU, as the bytes of little endian 16 bit numbers.
+    """
+
+    first: int
+    entries: bytes
+
+    @classmethod
+    def of(cls, item: Dataset, signed: int) -> Lookup:
+        """Read the item of ModalityLUTSequence.
+
+        Raises:
+            ValueError: It is not of HU, or contradicts itself.
+        """
+        kind = str(item.get("ModalityLUTType") or "US")
+        if kind not in HOUNSFIELD:
+            raise ValueError("ModalityLUTType is not HU: no Hounsfield units")
+        count, first, bits = (int(number) for number in _required(item, "LUTDescriptor"))
+        count = (count % (1 << 16)) or 1 << 16
+        first = _with_sign(first, 16, signed)
+        data = _required(item, "LUTData")
+        if isinstance(data, bytes):
+            entries = np.frombuffer(data, "<u2" if len(data) >= 2 * count else "u1")
+        else:
+            entries = np.asarray(data, np.int64)
+        if entries.size < count or bits not in range(8, 17) or entries.min() < 0 or entries.max() > INT16.max:
+            raise ValueError(f"LUTData has {entries.size} entries, {count} of {bits} bits that are HU expected")
+        return cls(first, entries[:count].astype("<i2").tobytes())
+
+    def apply(self, values: NDArray[Any]) -> NDArray[np.int16]:
+        """Return the HU of stored values."""
+        entries = np.frombuffer(self.entries, "<i2")
+        looked_up: NDArray[np.int16] = entries[np.clip(values.astype(np.int64) - self.first, 0, entries.size - 1)]
+        return looked_up
 
 
 @dataclass(frozen=True)
@@ -37,6 +84,7 @@ class Pixels:
         RescaleSlope: HU per stored unit, never 0.
         RescaleIntercept: HU of stored 0.
         padding: Lowest and highest stored value that mean "no measurement here"; None where none is declared.
+        lut: HU by stored value, where a Modality LUT says them; the rescale is then 1 and 0.
         oddities: What was tolerated in the attributes, in words for the user.
     """
 
@@ -47,6 +95,7 @@ class Pixels:
     RescaleSlope: float = 1.0
     RescaleIntercept: float = 0.0
     padding: tuple[int, int] | None = None
+    lut: Lookup | None = None
     oddities: tuple[str, ...] = ()
 
     @classmethod
@@ -56,19 +105,21 @@ class Pixels:
         Raises:
             ValueError: They contradict themselves; the message names the keyword and holds no value of a patient.
         """
-        allocated, stored = int(_required(ds, "BitsAllocated")), int(_required(ds, "BitsStored"))
-        signed = int(_required(ds, "PixelRepresentation"))
-        high = int(ds.get("HighBit", stored - 1))
-        if not 0 < stored <= high + 1 <= allocated <= 32 or signed not in (0, 1):  # noqa: PLR2004 - bits of Pixel Data
+        allocated, stored = int(_number(ds, "BitsAllocated")), int(_number(ds, "BitsStored"))
+        signed = int(_number(ds, "PixelRepresentation"))
+        high = int(_number(ds, "HighBit", stored - 1))
+        if not 0 < stored <= high + 1 <= allocated or allocated not in (8, 16, 32) or signed not in (0, 1):
             raise ValueError(
                 f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {high}, PixelRepresentation {signed} "
                 "do not describe a pixel"
             )
-        slope, intercept, oddities = _rescale(ds)
+        sequence = ds.get("ModalityLUTSequence")
+        lut = Lookup.of(sequence[0], signed) if sequence else None
+        slope, intercept, oddities = _rescale(ds) if lut is None else (1.0, 0.0, ("HU come from a Modality LUT",))
         padding = _padding(ds, allocated, signed)
-        if padding is not None:
+        if padding is not None and lut is None:
             oddities += _padding_oddities(ds, padding, slope, intercept)
-        return cls(allocated, stored, high, signed, slope, intercept, padding, oddities)
+        return cls(allocated, stored, high, signed, slope, intercept, padding, lut, oddities)
 
     @property
     def whole(self) -> bool:
@@ -85,7 +136,9 @@ class Pixels:
     @property
     def padding_above_air(self) -> bool:
         """Whether padding can be at or above AIR, where only a mask tells it from a measurement."""
-        return self.padding is not None and max(self.hounsfield(value) for value in self.padding) >= AIR
+        if self.padding is None or self.lut is not None:
+            return self.padding is not None
+        return max(self.hounsfield(value) for value in self.padding) >= AIR
 
     def hounsfield(self, stored: float) -> float:
         """Return the HU of one stored value."""
@@ -131,6 +184,9 @@ def to_hounsfield(
     if low < least or high > most or pixels.HighBit + 1 != pixels.BitsStored:
         values, outside_bits = _used_bits(values, pixels, mask)
         low, high = int(values.min()), int(values.max())
+    if pixels.lut is not None:
+        values = pixels.lut.apply(values)
+        low, high = int(values.min()), int(values.max())
     bounds = sorted((pixels.hounsfield(low), pixels.hounsfield(high)))
     if max(map(abs, bounds)) > LARGEST_HU:
         raise ValueError(f"its HU run from {bounds[0]:g} to {bounds[1]:g}, which no CT does")
@@ -149,23 +205,32 @@ def to_hounsfield(
     return Converted(int(np.count_nonzero(mask)), below - both, outside_bits, fits=True)
 
 
-def clip(hu: NDArray[Any], aside: NDArray[Any], padded: NDArray[np.bool_] | None = None) -> None:
+def clip(hu: NDArray[Any], aside: NDArray[Any], padded: NDArray[np.bool_] | None = None) -> bool:
     """Split HU into what is factored and what is kept beside it.
 
     Args:
         hu: HU as `to_hounsfield` gives them; becomes A: HU, at least AIR, and AIR where padding was.
         aside: Receives the HU where they are not what A holds, `absent` elsewhere; dtype and shape of `hu`.
         padded: True where a voxel is padding, where that is not plain from its HU.
+
+    Returns:
+        Whether anything was set aside.
     """
     air = hu.dtype.type(AIR)
     outside = hu < air
     if padded is not None:
         outside |= padded
-    aside.fill(absent(hu.dtype))
-    np.copyto(aside, hu, where=outside)
+    if hu.dtype.kind == "i":
+        # Arithmetic over the whole, for masked assignment takes several times as long, and this is for every voxel.
+        np.multiply(hu, outside, out=aside)
+        aside += np.multiply(~outside, absent(hu.dtype), dtype=hu.dtype, casting="unsafe")
+    else:
+        aside.fill(absent(hu.dtype))
+        np.copyto(aside, hu, where=outside)
     np.maximum(hu, air, out=hu)
     if padded is not None:
         np.copyto(hu, air, where=padded)
+    return bool(outside.any())
 
 
 def _required(ds: Dataset, keyword: str) -> Any:
@@ -175,20 +240,34 @@ def _required(ds: Dataset, keyword: str) -> Any:
     return value
 
 
+def _number(ds: Dataset, keyword: str, otherwise: float | None = None) -> float:
+    """Return the number that `keyword` holds; what it holds instead is not repeated, for it may be a patient's."""
+    try:
+        value = ds.get(keyword)
+        number = otherwise if value is None or value == "" else float(value)
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        raise ValueError(f"{keyword} is not one number") from None
+    if number is None:
+        raise ValueError(f"{keyword} is absent")
+    if not math.isfinite(number):
+        raise ValueError(f"{keyword} is {number}, not a finite number")
+    return number
+
+
 def _rescale(ds: Dataset) -> tuple[float, float, tuple[str, ...]]:
-    if "ModalityLUTSequence" in ds:
-        raise ValueError("ModalityLUTSequence stands where CT has RescaleSlope and RescaleIntercept")
     oddities = []
     values = []
     for keyword, neutral in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
-        given = ds.get(keyword)
-        if given is None:
+        values.append(_number(ds, keyword, neutral))
+        if ds.get(keyword) in (None, ""):
             oddities.append(f"{keyword} is absent, taken as {neutral:g}")
-        values.append(neutral if given is None else float(given))
     slope, intercept = values
-    if slope == 0 or not all(map(math.isfinite, values)):
+    if slope == 0:
         raise ValueError(f"RescaleSlope {slope:g}, RescaleIntercept {intercept:g} give no HU")
-    if ds.get("RescaleType", "HU") not in ("HU", "", None):
+    kind = str(ds.get("RescaleType") or "HU").strip()
+    if kind in OTHER_UNITS:
+        raise ValueError(f"RescaleType {kind}: no Hounsfield units")
+    if kind != "HU":
         oddities.append("RescaleType is not HU, taken as HU")
     return slope, intercept, tuple(oddities)
 

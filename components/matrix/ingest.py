@@ -6,28 +6,35 @@ reads stored values from the place that the first noted.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import multiprocessing
 import os
 import sys
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
+
+from components.deidentify.deidentification import IdentifyingError
 from components.errors import CtbasisError
-from components.matrix.columns import Filled, Store, fill, in_tasks, shared_memory
-from components.matrix.instance import SetAside, Slice, read_slice
+from components.matrix.columns import Filled, Store, fill, shared_memory
+from components.matrix.instance import Found, Slice, read_slices, read_values
+from components.matrix.limits import limited
 from components.matrix.qc import describe
-from components.matrix.series import CTSeries, arrange, set_copies_aside
+from components.matrix.series import CTSeries, arrange, set_copies_aside, slices_at_one_place
 from components.matrix.store import MatrixWriter, Series
+from components.matrix.unfit import SetAside
+from components.matrix.workers import LostError, Workers
 from components.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from components.deidentify.deidentification import Deidentification
 
 OWN_PREFIX = ".ctbasis-"
 """Files and folders named so are notes of other steps, such as fetch's index."""
@@ -41,7 +48,14 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 WARNINGS_SHOWN = 20
 
 
-def ingest(folder: Path, matrix_uri: str, qc: Path, *, workers: int | None = None) -> None:
+def ingest(
+    folder: Path,
+    matrix_uri: str,
+    qc: Path,
+    *,
+    workers: int | None = None,
+    deidentification: Deidentification | None = None,
+) -> None:
     """Read the CT series in `folder` into the matrix at `matrix_uri`, and write `qc`.
 
     Args:
@@ -50,23 +64,25 @@ def ingest(folder: Path, matrix_uri: str, qc: Path, *, workers: int | None = Non
         qc: Where qc.json goes: what was read, set aside and tolerated.
         workers: Processes, by default as many as this one may use CPUs. The buffer of one column group is shared, so
             more of them hardly cost more memory.
+        deidentification: What headers go through before anything else sees them; None leaves them as they are. Names of
+            files stay: in a pipeline, fetch has made them numbers.
 
     Raises:
         CtbasisError: The folder was not fetched to its end, there is no CT image, its series are no volume (see
             `arrange`), no slice of a series decodes, or the matrix cannot be written.
     """
-    files = sorted(_files(folder))
+    files, links = _files(folder)
     workers = workers or available_cpus()
     qc.unlink(missing_ok=True)
     # The memory first: processes share what is open when they are forked.
-    with shared_memory() as memory, _forked(workers) as pool:
+    with shared_memory() as memory, Workers(workers) as pool:
         try:
-            _Ingestion(folder, matrix_uri, pool, workers, memory).run(files, qc)
-        except BrokenProcessPool as error:
+            _Ingestion(folder, matrix_uri, pool, memory, deidentification).run(files, links, qc)
+        except LostError as error:
             raise CtbasisError(
-                "a worker process of the matrix step died",
-                cause="it ran out of memory, or a decoder crashed on a damaged file",
-                remedy="give the step more memory or fewer workers, or take the damaged file out of the source",
+                f"the matrix step lost its worker processes: {error}",
+                cause="they ran out of memory, or the source is full of damaged files",
+                remedy="give the step more memory or fewer workers, or name a source of whole files",
             ) from error
         except OSError as error:
             raise CtbasisError(
@@ -93,23 +109,25 @@ class _Ingestion:
 
     folder: Path
     uri: str
-    pool: ProcessPoolExecutor
-    workers: int
+    workers: Workers
     memory: BinaryIO
+    deidentification: Deidentification | None
 
-    def run(self, files: Sequence[str], qc: Path) -> None:
+    def run(self, files: Sequence[str], links: Sequence[SetAside], qc: Path) -> None:
         """Read headers, then values: again without slices whose values are broken, or wider where they do not fit."""
-        headers: dict[str, bytes] = {}
+        headers: dict[tuple[str, int], bytes] = {}
         slices: list[Slice] = []
-        aside: list[SetAside] = []
-        for found in progress(self._read_headers(files), "headers", total=len(files), unit="file"):
+        aside: list[SetAside] = [*links]
+        for found in chain.from_iterable(progress(self._read_headers(files), "headers", total=len(files), unit="file")):
             if isinstance(found, SetAside):
                 aside.append(found)
             else:
                 slices.append(found[0])
-                headers[found[0].file] = found[1]
+                headers[found[0].place] = found[1]
         slices, copies = set_copies_aside(slices)
         aside += copies
+        slices, repeated = self._set_repeated_aside(slices)
+        aside += repeated
         _refuse_nothing(self.folder, slices, aside)
         dtype = "int16" if all(entry.pixels.whole for entry in slices) else "float32"
         attempt = 0
@@ -118,7 +136,7 @@ class _Ingestion:
             columns = [entry for part in series for entry in part.slices]
             writer, filled = self._write(columns, dtype, attempt)
             broken = [
-                SetAside(entry.file, result.problem, broken=True)
+                SetAside(entry.file, result.problem, broken=True, frame=entry.frame)
                 for entry, result in zip(columns, filled, strict=True)
                 if result.problem
             ]
@@ -130,22 +148,41 @@ class _Ingestion:
             aside += broken
             slices = _without(slices, broken)
         _warn(aside)
-        report = describe(files=len(files), dtype=dtype, series=series, filled=filled, aside=aside)
+        report = describe(files=len(files) + len(links), dtype=dtype, series=series, filled=filled, aside=aside)
+        report["deidentified"] = self.deidentification.describe() if self.deidentification else None
         _write_whole(qc, json.dumps(report, indent=1) + "\n")
-        writer.finish(series=_placed(series), headers=[headers[entry.file] for entry in columns])
+        writer.finish(series=_placed(series), headers=[headers[entry.place] for entry in columns])
 
-    def _read_headers(self, files: Sequence[str]) -> Iterator[tuple[Slice, bytes] | SetAside]:
-        return in_tasks(self.pool, self.workers, partial(_read_slices, self.folder), files)
+    def _read_headers(self, files: Sequence[str]) -> Iterator[list[Found]]:
+        return self.workers.map(partial(_read_slices, self.folder, self.deidentification), files, _lost)
+
+    def _set_repeated_aside(self, slices: list[Slice]) -> tuple[list[Slice], list[SetAside]]:
+        """Keep one of the slices at a place that hold the very same values, though their SOPInstanceUIDs differ."""
+        pairs = slices_at_one_place(slices)
+        if not pairs:
+            return slices, []
+        involved = list({entry.place: entry for pair in pairs for entry in pair}.values())
+        digests = self.workers.map(partial(_digest, self.folder), involved, lambda entry, _: entry.name)
+        known = {entry.place: digest for entry, digest in zip(involved, digests, strict=True)}
+        repeated = {
+            again.place: SetAside(
+                again.file, "at another slice's place, with its values", frame=again.frame, twin=kept.name
+            )
+            for kept, again in pairs
+            if known[kept.place] == known[again.place]
+        }
+        return [entry for entry in slices if entry.place not in repeated], list(repeated.values())
 
     def _write(self, columns: Sequence[Slice], dtype: str, attempt: int) -> tuple[MatrixWriter, list[Filled]]:
         image = columns[0].Rows, columns[0].Columns
         writer = MatrixWriter.create(self.uri, image=image, cols=len(columns), dtype=dtype)
         store = Store(self.uri, attempt, image[0] * image[1], dtype, writer.block_rows, writer.column_chunk)
-        filling = fill(self.pool, self.workers, self.memory, folder=self.folder, slices=columns, store=store)
+        filling = fill(self.workers, self.memory, folder=self.folder, slices=columns, store=store)
         return writer, list(progress(filling, "matrix", total=len(columns), unit="slice"))
 
 
-def _files(folder: Path) -> Iterator[str]:
+def _files(folder: Path) -> tuple[list[str], list[SetAside]]:
+    """Return the files below the folder, and links that lead out of it, which nobody follows."""
     if not folder.is_dir():
         raise CtbasisError(f"no folder at {folder}", expected="a folder of DICOM files", remedy="check the path")
     if (folder / UNFINISHED).exists():
@@ -155,22 +192,60 @@ def _files(folder: Path) -> Iterator[str]:
             cause="the fetch step is still running, or was interrupted",
             remedy="run the fetch step again; it goes on where it stopped",
         )
+    files: list[str] = []
+    links: list[SetAside] = []
+    root = folder.resolve()
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(OWN_PREFIX)]
         for name in names:
             path = Path(where, name)
             # Reading a pipe or a device would wait for ever.
-            if path.is_file() and not name.startswith(OWN_PREFIX):
-                yield str(path.relative_to(folder))
+            if not path.is_file() or name.startswith(OWN_PREFIX):
+                continue
+            file = str(path.relative_to(folder))
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                links.append(SetAside(file, "a link that leads out of the folder"))
+            else:
+                files.append(file)
+    return sorted(files), links
 
 
-def _forked(workers: int) -> ProcessPoolExecutor:
-    """Return a pool of forked processes: they start in milliseconds, with all that is imported, and share memory."""
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
+def _read_slices(folder: Path, deidentification: Deidentification | None, file: str) -> list[Found]:
+    with limited():
+        found = read_slices(folder, file)
+        return found if deidentification is None else [_deidentified(entry, deidentification) for entry in found]
 
 
-def _read_slices(folder: Path, files: Sequence[str]) -> list[tuple[Slice, bytes] | SetAside]:
-    return [read_slice(folder, file) for file in files]
+def _deidentified(found: Found, by: Deidentification) -> Found:
+    """Take the identity out of a slice and its header, in the process that read them."""
+    if isinstance(found, SetAside):
+        return found
+    entry, header = found
+    try:
+        header = by.header(header)
+    except IdentifyingError as error:
+        return SetAside(entry.file, str(error), broken=True, frame=entry.frame)
+    anonymous = replace(
+        entry,
+        SOPInstanceUID=by.uid(entry.SOPInstanceUID),
+        SeriesInstanceUID=by.uid(entry.SeriesInstanceUID),
+        traits=tuple((keyword, by.trait(keyword, value)) for keyword, value in entry.traits),
+    )
+    return anonymous, header
+
+
+def _lost(file: str, ending: str) -> list[Found]:
+    return [SetAside(file, f"its header cannot be read: {ending}", broken=True)]
+
+
+def _digest(folder: Path, entry: Slice) -> str:
+    """Return what two slices have in common that hold the same values of the same meaning, else its name."""
+    try:
+        with limited():
+            values = read_values(folder, entry).astype(np.int64)
+    except (ValueError, OSError, MemoryError):
+        return entry.name
+    return hashlib.sha256(values.tobytes() + repr(entry.pixels).encode()).hexdigest()
 
 
 def _refuse_nothing(folder: Path, slices: Sequence[Slice], aside: Sequence[SetAside]) -> None:
@@ -188,14 +263,14 @@ def _refuse_nothing(folder: Path, slices: Sequence[Slice], aside: Sequence[SetAs
 
 def _without(slices: Sequence[Slice], broken: Iterable[SetAside]) -> list[Slice]:
     """Drop broken slices, unless a series has none left."""
-    problems = {entry.file: entry.reason for entry in broken}
-    kept = [entry for entry in slices if entry.file not in problems]
+    problems = {(entry.file, entry.frame): entry.reason for entry in broken}
+    kept = [entry for entry in slices if entry.place not in problems]
     lost = {entry.SeriesInstanceUID for entry in slices} - {entry.SeriesInstanceUID for entry in kept}
     for entry in slices:
         if entry.SeriesInstanceUID in lost:
             raise CtbasisError(
                 f"no slice of series {entry.SeriesInstanceUID} has pixels that decode; "
-                f"the first, {entry.file}: {problems[entry.file]}",
+                f"the first, {entry.name}: {problems[entry.place]}",
                 expected="at least one slice whose PixelData decodes",
                 cause="the files are damaged, or in a transfer syntax that no installed decoder reads",
                 remedy="fetch the series again, or decompress it with another tool",

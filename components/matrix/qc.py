@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from components.matrix.columns import Filled
-    from components.matrix.instance import SetAside, Slice
+    from components.matrix.instance import Slice
     from components.matrix.series import CTSeries
+    from components.matrix.unfit import SetAside
 
 
 def describe(
@@ -47,6 +48,7 @@ def _describe_series(series: CTSeries, first: int) -> dict[str, Any]:
         "SeriesInstanceUID": series.SeriesInstanceUID,
         "first": first,
         "count": len(series.slices),
+        "part": series.part,
         "ImageOrientationPatient": series.slices[0].ImageOrientationPatient,
         "PixelSpacing": series.slices[0].PixelSpacing,
         "spacing": series.spacing,
@@ -60,6 +62,7 @@ def _describe_slice(entry: Slice, position: float, filled: Filled, column: int) 
     return {
         "column": column,
         "file": entry.file,
+        "frame": entry.frame,
         "SOPInstanceUID": entry.SOPInstanceUID,
         "SeriesInstanceUID": entry.SeriesInstanceUID,
         "position": position,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from components.errors import CtbasisError
-from components.matrix.instance import SetAside
+from components.matrix.instance import TRAITS
+from components.matrix.unfit import SetAside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from components.matrix.instance import Slice
 
 ORIENTATION_TOLERANCE = 1e-3
-"""Direction cosines of one series differ by no more: scanners write them with 4 to 6 digits."""
+"""Direction cosines of one series differ by no more, as in highdicom: scanners write them with 4 to 6 digits."""
 
 POSITION_TOLERANCE = 1e-3
 """mm; slices nearer than this along the normal are at one place."""
@@ -28,8 +29,24 @@ POSITION_TOLERANCE = 1e-3
 GAP = 1.5
 """A step along the normal of more than so many usual ones is a gap."""
 
-UNEVEN = 0.02
-"""Share of the usual step by which others may differ before the spacing is said to vary: positions are rounded."""
+UNEVEN, UNEVEN_MM = 0.01, 0.01 + 1e-9
+"""By what share of the usual step, or by how many mm, others may differ before the spacing is said to vary: highdicom
+allows the share, 3D Slicer the hundredth of a mm, to which many scanners round positions."""
+
+PHASES = (
+    "StackID",
+    "TemporalPositionIndex",
+    "TemporalPositionIdentifier",
+    "TemporalPositionTimeOffset",
+    "NominalPercentageOfCardiacPhase",
+    "NominalPercentageOfRespiratoryPhase",
+    "NominalCardiacTriggerDelayTime",
+    "ConvolutionKernel",
+)
+"""Traits that differ between volumes and never within one: slices are told apart by them wherever they differ."""
+
+FEWEST = 2
+"""Slices that a phase has at least; a trait that leaves fewer counts slices and not phases."""
 
 TILT = 0.1
 """Degrees from which a drift of the slices' origins is said to be the gantry's tilt."""
@@ -62,6 +79,7 @@ class CTSeries:
         gaps: Where slices are missing.
         tilt: Degrees between the normal and the line through the slices' origins.
         oddities: What was tolerated in the series as a whole, in words for the user.
+        part: What tells it from other parts of its series, such as `AcquisitionNumber 2`; empty where it is the whole.
     """
 
     SeriesInstanceUID: str
@@ -71,6 +89,7 @@ class CTSeries:
     gaps: tuple[Gap, ...]
     tilt: float
     oddities: tuple[str, ...]
+    part: str = ""
 
     @property
     def image(self) -> tuple[int, int]:
@@ -80,22 +99,23 @@ class CTSeries:
 
 def set_copies_aside(slices: Iterable[Slice]) -> tuple[list[Slice], list[SetAside]]:
     """Keep one of the files that hold the same instance at the same place: exports repeat them in several folders."""
-    kept: dict[tuple[str, str, tuple[float, ...]], Slice] = {}
+    kept: dict[tuple[str, str, int, tuple[float, ...]], Slice] = {}
     aside = []
     for entry in slices:
-        key = entry.SeriesInstanceUID, entry.SOPInstanceUID, entry.ImagePositionPatient
+        key = entry.SeriesInstanceUID, entry.SOPInstanceUID, entry.frame, entry.ImagePositionPatient
         if key in kept:
-            aside.append(SetAside(entry.file, f"a copy of {kept[key].file}: the same SOPInstanceUID"))
+            reason = "a copy of another file: the same SOPInstanceUID"
+            aside.append(SetAside(entry.file, reason, frame=entry.frame, twin=kept[key].name))
         else:
             kept[key] = entry
     return list(kept.values()), aside
 
 
 def arrange(slices: Iterable[Slice]) -> list[CTSeries]:
-    """Tell the series apart and order the slices of each.
+    """Tell the series apart, and phases, kernels and acquisitions within one, and order the slices of each.
 
     Returns:
-        Ordered by SeriesNumber, then SeriesInstanceUID.
+        Ordered by SeriesNumber, then SeriesInstanceUID, then as the files come.
 
     Raises:
         CtbasisError: A series has several orientations or image sizes or two slices at one place, or two series differ
@@ -104,7 +124,7 @@ def arrange(slices: Iterable[Slice]) -> list[CTSeries]:
     grouped: defaultdict[str, list[Slice]] = defaultdict(list)
     for entry in slices:
         grouped[entry.SeriesInstanceUID].append(entry)
-    found = [_ordered(uid, group) for uid, group in grouped.items()]
+    found = [_ordered(uid, part, label) for uid, group in grouped.items() for label, part in _parts(group)]
     found.sort(key=lambda series: (series.slices[0].SeriesNumber, series.SeriesInstanceUID))
     for other in found[1:]:
         if other.image != found[0].image:
@@ -118,7 +138,80 @@ def arrange(slices: Iterable[Slice]) -> list[CTSeries]:
     return found
 
 
-def _ordered(uid: str, slices: Sequence[Slice]) -> CTSeries:
+def slices_at_one_place(slices: Sequence[Slice]) -> list[tuple[Slice, Slice]]:
+    """Return pairs of slices of one series and part that lie at one position and show the same direction."""
+    grouped: defaultdict[str, list[Slice]] = defaultdict(list)
+    for entry in slices:
+        grouped[entry.SeriesInstanceUID].append(entry)
+    pairs: list[tuple[Slice, Slice]] = []
+    for group in grouped.values():
+        for _, part in _parts(group):
+            along = _along(part)
+            order = np.argsort(along, kind="stable")
+            near = np.flatnonzero(np.diff(along[order]) < POSITION_TOLERANCE)
+            pairs += [(part[order[index]], part[order[index + 1]]) for index in near]
+    return pairs
+
+
+def _parts(slices: Sequence[Slice]) -> list[tuple[str, list[Slice]]]:
+    """Split a series into its phases, each with what tells it from the others.
+
+    By the traits of `PHASES` wherever they differ; by all others where slices would otherwise be at one place, and
+    only if each part is then as regular as the whole.
+    """
+    parts = [("", list(slices))]
+    for trait in PHASES:
+        parts = [piece for label, part in parts for piece in _split(part, trait, label)]
+    return [piece for label, part in parts for piece in _untangled(part, label)]
+
+
+def _split(slices: list[Slice], trait: str, label: str) -> list[tuple[str, list[Slice]]]:
+    values: defaultdict[str | None, list[Slice]] = defaultdict(list)
+    for entry in slices:
+        values[dict(entry.traits).get(trait)].append(entry)
+    if len(values) == 1 or min(map(len, values.values())) < FEWEST:
+        return [(label, slices)]
+    return [(f"{label}, {_told(trait, value)}".removeprefix(", "), part) for value, part in values.items()]
+
+
+def _told(trait: str, value: str | None) -> str:
+    if value is None:
+        return f"no {trait}"
+    # When a patient was examined is nobody's business here.
+    return f"another {trait}" if trait.endswith("Time") else f"{trait} {value}"
+
+
+def _untangled(slices: list[Slice], label: str) -> list[tuple[str, list[Slice]]]:
+    usual = _usual_step(slices)
+    if usual is None:
+        return [(label, slices)]
+    for trait in TRAITS:
+        parts = _split(slices, trait, label)
+        steps = [_usual_step(part, distinct=True) for _, part in parts]
+        if len(parts) > 1 and all(step is not None and step <= GAP * usual for step in steps):
+            return parts
+    return [(label, slices)]
+
+
+def _usual_step(slices: Sequence[Slice], *, distinct: bool = False) -> float | None:
+    """Return the median step between places, mm; None unless slices share a place, or share none if `distinct`."""
+    steps = np.diff(np.sort(_along(slices)))
+    same = steps < POSITION_TOLERANCE
+    if same.any() == distinct:
+        return None
+    return float(np.median(steps[~same])) if not same.all() else 0.0
+
+
+def _along(slices: Sequence[Slice]) -> NDArray[np.float64]:
+    """Return the positions along the normal of the first slice, mm."""
+    cosines = np.asarray(slices[0].ImageOrientationPatient)
+    along: NDArray[np.float64] = np.asarray([entry.ImagePositionPatient for entry in slices]) @ np.cross(
+        cosines[:3], cosines[3:]
+    )
+    return along
+
+
+def _ordered(uid: str, slices: Sequence[Slice], part: str) -> CTSeries:
     _refuse_mixed_sizes(uid, slices)
     normal = _normal(uid, slices)
     origins = np.asarray([entry.ImagePositionPatient for entry in slices])
@@ -140,7 +233,11 @@ def _ordered(uid: str, slices: Sequence[Slice]) -> CTSeries:
             for index in np.flatnonzero(wide)
         ),
         tilt=tilt,
-        oddities=tuple(_oddities(slices, steps[~wide], spacing, tilt)),
+        oddities=(
+            *((f"told apart from other slices of its series by {part}",) if part else ()),
+            *_oddities(slices, steps[~wide], spacing, tilt),
+        ),
+        part=part,
     )
 
 
@@ -168,7 +265,7 @@ def _normal(uid: str, slices: Sequence[Slice]) -> NDArray[np.float64]:
     if off.max() > ORIENTATION_TOLERANCE:
         other = slices[int(off.argmax())]
         raise CtbasisError(
-            f"series {uid} has two orientations: ImageOrientationPatient of {slices[0].file} and of {other.file} "
+            f"series {uid} has two orientations: ImageOrientationPatient of {slices[0].name} and of {other.name} "
             f"differ by {off.max():.3g}",
             expected=f"direction cosines that agree within {ORIENTATION_TOLERANCE:g}",
             cause="a localizer or a reformat was given the SeriesInstanceUID of the axial images",
@@ -185,10 +282,10 @@ def _refuse_one_place(
     if same.size:
         index = int(same[0])
         raise CtbasisError(
-            f"series {uid} has several slices at one position ({same.size} times): {slices[index].file} and "
-            f"{slices[index + 1].file} are both at {positions[index]:.3f} mm along the normal",
+            f"series {uid} has several slices at one position ({same.size} times): {slices[index].name} and "
+            f"{slices[index + 1].name} are both at {positions[index]:.3f} mm along the normal",
             expected="one slice at each ImagePositionPatient",
-            cause="several phases or reconstructions were given one SeriesInstanceUID",
+            cause="several phases or reconstructions were given one SeriesInstanceUID, and nothing tells them apart",
             remedy="take all but one of them out of the source",
         )
 
@@ -205,7 +302,7 @@ def _tilt(drift: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
 def _oddities(slices: Sequence[Slice], steps: NDArray[np.float64], spacing: float, tilt: float) -> Iterable[str]:
     if len(slices) == 1:
         yield "one slice: its matrix has one column, and nothing can be told from noise"
-    if steps.size and float(np.abs(steps - spacing).max()) > UNEVEN * spacing:
+    if steps.size and float(np.abs(steps - spacing).max()) > max(UNEVEN * spacing, UNEVEN_MM):
         yield f"the spacing varies, from {steps.min():.3f} to {steps.max():.3f} mm"
     if tilt > TILT:
         yield f"the gantry is tilted, by {tilt:.1f} degrees: columns are compared voxel by voxel, sheared as they are"

@@ -42,6 +42,9 @@ AIR = -1000.0
 COLUMN_CHUNK = 128
 """Columns a chunk holds at most: a writer buffers this many slices (64 MiB of 512 x 512 int16)."""
 
+GROUP_ELEMENTS = COLUMN_CHUNK * 512 * 512
+"""Elements of a column group at most: larger images come in groups of fewer slices, to bound a writer's memory."""
+
 BLOCK_ELEMENTS = 4 * 1024 * 1024
 """Elements of a row block over all columns: 32 MiB once an engine has made it float64."""
 
@@ -52,9 +55,10 @@ def block_rows_for(n: int) -> int:
     return int(min(65536, max(256, 1 << (rows.bit_length() - 1))))
 
 
-def column_chunk_for(n: int) -> int:
-    """Columns of a group for `n` columns: all alike, for a chunk takes its full size on disk however empty it is."""
-    groups = max(1, -(-n // COLUMN_CHUNK))
+def column_chunk_for(n: int, m: int = 1) -> int:
+    """Columns of a group for `n` columns of `m` voxels: all alike, for a chunk is stored at full size."""
+    most = max(1, min(COLUMN_CHUNK, GROUP_ELEMENTS // m))
+    groups = max(1, -(-n // most))
     return -(-n // groups)
 
 
@@ -247,7 +251,7 @@ class MatrixWriter:
         writer = cls(uri, mode="w")
         writer._group.attrs.update({"complete": False, "image": [int(edge) for edge in image]})
         m = int(image[0]) * int(image[1])
-        chunks = (min(block_rows_for(cols), m), column_chunk_for(cols))
+        chunks = (min(block_rows_for(cols), m), column_chunk_for(cols, m))
         # A is noise and does not compress at a price worth paying; aside is nearly constant and does, and LZ4 on
         # shuffled bits takes a third of the time of Zstandard for twice its size, which is small either way.
         writer._array("A", (m, cols), chunks, dtype, [Crc32cCodec()])
@@ -278,17 +282,20 @@ class MatrixWriter:
         """Columns of every column group but the last."""
         return int(self._arrays[0].chunks[1])
 
-    def write(self, rows: slice, columns: slice, A: NDArray[Any], aside: NDArray[Any]) -> None:
+    def write(self, rows: slice, columns: slice, A: NDArray[Any], aside: NDArray[Any] | None) -> None:
         """Write whole chunks: `rows` is one or more row blocks, `columns` one column group (`column_chunk`).
 
         Args:
             rows: Row range of A, aligned to blocks.
             columns: Column range of A, one column group.
             A: HU, clipped to at least AIR, (rows, columns).
-            aside: The HU before clipping where it differs from A or was padding, else `absent`, (rows, columns).
+            aside: The HU before clipping where it differs from A or was padding, else `absent`, (rows, columns). None
+                where that is nowhere: a chunk never written reads as `absent`.
         """
-        for array, values in zip(self._arrays, (A, aside), strict=True):
-            array[rows, columns] = values
+        whole, rest = self._arrays
+        whole[rows, columns] = A
+        if aside is not None:
+            rest[rows, columns] = aside
 
     def finish(self, *, series: Sequence[Series], headers: Sequence[bytes]) -> None:
         """Write what belongs to the columns and declare the matrix complete; readers refuse it before."""

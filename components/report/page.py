@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 SERIES_LISTED = 20
 """Series that the page lists one by one; qc.json has them all."""
 
+REASONS_LISTED = 30
+"""Reasons of one outcome that the page lists, the most common; a damaged source may give one a file."""
+
 SCORES = {
     "rmse": "RMSE, all (HU)",
     "rmse_body": "RMSE, body (HU)",
@@ -94,17 +97,37 @@ def number(value: float | None) -> str:
 def summarize(qc: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the page says of qc.json: counts and reasons, and of files not even the names."""
     slices = qc["slices"]
-    tolerated = Counter(remark for entry in [*slices, *qc["series"]] for remark in entry["tolerated"])
     return {
         "files": qc["files"],
+        "deidentified": qc.get("deidentified"),
         "slices": len(slices),
         "series": qc["series"][:SERIES_LISTED],
         "more_series": max(0, len(qc["series"]) - SERIES_LISTED),
         "gaps": sum(len(entry["gaps"]) for entry in qc["series"]),
-        "set_aside": Counter(entry["reason"] for entry in qc["set_aside"]).most_common(),
-        "tolerated": tolerated.most_common(),
+        "table": quality_control(qc),
         "padded": sum(entry["padded"] for entry in slices),
         "padded_slices": sum(entry["padded"] > 0 for entry in slices),
         "clipped": sum(entry["clipped"] for entry in slices),
         "clipped_slices": sum(entry["clipped"] > 0 for entry in slices),
     }
+
+
+def quality_control(qc: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the table of what became of the source: `outcome`, `reason` and `count` of files, frames or slices."""
+    slices, aside = qc["slices"], qc["set_aside"]
+    reasons = {
+        "read as it was": Counter({"": sum(not entry["tolerated"] for entry in slices)}),
+        "read, with this tolerated or repaired": Counter(
+            remark for entry in [*slices, *qc["series"]] for remark in entry["tolerated"]
+        ),
+        "set aside: no slice of a CT series": Counter(entry["reason"] for entry in aside if not entry["broken"]),
+        "refused: meant to be one": Counter(entry["reason"] for entry in aside if entry["broken"]),
+    }
+    rows = []
+    for outcome, counted in reasons.items():
+        common = counted.most_common(REASONS_LISTED)
+        rest = counted.total() - sum(count for _, count in common)
+        if rest:
+            common.append((f"{len(counted) - len(common)} other reasons, see qc.json", rest))
+        rows += [{"outcome": outcome, "reason": reason, "count": count} for reason, count in common if count]
+    return rows

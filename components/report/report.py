@@ -96,6 +96,7 @@ def write_report(
     shown = _shown([ShownRank(_at_least_one(k), basis.rank, full) for k in sorted(set(ranks))], denoised)
     found = survey(matrix, basis, sorted({entry.run for entry in shown if not entry.identity}), truth)
     metrics = _metrics(basis, found, shown, denoised)
+    metrics["deidentified"] = bool(findings.get("deidentified"))
     warnings = _warnings(basis, shown, denoised, metrics["edge_ratio"])
     figures = _figures(matrix.series, basis, found, shown)
     page = render_html(metrics=metrics, warnings=warnings, qc=findings, figures=figures)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
 from components import s3
 from components.errors import CtbasisError
+from components.fetch import fetch as fetch_module
 from components.fetch.fetch import fetch
 from components.fetch.sources import SCHEMES, open_source
 from instruments.s3server import S3Server
@@ -154,9 +157,67 @@ def test_a_folder_that_is_not_there_is_refused(uri: str, tmp_path: Path) -> None
     assert "remedy" in refusal(uri, tmp_path / "out")
 
 
-def test_a_file_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    assert "no folder at" in refusal(str(tmp_path / "file"), tmp_path / "out")
+def test_one_file_may_be_a_source_but_not_within_its_destination(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "other").write_bytes(b"")
+    fetch(str(tmp_path / "file"), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == ["file"]
+    with pytest.raises(CtbasisError, match="one folder, or one is in the other"):
+        fetch(str(tmp_path / "file"), tmp_path)
+
+
+def hostile(content: str) -> bytes:
+    """Return a listing as a hostile server may give it."""
+    return f'<?xml version="1.0"?><ListBucketResult><Name>b</Name>{content}</ListBucketResult>'.encode()
+
+
+LISTINGS = {
+    "a key outside of the prefix": "<Contents><Key>../../etc/passwd</Key><Size>1</Size></Contents>",
+    "no key": "<Contents><Size>1</Size></Contents>",
+    "no size": "<Contents><Key>x/a</Key></Contents>",
+    "a negative size": "<Contents><Key>x/a</Key><Size>-5</Size></Contents>",
+    "a size that is no number": "<Contents><Key>x/a</Key><Size>many</Size></Contents>",
+    "a size that no disk has": "<Contents><Key>x/a</Key><Size>99999999999999</Size></Contents>",
+    "an end that never comes": "<IsTruncated>true</IsTruncated><NextContinuationToken>same</NextContinuationToken>",
+    "no XML": "<<<",
+    "an entity bomb": '<!DOCTYPE z [<!ENTITY a "aaaa">]><Contents><Key>&a;</Key></Contents>',
+}
+
+
+@pytest.mark.parametrize("listing", LISTINGS)
+@pytest.mark.usefixtures("aws")
+def test_a_hostile_listing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listing: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = hostile(LISTINGS[listing]) if "list-type" in self.path else b"?"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(fetch_module, "FIRST_PAUSE_SECONDS", 0.01)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        try:
+            refusal("s3://bucket/x", tmp_path / "out")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_listing_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").mkdir()
+    for number in range(5):
+        (tmp_path / "source" / str(number)).write_bytes(b"")
+    monkeypatch.setattr(fetch_module, "MOST_OBJECTS", 4)
+    with pytest.raises(CtbasisError, match="more than 4 objects"):
+        fetch(str(tmp_path / "source"), tmp_path / "out")
 
 
 def test_every_scheme_of_the_table_is_lower_case_and_can_be_called() -> None:

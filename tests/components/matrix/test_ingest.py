@@ -4,8 +4,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +19,13 @@ from components.errors import CtbasisError
 from components.fetch.fetch import fetch
 from components.matrix import columns as columns_module
 from components.matrix import ingest as module
+from components.matrix import instance as instance_module
+from components.matrix import limits as limits_module
 from components.matrix import store as store_module
 from components.matrix.ingest import available_cpus, ingest
 from components.matrix.store import AIR, MatrixStore, is_absent
+from components.matrix.workers import Workers
+from instruments.awkward import enhanced_ct, stored_values, to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -427,13 +433,75 @@ def test_a_place_that_cannot_be_written_is_said_to_be_one(
         ingest(folder, str(tmp_path / "file" / "matrix.zarr"), tmp_path / "qc.json", workers=1)
 
 
-def test_a_worker_that_dies_is_a_refusal_and_no_traceback(
+def dies_at(file: str, deed: Callable[[], object], module: Any, name: str, patch: pytest.MonkeyPatch) -> None:
+    """Make the function `name` do `deed` at one file; forked workers take this over."""
+    real = getattr(module, name)
+
+    def work(source: Any, entry: Any) -> Any:
+        if getattr(entry, "file", entry) == file:
+            deed()
+        return real(source, entry)
+
+    patch.setattr(module, name, work)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def swallow() -> None:
+    bytearray(1 << 45)
+
+
+DEEDS = {
+    "killed, as happens when memory runs out": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "crashed (SIGSEGV)": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "takes longer than any file should": spin,
+    "more memory": swallow,
+}
+
+
+@pytest.mark.parametrize("ending", DEEDS)
+@pytest.mark.parametrize(("where", "name"), [(columns_module, "read_values"), (instance_module, "_read")])
+def test_a_file_that_takes_its_process_with_it_costs_one_slice(
+    folder: Path,
+    tmp_path: Path,
+    write_series: WriteSeries,
+    volume: NDArray[np.int16],
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+    where: Any,
+    name: str,
+) -> None:
+    write_series(folder, volume)
+    dies_at("slice-0002.dcm", DEEDS[ending], where, name, monkeypatch)
+    monkeypatch.setattr(limits_module, "CPU_SECONDS", 0.5)
+    monkeypatch.setattr(limits_module, "MEMORY", 1 << 30)
+    found = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(found.hu, as_columns(np.delete(volume, 2, axis=0)))
+    (aside,) = found.qc["set_aside"]
+    assert (aside["file"], aside["broken"]) == ("slice-0002.dcm", True)
+    assert ending in aside["reason"]
+    assert found.qc["series"][0]["gaps"] == [{"after": -97.5, "before": -92.5, "missing": 1}]
+
+
+def test_a_source_that_kills_every_process_is_refused_in_the_end(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Forked workers take this over; a decoder's crash or the kernel's out-of-memory killer ends them alike.
-    monkeypatch.setattr(columns_module, "read_values", lambda *_: os.kill(os.getpid(), 9))
     write_series(folder, volume)
-    assert "worker process" in refusal(folder, tmp_path)
+    monkeypatch.setattr(module, "read_slices", lambda *_: os.kill(os.getpid(), signal.SIGSEGV))
+    assert "no CT image" in refusal(folder, tmp_path)
+    monkeypatch.setattr(module, "Workers", partial(Workers, most_losses=3))
+    assert "lost its worker processes" in refusal(folder, tmp_path)
+
+
+def test_a_worker_that_dies_while_it_writes_is_a_refusal_and_no_traceback(
+    folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(folder, volume)
+    monkeypatch.setattr(columns_module, "clip", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    assert "lost its worker processes" in refusal(folder, tmp_path)
 
 
 def test_the_number_of_workers_is_bounded_by_affinity_and_quota(
@@ -499,3 +567,57 @@ def test_every_folder_of_the_robustness_archive_is_ingested_or_refused(
             ingested.append(folder.name)
             assert found.A.shape[1] == len(found.qc["slices"])
     assert {"Philips_tilt", "GE_tilt_varspacing", "RLE", "J2KR", "JLSL"} <= set(ingested)
+
+
+def test_two_phases_of_one_series_lie_side_by_side(
+    folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
+) -> None:
+    for phase in (0, 1):
+        write_series(folder / str(phase), volume + phase, SeriesInstanceUID="1.2.3", AcquisitionNumber=phase)
+    found = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(found.hu, np.hstack([as_columns(volume), as_columns(volume + 1)]))
+    assert [entry["part"] for entry in found.qc["series"]] == ["AcquisitionNumber 0", "AcquisitionNumber 1"]
+
+
+def test_a_slice_that_was_sent_twice_under_two_names_is_kept_once(
+    folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
+) -> None:
+    for name in ("a", "b"):
+        write_series(folder / name, volume, SeriesInstanceUID="1.2.3")
+    found = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(found.hu, as_columns(volume))
+    twins = {entry["file"]: entry["twin"] for entry in found.qc["set_aside"]}
+    assert twins == {f"b/slice-000{z}.dcm": f"a/slice-000{z}.dcm" for z in range(6)}
+    assert {entry["reason"] for entry in found.qc["set_aside"]} == {"at another slice's place, with its values"}
+
+
+def test_an_enhanced_object_becomes_as_many_columns_as_it_has_frames(folder: Path, tmp_path: Path) -> None:
+    folder.mkdir()
+    values = stored_values(5)
+    (folder / "enhanced.dcm").write_bytes(to_bytes(enhanced_ct(values)))
+    found = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(found.hu, as_columns(values.astype(int) - 1024))
+    assert [entry["frame"] for entry in found.qc["slices"]] == [1, 2, 3, 4, 5]
+    assert found.store.series[0].spacing == 2.5
+
+
+def test_links_out_of_the_folder_are_no_files_of_it(
+    folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
+) -> None:
+    (elsewhere,) = write_series(tmp_path / "elsewhere", volume[:1], ImagePositionPatient=[0, 0, 50])
+    write_series(folder, volume)
+    (folder / "link.dcm").symlink_to(elsewhere)
+    (folder / "inside.dcm").symlink_to(folder / "slice-0000.dcm")
+    found = Ingested(folder, tmp_path)
+    reasons = {entry["file"]: entry["reason"] for entry in found.qc["set_aside"]}
+    assert reasons["link.dcm"] == "a link that leads out of the folder"
+    assert "a copy of" in str(reasons)
+    assert found.store.cols == 6
+
+
+def test_memory_is_bounded_by_a_group_of_columns_whatever_the_size_of_the_images() -> None:
+    for edge in (16, 512, 1024, 4096, 8192):
+        for slices in (1, 100, 5000):
+            width = store_module.column_chunk_for(slices, edge * edge)
+            assert width == 1 or width * edge * edge <= store_module.GROUP_ELEMENTS
+            assert width <= store_module.COLUMN_CHUNK

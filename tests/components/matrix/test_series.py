@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from components.errors import CtbasisError
 from components.matrix.hounsfield import Pixels
 from components.matrix.instance import Slice
+from components.matrix.pixeldata import StoredValues
 from components.matrix.series import arrange, set_copies_aside
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def piece(z: float, **changes: Any) -> Slice:
             "ImageOrientationPatient": AXIAL,
             "ImagePositionPatient": (-5.0, -5.0, z),
             "PixelSpacing": (0.7, 0.7),
-            "native": None,
+            "stored": StoredValues(0, 128, dtype="<i2"),
             "pixels": Pixels(16, 16, 15, 1),
             **changes,
         }
@@ -150,6 +151,65 @@ def test_copies_of_an_instance_are_set_aside_and_two_of_one_uid_elsewhere_are_no
     other = piece(2.0, SOPInstanceUID=first.SOPInstanceUID)
     kept, aside = set_copies_aside([first, copy, other])
     assert kept == [first, other]
-    assert [(entry.file, "1.0.dcm" in entry.reason, entry.broken) for entry in aside] == [("copy", True, False)]
+    assert [(entry.file, entry.twin, entry.broken) for entry in aside] == [("copy", "1.0.dcm", False)]
     (series,) = arrange(kept)
     assert any("SOPInstanceUID" in oddity for oddity in series.oddities)
+
+
+def phases(trait: str, values: list[str], heights: list[float]) -> list[Slice]:
+    return [
+        piece(z, traits=((trait, value),), file=f"{value}-{z}", SOPInstanceUID=f"{value}.{z}")
+        for value in values
+        for z in heights
+    ]
+
+
+@pytest.mark.parametrize(
+    "trait", ["ConvolutionKernel", "NominalPercentageOfCardiacPhase", "TemporalPositionIndex", "StackID"]
+)
+def test_phases_and_kernels_of_one_series_are_told_apart_wherever_their_slices_lie(trait: str) -> None:
+    for shift in (0.0, 2.5):
+        slices = phases(trait, ["a"], [0, 5, 10]) + phases(trait, ["b"], [shift, shift + 5, shift + 10])
+        found = arrange(slices)
+        assert [series.part for series in found] == [f"{trait} a", f"{trait} b"]
+        assert [series.spacing for series in found] == [5, 5]
+        assert all("told apart" in str(series.oddities) for series in found)
+
+
+@pytest.mark.parametrize("trait", ["AcquisitionNumber", "KVP", "ImageType", "TriggerTime"])
+def test_acquisitions_of_one_series_are_told_apart_where_they_overlap_and_only_there(trait: str) -> None:
+    assert [series.part != "" for series in arrange(phases(trait, ["1", "2"], [0, 5, 10]))] == [True, True]
+    step_and_shoot = phases(trait, ["1"], [0, 5, 10]) + phases(trait, ["2"], [15, 20])
+    (series,) = arrange(step_and_shoot)
+    assert (series.part, len(series.slices)) == ("", 5)
+
+
+def test_a_time_tells_acquisitions_apart_and_is_not_repeated() -> None:
+    found = arrange(phases("AcquisitionTime", ["101500", "101600"], [0, 5, 10]))
+    assert [series.part for series in found] == ["another AcquisitionTime"] * 2
+
+
+def test_a_trait_that_numbers_slices_tells_no_phases() -> None:
+    slices = [piece(z, traits=(("TemporalPositionIndex", str(z)),)) for z in (0.0, 5.0, 10.0)]
+    (series,) = arrange(slices)
+    assert series.part == ""
+
+
+def test_a_trait_that_would_tear_a_series_into_gaps_tells_nothing() -> None:
+    # Two slices at every place, and a trait that goes its own way.
+    slices = [
+        piece(z, traits=(("AcquisitionNumber", str((index + turn * (index > 3)) % 2)),), file=f"{turn}-{z}")
+        for turn in (0, 1)
+        for index, z in enumerate([0.0, 5.0, 10.0, 15.0, 20.0, 25.0])
+    ]
+    with pytest.raises(CtbasisError, match="nothing tells them apart"):
+        arrange(slices)
+
+
+@given(st.sets(st.integers(1, 38), max_size=9), st.floats(0.3, 5))
+def test_no_slice_is_lost_and_gaps_count_what_is_missing(missing: set[int], spacing: float) -> None:
+    heights = [height * spacing for height in range(40) if height not in missing]
+    (series,) = arrange(stack(heights))
+    assert len(series.slices) == len(heights)
+    assert sum(gap.missing for gap in series.gaps) == len(missing)
+    assert series.spacing == pytest.approx(spacing)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from components.errors import CtbasisError
 from components.matrix.ingest import ingest
+from components.report.page import REASONS_LISTED
 from components.report.report import write_report
 from components.svd.factorize import factorize
 
@@ -188,8 +189,8 @@ def test_the_page_tells_what_was_read_and_why_files_were_set_aside(report: Any) 
         "14 files, 12 slices in the matrix, 2 gaps",
         "20 voxels of padding in 2 slices",
         "60 voxels below −1000 HU in 12 slices",  # noqa: RUF001 - the page's minus sign
-        "a localizer (2)",
-        "RescaleSlope is absent (12)",
+        "set aside: no slice of a CT series a localizer 2",
+        "read, with this tolerated or repaired RescaleSlope is absent 12",
         "1.2.2",
         "Not for diagnosis",
     ):
@@ -211,7 +212,17 @@ def test_text_from_files_cannot_become_markup(make_stores: Any, tmp_path: Path) 
     run(make_stores(set_aside=hostile), tmp_path / "out")
     page = page_in(tmp_path / "out")
     assert "script" not in page.tags
-    assert "<script>alert(1)</script> (1)" in page.text
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_the_table_of_quality_counts_every_file_and_lists_no_endless_reasons(make_stores: Any, tmp_path: Path) -> None:
+    aside = [{"file": "x", "reason": f"truncated at {number}", "broken": True} for number in range(1000)]
+    run(make_stores(set_aside=aside), tmp_path / "out")
+    text = " ".join(page_in(tmp_path / "out").text.split())
+    assert text.count("refused: meant to be one truncated at") == REASONS_LISTED
+    assert (
+        f"refused: meant to be one {1000 - REASONS_LISTED} other reasons, see qc.json {1000 - REASONS_LISTED}" in text
+    )
 
 
 def test_a_second_run_replaces_the_report_and_leaves_other_files_alone(stores: Any, tmp_path: Path) -> None:
