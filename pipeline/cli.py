@@ -13,7 +13,7 @@ import click
 
 from components.errors import CtbasisError
 from pipeline.images import VERSION
-from pipeline.parameters import PARAMETERS, SOURCE
+from pipeline.parameters import COMPRESS, PARAMETERS, SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,9 +48,10 @@ def pipeline_options(verb: F) -> F:
         verb = click.option(
             parameter.flag,
             parameter.name,
+            is_flag=parameter.type is bool,
             type=click.Choice(parameter.choices) if parameter.choices else parameter.type,
             default=parameter.default,
-            show_default=bool(parameter.default != ""),
+            show_default=parameter.default not in {"", False},
             help=parameter.help,
             metavar=parameter.metavar,
         )(verb)
@@ -200,11 +201,15 @@ def lint(files: tuple[Path, ...]) -> None:
 @click.argument("basis")
 @click.option("--rank", type=int, required=True, help="k: basis vectors to use, at most those stored.")
 @click.option("--out", type=PATH, required=True, help="Folder to make with the derived DICOM series.")
-def reconstruct(basis: str, rank: int, out: Path) -> None:
+@click.option("--basis-images", type=PATH, help="Folder to make with the basis images as a DICOM series.")
+@click.option(
+    COMPRESS.flag, type=click.Choice(COMPRESS.choices), default=COMPRESS.default, show_default=True, help=COMPRESS.help
+)
+def reconstruct(basis: str, rank: int, out: Path, basis_images: Path | None, compress: str) -> None:
     """Write the rank-k DICOM series from a stored BASIS (a folder or s3://bucket/prefix), without a factorization."""
     from components.reconstruct.reconstruct import reconstruct as write
 
-    write(basis, out, rank=rank)
+    write(basis, out, rank=rank, compression=compress, basis_images=basis_images)
 
 
 @main.command(name="simulate-dose")

@@ -3,6 +3,7 @@
 from kfp import dsl, kubernetes
 
 from components.cleanup.component import cleanup
+from components.deidentify.pseudonyms import SALT
 from components.fetch.component import fetch
 from components.matrix.component import matrix
 from components.reconstruct.component import reconstruct
@@ -15,6 +16,8 @@ S3_KEYS = {
     name: name
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")
 }
+
+SALT_SECRET = "ctbasis-deidentify"  # noqa: S105 - the same
 
 WORKSPACE = dsl.WorkspaceConfig(
     size="20Gi",
@@ -84,17 +87,24 @@ def denoise(
     mode: str = p.MODE.default,
     seed: int = p.SEED.default,
     store: str = p.STORE.default,
+    deidentify: bool = p.DEIDENTIFY.default,
+    retain: str = p.RETAIN.default,
+    compress: str = p.COMPRESS.default,
 ) -> None:
     """Denoise a chest CT series."""
     workspace, run = dsl.WORKSPACE_PATH_PLACEHOLDER, dsl.PIPELINE_JOB_ID_PLACEHOLDER
     with dsl.ExitHandler(with_s3(sized(cleanup(workspace=workspace, store=store, run=run)))):
-        files = with_s3(sized(fetch(source=source, truth=truth, workspace=workspace), cpu="2", memory="2Gi"))
+        files = with_s3(
+            sized(fetch(source=source, truth=truth, deidentify=deidentify, workspace=workspace), cpu="2", memory="2Gi")
+        )
         retried(files, times=2)
 
         A = sized(
             matrix(
                 folder=files.outputs["folder"],
                 truth_folder=files.outputs["truth_folder"],
+                deidentify=deidentify,
+                retain=retain,
                 workspace=workspace,
                 store=store,
                 run=run,
@@ -103,6 +113,7 @@ def denoise(
             memory="4Gi",
         )
         with_s3(A)
+        kubernetes.use_secret_as_env(A, SALT_SECRET, {"salt": SALT}, optional=True)
         factors = sized(
             svd(
                 matrix=A.outputs["matrix"],
@@ -124,7 +135,7 @@ def denoise(
         retried(with_s3(factors), times=1)
         kept = factors.outputs["Output"]
         basis = factors.outputs["basis"]
-        sized(reconstruct(basis=basis, rank=kept), cpu="2", memory="4Gi")
+        sized(reconstruct(basis=basis, rank=kept, compress=compress), cpu="2", memory="4Gi")
         pictures = sized(
             report(
                 matrix=A.outputs["matrix"],

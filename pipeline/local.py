@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 OUTPUTS = {
     "denoised": "reconstruct/denoised",
+    "basis-images": "reconstruct/basis_images",
     "basis": "svd/basis",
     "figure1.png": "report/figure1",
     "report.html": "report/page",

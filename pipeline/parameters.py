@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from components import stores
+from components.deidentify.profile import OPTIONS
+from components.deidentify.profile import check as check_deidentification
 from components.errors import CtbasisError
+from components.reconstruct.lossless import CHOICES, UNCOMPRESSED
 from components.svd.engines import ENGINES
 from components.svd.plan import MODES
 from components.svd.rank import parse_rank, parse_ranks
 
-T = TypeVar("T", str, int)
+T = TypeVar("T", str, int, bool)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,29 @@ STORE = Parameter(
     metavar="URI",
 )
 
-PARAMETERS: tuple[Parameter[str] | Parameter[int], ...] = (
+DEIDENTIFY = Parameter(
+    "deidentify",
+    False,
+    "De-identify by PS3.15 Annex E, Basic Profile, before anything is stored. UIDs and patient IDs are replaced under "
+    "the secret of CTBASIS_DEIDENTIFY_SALT; without one each run has its own, and two runs do not match.",
+)
+RETAIN = Parameter(
+    "retain",
+    "",
+    "What de-identification lets stay: "
+    + "; ".join(f"{name} = {option.help}" for name, option in OPTIONS.items())
+    + ".",
+    metavar="OPTION,...",
+)
+COMPRESS = Parameter(
+    "compress",
+    UNCOMPRESSED,
+    "Lossless compression of the DICOM series that are written. jpeg-ls takes a third of the room, rle half of it; "
+    "jpeg2000, which more viewers read than jpeg-ls, takes three times as long to write.",
+    choices=CHOICES,
+)
+
+PARAMETERS: tuple[Parameter[str] | Parameter[int] | Parameter[bool], ...] = (
     SOURCE,
     TRUTH,
     RANK,
@@ -117,6 +142,9 @@ PARAMETERS: tuple[Parameter[str] | Parameter[int], ...] = (
     MODE,
     SEED,
     STORE,
+    DEIDENTIFY,
+    RETAIN,
+    COMPRESS,
 )
 
 
@@ -139,5 +167,6 @@ def check(arguments: dict[str, Any]) -> None:
         parse_rank(str(arguments["rank"]))
     if "ranks" in arguments:
         parse_ranks(str(arguments["ranks"]))
+    check_deidentification(bool(arguments.get("deidentify")), str(arguments.get("retain", "")))
     if "store" in arguments:
         stores.check(str(arguments["store"]))

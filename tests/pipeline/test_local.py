@@ -75,4 +75,12 @@ def test_a_folder_that_holds_something_else_is_not_touched(tmp_path: Path) -> No
 
 
 def test_the_fixed_names_of_a_runs_outputs() -> None:
-    assert list(OUTPUTS) == ["denoised", "basis", "figure1.png", "report.html", "metrics.json", "qc.json"]
+    assert list(OUTPUTS) == [
+        "denoised",
+        "basis-images",
+        "basis",
+        "figure1.png",
+        "report.html",
+        "metrics.json",
+        "qc.json",
+    ]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from components.deidentify.pseudonyms import SALT
 from components.errors import CtbasisError
 from pipeline import package
-from pipeline.denoise import S3_KEYS, S3_SECRET, USER
+from pipeline.denoise import S3_KEYS, S3_SECRET, SALT_SECRET, USER
 from pipeline.parameters import PARAMETERS, check
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def test_the_packages_parameters_and_defaults_are_those_of_the_table(documents: 
     assert list(compiled) == sorted(parameter.name for parameter in PARAMETERS)
     for parameter in PARAMETERS:
         entry = compiled[parameter.name]
-        assert entry["parameterType"] == {str: "STRING", int: "NUMBER_INTEGER"}[parameter.type]
+        assert entry["parameterType"] == {str: "STRING", int: "NUMBER_INTEGER", bool: "BOOLEAN"}[parameter.type]
         if parameter.name != "source":
             assert entry["defaultValue"] == parameter.default
 
@@ -73,10 +74,22 @@ def test_s3_keys_come_from_an_optional_secret_and_stand_nowhere_else(documents: 
     secrets = {name: entry["secretAsEnv"] for name, entry in executors(documents).items() if "secretAsEnv" in entry}
     # reconstruct reads an artifact and writes an artifact, and gets no key.
     assert sorted(secrets) == ["exec-cleanup", "exec-fetch", "exec-matrix", "exec-report", "exec-svd"]
-    for (secret,) in secrets.values():
-        assert secret["secretName"] == S3_SECRET
+    for secret in (entry for entries in secrets.values() for entry in entries if entry["secretName"] == S3_SECRET):
         assert secret["optional"]
         assert {pair["envVar"]: pair["secretKey"] for pair in secret["keyToEnv"]} == S3_KEYS
+
+
+def test_the_salt_comes_from_an_optional_secret_to_the_step_that_de_identifies_and_to_no_other(
+    documents: list[Any],
+) -> None:
+    others = {
+        name: [entry for entry in found.get("secretAsEnv", []) if entry["secretName"] != S3_SECRET]
+        for name, found in executors(documents).items()
+    }
+    assert [name for name, found in others.items() if found] == ["exec-matrix"]
+    (salt,) = others["exec-matrix"]
+    assert (salt["secretName"], salt["optional"]) == (SALT_SECRET, True)
+    assert salt["keyToEnv"] == [{"envVar": SALT, "secretKey": "salt"}]
 
 
 def test_what_the_svd_step_gets_of_s3_goes_on_to_the_executors(documents: list[Any]) -> None:

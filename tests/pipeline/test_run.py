@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Finished = tuple[Path, subprocess.CompletedProcess[str]]
 
 CTBASIS = Path(sys.executable).with_name("ctbasis")
-OUTPUTS = {"denoised", "basis", "figure1.png", "report.html", "metrics.json", "qc.json"}
+OUTPUTS = {"denoised", "basis-images", "basis", "figure1.png", "report.html", "metrics.json", "qc.json"}
 
 
 def ctbasis(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
