@@ -1,7 +1,7 @@
 # ctbasis: `make help` lists what there is to do.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -eu -o pipefail
-.PHONY: help setup demo test ci ci-e2e lock-check style types package-check lint bench images cluster-check e2e chaos scaling clean
+.PHONY: help setup demo test ci ci-e2e lock-check style types package-check lint bench images cluster-check e2e chaos scaling overhead fuzz clean
 
 UV_VERSION := 0.13.9
 MAHOUT := images/spark/mahout
@@ -72,6 +72,14 @@ chaos: cluster-check setup ## Break things on the cluster of KUBECONFIG, one by 
 
 scaling: cluster-check setup ## Measure the SVD with 1 and 2 executors on the cluster of KUBECONFIG
 	$(PY) -m tests.e2e.scaling
+
+overhead: cluster-check setup ## Measure what the svd step adds to a bare SparkApplication on the cluster of KUBECONFIG
+	$(PY) -m tests.e2e.overhead
+
+CASES ?= 20000
+SEED ?= 0
+fuzz: setup ## Read damaged DICOM files: CASES of them, drawn from SEED
+	$(PY) -m instruments.fuzz --cases $(CASES) --seed $(SEED)
 
 clean: ## Remove what setup and demo made
 	rm -rf .venv .cache demo demo.partial $(MAHOUT)/target
