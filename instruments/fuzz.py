@@ -55,7 +55,7 @@ class Case:
         number: Of the case, which with the seed makes the file again.
         outcome: `read`, `set aside`, `refused` or `isolated`; `wrong` where the reader failed.
         reason: Of a refusal, or what is wrong.
-        peak_kib: The most memory that the process of the case has held so far.
+        peak_kib: The most memory that the process of the case has taken so far, beyond what it began with.
     """
 
     number: int
@@ -84,9 +84,8 @@ class Summary:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common())
-        lines = [
-            f"{self.outcomes.total()} cases in {self.seconds:.0f} s: {counts}; peak {self.peak_mib:.0f} MiB a process"
-        ]
+        taken = f"at most {self.peak_mib:.0f} MiB taken by a process"
+        lines = [f"{self.outcomes.total()} cases in {self.seconds:.0f} s: {counts}; {taken}"]
         lines += [f"  case {case.number}: {case.reason}" for case in self.wrong]
         return "\n".join(lines)
 
@@ -122,6 +121,7 @@ def damaged_file(seed: int, number: int) -> bytes:
 
 def run_case(scratch: Path, seed: int, number: int) -> Case:
     """Read one damaged file and judge what comes of it."""
+    before = _held_at_first()
     content = damaged_file(seed, number)
     name = f"{number}.dcm"
     (scratch / name).write_bytes(content)
@@ -132,7 +132,17 @@ def run_case(scratch: Path, seed: int, number: int) -> Case:
         outcome, reason = "wrong", f"{type(error).__name__}: {error}"
     finally:
         (scratch / name).unlink()
-    return Case(number, outcome, reason, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return Case(number, outcome, reason, _peak_kib() - before)
+
+
+@cache
+def _held_at_first() -> int:
+    """Return what this worker held before its first case: a fork begins with all that its parent has."""
+    return _peak_kib()
+
+
+def _peak_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _judge(folder: Path, name: str, content: bytes) -> tuple[str, str]:
