@@ -51,6 +51,8 @@ class Spent:
         largest_result: Of one task.
         largest_shuffle: Bytes that one task wrote to a shuffle.
         busy: Seconds of tasks, by executor.
+        on_cpu: Of these, the JVM's own on a processor; the rest is Python's, the garbage collector's, or waiting.
+        collecting: Of these, the garbage collector's.
         heap: Peak of the JVM's heap in use, by executor; `driver` is one.
     """
 
@@ -61,6 +63,8 @@ class Spent:
     largest_result: int = 0
     largest_shuffle: int = 0
     busy: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    on_cpu: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    collecting: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     heap: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @classmethod
@@ -86,7 +90,9 @@ class Spent:
         self.largest_shuffle = max(self.largest_shuffle, written)
         self.results += metrics["Result Size"]
         self.largest_result = max(self.largest_result, metrics["Result Size"])
-        self.busy[executor] += metrics["Executor Run Time"] / 1000
+        self.busy[executor] += metrics["Executor Run Time"] / 1e3
+        self.on_cpu[executor] += metrics["Executor CPU Time"] / 1e9
+        self.collecting[executor] += metrics["JVM GC Time"] / 1e3
 
 
 @dataclass
@@ -106,11 +112,12 @@ class Measured:
     spent: Spent
 
 
-def measure(runs: RunNamespace, series: str, executors: int, rank: int) -> Measured:
+def measure(runs: RunNamespace, series: str, executors: int, *, rank: int, power_iters: int) -> Measured:
     """Run the pipeline up to its svd step with so many executors of one core each."""
     _prepare(runs, executors)
     package = small_package(until="svd", svd_memory="3Gi")
-    run = runs.run(package, source=series, engine="mahout", rank=str(rank), ranks=str(rank), seed=7).succeed()
+    wanted = {"rank": str(rank), "ranks": str(rank), "power_iters": power_iters, "seed": 7}
+    run = runs.run(package, source=series, engine="mahout", **wanted).succeed()
     (job,) = re.findall(r"^svd: done in ([\d.]+) s", run.log("svd"), re.MULTILINE)
     return Measured(executors, run.seconds_of("svd"), float(job), Spent.of(_events(runs, run)))
 
@@ -156,14 +163,17 @@ def report(all_measured: list[Measured]) -> str:
     for one in (next(one for one in all_measured if one.executors == count) for count in (first, last)):
         spent = one.spent
         by_executor = ", ".join(f"{name}: {amount / MIB:.2f}" for name, amount in sorted(spent.shuffled.items()))
-        busy = ", ".join(f"{name}: {seconds:.1f}" for name, seconds in sorted(spent.busy.items()))
+        busy = ", ".join(
+            f"{name}: {seconds:.1f} ({spent.on_cpu[name]:.1f}, {spent.collecting[name]:.1f})"
+            for name, seconds in sorted(spent.busy.items())
+        )
         heap = ", ".join(f"{name}: {used / MIB:.0f}" for name, used in sorted(spent.heap.items()))
         lines += [
             "",
             f"{one.executors} executor(s): {spent.stages} stages, {spent.tasks} tasks",
             f"  to shuffles, MiB, by executor: {by_executor}; of one task at most {spent.largest_shuffle} bytes",
             f"  results to the driver: {spent.results / MIB:.2f} MiB; of one task at most {spent.largest_result} bytes",
-            f"  seconds of tasks, by executor: {busy}",
+            f"  seconds of tasks (on a processor, collecting garbage), by executor: {busy}",
             f"  peak heap in use, MiB: {heap}",
         ]
     return "\n".join(lines)
@@ -173,6 +183,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.scaling", description=__doc__)
     parser.add_argument("--rank", type=int, default=50, help="k (default: %(default)s)")
+    parser.add_argument("--power-iters", type=int, default=2, help="q (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="of each count of executors (default: %(default)s)")
     parser.add_argument("--executors", default="1,2", help="counts, separated by commas (default: %(default)s)")
     options = parser.parse_args()
@@ -190,7 +201,8 @@ def main() -> None:
         stack.callback(runs.empty_bucket)
         uri = runs.upload(series)
         counts = [int(count) for count in options.executors.split(",")]
-        all_measured = [measure(runs, uri, count, options.rank) for _ in range(options.repeats) for count in counts]
+        wanted = {"rank": options.rank, "power_iters": options.power_iters}
+        all_measured = [measure(runs, uri, count, **wanted) for _ in range(options.repeats) for count in counts]
         print(report(all_measured))  # noqa: T201
 
 
