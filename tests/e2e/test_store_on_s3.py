@@ -37,7 +37,7 @@ def test_executors_without_the_runs_claim_factor_a_matrix_that_lies_on_s3(
     runs.change_template()
     store = f"s3://{runs.name}/scratch"
     run = runs.run(small_package(), source=runs.upload(ct), engine="mahout", store=store, **ARGUMENTS).succeed()
-    application = runs.applications()[-1]["spec"]
+    (application,) = (one["spec"] for one in runs.applications() if one["metadata"]["name"].endswith(run.run_id))
     assert _argument(application, "--matrix") == f"{store}/{run.run_id}/matrix.zarr"
     assert _argument(application, "--factors") == f"{store}/{run.run_id}/factors.zarr"
     for role in ("driver", "executor"):
