@@ -84,7 +84,7 @@ def fetch(source: str, destination: Path, *, workers: int = 8, opaque: bool = Fa
     _refuse_overlap(opened, destination)
     try:
         index = _prepared(destination)
-        unpacked = Unpacked(opened, partial(_download, opened), destination / UNFINISHED, named=not opaque)
+        unpacked = Unpacked(opened, partial(download, opened), destination / UNFINISHED, named=not opaque)
         fetching = _Fetching(unpacked, destination, index, opaque)
         with ThreadPoolExecutor(workers) as pool:
             for _ in progress(fetching.run(pool, workers * AHEAD_PER_WORKER), "fetch", unit="file"):
@@ -128,24 +128,10 @@ class _Fetching:
 
     def run(self, pool: ThreadPoolExecutor, ahead: int) -> Iterator[Record]:
         """Bring every object, at most `ahead` of them under way while the listing still arrives."""
-        names = Names(opaque=self.opaque)
         under_way: deque[Future[tuple[Record, bool]]] = deque()
         try:
-            for count, entry in enumerate(self.source.objects()):
-                if count >= MOST_OBJECTS:
-                    raise CtbasisError(
-                        f"the source lists more than {MOST_OBJECTS:,} objects",
-                        expected="one examination or a few",
-                        cause="the prefix is that of a whole archive, or the server's listing has no end",
-                        remedy="name a longer prefix",
-                    )
-                if entry.size == 0 and (not entry.key or entry.key.endswith("/")):
-                    # Consoles make such objects to show an empty folder.
-                    continue
-                name = names.name(entry.key)
-                # What finds the object is its location; its key is what messages and the index would show.
-                shown = replace(entry, key=name) if self.opaque else entry
-                under_way.append(pool.submit(self._bring, shown, name))
+            for entry, name in listed(self.source, opaque=self.opaque):
+                under_way.append(pool.submit(self._bring, entry, name))
                 if len(under_way) >= ahead:
                     yield self._counted(under_way.popleft())
             while under_way:
@@ -182,7 +168,7 @@ class _Fetching:
             return kept, True
         fresh = self.destination / UNFINISHED / uuid.uuid4().hex
         try:
-            checked = _download(self.source, entry, fresh)
+            checked = download(self.source, entry, fresh)
             record = _record(entry, name, fresh, checked=checked)
             self.index.add(record)
             _make_way(path, self.destination)
@@ -191,6 +177,33 @@ class _Fetching:
             # After success too: renaming a link onto its twin leaves both.
             fresh.unlink(missing_ok=True)
         return record, False
+
+
+def listed(source: Source, *, opaque: bool = False) -> Iterator[tuple[RemoteObject, str]]:
+    """Yield the objects of `source`, each with the name of its file.
+
+    Args:
+        source: Where they are.
+        opaque: As in `fetch`; the objects' keys are their numbers then.
+
+    Raises:
+        CtbasisError: The listing has no end.
+    """
+    names = Names(opaque=opaque)
+    for count, entry in enumerate(source.objects()):
+        if count >= MOST_OBJECTS:
+            raise CtbasisError(
+                f"the source lists more than {MOST_OBJECTS:,} objects",
+                expected="one examination or a few",
+                cause="the prefix is that of a whole archive, or the server's listing has no end",
+                remedy="name a longer prefix",
+            )
+        if entry.size == 0 and (not entry.key or entry.key.endswith("/")):
+            # Consoles make such objects to show an empty folder.
+            continue
+        name = names.name(entry.key)
+        # What finds the object is its location; its key is what messages and the index would show.
+        yield (replace(entry, key=name) if opaque else entry), name
 
 
 def _refuse_overlap(source: Source, destination: Path) -> None:
@@ -240,7 +253,7 @@ def _kept(path: Path, entry: RemoteObject, name: str, noted: Record | None) -> R
     return now if untouched and verdict is Verdict.UNTOLD else None
 
 
-def _download(source: Source, entry: RemoteObject, target: Path) -> bool:
+def download(source: Source, entry: RemoteObject, target: Path) -> bool:
     """Download with patience; return whether the content was checked, not its size alone."""
     for attempt in range(ATTEMPTS):
         if attempt:

@@ -163,10 +163,15 @@ def fill(
 def _decode(folder: Path, buffer: Buffer, columns: int, slot: tuple[int, Slice]) -> Filled:
     column, entry = slot
     hu, padded = buffer.hounsfield(columns)[column], buffer.padded(columns)
+    return decode_one(folder, entry, hu, padded[column] if padded is not None else None)
+
+
+def decode_one(folder: Path, entry: Slice, hu: NDArray[Any], padded: NDArray[np.bool_] | None) -> Filled:
+    """Read one slice, in a worker that may be lost to it, into `hu`, (voxels,), and its mask of padding."""
     try:
         with limited():
             values = read_values(folder, entry).reshape(-1)
-            found = to_hounsfield(values, entry.pixels, hu, padded[column] if padded is not None else None)
+            found = to_hounsfield(values, entry.pixels, hu, padded)
     except MemoryError:
         return Filled(problem="its pixels take more memory to decode than any file should")
     except ValueError as error:
@@ -179,6 +184,11 @@ def _decode(folder: Path, buffer: Buffer, columns: int, slot: tuple[int, Slice])
 
 def _lost(slot: tuple[int, Slice], ending: str) -> Filled:
     del slot
+    return lost_slice(ending)
+
+
+def lost_slice(ending: str) -> Filled:
+    """Return what became of a slice whose worker died at it, from how that ended."""
     return Filled(problem=f"its pixels cannot be decoded: {ending}")
 
 

@@ -32,7 +32,7 @@ from components.matrix.workers import LostError, Workers
 from components.progress import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from components.deidentify.deidentification import Deidentification
 
@@ -126,9 +126,9 @@ class _Ingestion:
                 headers[found[0].place] = found[1]
         slices, copies = set_copies_aside(slices)
         aside += copies
-        slices, repeated = self._set_repeated_aside(slices)
+        slices, repeated = set_repeated_aside(slices, self._digests)
         aside += repeated
-        _refuse_nothing(self.folder, slices, aside)
+        refuse_nothing(self.folder, slices, aside)
         dtype = "int16" if all(entry.pixels.whole for entry in slices) else "float32"
         attempt = 0
         while True:
@@ -146,32 +146,18 @@ class _Ingestion:
             attempt += 1
             dtype = dtype if fits else "float32"
             aside += broken
-            slices = _without(slices, broken)
-        _warn(aside)
+            slices = without(slices, broken)
+        warn_of(aside)
         report = describe(files=len(files) + len(links), dtype=dtype, series=series, filled=filled, aside=aside)
         report["deidentified"] = self.deidentification.describe() if self.deidentification else None
         _write_whole(qc, json.dumps(report, indent=1) + "\n")
-        writer.finish(series=_placed(series), headers=[headers[entry.place] for entry in columns])
+        writer.finish(series=placed(series), headers=[headers[entry.place] for entry in columns])
 
     def _read_headers(self, files: Sequence[str]) -> Iterator[list[Found]]:
-        return self.workers.map(partial(_read_slices, self.folder, self.deidentification), files, _lost)
+        return self.workers.map(partial(read_file, self.folder, self.deidentification), files, lost_file)
 
-    def _set_repeated_aside(self, slices: list[Slice]) -> tuple[list[Slice], list[SetAside]]:
-        """Keep one of the slices at a place that hold the very same values, though their SOPInstanceUIDs differ."""
-        pairs = slices_at_one_place(slices)
-        if not pairs:
-            return slices, []
-        involved = list({entry.place: entry for pair in pairs for entry in pair}.values())
-        digests = self.workers.map(partial(_digest, self.folder), involved, lambda entry, _: entry.name)
-        known = {entry.place: digest for entry, digest in zip(involved, digests, strict=True)}
-        repeated = {
-            again.place: SetAside(
-                again.file, "at another slice's place, with its values", frame=again.frame, twin=kept.name
-            )
-            for kept, again in pairs
-            if known[kept.place] == known[again.place]
-        }
-        return [entry for entry in slices if entry.place not in repeated], list(repeated.values())
+    def _digests(self, slices: Sequence[Slice]) -> Iterator[str]:
+        return self.workers.map(partial(digest_of, self.folder), slices, lambda entry, _: entry.name)
 
     def _write(self, columns: Sequence[Slice], dtype: str, attempt: int) -> tuple[MatrixWriter, list[Filled]]:
         image = columns[0].Rows, columns[0].Columns
@@ -210,7 +196,8 @@ def _files(folder: Path) -> tuple[list[str], list[SetAside]]:
     return sorted(files), links
 
 
-def _read_slices(folder: Path, deidentification: Deidentification | None, file: str) -> list[Found]:
+def read_file(folder: Path, deidentification: Deidentification | None, file: str) -> list[Found]:
+    """Return what is in a file, in a worker that may be lost to it, and out of which no identity comes."""
     with limited():
         found = read_slices(folder, file)
         return found if deidentification is None else [_deidentified(entry, deidentification) for entry in found]
@@ -234,11 +221,36 @@ def _deidentified(found: Found, by: Deidentification) -> Found:
     return anonymous, header
 
 
-def _lost(file: str, ending: str) -> list[Found]:
+def lost_file(file: str, ending: str) -> list[Found]:
+    """Return what becomes of a file whose worker died at it, from how that ended."""
     return [SetAside(file, f"its header cannot be read: {ending}", broken=True)]
 
 
-def _digest(folder: Path, entry: Slice) -> str:
+def set_repeated_aside(
+    slices: list[Slice], digests: Callable[[Sequence[Slice]], Iterable[str]]
+) -> tuple[list[Slice], list[SetAside]]:
+    """Keep one of the slices at a place that hold the very same values, though their SOPInstanceUIDs differ.
+
+    Args:
+        slices: All there are.
+        digests: Finds `digest_of` those that are at one place.
+    """
+    pairs = slices_at_one_place(slices)
+    if not pairs:
+        return slices, []
+    involved = list({entry.place: entry for pair in pairs for entry in pair}.values())
+    known = {entry.place: digest for entry, digest in zip(involved, digests(involved), strict=True)}
+    repeated = {
+        again.place: SetAside(
+            again.file, "at another slice's place, with its values", frame=again.frame, twin=kept.name
+        )
+        for kept, again in pairs
+        if known[kept.place] == known[again.place]
+    }
+    return [entry for entry in slices if entry.place not in repeated], list(repeated.values())
+
+
+def digest_of(folder: Path, entry: Slice) -> str:
     """Return what two slices have in common that hold the same values of the same meaning, else its name."""
     try:
         with limited():
@@ -248,12 +260,17 @@ def _digest(folder: Path, entry: Slice) -> str:
     return hashlib.sha256(values.tobytes() + repr(entry.pixels).encode()).hexdigest()
 
 
-def _refuse_nothing(folder: Path, slices: Sequence[Slice], aside: Sequence[SetAside]) -> None:
+def refuse_nothing(place: Path | str, slices: Sequence[Slice], aside: Sequence[SetAside]) -> None:
+    """Refuse a source in which nothing is a slice.
+
+    Raises:
+        CtbasisError: `slices` is empty; the reasons are counted.
+    """
     if slices:
         return
     reasons = Counter(entry.reason for entry in aside).most_common(5)
     raise CtbasisError(
-        f"no CT image among {len(aside)} files in {folder}"
+        f"no CT image among {len(aside)} files in {place}"
         + (f": {', '.join(f'{count} x {reason}' for reason, count in reasons)}" if reasons else ""),
         expected="files of one or more axial CT series (SOP class CT Image Storage)",
         cause="the source names another folder or prefix, or another modality",
@@ -261,7 +278,7 @@ def _refuse_nothing(folder: Path, slices: Sequence[Slice], aside: Sequence[SetAs
     )
 
 
-def _without(slices: Sequence[Slice], broken: Iterable[SetAside]) -> list[Slice]:
+def without(slices: Sequence[Slice], broken: Iterable[SetAside]) -> list[Slice]:
     """Drop broken slices, unless a series has none left."""
     problems = {(entry.file, entry.frame): entry.reason for entry in broken}
     kept = [entry for entry in slices if entry.place not in problems]
@@ -278,21 +295,23 @@ def _without(slices: Sequence[Slice], broken: Iterable[SetAside]) -> list[Slice]
     return kept
 
 
-def _placed(series: Sequence[CTSeries]) -> list[Series]:
-    placed: list[Series] = []
+def placed(series: Sequence[CTSeries]) -> list[Series]:
+    """Return the columns that each series takes in A."""
+    columns: list[Series] = []
     first = 0
     for entry in series:
         spacing = entry.slices[0].PixelSpacing
-        placed.append(
+        columns.append(
             Series(
                 entry.SeriesInstanceUID, first, len(entry.slices), entry.spacing, (float(spacing[0]), float(spacing[1]))
             )
         )
         first += len(entry.slices)
-    return placed
+    return columns
 
 
-def _warn(aside: Iterable[SetAside]) -> None:
+def warn_of(aside: Iterable[SetAside]) -> None:
+    """Say on standard error which files were meant to be slices and could not be read."""
     broken = [entry for entry in aside if entry.broken]
     for entry in broken[:WARNINGS_SHOWN]:
         sys.stderr.write(f"WARNING: {entry.file} is set aside: {entry.reason}\n")

@@ -252,20 +252,10 @@ class MatrixWriter:
         writer._group.attrs.update({"complete": False, "image": [int(edge) for edge in image]})
         m = int(image[0]) * int(image[1])
         chunks = (min(block_rows_for(cols), m), column_chunk_for(cols, m))
-        # A is noise and does not compress at a price worth paying; aside is nearly constant and does, and LZ4 on
-        # shuffled bits takes a third of the time of Zstandard for twice its size, which is small either way.
-        writer._array("A", (m, cols), chunks, dtype, [Crc32cCodec()])
-        writer._array(
-            "aside", (m, cols), chunks, dtype, [BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"), Crc32cCodec()]
-        )
+        # A is noise and does not compress at a price worth paying.
+        _create(writer._group, "A", (m, cols), chunks, dtype, [Crc32cCodec()])
+        create_aside(writer._group, (m, cols), chunks, dtype)
         return writer
-
-    def _array(
-        self, name: str, shape: tuple[int, int], chunks: tuple[int, int], dtype: DTypeLike, codecs: list[Any]
-    ) -> None:
-        self._group.create_array(
-            name, shape=shape, chunks=chunks, dtype=np.dtype(dtype), fill_value=absent(dtype), compressors=codecs
-        )
 
     @cached_property
     def _arrays(self) -> tuple[zarr.Array[Any], zarr.Array[Any]]:
@@ -301,6 +291,24 @@ class MatrixWriter:
         """Write what belongs to the columns and declare the matrix complete; readers refuse it before."""
         write_headers(self._group, headers)
         self._group.attrs.update({"series": [vars(entry) for entry in series], "complete": True})
+
+
+def create_aside(group: zarr.Group, shape: tuple[int, int], chunks: tuple[int, int], dtype: DTypeLike) -> None:
+    """Make the array `aside` in `group`: (m, n), in the chunks and the dtype of A.
+
+    It is nearly constant and compresses; LZ4 on shuffled bits takes a third of the time of Zstandard for twice its
+    size, which is small either way.
+    """
+    codecs = [BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"), Crc32cCodec()]
+    _create(group, "aside", shape, chunks, dtype, codecs)
+
+
+def _create(
+    group: zarr.Group, name: str, shape: tuple[int, int], chunks: tuple[int, int], dtype: DTypeLike, codecs: list[Any]
+) -> None:
+    group.create_array(
+        name, shape=shape, chunks=chunks, dtype=np.dtype(dtype), fill_value=absent(dtype), compressors=codecs
+    )
 
 
 def write_headers(group: zarr.Group, headers: Sequence[bytes]) -> None:
