@@ -33,6 +33,9 @@ def svd(
     power_iters: int,
     engine: str,
     seed: int,
+    method: str,
+    memory: str,
+    cluster: str,
     run: str,
     task_config: dsl.TaskConfig,
     basis: dsl.Output[dsl.Model],
@@ -44,12 +47,15 @@ def svd(
         workspace: Root of the run's workspace, which the executors share where the stores are in it.
         store: s3://bucket/prefix for matrix and factors, empty for the workspace.
         mode: What a column of the matrix is; global: a slice.
-        rank: k of the denoised series, or auto.
+        rank: k of the denoised series, or auto and a rule.
         ranks: Further ranks that pictures are made of.
         oversample: p.
         power_iters: q.
-        engine: mahout, numpy, or auto.
+        engine: mahout, spark, dask, ray, numpy, or auto.
         seed: Of the random projection, -1 to draw one.
+        method: exact, randomized, single-pass, or auto.
+        memory: That the engine numpy may take, such as 3GiB, or auto.
+        cluster: Address of the engine's own cluster, empty for the operator's or this pod.
         run: The run's id; the SparkApplication is named after it, and its folder below the store.
         task_config: What Kubeflow decided for this pod; filled in by Kubeflow.
         basis: Basis vectors, weights and singular values.
@@ -61,6 +67,7 @@ def svd(
 
     from components.errors import refusing
     from components.svd.factorize import factorize, publish
+    from components.svd.memory import parse_memory
     from components.svd.placement import Placement
     from components.svd.rank import parse_rank, parse_ranks
     from components.stores import run_folder
@@ -82,6 +89,9 @@ def svd(
             power_iters=power_iters,
             engine=engine,
             seed=None if seed < 0 else seed,
+            method=method,
+            memory=parse_memory(memory),
+            cluster=cluster,
             run=run,
             placement=placement,
         )

@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components import stores
 from components.errors import CtbasisError
 from components.matrix.store import MatrixStore
 from components.svd.engines import ENGINES, engine_named
-from components.svd.factors import FactorStore
+from components.svd.factors import FactorStore, FactorWriter
 from components.svd.plan import MODES, plan_factorization
-from components.svd.rank import factored_rank, gavish_donoho_rank
+from components.svd.rank import Rule, choose_rank, factored_rank
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from components.svd.placement import Placement
     from components.svd.plan import Plan
+
+
+CLUSTERS = {"spark": "spark", "yarn": "spark", "k8s": "spark", "tcp": "dask", "tls": "dask", "ray": "ray"}
+"""What the address of a cluster begins with, and the engine that runs on such."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,15 @@ def factorize(
     factors_uri: str,
     *,
     mode: str = "global",
-    rank: int | None,
+    rank: int | Rule,
     ranks: list[int],
     oversample: int = 15,
     power_iters: int = 2,
     engine: str = "auto",
     seed: int | None = None,
+    method: str = "auto",
+    memory: int = 0,
+    cluster: str = "",
     run: str = "local",
     placement: Placement | None = None,
 ) -> Outcome:
@@ -55,12 +62,18 @@ def factorize(
         matrix_uri: A complete `MatrixStore`.
         factors_uri: Where the `FactorStore` goes; replaced if it is there.
         mode: A row of `MODES`.
-        rank: k of the denoised series; None chooses by the singular values, which costs a factorization at full rank.
+        rank: k of the denoised series, or the rule that chooses it by the singular values, which costs a factorization
+            at full rank.
         ranks: Further ranks that pictures will be made of; k is the largest of all that lie below the slice count.
         oversample: p, columns of the random projection beyond k. More is a little safer and a little slower.
         power_iters: q. Each costs two passes over A; CT spectra decay slowly, so 1 at least.
         engine: A row of `ENGINES`, or `auto`.
         seed: Of the random test matrix, for engines that take one.
+        method: A row of `METHODS`, for the block engines: exact, randomized, single-pass, or auto by the slice count.
+        memory: Bytes that the engine numpy may take; 0 for a share of what is free.
+        cluster: Address of the engine's own cluster (Spark master, Dask scheduler, Ray head); empty for what its
+            environment says (DASK_SCHEDULER_ADDRESS, RAY_ADDRESS), for the operator's SparkApplication in a pod, or for
+            this machine.
         run: Name of the run; the Spark application is named after it, so that a retried step finds its own.
         placement: What Kubeflow decided for the step's pod; the Spark application's pods share it.
 
@@ -71,19 +84,20 @@ def factorize(
         raise CtbasisError(f"mode {mode!r} is unknown", expected=f"one of {', '.join(MODES)}")
     matrix = MatrixStore.open(matrix_uri)
     full = min(matrix.rows, matrix.cols)
-    name = choose_engine() if engine == "auto" else engine
+    name = choose_engine(cluster) if engine == "auto" else engine
     k = factored_rank(rank, ranks, full)
-    wanted = {"rank": k, "oversample": oversample, "power_iters": power_iters}
+    wanted: dict[str, Any] = {"rank": k, "oversample": oversample, "power_iters": power_iters, "method": method}
     # Refuses nonsense here, before a cluster is asked for anything.
     plan_factorization(engine=name, rows=matrix.rows, cols=matrix.cols, seed=seed, **wanted)
     arguments = ["--matrix", matrix_uri, "--factors", factors_uri, "--engine", name]
-    for option, value in {**wanted, "seed": seed}.items():
+    optional = {"seed": seed, "memory": memory or None, "cluster": cluster or None}
+    for option, value in {**wanted, **optional}.items():
         if value is not None:
             arguments += [f"--{option.replace('_', '-')}", str(value)]
     if engine_named(name).on_spark:
         from components.svd.launch import launch
 
-        launch(arguments, run=run, placement=placement)
+        launch(arguments, run=run, placement=placement, master=cluster)
     else:
         from components.svd import job
 
@@ -92,31 +106,43 @@ def factorize(
     return Outcome(plan=factors.plan, rank=_denoising_rank(rank, factors, full))
 
 
-def choose_engine() -> str:
-    """Choose the engine for `auto` and say why on standard error: Mahout wherever Spark can run it, else NumPy."""
+def choose_engine(cluster: str = "") -> str:
+    """Choose the engine for `auto` and say why on standard error: the cluster's own, else Mahout where Spark can run.
+
+    Args:
+        cluster: Address of a cluster, if the user gave one.
+
+    Raises:
+        CtbasisError: The address is of no engine's kind.
+    """
     from components.svd.launch import local_java
 
-    on_cluster = "KUBERNETES_SERVICE_HOST" in os.environ
-    java = None if on_cluster else local_java()
-    name, why = (
-        ("mahout", "this is a cluster")
-        if on_cluster
-        else ("mahout", f"Java {java} is here")
-        if java
-        else ("numpy", "no Java 17 is here for Spark")
-    )
+    if cluster:
+        scheme = cluster.partition("://")[0]
+        if scheme not in CLUSTERS:
+            raise CtbasisError(
+                f"the cluster is {cluster!r}, and engine is auto",
+                expected=f"an address that begins with {', '.join(f'{known}://' for known in CLUSTERS)}",
+                remedy="name the engine that the cluster runs by --engine",
+            )
+        name, why = CLUSTERS[scheme], f"the cluster's address begins with {scheme}://"
+    elif "KUBERNETES_SERVICE_HOST" in os.environ:
+        name, why = "mahout", "this is a Kubernetes cluster, whose Spark operator runs it"
+    elif (java := local_java()) is not None:
+        name, why = "mahout", f"Java {java} is here; numpy is exact, and the faster one on one machine"
+    else:
+        name, why = "numpy", "no Java 17 is here for Spark"
     sys.stderr.write(f"engine: auto chose {name} ({ENGINES[name].summary}): {why}\n")
     return name
 
 
-def _denoising_rank(rank: int | None, factors: FactorStore, full: int) -> int:
-    if rank is not None:
+def _denoising_rank(rank: int | Rule, factors: FactorStore, full: int) -> int:
+    if not isinstance(rank, Rule):
         return min(rank, full)
-    found = gavish_donoho_rank(factors.s, (factors.rows, factors.cols))
-    sys.stderr.write(
-        f"rank: auto chose {found} of {full} by the hard threshold of Gavish and Donoho, which assumes white noise\n"
-    )
-    return found
+    choice = choose_rank(rank, factors.s, (factors.rows, factors.cols))
+    FactorWriter(factors.uri).explain(choice)
+    sys.stderr.write(f"rank: auto chose {choice.rank}, as {choice.why}; {choice.assumptions}\n")
+    return choice.rank
 
 
 def publish(factors_uri: str, folder: Path) -> None:

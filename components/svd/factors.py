@@ -5,7 +5,9 @@
     V         (n, k) float64             right singular vectors
     weights   (n, k) float64             V diag(s): how much of each basis image a slice holds; A ~ U weights^T
     aside, headers, header_offsets       taken over from the matrix, so that DICOM can be written from the factors alone
-    attributes                           complete, image, series, and `plan`: what was asked and what was run
+    attributes                           complete, image, series; `plan`: what was asked and what was run; `accuracy`:
+                                         how wrong the factors may be (components/svd/accuracy.py);
+                                         `choice`: how a rule chose the denoised series' rank, if one did
 
 U and aside are tall and never pass through a driver: each engine's workers write their own blocks of U, and aside is
 copied chunk by chunk as it is stored, by hard links or by the S3 server itself. The store lies in a folder or below
@@ -21,7 +23,8 @@ import numpy as np
 from zarr.codecs import Crc32cCodec
 
 from components import stores
-from components.matrix.store import MatrixStore, SliceArrays, array_of, open_complete
+from components.errors import CtbasisError
+from components.matrix.store import MatrixStore, SliceArrays, array_of, create_aside, open_complete, write_headers
 from components.svd.plan import Plan
 
 if TYPE_CHECKING:
@@ -29,6 +32,14 @@ if TYPE_CHECKING:
 
     import zarr
     from numpy.typing import DTypeLike, NDArray
+
+    from components.svd.accuracy import Accuracy
+    from components.svd.fused import FusedMatrix
+    from components.svd.rank import Choice
+
+
+SKETCH = "sketch"
+"""What a single pass over A leaves for U, and is removed once U is made of it."""
 
 
 class FactorStore(SliceArrays):
@@ -42,6 +53,9 @@ class FactorStore(SliceArrays):
         self.s: NDArray[np.float64] = np.asarray(array_of(group, "s")[:], np.float64)
         self.V: NDArray[np.float64] = np.asarray(array_of(group, "V")[:], np.float64)
         self.plan = Plan(**group.attrs["plan"])  # type: ignore[arg-type]
+        attributes: dict[str, Any] = dict(group.attrs)
+        self.choice: dict[str, Any] = dict(attributes.get("choice", {}))
+        self.accuracy: dict[str, Any] = dict(attributes.get("accuracy", {}))
 
     @classmethod
     def open(cls, uri: str) -> Self:
@@ -83,7 +97,7 @@ class FactorWriter:
         self._group = stores.open_group(uri, mode=mode)
 
     @classmethod
-    def create(cls, uri: str, matrix: MatrixStore, *, rank: int, dtype: DTypeLike = np.float32) -> Self:
+    def create(cls, uri: str, matrix: MatrixStore | FusedMatrix, *, rank: int, dtype: DTypeLike = np.float32) -> Self:
         """Start the factors of `matrix` at `uri`, replacing what was there.
 
         Args:
@@ -104,20 +118,98 @@ class FactorWriter:
         )
         return writer
 
+    @property
+    def dtype(self) -> str:
+        """The dtype of U on disk."""
+        return str(self._tall.dtype)
+
     def write_block(self, rows: slice, U: NDArray[Any]) -> None:
         """Write the row block `rows` of U, (rows, k); `rows` as `MatrixStore.block` gives them."""
         self._tall[rows] = np.asarray(U, self._tall.dtype)
+
+    def read_back(self, rows: slice) -> NDArray[Any]:
+        """Return the row block `rows` of U as it was written, for a check of it."""
+        return np.asarray(self._tall[rows])
+
+    def create_sketch(self, width: int) -> None:
+        """Make room for a sketch of A beside U, (m, width) float64, in its row blocks; `drop_sketch` removes it."""
+        rows, block_rows = self._tall.shape[0], self._tall.chunks[0]
+        self._group.create_array(
+            SKETCH,
+            shape=(rows, width),
+            chunks=(block_rows, width),
+            dtype=np.float64,
+            fill_value=float("nan"),
+            compressors=[Crc32cCodec()],
+            overwrite=True,
+        )
+
+    def write_sketch(self, rows: slice, Y: NDArray[np.float64]) -> None:
+        """Write a row block of the sketch."""
+        self._sketch[rows] = Y
+
+    def read_sketch(self, rows: slice) -> NDArray[np.float64]:
+        """Return a row block of the sketch.
+
+        Raises:
+            CtbasisError: Its chunk is not there.
+        """
+        Y = np.asarray(self._sketch[rows], np.float64)
+        if np.isnan(Y).any():
+            raise CtbasisError(
+                f"the sketch beside {self.uri} lacks rows {rows.start} to {rows.stop}",
+                cause="somebody deleted a file or object meanwhile",
+                remedy="run the svd step again",
+            )
+        return Y
+
+    def drop_sketch(self) -> None:
+        """Remove the sketch."""
+        del self._group[SKETCH]
+
+    @cached_property
+    def _sketch(self) -> zarr.Array[Any]:
+        return array_of(self._group, SKETCH)
 
     @cached_property
     def _tall(self) -> zarr.Array[Any]:
         """U, opened once: a writer is asked for every block, and each opening reads metadata."""
         return array_of(self._group, "U")
 
-    def finish(self, *, s: NDArray[np.float64], V: NDArray[np.float64], plan: Plan, matrix: MatrixStore) -> None:
-        """Write what is small, take over what belongs to the columns, and declare the factors complete."""
+    def create_aside(self, cols: int, column_chunk: int, dtype: DTypeLike) -> None:
+        """Make room for what is set aside of A, where there is no matrix to copy it from; laid out as there."""
+        rows, block_rows = self._tall.shape[0], self._tall.chunks[0]
+        create_aside(self._group, (rows, cols), (block_rows, column_chunk), dtype)
+
+    def write_aside(self, rows: slice, aside: NDArray[Any]) -> None:
+        """Write a row block of what is set aside."""
+        array_of(self._group, "aside")[rows] = aside
+
+    def explain(self, choice: Choice) -> None:
+        """Note how the rank of the denoised series was chosen, for the report."""
+        self._group.attrs.update({"choice": vars(choice)})
+
+    def finish(
+        self,
+        *,
+        s: NDArray[np.float64],
+        V: NDArray[np.float64],
+        plan: Plan,
+        matrix: MatrixStore | FusedMatrix,
+        accuracy: Accuracy | None = None,
+    ) -> None:
+        """Write what is small, take over what belongs to the columns, and declare the factors complete.
+
+        Of a matrix that was never stored `aside` is written already, and the headers are in hand.
+        """
         self._group.create_array("s", data=np.ascontiguousarray(s, np.float64))
         self._group.create_array("V", data=np.ascontiguousarray(V, np.float64))
         self._group.create_array("weights", data=np.ascontiguousarray(V * s, np.float64))
-        stores.copy_arrays(matrix.uri, self.uri, ("aside", "headers", "header_offsets"))
+        if isinstance(matrix, MatrixStore):
+            stores.copy_arrays(matrix.uri, self.uri, ("aside", "headers", "header_offsets"))
+        else:
+            write_headers(self._group, matrix.headers)
         described: dict[str, Any] = {"image": list(matrix.image), "series": [vars(entry) for entry in matrix.series]}
+        if accuracy is not None:
+            described["accuracy"] = vars(accuracy)
         self._group.attrs.update({**described, "plan": vars(plan), "complete": True})

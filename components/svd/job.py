@@ -1,6 +1,7 @@
 """The Spark driver program of the svd step: plan, factor with one engine, write the factors.
 
     spark-submit ... components/svd/job.py --matrix URI --factors URI --engine mahout --rank 50
+    spark-submit ... components/svd/job.py --source s3://bucket/prefix --factors URI --engine spark --rank 50
 
 The program itself knows no Spark: an engine that needs a session gets it from the application it is run in, and one
 that needs none runs here without.
@@ -9,25 +10,34 @@ that needs none runs here without.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import refusing
 from components.matrix.store import MatrixStore
 from components.svd.engines import ENGINES, engine_named
 from components.svd.factors import FactorWriter
-from components.svd.plan import plan_factorization
+from components.svd.memory import parse_memory
+from components.svd.plan import METHODS, plan_factorization
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from components.svd.engines import Spectrum
+    from components.svd.fused import FusedMatrix
+    from components.svd.plan import Plan
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; a wrong one exits with code 2 and says how it is to be."""
     parser = argparse.ArgumentParser(prog="job.py", description="Factor a matrix store into a factor store.")
-    parser.add_argument("--matrix", required=True, metavar="URI", help="a complete matrix store")
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--matrix", metavar="URI", help="a complete matrix store")
+    data.add_argument("--source", metavar="URI", help="DICOM files, decoded by Spark executors; no matrix is written")
     parser.add_argument("--factors", required=True, metavar="URI", help="where the factor store goes; replaced")
     parser.add_argument("--engine", required=True, help=f"one of {', '.join(ENGINES)}")
     parser.add_argument("--rank", required=True, type=int, help="k, basis vectors to keep")
@@ -35,7 +45,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--power-iters", type=int, default=2, help="q, each two more passes over the matrix")
     parser.add_argument("--seed", type=int, default=None, help="of the random test matrix; drawn where it is left out")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of U on disk")
-    return parser.parse_args(arguments)
+    parser.add_argument("--method", choices=METHODS, default="auto", help="of the block engines, see METHODS")
+    parser.add_argument("--memory", type=parse_memory, default=0, help="that engine numpy may take, such as 3GiB")
+    parser.add_argument("--cluster", default="", metavar="ADDRESS", help="of the engine's own cluster")
+    parser.add_argument("--qc", type=Path, metavar="FILE", help="with --source: what was read, set aside and tolerated")
+    parser.add_argument("--deidentify", action="store_true", help="with --source: headers, before they are stored")
+    parser.add_argument("--retain", default="", metavar="OPTIONS", help="with --deidentify: of the profile")
+    options = parser.parse_args(arguments)
+    if options.source and options.engine != "spark":
+        parser.error("--source goes with --engine spark alone")
+    if options.deidentify and not options.source:
+        parser.error("--deidentify goes with --source: a matrix's headers are what the matrix step made them")
+    if options.retain and not options.deidentify:
+        parser.error("--retain goes with --deidentify")
+    return options
 
 
 def run(options: argparse.Namespace) -> None:
@@ -45,8 +68,40 @@ def run(options: argparse.Namespace) -> None:
         CtbasisError: The matrix is missing or incomplete, the parameters make no sense, or the engine refused.
     """
     start = time.monotonic()
+    note = _run_fused(options) if options.source else _run_staged(options)
+    _say(f"done in {time.monotonic() - start:.1f} s; {note}")
+
+
+def _run_staged(options: argparse.Namespace) -> str:
     factorize = engine_named(options.engine).load()
     matrix = MatrixStore.open(options.matrix)
+    plan = _planned(options, matrix)
+    factors = FactorWriter.create(options.factors, matrix, rank=plan.rank, dtype=options.dtype)
+    spectrum = factorize(matrix, factors, plan)
+    _finish(factors, spectrum, plan, matrix)
+    return spectrum.note
+
+
+def _run_fused(options: argparse.Namespace) -> str:
+    from components.deidentify.deidentification import Deidentification
+    from components.svd.engines.spark import spark_session
+    from components.svd.fused import Fused
+
+    identity = Deidentification.of(options.retain) if options.deidentify else None
+    _say(str(identity or "not de-identified: the factors name the patient as the source does"))
+    fused = Fused(spark_session(options.cluster).sparkContext, options.source, deidentification=identity)
+    try:
+        plan = _planned(options, fused.matrix)
+        factors, spectrum = fused.factorize(options.factors, plan, dtype=options.dtype)
+        if options.qc:
+            options.qc.write_text(json.dumps(fused.matrix.qc, indent=1) + "\n", encoding="utf-8")
+        _finish(factors, spectrum, plan, fused.matrix)
+    finally:
+        fused.close()
+    return spectrum.note
+
+
+def _planned(options: argparse.Namespace, matrix: MatrixStore | FusedMatrix) -> Plan:
     plan = plan_factorization(
         engine=options.engine,
         rows=matrix.rows,
@@ -55,6 +110,9 @@ def run(options: argparse.Namespace) -> None:
         oversample=options.oversample,
         power_iters=options.power_iters,
         seed=options.seed,
+        method=options.method,
+        memory=options.memory,
+        cluster=options.cluster,
     )
     for clamp in plan.clamps:
         _say(clamp)
@@ -62,10 +120,23 @@ def run(options: argparse.Namespace) -> None:
         f"{options.engine} factors {plan.rows} x {plan.cols} in {matrix.block_count} blocks: "
         f"k={plan.rank}, p={plan.oversample}, q={plan.power_iters}"
     )
-    factors = FactorWriter.create(options.factors, matrix, rank=plan.rank, dtype=options.dtype)
-    spectrum = factorize(matrix, factors, plan)
-    factors.finish(s=spectrum.s, V=spectrum.V, plan=replace(plan, note=spectrum.note), matrix=matrix)
-    _say(f"done in {time.monotonic() - start:.1f} s; {spectrum.note}")
+    return plan
+
+
+def _finish(factors: FactorWriter, spectrum: Spectrum, plan: Plan, matrix: MatrixStore | FusedMatrix) -> None:
+    factors.finish(
+        s=spectrum.s,
+        V=spectrum.V,
+        plan=replace(plan, note=spectrum.note),
+        matrix=matrix,
+        accuracy=spectrum.accuracy,
+    )
+    found = spectrum.accuracy
+    if found is not None and found.norm > 0:
+        _say(
+            f"residual {found.residual / found.norm:.3e} of ||A||_F, spectral error at most "
+            f"{found.spectral_error / found.norm:.3e}, {found.passes} passes over A"
+        )
 
 
 def _say(line: str) -> None:

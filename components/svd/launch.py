@@ -41,7 +41,7 @@ def application_name(run: str) -> str:
     return f"{name[: LONGEST_NAME - len(digest) - 1].rstrip('-')}-{digest}"
 
 
-def launch(arguments: Sequence[str], *, run: str, placement: Placement | None = None) -> None:
+def launch(arguments: Sequence[str], *, run: str, placement: Placement | None = None, master: str = "") -> None:
     """Run the Spark step's program with `arguments` and return when it has succeeded.
 
     In a pod the SparkApplication is created as a resource; anywhere else its mainApplicationFile, sparkConf, jars and
@@ -51,15 +51,16 @@ def launch(arguments: Sequence[str], *, run: str, placement: Placement | None = 
         arguments: Of components/svd/job.py.
         run: Name of the run. The application's name is made of it, so that a retried step finds the one it started.
         placement: What Kubeflow decided for the step's pod; the application's pods share it.
+        master: A Spark master by address, which runs the application in place of the operator or this machine.
 
     Raises:
         CtbasisError: The application failed; the text says why.
     """
     name = application_name(run)
-    if "KUBERNETES_SERVICE_HOST" in os.environ:
+    if "KUBERNETES_SERVICE_HOST" in os.environ and not master:
         from components.svd import launch_kubernetes
 
         application = launch_kubernetes.template().for_run(name=name, arguments=arguments)
         launch_kubernetes.launch(application.placed(placement or Placement()))
     else:
-        launch_local.launch(SparkApplication.read().for_run(name=name, arguments=arguments))
+        launch_local.launch(SparkApplication.read().for_run(name=name, arguments=arguments), master=master)

@@ -35,7 +35,7 @@ LOOPBACK = "127.0.0.1"
 TAIL_LINES = 200
 
 
-def launch(application: SparkApplication) -> None:
+def launch(application: SparkApplication, *, master: str = "") -> None:
     """Run `application` on this machine and return when it has succeeded; its output goes to standard error.
 
     Raises:
@@ -49,7 +49,7 @@ def launch(application: SparkApplication) -> None:
         )
     with tempfile.TemporaryDirectory(prefix="ctbasis-spark-") as scratch:
         manifest = application.to_manifest()
-        command = spark_submit(manifest)
+        command = spark_submit(manifest, master=master)
         tail: deque[str] = deque(maxlen=TAIL_LINES)
         with _submitted(command, manifest, scratch) as process:
             for line in process.stdout or ():
@@ -72,7 +72,7 @@ def java_version() -> int | None:
     return version if version >= LEAST_JAVA else None
 
 
-def spark_submit(manifest: Mapping[str, Any]) -> list[str]:
+def spark_submit(manifest: Mapping[str, Any], *, master: str = "") -> list[str]:
     """Translate a SparkApplication manifest into the command that runs it on this machine.
 
     One JVM is driver and executors at once here, so it gets the larger memory of the two and both roles' Java options;
@@ -80,6 +80,8 @@ def spark_submit(manifest: Mapping[str, Any]) -> list[str]:
 
     Args:
         manifest: As `SparkApplication.to_manifest` gives it.
+        master: Of a Spark cluster, whose executors then work; its machines need ctbasis where this one has it, and
+            reach this one, where the driver is.
 
     Raises:
         CtbasisError: A file that the manifest names is not here.
@@ -92,11 +94,15 @@ def spark_submit(manifest: Mapping[str, Any]) -> list[str]:
         **{key: value for key, value in spec.get("sparkConf", {}).items() if not key.startswith("spark.kubernetes.")},
         "spark.driver.extraJavaOptions": " ".join(java_options),
         "spark.ui.enabled": "false",
-        # Nothing of this machine but loopback is asked of Spark.
-        "spark.driver.bindAddress": LOOPBACK,
-        "spark.driver.host": LOOPBACK,
     }
-    command = [str(_spark_home() / "bin" / "spark-submit"), "--master", f"local[{cores}]"]
+    if master:
+        conf |= {"spark.executor.memory": executor["memory"], "spark.executor.cores": str(executor.get("cores", 1))}
+        conf |= {f"spark.executorEnv.{name}": value for name, value in _variables(executor).items()}
+        conf["spark.executorEnv.PYTHONPATH"] = str(CHECKOUT)
+    else:
+        # Nothing of this machine but loopback is asked of Spark.
+        conf |= {"spark.driver.bindAddress": LOOPBACK, "spark.driver.host": LOOPBACK}
+    command = [str(_spark_home() / "bin" / "spark-submit"), "--master", master or f"local[{cores}]"]
     command += ["--name", manifest["metadata"]["name"]]
     command += ["--driver-memory", max(driver["memory"], executor["memory"], key=_mebibytes)]
     for key, value in sorted(conf.items()):
@@ -146,8 +152,9 @@ def _submitted(command: list[str], manifest: Mapping[str, Any], scratch: str) ->
         "PYSPARK_DRIVER_PYTHON": sys.executable,
         **_variables(manifest["spec"]["driver"]),
         "SPARK_LOCAL_DIRS": scratch,
-        "SPARK_LOCAL_IP": LOOPBACK,
     }
+    if f"spark.driver.host={LOOPBACK}" in command:
+        environment["SPARK_LOCAL_IP"] = LOOPBACK
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True

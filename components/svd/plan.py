@@ -10,6 +10,10 @@ MODES = ("global",)
 """What a column of the matrix may be. global: a slice, the published method."""
 
 
+METHODS = ("auto", "exact", "randomized", "single-pass")
+"""How the block engines go about it; Mahout has its own way. auto: exact up to some thousands of slices."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The parameters of one factorization A ~ U diag(s) V^T, asked and run.
@@ -24,6 +28,9 @@ class Plan:
         oversample: p as run, at most min(m, n) - k: DS-SVD projects onto k + p columns and there are no more.
         power_iters: q.
         seed: Of the random test matrix Omega; None lets the engine draw one.
+        method: A row of `METHODS`.
+        memory: Bytes that an engine on one machine may take, 0 for a share of what is free.
+        cluster: Address of the engine's own cluster, empty for what its environment says or for this machine.
         note: How the engine says it went about it, for the report.
     """
 
@@ -36,6 +43,9 @@ class Plan:
     oversample: int
     power_iters: int
     seed: int | None = None
+    method: str = "auto"
+    memory: int = 0
+    cluster: str = ""
     note: str = ""
 
     @property
@@ -57,13 +67,25 @@ class Plan:
 
 
 def plan_factorization(
-    *, engine: str, rows: int, cols: int, rank: int, oversample: int, power_iters: int, seed: int | None
+    *,
+    engine: str,
+    rows: int,
+    cols: int,
+    rank: int,
+    oversample: int,
+    power_iters: int,
+    seed: int | None,
+    method: str = "auto",
+    memory: int = 0,
+    cluster: str = "",
 ) -> Plan:
     """Fit the wanted parameters to an m x n matrix.
 
     Raises:
-        CtbasisError: rank < 1, oversample < 0, power_iters < 0, or an empty matrix.
+        CtbasisError: rank < 1, oversample < 0, power_iters < 0, an unknown method, or an empty matrix.
     """
+    if method not in METHODS:
+        raise CtbasisError(f"method {method!r} is unknown", expected=f"one of {', '.join(METHODS)}")
     for name, value, least in (("rank", rank, 1), ("oversample", oversample, 0), ("power_iters", power_iters, 0)):
         if value < least:
             raise CtbasisError(f"{name} is {value}", expected=f"a whole number, at least {least}")
@@ -81,4 +103,7 @@ def plan_factorization(
         oversample=min(oversample, full - k),
         power_iters=power_iters,
         seed=seed,
+        method=method,
+        memory=memory,
+        cluster=cluster,
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from components.matrix.store import MatrixStore
+    from components.svd.accuracy import Accuracy
     from components.svd.factors import FactorWriter
     from components.svd.plan import Plan
 
@@ -32,11 +33,13 @@ class Spectrum:
         s: Singular values, descending, (k,).
         V: Right singular vectors, (n, k); column signs agree with the U that was written.
         note: One sentence on how the engine went about it (kernels, seed), for the report.
+        accuracy: How wrong the factors may be.
     """
 
     s: NDArray[np.float64]
     V: NDArray[np.float64]
     note: str = ""
+    accuracy: Accuracy | None = None
 
 
 class Factorize(Protocol):
@@ -62,7 +65,10 @@ class Engine:
 
 ENGINES = {
     "mahout": Engine("components.svd.engines.mahout", on_spark=True, summary="Apache Mahout's DS-SVD on Spark"),
-    "numpy": Engine("components.svd.engines.numpy", on_spark=False, summary="NumPy on one machine, block by block"),
+    "spark": Engine("components.svd.engines.spark", on_spark=True, summary="NumPy blocks on plain Spark"),
+    "dask": Engine("components.svd.engines.dask", on_spark=False, summary="NumPy blocks on a Dask cluster"),
+    "ray": Engine("components.svd.engines.ray", on_spark=False, summary="NumPy blocks on a Ray cluster"),
+    "numpy": Engine("components.svd.engines.numpy", on_spark=False, summary="NumPy on one machine, within --memory"),
 }
 
 

@@ -21,17 +21,20 @@ import numpy as np
 
 from components.errors import CtbasisError
 from components.matrix.store import MatrixStore
+from components.svd.basis import complete_basis, fixed_signs
 from components.svd.engines import Spectrum
+from components.svd.engines.spark import Executors, Stored, refusal_of_task
 from components.svd.factors import FactorWriter
+from components.svd.verify import verified
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import DTypeLike, NDArray
-    from py4j.protocol import Py4JJavaError
     from pyspark import RDD, Broadcast, SparkContext
     from pyspark.sql import SparkSession
 
+    from components.svd.accuracy import Accuracy
     from components.svd.plan import Plan
 
 KERNELS = "spark.ctbasis.mahout.kernels"
@@ -82,7 +85,7 @@ def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectru
     k, p = plan.rank, plan.oversample
     small = run.dssvd(k, p)
     if small is not None:
-        return Spectrum(s=small.s, V=small.V, note=run.note)
+        return Spectrum(s=small.s, V=small.V, note=run.note, accuracy=run.accuracy(small.s, small.V))
     sigma = run.projected_singular_values(k + p)
     for resolution in RESOLUTIONS:
         present = min(k + p, int(np.count_nonzero(sigma > resolution * sigma[0])))
@@ -98,7 +101,8 @@ def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectru
                 f"{run.note}; only {present} singular values stand out above {resolution:g} of the largest, so "
                 f"k={k_run} and p={p_run} were run and {k - k_run} of the {k} are stored as zero"
             )
-            return Spectrum(s=np.pad(small.s, (0, k - k_run)), V=complete_basis(small.V, k), note=note)
+            s, V = np.pad(small.s, (0, k - k_run)), complete_basis(small.V, k)
+            return Spectrum(s=s, V=V, note=note, accuracy=run.accuracy(s, V))
     raise CtbasisError(
         f"matrix {matrix.uri}: Mahout's DS-SVD gives no orthonormal factors at rank {k}, nor at any that stands out",
         cause="the singular values fall so fast that the Cholesky factor of Y^T Y has no correct digits left",
@@ -139,7 +143,7 @@ class _Run:
             V = decode(run.V())[1][np.argsort(self.columns)]
             if not orthonormal(V.T @ V):
                 return None
-            signs = np.sign(V[np.abs(V).argmax(axis=0), np.arange(k)])
+            signs = fixed_signs(V)
             self.spark.setJobDescription("write U")
             gram = self.write(RDD(run.U(), self.spark, NoOpSerializer()), signs)
             return Small(s, V * signs) if orthonormal(gram) else None
@@ -170,6 +174,12 @@ class _Run:
         self.spark.setJobDescription("count the singular values that stand out")
         gram = self.total(self.blocks().map(partial(project_block, self.matrix.uri, self.spark.broadcast(Omega))))
         return np.asarray(np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0)))
+
+    def accuracy(self, s: NDArray[np.float64], V: NDArray[np.float64]) -> Accuracy:
+        """Return how wrong the factors are, by one more pass over A and U in NumPy blocks."""
+        executors = Executors(self.spark, self.matrix, Stored(self.spark, self.matrix))
+        passes = 2 + 2 * self.plan.power_iters
+        return verified(executors, self.factors, s, V, passes=passes, valid_to=RESOLUTIONS[0])
 
     def total(self, parts: RDD[NDArray[np.float64]]) -> NDArray[np.float64]:
         """Add up one small matrix a partition."""
@@ -228,25 +238,6 @@ def write_blocks(
             factors.write_block(slice(first + start, first + start + len(rows)), rows)
         gram += U.T @ U
     yield gram
-
-
-def complete_basis(Q: NDArray[np.float64], columns: int) -> NDArray[np.float64]:
-    """Return Q with orthonormal columns added, orthogonal to its own, up to `columns`.
-
-    Raises:
-        CtbasisError: Q has too few rows for so many columns.
-    """
-    rows, present = Q.shape
-    if present == columns:
-        return Q
-    if rows < columns:
-        raise CtbasisError(
-            f"only {present} of {columns} singular values stand out from zero, and a row block has {rows} rows",
-            expected=f"at least {columns} rows a block to complete the basis in",
-            remedy=f"ask for rank {present}",
-        )
-    more = np.random.default_rng(0).standard_normal((rows, columns - present))
-    return np.hstack([Q, np.linalg.qr(np.hstack([Q, more]))[0][:, present:]])
 
 
 def orthonormal(gram: NDArray[np.float64]) -> bool:
@@ -310,10 +301,3 @@ def java_class(spark: SparkContext, name: str) -> Any:
             remedy="run `make setup`, which builds it in images/spark/mahout/target, and pass it by --jars",
         )
     return found
-
-
-def refusal_of_task(error: Py4JJavaError) -> CtbasisError | None:
-    """Return what a task refused, found in the Java exception that carries its Python traceback."""
-    kind = f"{CtbasisError.__module__}.{CtbasisError.__qualname__}: "
-    _, found, text = str(error.java_exception.getMessage()).rpartition(kind)
-    return CtbasisError(text.split("\n\n")[0].strip()) if found else None

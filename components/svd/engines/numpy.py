@@ -1,61 +1,127 @@
-"""The exact SVD on one machine by a blocked QR, in two passes over A: the engine that needs nothing but NumPy.
+"""NumPy on one machine: threads, each with its own row blocks, and memory within `--memory` whatever m is.
 
-Each row block A_b = Q_b R_b; the stacked R_b = Z R; R = W diag(s) V^T. Then A = U diag(s) V^T with U_b = Q_b Z_b W
-(Demmel, Grigori, Hoemmen, Langou, Communication-optimal parallel and sequential QR, SIAM J. Sci. Comput. 34(1), 2012).
-Orthogonal transformations alone: small singular values keep their digits and U is orthonormal at any rank of A, which a
-Gram matrix cannot promise. Q_b is computed twice instead of kept: memory is one block and the stacked R_b.
+A thread converts, checks and multiplies a row block while others wait for the disk; BLAS gets one thread in each, as
+products of cached pieces scale by blocks and not within them. What the limit leaves over keeps blocks, as they are on
+disk, from one pass to the next, so that a matrix that fits is read once.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from threadpoolctl import threadpool_limits
 
 from components.errors import CtbasisError
+from components.matrix.ingest import available_cpus
 from components.progress import progress
-from components.svd.engines import Spectrum
+from components.svd.memory import SHARE, free_memory, held_memory
+from components.svd.method import chosen_method, factorize_by
+from components.svd.passes import fold, merged
+from components.svd.workers import Workers, ranges, read_block
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-    from components.matrix.store import MatrixStore
+    from components.svd.engines import Spectrum
     from components.svd.factors import FactorWriter
+    from components.svd.passes import Parts, Pass
     from components.svd.plan import Plan
+    from components.svd.workers import RowBlocks
+
+MIB = 2**20
 
 
-def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectrum:
-    """Factor `matrix` exactly and keep `plan.rank` triplets; `oversample`, `power_iters` and `seed` have no effect.
+def factorize(matrix: RowBlocks, factors: FactorWriter, plan: Plan) -> Spectrum:
+    """Factor `matrix` by the plan's method in the threads of this process.
 
     Raises:
-        CtbasisError: The matrix holds NaN or Inf.
+        CtbasisError: The matrix holds NaN or Inf, or `plan.memory` does not hold one row block and what is made of it.
     """
-    blocks = range(matrix.block_count)
-    R = [np.linalg.qr(_finite(matrix, index), mode="r") for index in progress(blocks, "svd: R", unit="block")]
-    Z, R_all = np.linalg.qr(np.vstack(R))
-    W, s, Vt = np.linalg.svd(R_all, full_matrices=False)
-    signs = _signs(Vt)
-    small = Z @ (W * signs)[:, : plan.rank]
-    edges = np.cumsum([0, *(len(block) for block in R)])
-    for index in progress(blocks, "svd: U", unit="block"):
-        Q, _ = np.linalg.qr(_finite(matrix, index))
-        factors.write_block(matrix.block(index), Q @ small[edges[index] : edges[index + 1]])
-    V = (Vt * signs[:, None])[: plan.rank].T
-    return Spectrum(
-        s=s[: plan.rank],
-        V=V,
-        note="exact blocked QR; oversample, power_iters and seed have no effect on an exact method",
-    )
+    return factorize_by(Threads(matrix, plan), factors, plan)
 
 
-def _finite(matrix: MatrixStore, index: int) -> NDArray[np.float64]:
-    block = matrix.read_block(index)
-    if not np.isfinite(block).all():
-        raise CtbasisError(f"matrix {matrix.uri}: NaN or Inf in row block {index}", expected="finite HU")
-    return block
+class Threads(Workers):
+    """Threads of this process.
+
+    Args:
+        matrix: A.
+        plan: k and the memory limit.
+
+    Raises:
+        CtbasisError: The limit is below what one thread needs.
+    """
+
+    def __init__(self, matrix: RowBlocks, plan: Plan) -> None:
+        super().__init__(matrix)
+        limit = plan.memory or int(held_memory() + SHARE * free_memory())
+        spare = limit - held_memory()
+        each = thread_bytes(matrix, plan)
+        self.count = min(available_cpus(), matrix.block_count, spare // each)
+        if self.count < 1:
+            raise CtbasisError(
+                f"memory is limited to {limit // MIB} MiB, of which this process holds {held_memory() // MIB}",
+                expected=f"{(held_memory() + each) // MIB + 1} MiB for one thread on row blocks of this matrix",
+                remedy="raise --memory, or take an engine that runs on several machines",
+            )
+        self._kept: dict[int, NDArray[Any]] = {}
+        self._room = spare - self.count * each
+        self._lock = threading.Lock()
+
+    def _run(self, work: Pass) -> Parts:
+        shares = ranges(self.matrix.block_count, self.count)
+        done = iter(progress(range(self.matrix.block_count), f"svd: {work.what}", unit="block"))
+        stopped = threading.Event()
+
+        def one(indices: range) -> Parts | None:
+            try:
+                return fold(work, self._blocks(indices, work, done, stopped))
+            except BaseException:
+                stopped.set()
+                raise
+
+        blas = max(1, available_cpus() // self.count)
+        with threadpool_limits(blas, user_api="blas"), ThreadPoolExecutor(self.count) as pool:
+            # Ranges that are always the same, merged in order: equal runs give equal bits.
+            parts = [part for part in pool.map(one, shares) if part is not None]
+        next(done, None)
+        return merged(work, parts)
+
+    def _blocks(
+        self, indices: range, work: Pass, done: Iterator[int], stopped: threading.Event
+    ) -> Iterator[tuple[slice, NDArray[Any]]]:
+        for index in indices:
+            if stopped.is_set():
+                return
+            yield self.matrix.block(index), self._values(index, reads=work.reads)
+            with self._lock:
+                next(done)
+
+    def _values(self, index: int, *, reads: bool) -> NDArray[Any]:
+        kept = self._kept.get(index)
+        if kept is not None and reads:
+            with self._lock:
+                self.bytes_read -= kept.nbytes
+            return kept
+        values = read_block(self.matrix, index, reads=reads)
+        with self._lock:
+            if reads and values.nbytes <= self._room:
+                self._room -= values.nbytes
+                self._kept[index] = values
+        return values
 
 
-def _signs(Vt: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the sign for each row of V^T that makes its largest entry positive: equal runs, equal factors."""
-    signs: NDArray[np.float64] = np.sign(Vt[np.arange(len(Vt)), np.abs(Vt).argmax(axis=1)])
-    return signs
+def thread_bytes(matrix: RowBlocks, plan: Plan) -> int:
+    """Return the bytes that one thread needs at most.
+
+    A block as it is read and decoded, and in float64 for QR; its rows of U or of the sketch; the small matrices, as
+    computed, as added up and as merged; and pieces.
+    """
+    rows, n = matrix.block(0).stop, matrix.cols
+    exact = chosen_method(plan) == "exact"
+    width = n if exact else 2 * plan.rank + plan.oversample + 16
+    block = rows * n * (3 * matrix.dtype.itemsize + (16 if exact else 0))
+    return int(block + 24 * rows * (width if not exact else plan.rank) + 4 * 8 * n * width + 16 * MIB)

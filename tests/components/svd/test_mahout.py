@@ -309,8 +309,3 @@ def test_what_java_cannot_index_is_refused_before_anything_runs() -> None:
         mahout.check_limits(2**31, 300, 16384)
     with pytest.raises(CtbasisError, match="a row block has 65536 x 5000 values"):
         mahout.check_limits(2**20, 5000, 65536)
-
-
-def test_a_basis_that_a_block_cannot_complete_is_refused() -> None:
-    with pytest.raises(CtbasisError, match="a row block has 3 rows"):
-        mahout.complete_basis(np.eye(3)[:, :2], 4)

@@ -106,5 +106,5 @@ def test_int16_in_many_blocks_with_a_short_last_one_gives_the_factors_of_the_who
 def test_not_a_number_is_refused(store_matrix: StoreMatrix, tmp_path: Path) -> None:
     A = np.ones((600, 3))
     A[7, 1] = np.inf
-    with pytest.raises(CtbasisError, match="NaN or Inf in row block 0"):
+    with pytest.raises(CtbasisError, match="NaN or Inf in rows 0 to 600"):
         factored(store_matrix(A), 2, tmp_path / "f.zarr")

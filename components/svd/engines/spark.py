@@ -1,0 +1,153 @@
+"""NumPy blocks on plain Spark: each task reads its own row blocks of A and writes its own of U.
+
+What comes back to the driver is small and added up in a tree of executors; Spark's shuffle carries nothing tall. It
+needs no jar and none of Mahout's settings, and runs in any Spark application: of the operator, of `spark-submit`, of
+a master by address (`cluster`, or Spark's own `spark.master`), or in this process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any, Protocol
+
+from threadpoolctl import threadpool_limits
+
+from components.errors import CtbasisError
+from components.svd.method import factorize_by
+from components.svd.passes import fold, merged
+from components.svd.workers import StoredMatrix, Workers, operands
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+    from py4j.protocol import Py4JJavaError
+    from pyspark import RDD, Broadcast, SparkContext
+    from pyspark.sql import SparkSession
+
+    from components.matrix.store import MatrixStore
+    from components.svd.engines import Spectrum
+    from components.svd.factors import FactorWriter
+    from components.svd.passes import Parts, Pass
+    from components.svd.plan import Plan
+    from components.svd.workers import RowBlocks
+
+TASKS_PER_CORE = 3
+"""Enough that no core idles long at the end of a pass, few enough that little has to be added up."""
+
+REDUCE_FLAT = 16
+"""Partial results that the driver adds up alone; beyond, executors do so first, in a tree."""
+
+TREE_BYTES = 64 * 2**20
+"""What of partial results may come to the driver at once."""
+
+
+def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectrum:
+    """Factor `matrix` by the plan's method on the executors of the Spark application that this process drives.
+
+    Raises:
+        CtbasisError: Spark cannot be started or reached, or the matrix holds NaN or Inf, or a block is missing.
+    """
+    spark = spark_session(plan.cluster).sparkContext
+    return factorize_by(Executors(spark, matrix, Stored(spark, matrix)), factors, plan)
+
+
+class Source(Protocol):
+    """Where executors have row blocks from."""
+
+    def blocks(self, *, reads: bool) -> RDD[Any]:
+        """Return an RDD of (rows, values); values without columns unless `reads`."""
+        ...
+
+
+class Stored:
+    """Row blocks that the tasks read from a matrix store."""
+
+    def __init__(self, spark: SparkContext, matrix: MatrixStore) -> None:
+        self._spark, self._count = spark, matrix.block_count
+        self._matrix = StoredMatrix(matrix.uri, uuid.uuid4().hex)
+
+    def blocks(self, *, reads: bool) -> RDD[Any]:
+        """Return the row blocks, read where and when they are used."""
+        partitions = min(self._count, TASKS_PER_CORE * self._spark.defaultParallelism)
+        matrix = self._matrix
+        return self._spark.parallelize(range(self._count), partitions).mapPartitions(
+            lambda indices: matrix.blocks(indices, reads=reads)
+        )
+
+
+class Executors(Workers):
+    """The executors of a Spark application."""
+
+    def __init__(self, spark: SparkContext, matrix: RowBlocks, source: Source) -> None:
+        super().__init__(matrix)
+        self._spark, self._source = spark, source
+
+    def _run(self, work: Pass) -> Parts:
+        from py4j.protocol import Py4JJavaError
+
+        shared = self._spark.broadcast(work)
+        self._spark.setJobDescription(f"svd: {work.what}")
+        blocks = self._source.blocks(reads=work.reads)
+        partial = blocks.mapPartitions(lambda values: folded(shared, values))
+        count = partial.getNumPartitions()
+        try:
+            total: Parts = partial.treeReduce(
+                lambda one, other: merged(shared.value, [one, other]), depth=1 if count <= REDUCE_FLAT else 2
+            )
+        except Py4JJavaError as error:
+            raise refusal_of_task(error) or error from error
+        finally:
+            shared.destroy()
+        self.sent(operands(work), self._executors())
+        self.sent(total, count)
+        return total
+
+    def _executors(self) -> int:
+        # The Java side of a context is private in PySpark, and there is no public way to it.
+        return max(1, int(self._spark._jsc.sc().getExecutorMemoryStatus().size()))  # noqa: SLF001
+
+
+def folded(work: Broadcast[Pass], blocks: Iterable[tuple[slice, NDArray[Any]]]) -> Iterator[Parts]:
+    """Yield what a pass makes of the blocks of one partition; a task is one thread, and so is its BLAS."""
+    with threadpool_limits(1, user_api="blas"):
+        found = fold(work.value, blocks)
+    if found is not None:
+        yield found
+
+
+def spark_session(cluster: str = "") -> SparkSession:
+    """Return the session of the Spark application, or start one: on `cluster`, or where its settings say.
+
+    Raises:
+        CtbasisError: There is no Java, or the master does not answer.
+    """
+    from pyspark.errors import PySparkRuntimeError
+    from pyspark.sql import SparkSession
+
+    # Workers on this machine are to be the interpreter in use; on others it is the same by path or the image's own.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.appName("ctbasis-svd").config("spark.ui.showConsoleProgress", "false")
+    if cluster:
+        builder = builder.master(cluster)
+    try:
+        session = builder.getOrCreate()
+    except PySparkRuntimeError as error:
+        raise CtbasisError(
+            "Spark does not start here",
+            expected="`java` 17 or newer on PATH or in JAVA_HOME",
+            remedy="run `make setup`, or choose --engine numpy",
+        ) from error
+    spark = session.sparkContext
+    if cluster and spark.master != cluster:
+        raise CtbasisError(f"this process drives Spark at {spark.master}", expected=f"none, or one at {cluster}")
+    return session
+
+
+def refusal_of_task(error: Py4JJavaError) -> CtbasisError | None:
+    """Return what a task refused, found in the Java exception that carries its Python traceback."""
+    kind = f"{CtbasisError.__module__}.{CtbasisError.__qualname__}: "
+    _, found, text = str(error.java_exception.getMessage()).rpartition(kind)
+    return CtbasisError(text.split("\n\n")[0].strip()) if found else None

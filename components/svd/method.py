@@ -1,0 +1,53 @@
+"""How a block engine goes about a plan: exactly, at random, or in a single pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from components.errors import CtbasisError
+from components.svd.exact import factorize_exact
+from components.svd.randomized import factorize_randomized, factorize_single_pass
+
+if TYPE_CHECKING:
+    from components.svd.engines import Spectrum
+    from components.svd.factors import FactorWriter
+    from components.svd.plan import Plan
+    from components.svd.workers import Workers
+
+EXACT_COLUMNS = 4096
+"""n up to which the exact SVD is taken: its n x n matrices take 128 MiB, and eigh of one takes seconds.
+
+It costs m n (n + 2k) operations and 2 passes against 4 m n (k + p) (q + 2) and q + 3 passes: at k = 50, p = 15 and q
+= 2 it is the cheaper one to n = 940, and beyond that what it costs more buys all singular values and an error that is
+optimal.
+"""
+
+
+def factorize_by(workers: Workers, factors: FactorWriter, plan: Plan) -> Spectrum:
+    """Factor the matrix of `workers` by the plan's method and write U through them.
+
+    Raises:
+        CtbasisError: A holds NaN or Inf, or a block is missing or corrupt.
+    """
+    if chosen_method(plan) == "exact":
+        return factorize_exact(workers, factors, plan)
+    if chosen_method(plan) == "single-pass":
+        return factorize_single_pass(workers, factors, plan)
+    return factorize_randomized(workers, factors, plan)
+
+
+def chosen_method(plan: Plan) -> str:
+    """Return the method to run: the plan's own, or for `auto` by the number of columns."""
+    if plan.method != "auto":
+        return plan.method
+    return "exact" if plan.cols <= EXACT_COLUMNS else "randomized"
+
+
+def explained(error: BaseException) -> CtbasisError | None:
+    """Return the refusal that an engine's own exception carries from a worker, if it does."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, CtbasisError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -1,0 +1,131 @@
+"""The randomized SVD of an A with many columns: a subspace that holds its leading directions, then the exact SVD in it.
+
+Subspace iteration on the side of the columns (HMT, algorithm 4.4, applied to A^T): Z spans n x l, and one pass over
+the row blocks gives A^T (A Z), which is orthonormalised in float64 before the next, as it must be: without that, and
+in float32, sigma_50 has been seen 70 times too small. So a power iteration costs one pass, where the two-sided
+algorithm 4.4 takes two, and nothing tall is kept. q + 1 iterations make an exponent of 2q + 2, at least the 2q + 1 of
+HMT's scheme at the same
+q: the error is that of their theorem 10.6 for A^T, or better. Directions below sqrt(eps) = 1e-8 of sigma_1 drown in
+rounding.
+
+The single pass, for data that can be read once, takes Y = A Omega and A^T Y together. As whole rows pass by, Q^T A =
+R^-T (A^T Y)^T is exact, where the sketches of HMT 5.5 and Tropp, Yurtsever, Udell, Cevher (SIAM J. Matrix Anal.
+38(4), 2017), made for arbitrary linear updates, have to solve for it with a second random matrix and lose by that.
+Its error is HMT's at q = 0, so it projects onto 2k + p + 1 columns instead of k + p; Y waits beside the factors till
+U is made of it. (Compare Yu, Gu, Li, Liu, Li, Single-pass PCA of large high-dimensional data, IJCAI 2017.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from components.errors import CtbasisError
+from components.svd.accuracy import EPS, FAILURE, PROBES, Accuracy, basis_error, norm_bound, rounding, weights_error
+from components.svd.basis import complete_basis, fixed_signs
+from components.svd.engines import Spectrum
+from components.svd.exact import IDENTITY, IDENTITY_DIGITS, ZERO, factorize_exact
+from components.svd.passes import FinishSketch, Normal, Sketch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from components.svd.factors import FactorWriter
+    from components.svd.plan import Plan
+    from components.svd.workers import Workers
+
+RANDOM_RATIO = 1e-7
+"""sigma / sigma_1 down to which subspace iteration on A^T A finds a direction: sqrt(eps), and a digit."""
+
+SKETCH_RATIO = 1e-4
+"""sigma / sigma_1 of A Omega below which a direction of the sketch is dropped: the Gram matrix of Y squares it."""
+
+
+def factorize_randomized(workers: Workers, factors: FactorWriter, plan: Plan) -> Spectrum:
+    """Factor A by q + 3 passes: q + 1 power iterations, and the exact SVD of A Z.
+
+    Raises:
+        CtbasisError: A holds NaN or Inf.
+    """
+    seed = drawn(plan)
+    width = plan.rank + plan.oversample
+    Z = np.linalg.qr(np.random.default_rng(seed).standard_normal((plan.cols, width)))[0]
+    for _ in range(plan.power_iters + 1):
+        W, _ = workers.run(Normal(Z))
+        Z = np.linalg.qr(W)[0]
+    note = (
+        f"randomized, {plan.power_iters + 1} orthonormalised power iterations on {width} directions, seed {seed}; "
+        "in their span "
+    )
+    return factorize_exact(workers, factors, plan, Z=Z, valid_to=RANDOM_RATIO, note=note)
+
+
+def factorize_single_pass(workers: Workers, factors: FactorWriter, plan: Plan) -> Spectrum:
+    """Factor A by one pass over it, and one over its sketch.
+
+    Raises:
+        CtbasisError: A holds NaN or Inf.
+    """
+    seed, k = drawn(plan), plan.rank
+    width = min(2 * k + plan.oversample + 1, plan.rows, plan.cols)
+    # The last columns are held out: they are probes of what the others made.
+    Omega = np.random.default_rng(seed).standard_normal((plan.cols, width + PROBES))
+    factors.create_sketch(width + PROBES)
+    H, W, energy = workers.run(Sketch(Omega, factors.uri))
+    squared, P = np.linalg.eigh(H[:width, :width])
+    keep = squared > SKETCH_RATIO**2 * squared[-1]
+    whiten = P[:, keep] / np.sqrt(squared[keep])
+    B = whiten.T @ W[:, :width].T
+    W_small, s, Vt = np.linalg.svd(B, full_matrices=False)
+    found = min(k, len(s))
+    s, V = np.pad(s[:found], (0, k - found)), complete_basis(Vt[:found].T, k)
+    signs = fixed_signs(V)
+    V = V * signs
+    X = whiten @ (W_small[:, :found] * signs[:found])
+    basis = np.random.default_rng([seed, 1]).standard_normal((k, PROBES))
+    weighted = s[:, None] * (V.T @ Omega[:, width:])
+    try:
+        squares, gram = workers.run(FinishSketch(X, k, weighted, basis, factors.uri, factors.dtype))
+    finally:
+        factors.drop_sketch()
+    residual, residual_by = _left(float(energy), s, squares)
+    error = ZERO * width * EPS * float(s[0]) / SKETCH_RATIO
+    bound, by, failure = norm_bound(np.sqrt(squares)[None, :]), "random vectors held out of the sketch", FAILURE
+    if residual <= bound and residual_by == IDENTITY:
+        bound, by, failure = residual + error, "the Frobenius norm of the residual", 0.0
+    accuracy = Accuracy(
+        norm=float(np.sqrt(energy)),
+        residual=residual,
+        residual_by=residual_by,
+        rounding=rounding(s, factors.dtype),
+        spectral_error=bound,
+        spectral_by=by,
+        failure=failure,
+        basis_error=basis_error(gram, basis, factors.uri),
+        weights_error=weights_error(V),
+        ratio=float(s[-1] / s[0]) if s[0] > 0 else 0.0,
+        valid_to=SKETCH_RATIO,
+        passes=workers.passes,
+        bytes_read=workers.bytes_read,
+        bytes_shuffled=workers.bytes_shuffled,
+    )
+    note = f"single pass, {width} directions and no power iteration, seed {seed}"
+    return Spectrum(s=s, V=V, note=note, accuracy=accuracy)
+
+
+def _left(energy: float, s: NDArray[np.float64], squares: NDArray[np.float64]) -> tuple[float, str]:
+    """Return ||A - U diag(s) V^T||_F: by the energy where that has correct digits, for there is no further pass."""
+    left = energy - float(np.sum(s**2))
+    if left > IDENTITY_DIGITS * energy:
+        return float(np.sqrt(left)), IDENTITY
+    return float(np.sqrt(np.mean(squares))), "an estimate by random vectors held out of the sketch"
+
+
+def drawn(plan: Plan) -> int:
+    """Return the seed of the plan, or one drawn now; the note names it, so that the run can be had again."""
+    if plan.seed is not None:
+        if plan.seed < 0:
+            raise CtbasisError(f"seed is {plan.seed}", expected="a whole number, at least 0")
+        return plan.seed
+    return int(np.random.SeedSequence().generate_state(1)[0])

@@ -1,0 +1,153 @@
+"""What an engine is to the algorithms: workers that run a pass over all row blocks and merge what comes of it."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from components.matrix.store import MatrixStore
+from components.svd.passes import nbytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import DTypeLike, NDArray
+
+    from components.svd.passes import Parts, Pass
+
+
+class RowBlocks(Protocol):
+    """A matrix that can be read row block by row block: a `MatrixStore`, or one that is made on the fly."""
+
+    @property
+    def uri(self) -> str:
+        """Where it is, in words for the user."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """M."""
+        ...
+
+    @property
+    def cols(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values as they are kept."""
+        ...
+
+    @property
+    def block_count(self) -> int:
+        """Number of row blocks."""
+        ...
+
+    def block(self, index: int) -> slice:
+        """Return the rows of block `index`."""
+        ...
+
+    def read_block(self, index: int, *, dtype: DTypeLike = np.float64) -> NDArray[Any]:
+        """Return row block `index`."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A matrix store, for workers in other processes: each opens it once.
+
+    Attributes:
+        uri: Where it is.
+        run: Tells this store from one of the same URI that was there before.
+    """
+
+    uri: str
+    run: str
+
+    def blocks(self, indices: Iterable[int], *, reads: bool = True) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Yield rows and values of the row blocks of `indices`; values without columns unless `reads`."""
+        yield from read_blocks(_opened(self), indices, reads=reads)
+
+
+@lru_cache(maxsize=1)
+def _opened(matrix: StoredMatrix) -> MatrixStore:
+    return MatrixStore.open(matrix.uri)
+
+
+def read_blocks(
+    matrix: RowBlocks, indices: Iterable[int], *, reads: bool = True
+) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Yield rows and values of row blocks, in the dtype on disk; values without columns unless `reads`."""
+    for index in indices:
+        yield matrix.block(index), read_block(matrix, index, reads=reads)
+
+
+def read_block(matrix: RowBlocks, index: int, *, reads: bool = True) -> NDArray[Any]:
+    """Return the values of a row block in the dtype on disk, without columns unless `reads`."""
+    if reads:
+        return matrix.read_block(index, dtype=matrix.dtype)
+    rows = matrix.block(index)
+    return np.empty((rows.stop - rows.start, 0))
+
+
+class Workers(ABC):
+    """Workers of one engine on one matrix.
+
+    Args:
+        matrix: A.
+
+    Attributes:
+        passes: Over A, so far.
+        bytes_read: Of A.
+        bytes_shuffled: Between processes.
+    """
+
+    def __init__(self, matrix: RowBlocks) -> None:
+        self.matrix = matrix
+        self.passes = 0
+        self.bytes_read = 0
+        self.bytes_shuffled = 0
+
+    def run(self, work: Pass) -> Parts:
+        """Run a pass over all row blocks and return what it makes of them together.
+
+        Raises:
+            CtbasisError: A block is missing, corrupt or not finite, or the workers are lost.
+        """
+        if work.reads:
+            self.passes += 1
+            self.bytes_read += self.matrix.rows * self.matrix.cols * self.matrix.dtype.itemsize
+        return self._run(work)
+
+    def sent(self, parts: Parts, times: int) -> None:
+        """Count results, or operands, that went from process to process."""
+        self.bytes_shuffled += nbytes(parts) * times
+
+    @abstractmethod
+    def _run(self, work: Pass) -> Parts:
+        """Do it."""
+
+
+def operands(work: Pass) -> Parts:
+    """Return the arrays that a pass carries to the workers."""
+    held = [value for value in vars(work).values() if isinstance(value, np.ndarray)]
+    nested = [inner for value in vars(work).values() if hasattr(value, "columns") for inner in vars(value).values()]
+    return (*held, *nested)
+
+
+def ranges(count: int, parts: int) -> list[range]:
+    """Cut `count` blocks into at most `parts` ranges, alike but for one block.
+
+    >>> ranges(5, 2)
+    [range(0, 3), range(3, 5)]
+    """
+    parts = max(1, min(parts, count))
+    size, more = divmod(count, parts)
+    edges = [index * size + min(index, more) for index in range(parts + 1)]
+    return [range(first, last) for first, last in itertools.pairwise(edges)]
