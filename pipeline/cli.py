@@ -255,13 +255,39 @@ def demo(out: Path, **chosen: Any) -> None:
 @main.command()
 @click.argument("what", type=click.Choice(["pipeline", "ingest", "svd"]), nargs=-1)
 @click.option("--series", type=PATH, help="A folder with one CT series; without it a phantom of 133 x 512 x 512.")
+@click.option("--rows", type=click.IntRange(min=1), help="svd without --series: rows of the made matrix.")
+@click.option("--cols", type=click.IntRange(min=1), help="svd without --series: its columns.")
+@click.option(
+    "--dtype",
+    "dtypes",
+    type=click.Choice(["float64", "float32", "int16"]),
+    multiple=True,
+    help="svd without --series: on disk.",
+)
+@click.option("--rank", type=click.IntRange(min=1), help="svd: k.")
+@click.option("--oversample", type=click.IntRange(min=0), help="svd: p.")
+@click.option("--power-iters", type=click.IntRange(min=0), help="svd: q.")
+@click.option("--memory", help="svd: that engine numpy may take, such as 3GiB.")
+@click.option(
+    "--engine",
+    "contenders",
+    multiple=True,
+    help="svd: engines, peers and bare-blas to run, all without it; repeatable.",
+)
 @click.option("--json", "json_file", type=PATH, help="Also write the rows there as JSON.")
-def bench(what: tuple[str, ...], series: Path | None, json_file: Path | None) -> None:
+def bench(what: tuple[str, ...], series: Path | None, json_file: Path | None, **sizes: Any) -> None:
     """Measure WHAT, or everything: ratios come from one run, side by side."""
+    from instruments.bench.contenders import CONTENDERS
     from instruments.bench.run import bench as measure
     from instruments.bench.run import table
+    from instruments.bench.svd import Sizes
 
-    rows = measure(what, series)
+    unknown = set(sizes["contenders"]) - set(CONTENDERS)
+    if unknown:
+        raise click.BadParameter(
+            f"{', '.join(sorted(unknown))}; known are {', '.join(CONTENDERS)}", param_hint="--engine"
+        )
+    rows = measure(what, series, Sizes(**{name: value for name, value in sizes.items() if value not in (None, ())}))
     click.echo(table(rows))
     if json_file is not None:
         json_file.write_text(json.dumps({"rows": rows}, indent=2))

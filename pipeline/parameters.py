@@ -11,7 +11,8 @@ from components.deidentify.profile import check as check_deidentification
 from components.errors import CtbasisError
 from components.reconstruct.lossless import CHOICES, UNCOMPRESSED
 from components.svd.engines import ENGINES
-from components.svd.plan import MODES
+from components.svd.memory import parse_memory
+from components.svd.plan import METHODS, MODES
 from components.svd.rank import parse_rank, parse_ranks
 
 T = TypeVar("T", str, int, bool)
@@ -60,9 +61,10 @@ TRUTH = Parameter(
 RANK = Parameter(
     "rank",
     "50",
-    "Basis vectors kept in the denoised series, or auto. Fewer remove more noise and sooner or later anatomy; "
-    "auto factors at full rank first.",
-    metavar="K|auto",
+    "Basis vectors kept in the denoised series, or a rule: auto or auto:gd[=HU] (Gavish and Donoho), auto:mp[=HU] "
+    "(Marchenko and Pastur), auto:energy=SHARE, auto:noise=HU. Fewer remove more noise and sooner or later anatomy; a "
+    "rule factors at full rank first, and the report says what it assumes.",
+    metavar="K|auto[:RULE]",
 )
 RANKS = Parameter(
     "ranks", "50,244,300", "Ranks shown in Figure 1. The factorization runs at the largest.", metavar="K,K,..."
@@ -98,6 +100,30 @@ SEED = Parameter(
     SEED_DRAWN,
     f"Seed of the random projection, for engines that take one; {SEED_DRAWN} draws a new one.",
     least=SEED_DRAWN,
+)
+
+METHOD = Parameter(
+    "method",
+    "auto",
+    "How spark, dask, ray and numpy factor: exact, up to some thousands of slices; randomized beyond, by oversample "
+    "and power_iters; single-pass for what is to be read once, less right where singular values decay slowly; auto "
+    "chooses.",
+    choices=METHODS,
+)
+MEMORY = Parameter(
+    "memory",
+    "auto",
+    "Memory that the engine numpy may take, such as 3GiB, whatever the size of the matrix; more of it keeps row blocks "
+    "from one pass to the next. auto: half of what is free.",
+    metavar="SIZE",
+)
+CLUSTER = Parameter(
+    "cluster",
+    "",
+    "Address of the engine's own cluster: a Spark master (spark://host:7077), a Dask scheduler (tcp://host:8786) or a "
+    "Ray head (host:6379, ray://host:10001), whose workers have ctbasis and reach the stores. Empty: what "
+    "DASK_SCHEDULER_ADDRESS or RAY_ADDRESS say, the Spark operator in a pod, else this machine.",
+    metavar="ADDRESS",
 )
 
 STORE = Parameter(
@@ -141,6 +167,9 @@ PARAMETERS: tuple[Parameter[str] | Parameter[int] | Parameter[bool], ...] = (
     ENGINE,
     MODE,
     SEED,
+    METHOD,
+    MEMORY,
+    CLUSTER,
     STORE,
     DEIDENTIFY,
     RETAIN,
@@ -165,6 +194,8 @@ def check(arguments: dict[str, Any]) -> None:
             raise CtbasisError(f"{name} is {value}", expected=f"a whole number, at least {parameter.least}")
     if "rank" in arguments:
         parse_rank(str(arguments["rank"]))
+    if "memory" in arguments:
+        parse_memory(str(arguments["memory"]))
     if "ranks" in arguments:
         parse_ranks(str(arguments["ranks"]))
     check_deidentification(bool(arguments.get("deidentify")), str(arguments.get("retain", "")))

@@ -47,6 +47,7 @@ def render_html(
         metrics=metrics,
         warnings=warnings,
         scores=score_table(metrics),
+        accuracy=accuracy_table(metrics),
         qc=summarize(qc),
         images={name: f"data:image/png;base64,{b64encode(image).decode()}" for name, image in figures.items()},
     )
@@ -87,6 +88,44 @@ def score_table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {"name": name, "values": {label: number(scores[key]) for key, label in SCORES.items()}} for name, scores in rows
     ]
+
+
+def accuracy_table(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return how wrong the factors may be: what, how much, how that is known; empty where the engine does not say."""
+    found = metrics["accuracy"]
+    if not found:
+        return []
+    chance = f"fails with a probability of {found['failure']:g}" if found["failure"] else "certain"
+    norm = found["norm"] or 1.0
+    return [
+        ("‖A - UΣVᵀ‖_F over ‖A‖_F", f"{found['residual'] / norm:.4e}", found["residual_by"]),
+        (
+            "… what rounding of U on disk adds at most",
+            f"{found['rounding'] / norm:.1e}",
+            "half a unit in the last place",
+        ),
+        (
+            "‖A - UΣVᵀ‖₂ over ‖A‖_F, at most",
+            f"{found['spectral_error'] / norm:.4e}",
+            f"{found['spectral_by']}; {chance}",
+        ),
+        ("‖UᵀU - I‖₂ as stored, at most", f"{found['basis_error']:.1e}", "random vectors"),
+        ("‖VᵀV - I‖₂", f"{found['weights_error']:.1e}", "computed"),
+        ("σₖ / σ₁", f"{found['ratio']:.3e}", f"the method is right down to {found['valid_to']:.0e}"),
+        ("passes over the matrix", str(found["passes"]), f"{_size(found['bytes_read'])} read"),
+        ("between processes", _size(found["bytes_shuffled"]), "operands sent and results merged"),
+    ]
+
+
+def _size(count: float | None) -> str:
+    """Return a number of bytes as a person reads it."""
+    if count is None:
+        return "not known"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:  # noqa: PLR2004 - binary prefixes
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} TiB"
 
 
 def number(value: float | None) -> str:

@@ -9,6 +9,8 @@ metrics.json   all numbers:
     factored_rank_asked, factored_rank      k of the factorization
     oversample_asked, oversample            p
     power_iters, seed, engine, engine_note  q and how it was run
+    accuracy                                how wrong the factors may be, see components/svd/accuracy.py; or empty
+    rank_choice                             how a rule chose rank: rule, rank, why, assumptions; or empty
     energy_captured                         sum of the first k squared singular values / ||A||_F^2
     relative_residual                       ||A - A_k||_F / ||A||_F, summed over the matrix itself
     removed_std_hu                          standard deviation of A - A_k in the body (above -300 HU)
@@ -185,6 +187,8 @@ def _metrics(basis: FactorStore, found: Survey, shown: Sequence[ShownRank], deno
         "seed": plan.seed,
         "engine": plan.engine,
         "engine_note": plan.note,
+        "accuracy": basis.accuracy,
+        "rank_choice": basis.choice,
         **{name: own[name] for name in ("energy_captured", "relative_residual", "removed_std_hu", "edge_ratio")},
         "ranks": ranks,
         "slices_sampled": len(found.columns),
@@ -246,6 +250,11 @@ def _warnings(basis: FactorStore, shown: Sequence[ShownRank], denoised: ShownRan
             "so anatomy was removed with the noise. Look for its outlines in Figure 1; a larger rank keeps more."
         )
     said += [f"{clamp[0].upper()}{clamp[1:]}." for clamp in basis.plan.clamps]
+    if basis.accuracy and 0 < basis.accuracy["ratio"] < basis.accuracy["valid_to"]:
+        said.append(
+            f"The smallest singular value kept is {basis.accuracy['ratio']:.1e} of the largest, and the method is "
+            f"right down to {basis.accuracy['valid_to']:.1e}: the last basis images are not to be trusted."
+        )
     said += [
         f"Rank {entry.asked} is shown at rank {entry.run}: the factorization holds no more."
         for entry in shown
