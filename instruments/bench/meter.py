@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import threading
 import time
 from typing import Self
@@ -17,7 +16,7 @@ class Meter:
 
     Attributes:
         seconds: Wall time.
-        cpu_seconds: User and system time of this process and of its children that have ended.
+        cpu_seconds: User and system time of this process and of all below it, running or ended.
         peak_mib: Largest sum, over this process and all its descendants, of proportional set sizes (shared pages are
             counted once), sampled every `SAMPLE_SECONDS`; less what this process held at the start.
     """
@@ -59,5 +58,13 @@ def _held_mib() -> float:
 
 
 def _cpu_seconds() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+    """Return what this process and all below it have used, those that have ended included."""
+    this = psutil.Process()
+    used = 0.0
+    for process in [this, *this.children(recursive=True)]:
+        try:
+            times = process.cpu_times()
+        except psutil.Error:  # it has ended meanwhile, and is in its parent's account
+            continue
+        used += times.user + times.system + times.children_user + times.children_system
+    return used

@@ -9,22 +9,35 @@ from typing import TYPE_CHECKING, Any
 
 from instruments.bench.ingest import bench_ingest
 from instruments.bench.pipeline import bench_pipeline
-from instruments.bench.svd import bench_svd
+from instruments.bench.svd import Sizes, bench_svd
 from instruments.phantom import write_chest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-BENCHES = {"pipeline": bench_pipeline, "ingest": bench_ingest, "svd": bench_svd}
+BENCHES = ("pipeline", "ingest", "svd")
 
 PHANTOM = {"slices": 133, "rows": 512, "columns": 512}
 """The size of a clinical chest series with 2.5 mm slices."""
 
 
-def bench(what: Sequence[str], series: Path | None) -> list[dict[str, Any]]:
-    """Run the benches named in `what`, all where it is empty, on `series`, a phantom where it is None."""
-    with _series(series) as folder:
-        return [row for name in what or BENCHES for row in BENCHES[name](folder)]
+def bench(what: Sequence[str], series: Path | None, sizes: Sizes | None = None) -> list[dict[str, Any]]:
+    """Run the benches named in `what`, all where it is empty.
+
+    Args:
+        what: Of `BENCHES`.
+        series: What they run on; without it a phantom, and for svd matrices made of `sizes`.
+        sizes: Of svd.
+    """
+    names = list(what or BENCHES)
+    rows: list[dict[str, Any]] = []
+    if set(names) & {"pipeline", "ingest"}:
+        with _series(series) as folder:
+            rows += bench_pipeline(folder) if "pipeline" in names else []
+            rows += bench_ingest(folder) if "ingest" in names else []
+    if "svd" in names:
+        rows += bench_svd(series, sizes)
+    return rows
 
 
 @contextmanager

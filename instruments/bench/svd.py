@@ -1,79 +1,137 @@
-"""The engines on one matrix: time, memory, and how far their rank-k residual is from the optimal one."""
+"""The engines and their peers on one matrix: time, memory, and their rank-k residual over the optimal one."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.errors import CtbasisError, refusal_in
 from components.matrix.ingest import ingest
 from components.matrix.store import MatrixStore
-from components.svd.engines import ENGINES
-from components.svd.factorize import factorize
-from components.svd.factors import FactorStore
-from instruments.bench.meter import Meter
+from instruments.bench.contenders import CONTENDERS
+from instruments.bench.matrices import write_decaying
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Iterator, Sequence
+
+CHECKOUT = Path(__file__).parents[2]
 
 
-def bench_svd(series: Path, *, rank: int = 50, oversample: int = 15, power_iters: int = 2) -> list[dict[str, Any]]:
-    """Factor the matrix of `series` by every engine.
+@dataclass(frozen=True)
+class Sizes:
+    """What `ctbasis bench svd` factors, and how.
+
+    Attributes:
+        rows: m of a made matrix.
+        cols: n of it.
+        dtypes: Of it, one matrix each.
+        rank: k.
+        oversample: p.
+        power_iters: q.
+        memory: That the engine numpy may take, as the user writes it.
+        contenders: Who factors, in this order; those of `CONTENDERS`.
+    """
+
+    rows: int = 262_144
+    cols: int = 300
+    dtypes: Sequence[str] = ("float64", "int16")
+    rank: int = 244
+    oversample: int = 15
+    power_iters: int = 2
+    memory: str = ""
+    contenders: Sequence[str] = CONTENDERS
+
+
+def bench_svd(series: Path | None, sizes: Sizes | None = None) -> list[dict[str, Any]]:
+    """Factor the matrix of `series`, or made ones with singular values 1/i, by every contender in turn.
 
     Returns:
-        A row an engine: rows, cols, dtype, rank, oversample, power_iters, seconds, cpu_seconds, peak_mib (of all
-        processes, the start of Spark included), residual_over_optimal = ||A - A_k||_F / sqrt(sum_{i>k} sigma_i^2).
+        A row a contender: engine, rows, cols, dtype, rank, oversample, power_iters, seconds, cpu_seconds, peak_mib
+        (of all processes; for peers and bare BLAS with the matrix, which they need in memory), residual_over_optimal
+        = ||A - A_k||_F / sqrt(sum_{i>k} sigma_i^2), and what it is over scikit-learn and over bare BLAS where they
+        ran.
     """
+    wanted = sizes or Sizes()
     with tempfile.TemporaryDirectory() as scratch:
-        uri = str(Path(scratch) / "matrix.zarr")
-        ingest(series, uri, Path(scratch) / "qc.json")
-        matrix = MatrixStore.open(uri)
-        optimal = optimal_residual(matrix, rank)
-        rows = []
-        for engine in ENGINES:
-            factors_uri = str(Path(scratch) / f"{engine}.zarr")
-            with Meter() as meter:
-                outcome = factorize(
-                    uri,
-                    factors_uri,
-                    rank=rank,
-                    ranks=[rank],
-                    oversample=oversample,
-                    power_iters=power_iters,
-                    engine=engine,
-                )
-            rows.append(
-                {
-                    "bench": "svd",
-                    "engine": engine,
-                    "rows": matrix.rows,
-                    "cols": matrix.cols,
-                    "dtype": str(matrix.dtype),
-                    "rank": outcome.plan.rank,
-                    "oversample": outcome.plan.oversample,
-                    "power_iters": outcome.plan.power_iters,
-                    "seconds": meter.seconds,
-                    "cpu_seconds": meter.cpu_seconds,
-                    "peak_mib": meter.peak_mib,
-                    "residual_over_optimal": residual(matrix, FactorStore.open(factors_uri)) / optimal,
-                }
-            )
+        rows: list[dict[str, Any]] = []
+        for matrix in _matrices(series, wanted, Path(scratch)):
+            rows += _measured(matrix, wanted, Path(scratch))
         return rows
 
 
+def _matrices(series: Path | None, sizes: Sizes, scratch: Path) -> Iterator[MatrixStore]:
+    if series is not None:
+        uri = str(scratch / "matrix.zarr")
+        ingest(series, uri, scratch / "qc.json")
+        yield MatrixStore.open(uri)
+        return
+    for dtype in sizes.dtypes:
+        yield write_decaying(str(scratch / "matrix.zarr"), rows=sizes.rows, cols=sizes.cols, dtype=dtype)
+
+
+def _measured(matrix: MatrixStore, sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
+    rank = min(sizes.rank, matrix.cols, matrix.rows)
+    optimal = optimal_residual(matrix, rank)
+    rows: list[dict[str, Any]] = []
+    for name in sizes.contenders:
+        found = contend(name, matrix, sizes, rank, scratch)
+        rows.append(
+            {
+                "bench": "svd",
+                "engine": name,
+                "rows": matrix.rows,
+                "cols": matrix.cols,
+                "dtype": str(matrix.dtype),
+                "rank": rank,
+                "oversample": min(sizes.oversample, min(matrix.rows, matrix.cols) - rank),
+                "power_iters": sizes.power_iters,
+                "seconds": found["seconds"],
+                "cpu_seconds": found["cpu_seconds"],
+                "peak_mib": found["peak_mib"],
+                "residual_over_optimal": found["residual"] / optimal if optimal > 0 else None,
+            }
+        )
+    seconds = {row["engine"]: row["seconds"] for row in rows}
+    for row in rows:
+        for peer, key in (("scikit-learn", "over_scikit_learn"), ("bare-blas", "over_bare_blas")):
+            if peer in seconds:
+                row[key] = row["seconds"] / seconds[peer]
+    return rows
+
+
+def contend(name: str, matrix: MatrixStore, sizes: Sizes, rank: int, scratch: Path) -> dict[str, float]:
+    """Run one contender in a process of its own and return what it measured.
+
+    Raises:
+        CtbasisError: It failed; the text says why.
+    """
+    command = [sys.executable, "-m", "instruments.bench.contenders", name, "--matrix", matrix.uri]
+    command += ["--scratch", str(scratch), "--rank", str(rank), "--oversample", str(sizes.oversample)]
+    command += ["--power-iters", str(sizes.power_iters)]
+    if sizes.memory:
+        command += ["--memory", sizes.memory]
+    sys.stderr.write(f"bench: {name} on {matrix.rows} x {matrix.cols} {matrix.dtype}\n")
+    sys.stderr.flush()
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        told = done.stderr.splitlines()
+        raise CtbasisError(refusal_in(told) or f"contender {name} failed:\n" + "\n".join(told[-15:]))
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def optimal_residual(matrix: MatrixStore, rank: int) -> float:
-    """Return sqrt(sum of sigma_i^2 for i > rank), by numpy's SVD of the whole matrix in memory."""
-    A = np.vstack([matrix.read_block(index) for index in range(matrix.block_count)])
-    s: NDArray[np.float64] = np.linalg.svd(A, compute_uv=False)
-    return float(np.sqrt((s[rank:] ** 2).sum()))
-
-
-def residual(matrix: MatrixStore, factors: FactorStore) -> float:
-    """Return ||A - U diag(s) V^T||_F by one pass over A."""
-    squared = 0.0
+    """Return sqrt(sum of sigma_i^2 for i > rank), from the Gram matrix added up block by block."""
+    G = np.zeros((matrix.cols, matrix.cols))
     for index in range(matrix.block_count):
-        difference = matrix.read_block(index) - factors.read_block(index) @ factors.weights.T
-        squared += float((difference**2).sum())
-    return float(np.sqrt(squared))
+        A = matrix.read_block(index)
+        G += A.T @ A
+    squared = np.linalg.eigvalsh(G)[::-1]
+    return float(np.sqrt(np.maximum(squared[rank:], 0).sum()))

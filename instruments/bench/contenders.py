@@ -1,0 +1,213 @@
+"""Who factors a matrix in `ctbasis bench svd`, each in a process of its own.
+
+    python -m instruments.bench.contenders NAME --matrix URI --scratch DIR --rank K --oversample P --power-iters Q
+
+prints one line of JSON. What a contender needs first is not measured: imports, a Spark session, a Ray cluster; for
+those that want the matrix in memory, reading it. Ours read the store and write the factors within the time that is
+measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from components.errors import refusing
+from components.matrix.store import MatrixStore
+from components.svd.engines import engine_named
+from components.svd.factors import FactorStore, FactorWriter
+from components.svd.memory import parse_memory
+from components.svd.plan import plan_factorization
+from instruments.bench.meter import Meter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    Blocks = Iterator[NDArray[Any]]
+    Result = tuple[Callable[[], Blocks], NDArray[np.float64]]
+    """U, row block by row block, and V diag(s)."""
+
+JAR = Path(__file__).parents[2] / "images" / "spark" / "mahout" / "target" / "ctbasis-mahout.jar"
+
+IN_MEMORY = ("bare-blas", "scikit-learn", "dask")
+"""Contenders that are given A as a float64 array; dask is `dask.array.linalg.svd_compressed`."""
+
+OURS = {
+    "numpy": "numpy",
+    "spark": "spark",
+    "ctbasis-dask": "dask",
+    "ray": "ray",
+    "mahout": "mahout",
+    "mahout-stock": "mahout",
+}
+"""Names of our rows, and the engine of each. Ours on Dask has a name of its own, for the package has one too."""
+
+CONTENDERS = (*IN_MEMORY, *OURS)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Factor, and return seconds, cpu_seconds, peak_mib, and the residual ||A - U diag(s) V^T||_F."""
+    matrix = MatrixStore.open(options.matrix)
+    if options.name in IN_MEMORY:
+        # What the process holds at its peak includes the matrix: without it these cannot begin.
+        with Meter() as held:
+            A = _whole(matrix)
+            prepared = _prepared(options, A)
+            with Meter() as meter:
+                U, weights = prepared()
+        peak = held.peak_mib
+
+        def blocks() -> Blocks:
+            return (np.asarray(U[matrix.block(index)]) for index in range(matrix.block_count))
+    else:
+        factors_uri = str(Path(options.scratch) / "factors.zarr")
+        with _started(options) as factorize, Meter() as meter:
+            factorize(matrix, factors_uri)
+        peak = meter.peak_mib
+        factors = FactorStore.open(factors_uri)
+        weights = factors.weights
+
+        def blocks() -> Blocks:
+            return (factors.read_block(index) for index in range(factors.block_count))
+
+    return {
+        "seconds": meter.seconds,
+        "cpu_seconds": meter.cpu_seconds,
+        "peak_mib": peak,
+        "residual": residual(matrix, blocks(), weights),
+    }
+
+
+def residual(matrix: MatrixStore, blocks: Blocks, weights: NDArray[np.float64]) -> float:
+    """Return ||A - U diag(s) V^T||_F by one pass over A and U."""
+    squared = 0.0
+    for index, U in enumerate(blocks):
+        difference = matrix.read_block(index) - U @ weights.T
+        squared += float(np.vdot(difference, difference))
+    return float(np.sqrt(squared))
+
+
+def _whole(matrix: MatrixStore) -> NDArray[np.float64]:
+    A = np.empty((matrix.rows, matrix.cols))
+    for index in range(matrix.block_count):
+        A[matrix.block(index)] = matrix.read_block(index)
+    return A
+
+
+def _prepared(
+    options: argparse.Namespace, A: NDArray[np.float64]
+) -> Callable[[], tuple[NDArray[Any], NDArray[np.float64]]]:
+    """Import what the contender needs, and return what is to be measured."""
+    k, p, q = options.rank, options.oversample, options.power_iters
+
+    def bare() -> tuple[NDArray[Any], NDArray[np.float64]]:
+        squared, V = np.linalg.eigh(A.T @ A)
+        s, V = np.sqrt(np.maximum(squared[::-1][:k], 0)), V[:, ::-1][:, :k]
+        return A @ (V / s), V * s
+
+    if options.name == "bare-blas":
+        return bare
+    if options.name == "scikit-learn":
+        from sklearn.utils.extmath import randomized_svd
+
+        def scikit_learn() -> tuple[NDArray[Any], NDArray[np.float64]]:
+            U, s, Vt = randomized_svd(A, n_components=k, n_oversamples=p, n_iter=q, random_state=0)
+            return U, Vt.T * s
+
+        return scikit_learn
+
+    import dask.array as da
+
+    def dask() -> tuple[NDArray[Any], NDArray[np.float64]]:
+        array = da.from_array(A, chunks=(max(1, len(A) // 16), A.shape[1]))
+        u, s, vt = da.linalg.svd_compressed(array, k, n_oversamples=p, n_power_iter=q, seed=0)
+        U, singular, Vt = da.compute(u, s, vt)
+        return U, Vt.T * singular
+
+    return dask
+
+
+@contextmanager
+def _started(options: argparse.Namespace) -> Iterator[Callable[[MatrixStore, str], None]]:
+    """Start what the engine runs on, and yield what is to be measured."""
+    engine = OURS[options.name]
+
+    def factorize(matrix: MatrixStore, factors_uri: str) -> None:
+        plan = plan_factorization(
+            engine=engine,
+            rows=matrix.rows,
+            cols=matrix.cols,
+            rank=options.rank,
+            oversample=options.oversample,
+            power_iters=options.power_iters,
+            seed=0,
+            memory=options.memory,
+        )
+        factors = FactorWriter.create(factors_uri, matrix, rank=plan.rank)
+        found = load(matrix, factors, plan)
+        factors.finish(s=found.s, V=found.V, plan=plan, matrix=matrix, accuracy=found.accuracy)
+
+    load = engine_named(engine).load()
+    if engine in {"spark", "mahout"}:
+        session = _spark(stock=options.name == "mahout-stock", mahout=engine == "mahout")
+        try:
+            yield factorize
+        finally:
+            session.stop()
+    elif engine == "ray":
+        from components.svd.engines import ray
+
+        with ray.connected(""):
+            yield factorize
+    else:
+        yield factorize
+
+
+def _spark(*, stock: bool, mahout: bool) -> Any:
+    """Start a session and one Python worker a core, as an application that has been running has them."""
+    from pyspark.sql import SparkSession
+
+    from components.svd.engines.mahout import KERNELS, REQUIRED_CONF
+
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    settings = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
+    settings |= {"spark.driver.memory": "8g" if mahout else "512m", "spark.driver.maxResultSize": "0"}
+    settings |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+    if mahout:
+        settings |= {**REQUIRED_CONF, "spark.jars": str(JAR), "spark.kryoserializer.buffer.max": "1g"}
+        settings |= {KERNELS: "stock" if stock else "replaced"}
+        settings |= {"spark.driver.extraJavaOptions": "--add-modules=jdk.incubator.vector"}
+    builder = SparkSession.builder.master("local[*]")
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    cores = session.sparkContext.defaultParallelism
+    session.sparkContext.parallelize(range(cores), cores).map(float).sum()
+    return session
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="contenders")
+    parser.add_argument("name", choices=CONTENDERS)
+    parser.add_argument("--matrix", required=True)
+    parser.add_argument("--scratch", required=True)
+    parser.add_argument("--rank", type=int, required=True)
+    parser.add_argument("--oversample", type=int, required=True)
+    parser.add_argument("--power-iters", type=int, required=True)
+    parser.add_argument("--memory", type=parse_memory, default=0)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    with refusing():
+        sys.stdout.write(json.dumps(run(parse(sys.argv[1:]))) + "\n")

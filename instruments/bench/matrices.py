@@ -1,0 +1,63 @@
+"""Matrices of a known spectrum in a store, made row block by row block, so that they may be larger than memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from components.matrix.store import MatrixStore, MatrixWriter, Series, absent
+from components.progress import progress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+STRENGTH = 300.0
+"""Root mean square of the values, about that of HU."""
+
+
+def write_decaying(uri: str, *, rows: int, cols: int, dtype: str, seed: int = 0) -> MatrixStore:
+    """Write a matrix with the singular values c / i, i = 1 ... n, and random singular vectors.
+
+    Its left singular vectors are Gaussian blocks G_b R^-1 with R^T R = sum of G_b^T G_b: drawn twice, never held. int16
+    rounds the values, which adds a floor of sqrt(m / 12) to the singular values.
+
+    Args:
+        uri: Where the store goes.
+        rows: m.
+        cols: n, at most m.
+        dtype: float64, float32 or int16.
+        seed: Of the singular vectors.
+    """
+    writer = MatrixWriter.create(uri, image=(rows, 1), cols=cols, dtype=dtype)
+    blocks = [slice(first, min(first + writer.block_rows, rows)) for first in range(0, rows, writer.block_rows)]
+
+    def gaussian(index: int) -> NDArray[np.float64]:
+        block = blocks[index]
+        return np.random.default_rng([seed, index]).standard_normal((block.stop - block.start, cols))
+
+    G = np.zeros((cols, cols))
+    for index in progress(range(len(blocks)), "bench: norms", unit="block"):
+        part = gaussian(index)
+        G += part.T @ part
+    s = 1.0 / np.arange(1, cols + 1)
+    V, _ = np.linalg.qr(np.random.default_rng([seed, -1 % 2**32]).standard_normal((cols, cols)))
+    scale = STRENGTH * np.sqrt(rows * cols / np.sum(s**2))
+    X = np.linalg.inv(np.linalg.cholesky(G)).T @ (scale * s[:, None] * V.T)
+    for index in progress(range(len(blocks)), "bench: matrix", unit="block"):
+        values = _as(gaussian(index) @ X, dtype)
+        for first in range(0, cols, writer.column_chunk):
+            columns = slice(first, min(first + writer.column_chunk, cols))
+            part_of = values[:, columns]
+            writer.write(blocks[index], columns, part_of, np.full_like(part_of, absent(dtype)))
+    writer.finish(series=[Series("1.2.3", 0, cols)], headers=[b""] * cols)
+    return MatrixStore.open(uri)
+
+
+def _as(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
+    kind = np.dtype(dtype)
+    if kind.kind != "i":
+        return values.astype(kind)
+    limits = np.iinfo(kind)
+    # The lowest is what a chunk never written reads as.
+    return np.clip(np.round(values), limits.min + 1, limits.max).astype(kind)
