@@ -106,6 +106,58 @@ def factorize(
     return Outcome(plan=factors.plan, rank=_denoising_rank(rank, factors, full))
 
 
+def factorize_source(
+    source: str,
+    factors_uri: str,
+    *,
+    rank: int,
+    oversample: int = 15,
+    power_iters: int = 2,
+    seed: int | None = None,
+    method: str = "auto",
+    cluster: str = "",
+    deidentify: bool = False,
+    retain: str = "",
+    qc: str | None = None,
+    run: str = "fused",
+) -> None:
+    """Factor DICOM files on Spark executors that decode them themselves, without a matrix store in between.
+
+    Args:
+        source: `s3://bucket/prefix`, or a folder that the executors see.
+        factors_uri: As for `factorize`, and so are k, p, q, seed, method, cluster and run; a negative seed draws one.
+        rank: k.
+        oversample: p.
+        power_iters: q.
+        seed: Of the random test matrix.
+        method: A row of `METHODS`.
+        cluster: Spark master by address.
+        deidentify: Whether headers lose what identifies the patient before they are stored.
+        retain: Options of the profile by which they do.
+        qc: Where to write what was read, set aside and tolerated.
+        run: Name of the run.
+
+    Raises:
+        CtbasisError: The source holds no CT, or archives; the parameters make no sense; Spark failed.
+    """
+    from components.svd.launch import launch
+
+    arguments = ["--source", source, "--factors", factors_uri, "--engine", "spark", "--rank", str(rank)]
+    optional = {
+        "oversample": oversample,
+        "power-iters": power_iters,
+        "seed": None if seed is None or seed < 0 else seed,
+        "method": method,
+        "cluster": cluster or None,
+        "retain": retain or None,
+        "qc": qc,
+    }
+    for option, value in optional.items():
+        if value is not None:
+            arguments += [f"--{option}", str(value)]
+    launch([*arguments, *(["--deidentify"] if deidentify else [])], run=run, master=cluster)
+
+
 def choose_engine(cluster: str = "") -> str:
     """Choose the engine for `auto` and say why on standard error: the cluster's own, else Mahout where Spark can run.
 

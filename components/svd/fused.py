@@ -44,7 +44,7 @@ from components.matrix.series import arrange, set_copies_aside
 from components.matrix.store import absent, block_rows_for, column_chunk_for
 from components.matrix.unfit import SetAside
 from components.matrix.workers import Workers
-from components.svd.engines.spark import Executors, refusal_of_task
+from components.svd.engines.spark import Executors, refusal_of_task, tasks_for
 from components.svd.factors import FactorWriter
 from components.svd.method import factorize_by
 
@@ -67,9 +67,6 @@ R = TypeVar("R")
 
 SLICES_PER_TASK = 16
 """Slices that one task decodes and holds: 16 MiB of 512 x 512 int16, with what is set aside of them."""
-
-TASKS_PER_CORE = 3
-"""Row blocks are assembled in so many tasks a core."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +263,7 @@ class Fused:
         from pyspark import StorageLevel
 
         matrix = self.matrix
-        partitions = min(matrix.block_count, TASKS_PER_CORE * self._spark.defaultParallelism)
+        partitions = tasks_for(matrix.block_count, self._spark.defaultParallelism)
         place = partial(assemble, factors_uri, matrix.rows, matrix.cols, matrix.block_rows, str(matrix.dtype))
         self._spark.setJobDescription("fused: transpose")
         self._blocks = (

@@ -5,14 +5,19 @@
 prints one line of JSON. What a contender needs first is not measured: imports, a Spark session, a Ray cluster; for
 those that want the matrix in memory, reading it. Ours read the store and write the factors within the time that is
 measured.
+
+Two are no contenders but what bounds them: `bare-blas`, the products of the exact method on float64 in memory, and
+`bare-read`, the bytes of A as they lie on disk.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.errors import refusing
+from components.matrix.ingest import available_cpus
 from components.matrix.store import MatrixStore
 from components.svd.engines import engine_named
 from components.svd.factors import FactorStore, FactorWriter
@@ -38,6 +44,8 @@ if TYPE_CHECKING:
 
 JAR = Path(__file__).parents[2] / "images" / "spark" / "mahout" / "target" / "ctbasis-mahout.jar"
 
+BOUNDS = ("bare-read", "bare-blas")
+
 IN_MEMORY = ("bare-blas", "scikit-learn", "dask")
 """Contenders that are given A as a float64 array; dask is `dask.array.linalg.svd_compressed`."""
 
@@ -51,12 +59,19 @@ OURS = {
 }
 """Names of our rows, and the engine of each. Ours on Dask has a name of its own, for the package has one too."""
 
-CONTENDERS = (*IN_MEMORY, *OURS)
+CONTENDERS = (*BOUNDS, *(name for name in IN_MEMORY if name not in BOUNDS), *OURS)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Factor, and return seconds, cpu_seconds, peak_mib, and the residual ||A - U diag(s) V^T||_F."""
+    """Factor, and return seconds, cpu_seconds, peak_mib, and the residual ||A - U diag(s) V^T||_F.
+
+    With a reference, also how far from it: largest principal angle, sigma and HU, as in `agreement`.
+    """
     matrix = MatrixStore.open(options.matrix)
+    if options.name == "bare-read":
+        return _measured(lambda: _read(matrix))
+    if options.name == "bare-blas" and options.streamed:
+        return _measured(lambda: _products(matrix, options.rank))
     if options.name in IN_MEMORY:
         # What the process holds at its peak includes the matrix: without it these cannot begin.
         with Meter() as held:
@@ -79,11 +94,71 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         def blocks() -> Blocks:
             return (factors.read_block(index) for index in range(factors.block_count))
 
+    found = {"seconds": meter.seconds, "cpu_seconds": meter.cpu_seconds, "peak_mib": peak}
+    found["residual"] = residual(matrix, blocks(), weights)
+    if options.reference:
+        found |= agreement(FactorStore.open(options.reference), blocks(), weights)
+    return found
+
+
+def _measured(work: Callable[[], None]) -> dict[str, Any]:
+    """Measure a bound, which leaves no factors."""
+    with Meter() as meter:
+        work()
     return {
         "seconds": meter.seconds,
         "cpu_seconds": meter.cpu_seconds,
-        "peak_mib": peak,
-        "residual": residual(matrix, blocks(), weights),
+        "peak_mib": meter.peak_mib,
+        "residual": None,
+    }
+
+
+def _read(matrix: MatrixStore) -> None:
+    """Read the bytes of A once, in as many threads as there are cores, decoding nothing."""
+    files = [path for path in Path(matrix.uri, "A").rglob("*") if path.is_file()]
+
+    def one(path: Path) -> int:
+        with path.open("rb", buffering=0) as file:
+            return sum(iter(lambda: len(file.read(1 << 20)), 0))
+
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        for _ in pool.map(one, files):
+            pass
+
+
+def _products(matrix: MatrixStore, rank: int) -> None:
+    """Do A^T A and A V of every row block, on one block that is held: no conversion, no reading, no writing."""
+    A = matrix.read_block(0)
+    V = np.linalg.qr(np.random.default_rng(0).standard_normal((matrix.cols, rank)))[0]
+    G, U = np.empty((matrix.cols, matrix.cols)), np.empty((len(A), rank))
+    for _ in range(matrix.block_count):
+        np.matmul(A.T, A, out=G)
+    for _ in range(matrix.block_count):
+        np.matmul(A, V, out=U)
+
+
+def agreement(reference: FactorStore, blocks: Blocks, weights: NDArray[np.float64]) -> dict[str, float]:
+    """Compare factors with those of the engine numpy, which are exact.
+
+    Returns:
+        `sigma`: largest |s_i - s_i'| / s_1. `angle`: largest principal angle between the spans of the right singular
+        vectors, degrees. `hu_rms` and `hu_max`: of the difference of the rank-k matrices, HU.
+    """
+    s, exact = np.linalg.norm(weights, axis=0), reference.s
+    V, V_exact = np.linalg.qr(weights)[0], reference.V
+    # By the sine, which is right for small angles.
+    sine = np.linalg.norm(V - V_exact @ (V_exact.T @ V), 2)
+    squared, largest, count = 0.0, 0.0, 0
+    for index, U in enumerate(blocks):
+        difference: NDArray[np.float64] = U @ weights.T - reference.read_block(index) @ reference.weights.T
+        squared += float(np.vdot(difference, difference))
+        largest = max(largest, float(np.abs(difference).max()))
+        count += difference.size
+    return {
+        "sigma": float(np.abs(s - exact).max() / exact[0]),
+        "angle": math.degrees(math.asin(min(1.0, float(sine)))),
+        "hu_rms": math.sqrt(squared / count),
+        "hu_max": largest,
     }
 
 
@@ -181,6 +256,7 @@ def _spark(*, stock: bool, mahout: bool) -> Any:
     os.environ["PYSPARK_PYTHON"] = sys.executable
     settings = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
     settings |= {"spark.driver.memory": "8g" if mahout else "512m", "spark.driver.maxResultSize": "0"}
+    settings |= {"spark.python.daemon.module": "components.svd.worker_daemon"}
     settings |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
     if mahout:
         settings |= {**REQUIRED_CONF, "spark.jars": str(JAR), "spark.kryoserializer.buffer.max": "1g"}
@@ -205,6 +281,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--oversample", type=int, required=True)
     parser.add_argument("--power-iters", type=int, required=True)
     parser.add_argument("--memory", type=parse_memory, default=0)
+    parser.add_argument("--streamed", action="store_true", help="bare-blas on a block at a time, for want of memory")
+    parser.add_argument("--reference", default="", help="factors to compare with")
     return parser.parse_args(arguments)
 
 

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 TASKS_PER_CORE = 3
 """Enough that no core idles long at the end of a pass, few enough that little has to be added up."""
 
+TASK_BLOCKS = 4
+"""Row blocks from which a task is worth its start, where there are cores enough without it."""
+
 REDUCE_FLAT = 16
 """Partial results that the driver adds up alone; beyond, executors do so first, in a tree."""
 
@@ -71,11 +74,20 @@ class Stored:
 
     def blocks(self, *, reads: bool) -> RDD[Any]:
         """Return the row blocks, read where and when they are used."""
-        partitions = min(self._count, TASKS_PER_CORE * self._spark.defaultParallelism)
+        partitions = tasks_for(self._count, self._spark.defaultParallelism)
         matrix = self._matrix
         return self._spark.parallelize(range(self._count), partitions).mapPartitions(
             lambda indices: matrix.blocks(indices, reads=reads)
         )
+
+
+def tasks_for(blocks: int, cores: int) -> int:
+    """Return how many tasks share `blocks` row blocks: one a core at least, while there are blocks.
+
+    >>> [tasks_for(blocks, cores=2) for blocks in (1, 8, 16, 1000)]
+    [1, 2, 4, 6]
+    """
+    return min(blocks, max(cores, min(TASKS_PER_CORE * cores, blocks // TASK_BLOCKS)))
 
 
 class Executors(Workers):
