@@ -13,7 +13,20 @@ import click
 
 from components.errors import CtbasisError
 from pipeline.images import VERSION
-from pipeline.parameters import COMPRESS, PARAMETERS, SOURCE
+from pipeline.parameters import (
+    CLUSTER,
+    COMPRESS,
+    DEIDENTIFY,
+    METHOD,
+    OVERSAMPLE,
+    PARAMETERS,
+    POWER_ITERS,
+    RETAIN,
+    SEED,
+    SOURCE,
+    Parameter,
+    check,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,20 +55,33 @@ class Refusing(click.Group):
             sys.exit(130)
 
 
-def pipeline_options(verb: F) -> F:
-    """Give a verb one option for every parameter of the pipeline but its source."""
-    for parameter in reversed([p for p in PARAMETERS if p is not SOURCE]):
-        verb = click.option(
-            parameter.flag,
-            parameter.name,
-            is_flag=parameter.type is bool,
-            type=click.Choice(parameter.choices) if parameter.choices else parameter.type,
-            default=parameter.default,
-            show_default=parameter.default not in {"", False},
-            help=parameter.help,
-            metavar=parameter.metavar,
-        )(verb)
-    return verb
+def options_of(*parameters: Parameter[Any]) -> Callable[[F], F]:
+    """Give a verb an option for each of these parameters of the pipeline."""
+
+    def given(verb: F) -> F:
+        for parameter in reversed(parameters):
+            verb = click.option(
+                parameter.flag,
+                parameter.name,
+                is_flag=parameter.type is bool,
+                type=click.Choice(parameter.choices) if parameter.choices else parameter.type,
+                default=parameter.default,
+                show_default=parameter.default not in {"", False},
+                help=parameter.help,
+                metavar=parameter.metavar,
+            )(verb)
+        return verb
+
+    return given
+
+
+pipeline_options = options_of(*(parameter for parameter in PARAMETERS if parameter is not SOURCE))
+"""Give a verb one option for every parameter of the pipeline but its source."""
+
+
+def absolute(place: str) -> str:
+    """Return a folder by its whole path, for a process that is elsewhere; a URI as it is."""
+    return place if "://" in place else str(Path(place).resolve())
 
 
 @click.group(cls=Refusing, context_settings={"max_content_width": 110})
@@ -72,9 +98,7 @@ def run(source: str, out: Path, **parameters: Any) -> None:
     """Run the compiled pipeline on SOURCE (s3://bucket/prefix or a folder) on this machine."""
     from pipeline.local import run as run_locally
 
-    if "://" not in source:
-        source = str(Path(source).resolve())
-    done = run_locally({"source": source, **parameters}, out=out)
+    done = run_locally({"source": absolute(source), **parameters}, out=out)
     click.echo(f"{done.out}: {', '.join(sorted(path.name for path in done.out.iterdir()))} in {done.seconds:.0f} s")
 
 
@@ -198,6 +222,26 @@ def lint(files: tuple[Path, ...]) -> None:
 
 
 @main.command()
+@click.argument("source")
+@click.option("--out", required=True, metavar="BASIS", help="Folder or s3://bucket/prefix for the factors; replaced.")
+@click.option("--rank", type=click.IntRange(min=1), default=50, show_default=True, help="k: basis vectors to keep.")
+@options_of(OVERSAMPLE, POWER_ITERS, SEED, METHOD, CLUSTER, DEIDENTIFY, RETAIN)
+@click.option("--qc", type=PATH, help="Also write there what was read, set aside and tolerated, as JSON.")
+def factor(source: str, out: str, rank: int, qc: Path | None, **parameters: Any) -> None:
+    """Factor SOURCE (s3://bucket/prefix or a folder) straight from its DICOM files, on Spark; no matrix is stored.
+
+    Executors decode the slices in parallel and feed the engine spark. The factors are those of `ctbasis run`, and
+    `ctbasis reconstruct` makes DICOM of them.
+    """
+    from components.svd.factorize import factorize_source
+
+    check({"rank": str(rank), **parameters})
+    told = absolute(str(qc)) if qc else None
+    factorize_source(absolute(source), absolute(out), rank=rank, qc=told, **parameters)
+    click.echo(f"{out}: rank {rank}; next: ctbasis reconstruct {out} --rank {rank} --out DIR")
+
+
+@main.command()
 @click.argument("basis")
 @click.option("--rank", type=int, required=True, help="k: basis vectors to use, at most those stored.")
 @click.option("--out", type=PATH, required=True, help="Folder to make with the derived DICOM series.")
@@ -255,42 +299,49 @@ def demo(out: Path, **chosen: Any) -> None:
 @main.command()
 @click.argument("what", type=click.Choice(["pipeline", "ingest", "svd"]), nargs=-1)
 @click.option("--series", type=PATH, help="A folder with one CT series; without it a phantom of 133 x 512 x 512.")
-@click.option("--rows", type=click.IntRange(min=1), help="svd without --series: rows of the made matrix.")
-@click.option("--cols", type=click.IntRange(min=1), help="svd without --series: its columns.")
 @click.option(
-    "--dtype",
-    "dtypes",
-    type=click.Choice(["float64", "float32", "int16"]),
+    "--case",
+    "names",
     multiple=True,
-    help="svd without --series: on disk.",
+    help="svd: float64, int16, rank-50, stock, growth or out-of-core (46 GB of disk); all but the last without it; "
+    "repeatable.",
 )
-@click.option("--rank", type=click.IntRange(min=1), help="svd: k.")
-@click.option("--oversample", type=click.IntRange(min=0), help="svd: p.")
-@click.option("--power-iters", type=click.IntRange(min=0), help="svd: q.")
-@click.option("--memory", help="svd: that engine numpy may take, such as 3GiB.")
+@click.option("--rows", type=click.IntRange(min=1), help="svd, a case of your own: rows of the made matrix.")
+@click.option("--cols", type=click.IntRange(min=1), help="svd, a case of your own: its columns.")
+@click.option("--dtype", type=click.Choice(["float64", "float32", "int16"]), help="svd, a case of your own: on disk.")
+@click.option("--rank", type=click.IntRange(min=1), help="svd, a case of your own or --series: k.")
+@click.option("--oversample", type=click.IntRange(min=0), help="svd, likewise: p.")
+@click.option("--power-iters", type=click.IntRange(min=0), help="svd, likewise: q.")
+@click.option("--memory", help="svd, likewise: that engine numpy may take, such as 3GiB.")
 @click.option(
     "--engine",
     "contenders",
     multiple=True,
-    help="svd: engines, peers and bare-blas to run, all without it; repeatable.",
+    help="svd, likewise: engines, peers, bare-blas and bare-read to run; repeatable.",
 )
 @click.option("--json", "json_file", type=PATH, help="Also write the rows there as JSON.")
-def bench(what: tuple[str, ...], series: Path | None, json_file: Path | None, **sizes: Any) -> None:
+@click.option("--page", type=PATH, help="svd: also write its tables and plots to this folder.")
+def bench(
+    what: tuple[str, ...],
+    series: Path | None,
+    names: tuple[str, ...],
+    json_file: Path | None,
+    page: Path | None,
+    **own: Any,
+) -> None:
     """Measure WHAT, or everything: ratios come from one run, side by side."""
-    from instruments.bench.contenders import CONTENDERS
+    from instruments.bench.cases import chosen_cases
+    from instruments.bench.page import write_page
     from instruments.bench.run import bench as measure
     from instruments.bench.run import table
-    from instruments.bench.svd import Sizes
 
-    unknown = set(sizes["contenders"]) - set(CONTENDERS)
-    if unknown:
-        raise click.BadParameter(
-            f"{', '.join(sorted(unknown))}; known are {', '.join(CONTENDERS)}", param_hint="--engine"
-        )
-    rows = measure(what, series, Sizes(**{name: value for name, value in sizes.items() if value not in (None, ())}))
+    own = {name: value for name, value in own.items() if value not in (None, ())}
+    rows = measure(what, series, chosen_cases(names, own, series=series is not None))
     click.echo(table(rows))
     if json_file is not None:
         json_file.write_text(json.dumps({"rows": rows}, indent=2))
+    if page is not None:
+        write_page([row for row in rows if row["bench"] == "svd"], page)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,9 @@ JAR = Path(__file__).parents[2] / "images" / "spark" / "mahout" / "target" / "ct
 
 BOUNDS = ("bare-read", "bare-blas")
 
+MOST_HELD = 2 << 30
+"""Bytes of a float64 matrix beyond which `bare-blas` multiplies one row block again and again, for want of memory."""
+
 IN_MEMORY = ("bare-blas", "scikit-learn", "dask")
 """Contenders that are given A as a float64 array; dask is `dask.array.linalg.svd_compressed`."""
 
@@ -70,7 +73,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     matrix = MatrixStore.open(options.matrix)
     if options.name == "bare-read":
         return _measured(lambda: _read(matrix))
-    if options.name == "bare-blas" and options.streamed:
+    if options.name == "bare-blas" and 8 * matrix.rows * matrix.cols > MOST_HELD:
         return _measured(lambda: _products(matrix, options.rank))
     if options.name in IN_MEMORY:
         # What the process holds at its peak includes the matrix: without it these cannot begin.
@@ -281,7 +284,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--oversample", type=int, required=True)
     parser.add_argument("--power-iters", type=int, required=True)
     parser.add_argument("--memory", type=parse_memory, default=0)
-    parser.add_argument("--streamed", action="store_true", help="bare-blas on a block at a time, for want of memory")
     parser.add_argument("--reference", default="", help="factors to compare with")
     return parser.parse_args(arguments)
 

@@ -16,7 +16,7 @@ STRENGTH = 300.0
 """Root mean square of the values, about that of HU."""
 
 
-def write_decaying(uri: str, *, rows: int, cols: int, dtype: str, seed: int = 0) -> MatrixStore:
+def write_decaying(uri: str, *, rows: int, cols: int, dtype: str, seed: int = 0, distinct: int = 0) -> MatrixStore:
     """Write a matrix with the singular values c / i, i = 1 ... n, and random singular vectors.
 
     Its left singular vectors are Gaussian blocks G_b R^-1 with R^T R = sum of G_b^T G_b: drawn twice, never held. int16
@@ -28,24 +28,33 @@ def write_decaying(uri: str, *, rows: int, cols: int, dtype: str, seed: int = 0)
         cols: n, at most m.
         dtype: float64, float32 or int16.
         seed: Of the singular vectors.
+        distinct: Row blocks that differ, after which they come again: what is written is as large, and is made in the
+            time that writing takes. 0 for all.
     """
     writer = MatrixWriter.create(uri, image=(rows, 1), cols=cols, dtype=dtype)
     blocks = [slice(first, min(first + writer.block_rows, rows)) for first in range(0, rows, writer.block_rows)]
+    distinct = distinct or len(blocks)
 
     def gaussian(index: int) -> NDArray[np.float64]:
-        block = blocks[index]
+        block, index = blocks[index], index % distinct
         return np.random.default_rng([seed, index]).standard_normal((block.stop - block.start, cols))
 
     G = np.zeros((cols, cols))
-    for index in progress(range(len(blocks)), "bench: norms", unit="block"):
+    for index in progress(range(min(distinct, len(blocks))), "bench: norms", unit="block"):
         part = gaussian(index)
         G += part.T @ part
+    G *= max(1.0, len(blocks) / distinct)
     s = 1.0 / np.arange(1, cols + 1)
     V, _ = np.linalg.qr(np.random.default_rng([seed, -1 % 2**32]).standard_normal((cols, cols)))
     scale = STRENGTH * np.sqrt(rows * cols / np.sum(s**2))
     X = np.linalg.inv(np.linalg.cholesky(G)).T @ (scale * s[:, None] * V.T)
+    made: dict[int, NDArray[Any]] = {}
     for index in progress(range(len(blocks)), "bench: matrix", unit="block"):
-        values = _as(gaussian(index) @ X, dtype)
+        values = made.get(index % distinct)
+        if values is None or len(values) != blocks[index].stop - blocks[index].start:
+            values = _as(gaussian(index) @ X, dtype)
+            if distinct < len(blocks):
+                made[index % distinct] = values
         for first in range(0, cols, writer.column_chunk):
             columns = slice(first, min(first + writer.column_chunk, cols))
             part_of = values[:, columns]

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from instruments.bench.ingest import bench_ingest
 from instruments.bench.pipeline import bench_pipeline
-from instruments.bench.svd import Sizes, bench_svd
+from instruments.bench.svd import bench_svd
 from instruments.phantom import write_chest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from instruments.bench.cases import Case
 
 BENCHES = ("pipeline", "ingest", "svd")
 
@@ -21,13 +23,13 @@ PHANTOM = {"slices": 133, "rows": 512, "columns": 512}
 """The size of a clinical chest series with 2.5 mm slices."""
 
 
-def bench(what: Sequence[str], series: Path | None, sizes: Sizes | None = None) -> list[dict[str, Any]]:
+def bench(what: Sequence[str], series: Path | None, cases: Sequence[Case]) -> list[dict[str, Any]]:
     """Run the benches named in `what`, all where it is empty.
 
     Args:
         what: Of `BENCHES`.
-        series: What they run on; without it a phantom, and for svd matrices made of `sizes`.
-        sizes: Of svd.
+        series: What they run on; without it a phantom, and for svd the matrices of `cases`.
+        cases: Of svd.
     """
     names = list(what or BENCHES)
     rows: list[dict[str, Any]] = []
@@ -36,7 +38,7 @@ def bench(what: Sequence[str], series: Path | None, sizes: Sizes | None = None) 
             rows += bench_pipeline(folder) if "pipeline" in names else []
             rows += bench_ingest(folder) if "ingest" in names else []
     if "svd" in names:
-        rows += bench_svd(series, sizes)
+        rows += bench_svd(series, cases)
     return rows
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,123 +15,152 @@ import numpy as np
 from components.errors import CtbasisError, refusal_in
 from components.matrix.ingest import ingest
 from components.matrix.store import MatrixStore
-from instruments.bench.contenders import CONTENDERS
+from components.svd.engines.numpy import factorize
+from components.svd.factors import FactorWriter
+from components.svd.plan import plan_factorization
 from instruments.bench.matrices import write_decaying
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+
+    from instruments.bench.cases import Case
 
 CHECKOUT = Path(__file__).parents[2]
 
+PEERS = (("scikit-learn", "over_scikit_learn"), ("bare-blas", "over_bare_blas"), ("mahout-stock", "over_mahout_stock"))
 
-@dataclass(frozen=True)
-class Sizes:
-    """What `ctbasis bench svd` factors, and how.
-
-    Attributes:
-        rows: m of a made matrix.
-        cols: n of it.
-        dtypes: Of it, one matrix each.
-        rank: k.
-        oversample: p.
-        power_iters: q.
-        memory: That the engine numpy may take, as the user writes it.
-        contenders: Who factors, in this order; those of `CONTENDERS`.
-    """
-
-    rows: int = 262_144
-    cols: int = 300
-    dtypes: Sequence[str] = ("float64", "int16")
-    rank: int = 244
-    oversample: int = 15
-    power_iters: int = 2
-    memory: str = ""
-    contenders: Sequence[str] = CONTENDERS
+PASSES = 2
+"""Over A, of the exact method by the Gram matrix: what a bound by reading counts twice."""
 
 
-def bench_svd(series: Path | None, sizes: Sizes | None = None) -> list[dict[str, Any]]:
-    """Factor the matrix of `series`, or made ones with singular values 1/i, by every contender in turn.
+def bench_svd(series: Path | None, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Factor the matrix of each case, or that of `series`, by every contender in turn.
 
     Returns:
-        A row a contender: engine, rows, cols, dtype, rank, oversample, power_iters, seconds, cpu_seconds, peak_mib
-        (of all processes; for peers and bare BLAS with the matrix, which they need in memory), residual_over_optimal
-        = ||A - A_k||_F / sqrt(sum_{i>k} sigma_i^2), and what it is over scikit-learn and over bare BLAS where they
-        ran.
+        A row a contender: case, engine, rows, cols, dtype, rank, oversample, power_iters, seconds, cpu_seconds,
+        peak_mib (of all processes; for peers and bare BLAS with the matrix, which they need in memory),
+        residual_over_optimal = ||A - A_k||_F / sqrt(sum_{i>k} sigma_i^2), us_per_row, and what its seconds are over
+        those of scikit-learn, bare BLAS and Mahout's stock kernels where they ran; of `series` also how far its
+        factors are from the exact ones (`contenders.agreement`); where reading is among the contenders also
+        share_of_bound, the seconds of what binds over its own.
     """
-    wanted = sizes or Sizes()
-    with tempfile.TemporaryDirectory() as scratch:
-        rows: list[dict[str, Any]] = []
-        for matrix in _matrices(series, wanted, Path(scratch)):
-            rows += _measured(matrix, wanted, Path(scratch))
-        return rows
-
-
-def _matrices(series: Path | None, sizes: Sizes, scratch: Path) -> Iterator[MatrixStore]:
-    if series is not None:
-        uri = str(scratch / "matrix.zarr")
-        ingest(series, uri, scratch / "qc.json")
-        yield MatrixStore.open(uri)
-        return
-    for dtype in sizes.dtypes:
-        yield write_decaying(str(scratch / "matrix.zarr"), rows=sizes.rows, cols=sizes.cols, dtype=dtype)
-
-
-def _measured(matrix: MatrixStore, sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
-    rank = min(sizes.rank, matrix.cols, matrix.rows)
-    optimal = optimal_residual(matrix, rank)
     rows: list[dict[str, Any]] = []
-    for name in sizes.contenders:
-        found = contend(name, matrix, sizes, rank, scratch)
+    for case in cases:
+        with tempfile.TemporaryDirectory(prefix="ctbasis-bench-") as scratch:
+            rows += _measured(_matrix(series, case, Path(scratch)), case, Path(scratch), compared=series is not None)
+    return rows
+
+
+def _matrix(series: Path | None, case: Case, scratch: Path) -> MatrixStore:
+    uri = str(scratch / "matrix.zarr")
+    if series is not None:
+        ingest(series, uri, scratch / "qc.json")
+        return MatrixStore.open(uri)
+    need = case.rows * (case.cols * np.dtype(case.dtype).itemsize + case.rank * np.dtype(np.float32).itemsize)
+    free = shutil.disk_usage(scratch).free
+    if need > free:
+        raise CtbasisError(
+            f"case {case.name} takes {need / 1e9:.0f} GB of disk, and {scratch.parent} has {free / 1e9:.0f} GB free",
+            expected="room for the matrix and its factors",
+            remedy="name a larger disk by TMPDIR, or fewer --rows",
+        )
+    return write_decaying(uri, rows=case.rows, cols=case.cols, dtype=case.dtype, distinct=case.distinct)
+
+
+def _measured(matrix: MatrixStore, case: Case, scratch: Path, *, compared: bool) -> list[dict[str, Any]]:
+    rank = min(case.rank, matrix.cols, matrix.rows)
+    optimal = optimal_residual(matrix, rank, case.distinct)
+    reference = _reference(matrix, rank, scratch) if compared else ""
+    rows: list[dict[str, Any]] = []
+    for name in case.contenders:
+        found = contend(name, matrix, case, rank, scratch, reference=reference)
+        left = found.pop("residual")
         rows.append(
             {
                 "bench": "svd",
+                "case": case.name if not compared else "series",
                 "engine": name,
                 "rows": matrix.rows,
                 "cols": matrix.cols,
                 "dtype": str(matrix.dtype),
                 "rank": rank,
-                "oversample": min(sizes.oversample, min(matrix.rows, matrix.cols) - rank),
-                "power_iters": sizes.power_iters,
-                "seconds": found["seconds"],
-                "cpu_seconds": found["cpu_seconds"],
-                "peak_mib": found["peak_mib"],
-                "residual_over_optimal": found["residual"] / optimal if optimal > 0 else None,
+                "oversample": min(case.oversample, min(matrix.rows, matrix.cols) - rank),
+                "power_iters": case.power_iters,
+                **found,
+                "residual_over_optimal": None if left is None or optimal == 0 else left / optimal,
+                "us_per_row": 1e6 * found["seconds"] / matrix.rows,
             }
         )
+    return _compared(rows)
+
+
+def _compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     seconds = {row["engine"]: row["seconds"] for row in rows}
     for row in rows:
-        for peer, key in (("scikit-learn", "over_scikit_learn"), ("bare-blas", "over_bare_blas")):
+        for peer, key in PEERS:
             if peer in seconds:
                 row[key] = row["seconds"] / seconds[peer]
+        if {"bare-read", "bare-blas"} <= set(seconds):
+            row["share_of_bound"] = max(PASSES * seconds["bare-read"], seconds["bare-blas"]) / row["seconds"]
     return rows
 
 
-def contend(name: str, matrix: MatrixStore, sizes: Sizes, rank: int, scratch: Path) -> dict[str, float]:
+def contend(
+    name: str, matrix: MatrixStore, case: Case, rank: int, scratch: Path, *, reference: str = ""
+) -> dict[str, Any]:
     """Run one contender in a process of its own and return what it measured.
 
     Raises:
         CtbasisError: It failed; the text says why.
     """
     command = [sys.executable, "-m", "instruments.bench.contenders", name, "--matrix", matrix.uri]
-    command += ["--scratch", str(scratch), "--rank", str(rank), "--oversample", str(sizes.oversample)]
-    command += ["--power-iters", str(sizes.power_iters)]
-    if sizes.memory:
-        command += ["--memory", sizes.memory]
-    sys.stderr.write(f"bench: {name} on {matrix.rows} x {matrix.cols} {matrix.dtype}\n")
+    command += ["--scratch", str(scratch), "--rank", str(rank), "--oversample", str(case.oversample)]
+    command += ["--power-iters", str(case.power_iters)]
+    command += ["--memory", case.memory] if case.memory else []
+    command += ["--reference", reference] if reference else []
+    sys.stderr.write(f"bench: {name} on {matrix.rows} x {matrix.cols} {matrix.dtype}, rank {rank}\n")
     sys.stderr.flush()
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         told = done.stderr.splitlines()
         raise CtbasisError(refusal_in(told) or f"contender {name} failed:\n" + "\n".join(told[-15:]))
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def optimal_residual(matrix: MatrixStore, rank: int) -> float:
-    """Return sqrt(sum of sigma_i^2 for i > rank), from the Gram matrix added up block by block."""
+def _reference(matrix: MatrixStore, rank: int, scratch: Path) -> str:
+    """Factor exactly, and return where the factors are."""
+    uri = str(scratch / "reference.zarr")
+    plan = plan_factorization(
+        engine="numpy",
+        rows=matrix.rows,
+        cols=matrix.cols,
+        rank=rank,
+        oversample=0,
+        power_iters=0,
+        seed=0,
+        method="exact",
+    )
+    factors = FactorWriter.create(uri, matrix, rank=rank, dtype=np.float64)
+    found = factorize(matrix, factors, plan)
+    factors.finish(s=found.s, V=found.V, plan=plan, matrix=matrix, accuracy=found.accuracy)
+    return uri
+
+
+def optimal_residual(matrix: MatrixStore, rank: int, distinct: int = 0) -> float:
+    """Return sqrt(sum of sigma_i^2 for i > rank), from the Gram matrix added up block by block.
+
+    Args:
+        matrix: A.
+        rank: k.
+        distinct: Row blocks after which they come again, where they do so evenly.
+    """
+    count = matrix.block_count
+    again = bool(distinct) and count % distinct == 0 and matrix.rows % matrix.block_rows == 0
+    seen = distinct if again else count
     G = np.zeros((matrix.cols, matrix.cols))
-    for index in range(matrix.block_count):
+    for index in range(seen):
         A = matrix.read_block(index)
         G += A.T @ A
-    squared = np.linalg.eigvalsh(G)[::-1]
+    squared = np.linalg.eigvalsh(G * (count / seen))[::-1]
     return float(np.sqrt(np.maximum(squared[rank:], 0).sum()))

@@ -170,6 +170,20 @@ def test_a_matrix_of_zeros_or_of_air_has_orthonormal_bases_too(
     np.testing.assert_allclose(U @ factors.weights.T, values, atol=1e-9)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_slice_of_zeros_weighs_nothing_and_repeated_slices_weigh_the_same(
+    method: str, store_matrix: StoreMatrix, tmp_path: Path
+) -> None:
+    A = np.random.default_rng(3).integers(-1000, 3000, (600, 6)).astype("int16")
+    A[:, 2], A[:, 5] = 0, A[:, 1]
+    factors, U, _ = factored(store_matrix(A), tmp_path / "f", rank=6, method=method)
+    assert np.count_nonzero(factors.s > 1e-6 * factors.s[0]) == 4
+    assert np.abs(factors.weights[2]).max() < 1e-8 * factors.s[0]
+    np.testing.assert_allclose(factors.weights[1], factors.weights[5], atol=1e-8 * factors.s[0])
+    assert orthonormality(U) < 1e-7
+    np.testing.assert_allclose(U @ factors.weights.T, A, atol=1e-6 * factors.s[0])
+
+
 @pytest.mark.parametrize("power_iters", [0, 1, 2])
 def test_the_randomized_error_is_within_the_bound_of_halko_martinsson_and_tropp(
     power_iters: int, store_matrix: StoreMatrix, tmp_path: Path
