@@ -30,8 +30,8 @@ PIECE_ELEMENTS = 1 << 18
 """Elements of a row block that are float64 at a time: 2 MiB, which stay in the processor's cache from the conversion to
 the product."""
 
-LEAST_PIECE_ROWS = 64
-"""Rows of a piece at least, however many columns: fewer make BLAS slow."""
+LEAST_PIECE_ROWS = 256
+"""Rows of a piece at least, however many columns: with fewer, what is added to W takes longer than what is in it."""
 
 
 class Pass(Protocol):
@@ -91,13 +91,18 @@ def add(one: Parts, other: Parts) -> Parts:
     return one
 
 
+def piece_rows(columns: int) -> int:
+    """Return the rows of a piece of a block of so many columns."""
+    return max(LEAST_PIECE_ROWS, PIECE_ELEMENTS // max(1, columns))
+
+
 def pieces(rows: slice, A: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
     """Yield row block A in float64, a few rows at a time.
 
     Raises:
         CtbasisError: It holds NaN or Inf, or values whose squares are Inf.
     """
-    step = max(LEAST_PIECE_ROWS, PIECE_ELEMENTS // max(1, A.shape[1]))
+    step = piece_rows(A.shape[1])
     for start in range(0, len(A), step):
         piece = np.ascontiguousarray(A[start : start + step], np.float64)
         # One sum of squares tells: it is finite if every value is, and costs nothing beside the products.

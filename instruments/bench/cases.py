@@ -52,6 +52,8 @@ CASES = (
     Case("int16", dtype="int16", contenders=("bare-blas", "scikit-learn", "numpy", "spark")),
     Case("rank-50", rank=50, contenders=("bare-blas", "scikit-learn", "dask", "numpy", "spark", "mahout")),
     Case("stock", rows=65_536, rank=50, contenders=("bare-blas", "scikit-learn", "mahout", "mahout-stock")),
+    # More columns than the exact method is taken for.
+    Case("wide", rows=16_384, cols=6000, dtype="int16", rank=50, contenders=("scikit-learn", "dask", "numpy", "spark")),
     *(
         Case(GROWTH, rows=1 << power, dtype="int16", rank=50, contenders=("bare-blas", "numpy", "spark"), distinct=8)
         for power in (16, 18, 20, 22)

@@ -18,7 +18,7 @@ from components.matrix.ingest import available_cpus
 from components.progress import progress
 from components.svd.memory import SHARE, free_memory, held_memory
 from components.svd.method import chosen_method, factorize_by
-from components.svd.passes import fold, merged
+from components.svd.passes import fold, merged, piece_rows
 from components.svd.workers import Workers, ranges, read_block
 
 if TYPE_CHECKING:
@@ -118,10 +118,11 @@ def thread_bytes(matrix: RowBlocks, plan: Plan) -> int:
     """Return the bytes that one thread needs at most.
 
     A block as it is read and decoded, and in float64 for QR; its rows of U or of the sketch; the small matrices, as
-    computed, as added up and as merged; and pieces.
+    computed, as added up and as merged; and a piece with its products.
     """
     rows, n = matrix.block(0).stop, matrix.cols
     exact = chosen_method(plan) == "exact"
     width = n if exact else 2 * plan.rank + plan.oversample + 16
     block = rows * n * (3 * matrix.dtype.itemsize + (16 if exact else 0))
-    return int(block + 24 * rows * (width if not exact else plan.rank) + 4 * 8 * n * width + 16 * MIB)
+    piece = 8 * min(rows, piece_rows(n)) * (n + 2 * width)
+    return int(block + 24 * rows * (width if not exact else plan.rank) + 4 * 8 * n * width + piece + 8 * MIB)
