@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,9 +75,13 @@ def right(matrix: MatrixStore, uri: Path, **options: Any) -> FactorStore:
     """Factor at full rank and check the product."""
     factorize(matrix.uri, str(uri), rank=8, ranks=[8], **options)
     factors = FactorStore.open(str(uri))
+    product_is_right(matrix, factors)
+    return factors
+
+
+def product_is_right(matrix: MatrixStore, factors: FactorStore) -> None:
     U = np.vstack([factors.read_block(index) for index in range(factors.block_count)])
     np.testing.assert_allclose(U @ factors.weights.T, matrix.read_columns(slice(None)), atol=1e-2)
-    return factors
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -97,6 +103,41 @@ def test_dask_runs_on_the_scheduler_that_is_named(
     assert factors.plan.engine == "dask"
     # Another process: operands and results went there and back.
     assert factors.accuracy["bytes_shuffled"] > 0
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_ray_runs_on_the_head_that_is_named_by_its_address_and_by_its_clients(
+    matrix: MatrixStore, tmp_path: Path
+) -> None:
+    port, client = free_port(), free_port()
+    # A short path: Ray's sockets lie below it. Worker ports from the system, that they take neither of ours.
+    with tempfile.TemporaryDirectory(prefix="ray-") as scratch:
+        head = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+        head += ["--node-ip-address", "127.0.0.1", "--port", str(port), "--ray-client-server-port", str(client)]
+        head += ["--min-worker-port", "0", "--max-worker-port", "0", "--num-cpus", "1", "--temp-dir", scratch]
+        head += ["--include-dashboard", "false", "--object-store-memory", str(100 * 2**20)]
+        # A process of its own for each: one that has used Ray keeps what it found.
+        program = (
+            "import sys; from components.svd.factorize import factorize; "
+            "factorize(sys.argv[1], sys.argv[2], rank=8, ranks=[8], engine='ray', cluster=sys.argv[3])"
+        )
+        open_to_all = {"RAY_AUTH_MODE": "disabled"}
+        with running(*head, until="Ray runtime started", **open_to_all):
+            for number, address in enumerate((f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}")):
+                done = subprocess.run(
+                    [sys.executable, "-c", program, matrix.uri, str(tmp_path / str(number)), address],
+                    env={**os.environ, **ENVIRONMENT, **open_to_all},
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                assert done.returncode == 0, done.stderr
+                product_is_right(matrix, FactorStore.open(str(tmp_path / str(number))))
 
 
 @pytest.mark.java
