@@ -6,34 +6,37 @@ The Python here feeds and checks; the algorithm is Mahout's (images/spark/mahout
   singular values much below the largest lose half their digits, and from `RESOLUTIONS` down they cannot be told from
   zero. Such are stored as zeros, with vectors that complete the orthonormal bases, and the note says how many.
 - What comes back is checked before it is declared: U^T U and V^T V are formed on the way and must be the identity.
-- Mahout takes no seed: it draws that of Omega itself. It is held to one draw here, and A's columns are permuted by the
-  plan's seed instead: A P has A's singular values, and P Omega is Omega with its rows in another order, as random.
+- `dssvd` has no parameter for a seed: it asks Mahout's RandomUtils for that of Omega. RandomUtils is replaced by one that
+  can be told what to draw from, so that the plan's seed decides Omega, with either kernels.
 - Row keys are Java ints, and a block is one Java array: at most 2^31 - 1 rows, and as many bytes in a block.
 """
 
 from __future__ import annotations
 
-from functools import partial
+import gc
+import uuid
+from functools import cache, partial
 from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from components.errors import CtbasisError
-from components.matrix.store import MatrixStore
 from components.svd.basis import complete_basis, fixed_signs
 from components.svd.engines import Spectrum
-from components.svd.engines.spark import Executors, Stored, refusal_of_task
+from components.svd.engines.spark import TASKS_PER_CORE, Executors, Stored, refusal_of_task
 from components.svd.factors import FactorWriter
 from components.svd.verify import verified
+from components.svd.workers import StoredMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import NDArray
     from pyspark import RDD, Broadcast, SparkContext
     from pyspark.sql import SparkSession
 
+    from components.matrix.store import MatrixStore
     from components.svd.accuracy import Accuracy
     from components.svd.plan import Plan
 
@@ -53,6 +56,13 @@ RESOLUTIONS = (1e-5, 1e-4)
 """Parts of the largest singular value below which one is not told from zero; tried in turn once a run has failed."""
 
 JAVA_MAX = 2**31 - 1
+JAVA_LONG_MAX = 2**63 - 1
+
+PIECE_BYTES = 1 << 20
+"""Of a block, sent to the JVM at a time: little enough that neither side holds it twice."""
+
+BLOCKS_PER_TASK = 8
+"""At most: what a partition has of A is kept in memory, or put out of it, as one."""
 
 REDUCE_FLAT = 64
 """Partitions up to which the driver alone adds up their small matrices; beyond, executors do so in two levels."""
@@ -116,13 +126,18 @@ class _Run:
     def __init__(self, session: SparkSession, matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> None:
         self.spark, self.matrix, self.factors, self.plan = session.sparkContext, matrix, factors, plan
         self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if plan.seed is None else plan.seed
-        self.columns = np.random.default_rng(self.seed).permutation(matrix.cols)
+        self.stored = StoredMatrix(matrix.uri, uuid.uuid4().hex)
         self.stock = session.conf.get(KERNELS, "replaced") == "stock"
         self.note = ""
 
     def blocks(self) -> RDD[int]:
-        """Return the numbers of the row blocks, each in a partition of its own: Mahout wants one block a partition."""
-        return self.spark.parallelize(range(self.matrix.block_count), self.matrix.block_count)
+        """Return the numbers of the row blocks in partitions: in as many as blocks for Mahout's own engine, else fewer.
+
+        A task costs Spark and a Python worker as much as a block takes to be multiplied.
+        """
+        count = self.matrix.block_count
+        parts = max(TASKS_PER_CORE * self.spark.defaultParallelism, -(-count // BLOCKS_PER_TASK))
+        return self.spark.parallelize(range(count), count if self.stock else min(count, parts))
 
     def dssvd(self, k: int, p: int) -> Small | None:
         """Run Mahout's dssvd at k and p and write U; None where what came out is not orthonormal."""
@@ -131,21 +146,19 @@ class _Run:
         from pyspark.serializers import NoOpSerializer
 
         # The Java side of a context and of an RDD is private in PySpark, and there is no public way to it.
-        A = self.blocks().map(partial(encode_block, self.matrix.uri, self.columns))._reserialize(NoOpSerializer())  # noqa: SLF001
+        A = self.blocks().mapPartitions(partial(encode_blocks, self.stored))._reserialize(NoOpSerializer())  # noqa: SLF001
         run = java_class(self.spark, "DsSvd")(self.spark._jsc, self.stock)  # noqa: SLF001
         try:
             self.spark.setJobDescription(f"dssvd k={k} p={p} q={self.plan.power_iters}")
-            run.run(A._jrdd, self.matrix.rows, self.matrix.cols, k, p, self.plan.power_iters)  # noqa: SLF001
-            self.note = (
-                f"Mahout 14.1 dssvd, {run.kernels()}; seed {self.seed} permutes the slices, as Mahout itself takes none"
-            )
-            s = decode(run.s())[1][0]
-            V = decode(run.V())[1][np.argsort(self.columns)]
+            seed = self.seed % (JAVA_LONG_MAX + 1)
+            run.run(A._jrdd, self.matrix.rows, self.matrix.cols, k, p, self.plan.power_iters, seed)  # noqa: SLF001
+            self.note = f"Mahout 14.1 dssvd, {run.kernels()}; Omega drawn from seed {self.seed}"
+            s, V = decode(run.s())[1][0], decode(run.V())[1]
             if not orthonormal(V.T @ V):
                 return None
             signs = fixed_signs(V)
             self.spark.setJobDescription("write U")
-            gram = self.write(RDD(run.U(), self.spark, NoOpSerializer()), signs)
+            gram = self.write(RDD(run.U(np.dtype(self.factors.dtype).itemsize), self.spark, NoOpSerializer()), signs)
             return Small(s, V * signs) if orthonormal(gram) else None
         except Py4JJavaError as error:
             if error.java_exception.getClass().getSimpleName() == "RankDeficientException":
@@ -172,7 +185,7 @@ class _Run:
         if 2 * width < n:
             Omega = np.random.default_rng(self.seed).standard_normal((n, 2 * width))
         self.spark.setJobDescription("count the singular values that stand out")
-        gram = self.total(self.blocks().map(partial(project_block, self.matrix.uri, self.spark.broadcast(Omega))))
+        gram = self.total(self.blocks().mapPartitions(partial(project_blocks, self.stored, self.spark.broadcast(Omega))))
         return np.asarray(np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0)))
 
     def accuracy(self, s: NDArray[np.float64], V: NDArray[np.float64]) -> Accuracy:
@@ -187,37 +200,50 @@ class _Run:
         return np.asarray(parts.treeReduce(add, depth=depth))
 
 
-def encode_block(matrix_uri: str, columns: NDArray[np.int64], index: int) -> bytes:
-    """Return row block `index` of A with its columns in the order `columns`, as the JVM's Blocks.decode reads it."""
-    matrix = MatrixStore.open(matrix_uri)
-    values = finite_block(matrix, index, matrix.dtype)[:, columns]
-    header = np.array((matrix.block(index).start, *values.shape, values.itemsize), HEADER)
-    return header.tobytes() + values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+@cache
+def settle() -> None:
+    """Exempt what this worker has imported from garbage collection, of which PySpark does a full one after each task."""
+    gc.freeze()
 
 
-def decode(encoded: bytes) -> tuple[int, NDArray[np.float64]]:
+def encode_blocks(matrix: StoredMatrix, indices: Iterable[int]) -> Iterator[bytes | memoryview]:
+    """Yield row blocks of A as the JVM's Blocks.decode reads them: a header, then the values in pieces."""
+    settle()
+    for rows, values in matrix.blocks(indices):
+        check_finite(values, rows)
+        yield np.array((rows.start, *values.shape, values.itemsize), HEADER).tobytes()
+        little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+        whole = memoryview(little.reshape(-1).view(np.uint8))
+        for start in range(0, len(whole), PIECE_BYTES):
+            yield whole[start : start + PIECE_BYTES]
+
+
+def decode(encoded: bytes) -> tuple[int, NDArray[Any]]:
     """Return the first row and the values of a block that the JVM's Blocks.encode wrote."""
     header = np.frombuffer(encoded, HEADER, count=1)[0]
-    values = np.frombuffer(encoded, "<f8", offset=HEADER.itemsize)
+    values = np.frombuffer(encoded, f"<f{header['value_bytes']}", offset=HEADER.itemsize)
     return int(header["first_row"]), values.reshape(header["rows"], header["columns"])
 
 
-def finite_block(matrix: MatrixStore, index: int, dtype: DTypeLike) -> NDArray[Any]:
-    """Return row block `index` of A.
+def check_finite(values: NDArray[Any], rows: slice) -> None:
+    """Refuse values that are not finite.
 
     Raises:
-        CtbasisError: It holds NaN or Inf.
+        CtbasisError: NaN or Inf is among them.
     """
-    values = matrix.read_block(index, dtype=dtype)
-    if not np.isfinite(values).all():
-        raise CtbasisError(f"matrix {matrix.uri}: NaN or Inf in row block {index}", expected="finite HU")
-    return values
+    # Their sum is finite if every one is, unless it overflows; it takes no second array.
+    if values.dtype.kind == "f" and not np.isfinite(values.sum()) and not np.isfinite(values).all():
+        raise CtbasisError(f"NaN or Inf in rows {rows.start} to {rows.stop} of the matrix", expected="finite HU")
 
 
-def project_block(matrix_uri: str, Omega: Broadcast[NDArray[np.float64]], index: int) -> NDArray[np.float64]:
-    """Return Y_b^T Y_b of one row block."""
-    Y = finite_block(MatrixStore.open(matrix_uri), index, np.float64) @ Omega.value
-    return np.asarray(Y.T @ Y)
+def project_blocks(
+    matrix: StoredMatrix, Omega: Broadcast[NDArray[np.float64]], indices: Iterable[int]
+) -> Iterator[NDArray[np.float64]]:
+    """Yield Y_b^T Y_b of row blocks."""
+    for rows, values in matrix.blocks(indices):
+        check_finite(values, rows)
+        Y = np.asarray(values, np.float64) @ Omega.value
+        yield np.asarray(Y.T @ Y)
 
 
 def write_blocks(
@@ -232,7 +258,8 @@ def write_blocks(
     for encoded in blocks:
         first, values = decode(encoded)
         U = values * signs
-        U = complete_basis(U, rank) if first == 0 else np.pad(U, ((0, 0), (0, rank - U.shape[1])))
+        if U.shape[1] < rank:
+            U = complete_basis(U, rank) if first == 0 else np.pad(U, ((0, 0), (0, rank - U.shape[1])))
         for start in range(0, len(U), block_rows):
             rows = U[start : start + block_rows]
             factors.write_block(slice(first + start, first + start + len(rows)), rows)

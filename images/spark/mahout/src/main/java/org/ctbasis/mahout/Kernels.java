@@ -36,9 +36,14 @@ public final class Kernels {
     return Holder.BLAS_IN_USE;
   }
 
+  /** Whether all of {@link #blas()} is fast; in Java it is the products alone. */
+  static boolean isNative() {
+    return blas() instanceof NativeBLAS;
+  }
+
   /** The name of {@link #blas()} for people. */
   public static String blasName() {
-    return blas() instanceof NativeBLAS ? System.getProperty(NATIVE_LIBRARY) : blas().getClass().getSimpleName();
+    return isNative() ? System.getProperty(NATIVE_LIBRARY) : blas().getClass().getSimpleName();
   }
 
   private static final class Holder {

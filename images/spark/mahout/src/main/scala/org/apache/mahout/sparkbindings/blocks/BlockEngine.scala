@@ -38,7 +38,12 @@ object BlockEngine extends DistributedEngine {
   }
 
   override def toPhysical[K: ClassTag](plan: DrmLike[K], hint: CacheHint.CacheHint): CheckpointedDrm[K] =
-    new BlockDrm(physical(plan), plan.nrow, plan.ncol, hint, plan.partitioningTag).cache()
+    new BlockDrm(physical(plan), plan.nrow, plan.ncol, kept(plan, hint), plan.partitioningTag).cache()
+
+  private def kept(plan: DrmLike[_], hint: CacheHint.CacheHint): CacheHint.CacheHint = plan match {
+    case _: OpAtA[_] | _: OpAtB[_] => hint
+    case _ => CacheHint.NONE
+  }
 
   private def physical[K](plan: DrmLike[K]): DrmRddInput[K] = plan match {
     case drm: CheckpointedDrmSpark[K] => drm.rddInput
