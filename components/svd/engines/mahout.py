@@ -6,8 +6,8 @@ The Python here feeds and checks; the algorithm is Mahout's (images/spark/mahout
   singular values much below the largest lose half their digits, and from `RESOLUTIONS` down they cannot be told from
   zero. Such are stored as zeros, with vectors that complete the orthonormal bases, and the note says how many.
 - What comes back is checked before it is declared: U^T U and V^T V are formed on the way and must be the identity.
-- `dssvd` has no parameter for a seed: it asks Mahout's RandomUtils for that of Omega. RandomUtils is replaced by one that
-  can be told what to draw from, so that the plan's seed decides Omega, with either kernels.
+- `dssvd` has no parameter for a seed: it asks Mahout's RandomUtils for that of Omega. That class is replaced by one
+  that is told what to draw from, and so the plan's seed decides Omega, whichever the kernels.
 - Row keys are Java ints, and a block is one Java array: at most 2^31 - 1 rows, and as many bytes in a block.
 """
 
@@ -41,7 +41,11 @@ if TYPE_CHECKING:
     from components.svd.plan import Plan
 
 KERNELS = "spark.ctbasis.mahout.kernels"
-"""Spark property: `replaced` (default), or `stock` for Mahout's own in-core loops and shuffles, many times slower."""
+"""Spark property, one of `KERNEL_SETS`; `replaced` where it is not set."""
+
+KERNEL_SETS = ("replaced", "java", "stock")
+"""BLAS, native where it is installed; the same in Java alone; Mahout's own in-core loops and shuffles, many times
+slower."""
 
 REQUIRED_CONF = {
     "spark.serializer": "org.apache.spark.serializer.KryoSerializer",
@@ -127,7 +131,7 @@ class _Run:
         self.spark, self.matrix, self.factors, self.plan = session.sparkContext, matrix, factors, plan
         self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if plan.seed is None else plan.seed
         self.stored = StoredMatrix(matrix.uri, uuid.uuid4().hex)
-        self.stock = session.conf.get(KERNELS, "replaced") == "stock"
+        self.kernels = chosen_kernels(session)
         self.note = ""
 
     def blocks(self) -> RDD[int]:
@@ -136,8 +140,8 @@ class _Run:
         A task costs Spark and a Python worker as much as a block takes to be multiplied.
         """
         count = self.matrix.block_count
-        parts = max(TASKS_PER_CORE * self.spark.defaultParallelism, -(-count // BLOCKS_PER_TASK))
-        return self.spark.parallelize(range(count), count if self.stock else min(count, parts))
+        cores = self.spark.defaultParallelism
+        return self.spark.parallelize(range(count), partitions(count, cores=cores, stock=self.kernels == "stock"))
 
     def dssvd(self, k: int, p: int) -> Small | None:
         """Run Mahout's dssvd at k and p and write U; None where what came out is not orthonormal."""
@@ -147,7 +151,7 @@ class _Run:
 
         # The Java side of a context and of an RDD is private in PySpark, and there is no public way to it.
         A = self.blocks().mapPartitions(partial(encode_blocks, self.stored))._reserialize(NoOpSerializer())  # noqa: SLF001
-        run = java_class(self.spark, "DsSvd")(self.spark._jsc, self.stock)  # noqa: SLF001
+        run = java_class(self.spark, "DsSvd")(self.spark._jsc, self.kernels)  # noqa: SLF001
         try:
             self.spark.setJobDescription(f"dssvd k={k} p={p} q={self.plan.power_iters}")
             seed = self.seed % (JAVA_LONG_MAX + 1)
@@ -185,7 +189,8 @@ class _Run:
         if 2 * width < n:
             Omega = np.random.default_rng(self.seed).standard_normal((n, 2 * width))
         self.spark.setJobDescription("count the singular values that stand out")
-        gram = self.total(self.blocks().mapPartitions(partial(project_blocks, self.stored, self.spark.broadcast(Omega))))
+        task = partial(project_blocks, self.stored, self.spark.broadcast(Omega))
+        gram = self.total(self.blocks().mapPartitions(task))
         return np.asarray(np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0)))
 
     def accuracy(self, s: NDArray[np.float64], V: NDArray[np.float64]) -> Accuracy:
@@ -200,9 +205,14 @@ class _Run:
         return np.asarray(parts.treeReduce(add, depth=depth))
 
 
+def partitions(blocks: int, *, cores: int, stock: bool) -> int:
+    """Return how many partitions the row blocks go into."""
+    return blocks if stock else min(blocks, max(TASKS_PER_CORE * cores, -(-blocks // BLOCKS_PER_TASK)))
+
+
 @cache
 def settle() -> None:
-    """Exempt what this worker has imported from garbage collection, of which PySpark does a full one after each task."""
+    """Exempt what this worker has imported from garbage collection: PySpark does a full one after each task."""
     gc.freeze()
 
 
@@ -212,8 +222,7 @@ def encode_blocks(matrix: StoredMatrix, indices: Iterable[int]) -> Iterator[byte
     for rows, values in matrix.blocks(indices):
         check_finite(values, rows)
         yield np.array((rows.start, *values.shape, values.itemsize), HEADER).tobytes()
-        little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-        whole = memoryview(little.reshape(-1).view(np.uint8))
+        whole = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data.cast("B")
         for start in range(0, len(whole), PIECE_BYTES):
             yield whole[start : start + PIECE_BYTES]
 
@@ -310,6 +319,18 @@ def spark_session() -> SparkSession:
     spark = session.sparkContext
     java_class(spark, "JobLog").attach(spark._jsc)  # noqa: SLF001 - private in PySpark, no public way to it
     return session
+
+
+def chosen_kernels(session: SparkSession) -> str:
+    """Return the kernels that the session's settings choose.
+
+    Raises:
+        CtbasisError: There are none of that name.
+    """
+    kernels = str(session.conf.get(KERNELS, KERNEL_SETS[0]))
+    if kernels not in KERNEL_SETS:
+        raise CtbasisError(f"{KERNELS}={kernels}", expected=f"one of {', '.join(KERNEL_SETS)}")
+    return kernels
 
 
 def java_class(spark: SparkContext, name: str) -> Any:

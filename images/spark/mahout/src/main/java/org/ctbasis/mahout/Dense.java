@@ -20,26 +20,29 @@ public final class Dense {
     boolean turnA = a instanceof TransposedMatrixView;
     boolean turnB = b instanceof TransposedMatrixView;
     RowMajor left = rowMajor(turnA ? Matrices.transposedView(a) : a);
-    RowMajor stored = rowMajor(turnB ? Matrices.transposedView(b) : b);
-    FlatMatrix right = stored instanceof FlatMatrix ? (FlatMatrix) stored : new FlatMatrix(stored.packed(), stored.rowSize(), stored.columnSize());
+    FlatMatrix right = flat(rowMajor(turnB ? Matrices.transposedView(b) : b));
     int rows = a.rowSize();
     int cols = b.columnSize();
     double[] product = new double[Math.multiplyExact(rows, cols)];
     if (left instanceof FlatMatrix && turnA && !turnB && left.sameAs(right) && Kernels.isNative()) {
       gram(right, product);
-    } else if (left instanceof FlatMatrix) {
-      FlatMatrix flat = (FlatMatrix) left;
-      multiply(turnA, turnB, rows, a.columnSize(), cols, flat.values, flat.offset, flat.stride, right, right.offset, 0, product, 0);
+    } else if (left instanceof FlatMatrix || turnA && turnB) {
+      FlatMatrix flat = flat(left);
+      multiply(
+          turnA, turnB, rows, a.columnSize(), cols, flat.values, flat.offset, flat.stride, right, right.offset, 0,
+          product, 0);
     } else if (!turnA) {
       pieces(left, (values, first, count) -> multiply(
           false, turnB, count, left.columnSize(), cols, values, 0, left.columnSize(), right, right.offset, 0, product, first * cols));
-    } else if (!turnB) {
+    } else {
       pieces(left, (values, first, count) -> multiply(
           true, false, rows, count, cols, values, 0, left.columnSize(), right, right.at(first, 0), 1, product, 0));
-    } else {
-      multiply(true, true, rows, a.columnSize(), cols, left.packed(), 0, left.columnSize(), right, right.offset, 0, product, 0);
     }
     return new FlatMatrix(product, rows, cols);
+  }
+
+  private static FlatMatrix flat(RowMajor m) {
+    return m instanceof FlatMatrix ? ((FlatMatrix) m).checked() : new FlatMatrix(m.packed(), m.rowSize(), m.columnSize());
   }
 
   /** C := A B + beta C, each operand turned or as it is stored. */

@@ -35,13 +35,13 @@ public final class DsSvd implements AutoCloseable {
 
   /**
    * @param context the application's
-   * @param stock whether Mahout's own kernels and plan are to be used
+   * @param kernels `stock` for Mahout's own kernels and plan, `java` for replaced ones without native BLAS
    */
-  public DsSvd(JavaSparkContext context, boolean stock) {
+  public DsSvd(JavaSparkContext context, String kernels) {
     this.context = context;
-    this.stock = stock;
+    stock = kernels.equals(Kernels.STOCK);
     persistedBefore = new HashSet<>(context.getPersistentRDDs().keySet());
-    Kernels.choose(context.sc(), stock);
+    Kernels.choose(context.sc(), kernels);
     if (ROW_WISE_GRAM_AS_STARTED == null) {
       if (stock) {
         System.clearProperty(ROW_WISE_GRAM);

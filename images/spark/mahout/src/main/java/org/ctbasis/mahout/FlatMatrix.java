@@ -31,6 +31,11 @@ public final class FlatMatrix extends RowMajor {
     return new FlatMatrix(values, rows, columns, offset, stride);
   }
 
+  /** This matrix as netlib takes it, which wants to see a whole stride behind the last row too. */
+  FlatMatrix checked() {
+    return offset + rows * stride <= values.length ? this : new FlatMatrix(packed(), rows, columns);
+  }
+
   @Override
   void widen(int first, int count, double[] into) {
     if (stride == columns) {
