@@ -227,7 +227,7 @@ def by_both(spark: SparkSession, case: Case, A: NDArray[Any]) -> Iterator[Found]
             spark.conf.unset(mahout.KERNELS)
 
 
-@settings(max_examples=14, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(case=cases())
 def test_whatever_the_blocks_and_the_dtype_both_kernel_sets_find_the_same_factors_within_the_bound(
     spark: SparkSession, case: Case
@@ -259,7 +259,7 @@ def test_whatever_the_blocks_and_the_dtype_both_kernel_sets_find_the_same_factor
         np.testing.assert_allclose(replaced.product, stock.product, atol=1e-6 * exact[0])
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(case=cases(), present=st.integers(1, 3))
 def test_whatever_is_missing_of_the_rank_both_kernel_sets_store_zeros_for_it_and_complete_the_bases(
     spark: SparkSession, case: Case, present: int
