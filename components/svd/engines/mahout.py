@@ -196,7 +196,8 @@ class _Run:
     def accuracy(self, s: NDArray[np.float64], V: NDArray[np.float64]) -> Accuracy:
         """Return how wrong the factors are, by one more pass over A and U in NumPy blocks."""
         executors = Executors(self.spark, self.matrix, Stored(self.spark, self.matrix))
-        passes = 2 + 2 * self.plan.power_iters
+        # The last one writes U: Y and Q are made of A again, unless Y is narrow and was kept.
+        passes = 3 + 2 * self.plan.power_iters
         return verified(executors, self.factors, s, V, passes=passes, valid_to=RESOLUTIONS[0])
 
     def total(self, parts: RDD[NDArray[np.float64]]) -> NDArray[np.float64]:
