@@ -50,8 +50,9 @@ final class Blocks {
     for (int i = 0; i < rows; i++) {
       keys[i] = first + i;
     }
-    RowMajor block =
-        values instanceof double[] ? new FlatMatrix((double[]) values, rows, cols) : new NarrowMatrix(values, rows, cols);
+    RowMajor block = values instanceof double[]
+        ? new FlatMatrix((double[]) values, rows, cols)
+        : new NarrowMatrix(values, rows, cols);
     return new Tuple2<>(keys, stock ? asMahoutHasIt(block) : block);
   }
 

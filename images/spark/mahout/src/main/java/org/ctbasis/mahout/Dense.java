@@ -33,7 +33,8 @@ public final class Dense {
           product, 0);
     } else if (!turnA) {
       pieces(left, (values, first, count) -> multiply(
-          false, turnB, count, left.columnSize(), cols, values, 0, left.columnSize(), right, right.offset, 0, product, first * cols));
+          false, turnB, count, left.columnSize(), cols, values, 0, left.columnSize(), right, right.offset, 0, product,
+          first * cols));
     } else {
       pieces(left, (values, first, count) -> multiply(
           true, false, rows, count, cols, values, 0, left.columnSize(), right, right.at(first, 0), 1, product, 0));
@@ -42,7 +43,9 @@ public final class Dense {
   }
 
   private static FlatMatrix flat(RowMajor m) {
-    return m instanceof FlatMatrix ? ((FlatMatrix) m).checked() : new FlatMatrix(m.packed(), m.rowSize(), m.columnSize());
+    return m instanceof FlatMatrix
+        ? ((FlatMatrix) m).checked()
+        : new FlatMatrix(m.packed(), m.rowSize(), m.columnSize());
   }
 
   /** C := A B + beta C, each operand turned or as it is stored. */

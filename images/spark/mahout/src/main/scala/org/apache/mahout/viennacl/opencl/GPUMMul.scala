@@ -5,8 +5,8 @@ import org.apache.mahout.math.scalabindings.MMBinaryFunc
 import org.apache.mahout.viennacl.openmp.OMPMMul
 
 /**
- * `OMPMMul` again, no GPU: this is the name that Mahout looks for first, anew for each product, and to find that there is
- * no such class it searches every jar of Spark's.
+ * `OMPMMul` again, on no GPU: this is the name that Mahout looks for first, anew for each product, and to find that no
+ * class has it takes a search of every jar of Spark's.
  */
 object GPUMMul extends MMBinaryFunc {
 
