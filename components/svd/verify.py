@@ -21,35 +21,42 @@ from components.svd.passes import Residual
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from components.svd.factors import FactorWriter
-    from components.svd.workers import Workers
+    from components.svd.passes import Parts
 
 
-def verified(
-    workers: Workers,
-    factors: FactorWriter,
+def question(s: NDArray[np.float64], V: NDArray[np.float64], factors_uri: str) -> Residual:
+    """Return the pass over A and U that finds how wrong the factors at `factors_uri` are, s (k,) and V (n, k)."""
+    # Its own vectors: none that the factors could have been made to fit.
+    return Residual(V * s, make_probes(np.random.default_rng(), s, V), factors_uri)
+
+
+def report(
+    asked: Residual,
+    found: Parts,
+    *,
     s: NDArray[np.float64],
     V: NDArray[np.float64],
-    *,
+    dtype: str,
     passes: int,
+    bytes_read: int,
     valid_to: float,
 ) -> Accuracy:
     """Report on factors whose U is written.
 
     Args:
-        workers: On A.
-        factors: With U.
+        asked: The pass.
+        found: What it made of all row blocks.
         s: (k,).
         V: (n, k).
-        passes: Over A that the factorization took.
-        valid_to: sigma_k / sigma_1 down to which its method promises right singular values.
+        dtype: Of U as stored.
+        passes: Over A, this one too.
+        bytes_read: Of A, from the store.
+        valid_to: sigma_k / sigma_1 down to which the method of the factors promises right singular values.
 
     Raises:
-        CtbasisError: U is not orthonormal, or a block of A or U is missing.
+        CtbasisError: U is not orthonormal.
     """
-    # Its own vectors: none that the factors could have been made to fit.
-    probes = make_probes(np.random.default_rng(), s, V)
-    squared, energy, normal, gram = workers.run(Residual(V * s, probes, factors.uri))
+    squared, energy, normal, gram = found
     residual = float(np.sqrt(squared))
     bound = normal_norm_bound(normal) + len(V) * EPS * float(s[0])
     by, failure = "random vectors under the residual's normal matrix", FAILURE
@@ -59,15 +66,15 @@ def verified(
         norm=float(np.sqrt(energy)),
         residual=residual,
         residual_by="one more pass over A and U",
-        rounding=rounding(s, factors.dtype),
+        rounding=rounding(s, dtype),
         spectral_error=bound,
         spectral_by=by,
         failure=failure,
-        basis_error=basis_error(gram, probes.basis, factors.uri),
+        basis_error=basis_error(gram, asked.probes.basis, asked.factors_uri),
         weights_error=weights_error(V),
         ratio=float(s[-1] / s[0]) if s[0] > 0 else 0.0,
         valid_to=valid_to,
-        passes=passes + workers.passes,
-        bytes_read=(passes + workers.passes) * workers.bytes_read // max(1, workers.passes),
+        passes=passes,
+        bytes_read=bytes_read,
         bytes_shuffled=None,
     )

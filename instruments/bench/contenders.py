@@ -16,9 +16,11 @@ import argparse
 import json
 import math
 import os
+import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +29,10 @@ import numpy as np
 from components.errors import refusing
 from components.matrix.ingest import available_cpus
 from components.matrix.store import MatrixStore
+from components.svd.application import SparkApplication
 from components.svd.engines import engine_named
 from components.svd.factors import FactorStore, FactorWriter
+from components.svd.launch_local import spark_submit
 from components.svd.memory import parse_memory
 from components.svd.plan import plan_factorization
 from instruments.bench.meter import Meter
@@ -41,8 +45,6 @@ if TYPE_CHECKING:
     Blocks = Iterator[NDArray[Any]]
     Result = tuple[Callable[[], Blocks], NDArray[np.float64]]
     """U, row block by row block, and V diag(s)."""
-
-JAR = Path(__file__).parents[2] / "images" / "spark" / "mahout" / "target" / "ctbasis-mahout.jar"
 
 BOUNDS = ("bare-read", "bare-blas")
 
@@ -254,24 +256,40 @@ def _spark(*, stock: bool, mahout: bool) -> Any:
     """Start a session and one Python worker a core, as an application that has been running has them."""
     from pyspark.sql import SparkSession
 
-    from components.svd.engines.mahout import KERNELS, REQUIRED_CONF
-
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    settings = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
-    settings |= {"spark.driver.memory": "8g" if mahout else "512m", "spark.driver.maxResultSize": "0"}
-    settings |= {"spark.python.daemon.module": "components.svd.worker_daemon"}
-    settings |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
     if mahout:
-        settings |= {**REQUIRED_CONF, "spark.jars": str(JAR), "spark.kryoserializer.buffer.max": "1g"}
-        settings |= {KERNELS: "stock" if stock else "replaced"}
-        settings |= {"spark.driver.extraJavaOptions": "--add-modules=jdk.incubator.vector"}
-    builder = SparkSession.builder.master("local[*]")
-    for key, value in settings.items():
-        builder = builder.config(key, value)
+        _as_the_manifest_says(stock=stock)
+        builder = SparkSession.builder
+    else:
+        settings = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
+        settings |= {"spark.driver.memory": "512m", "spark.driver.maxResultSize": "0"}
+        settings |= {"spark.python.daemon.module": "components.svd.worker_daemon"}
+        settings |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+        builder = SparkSession.builder.master("local[*]")
+        for key, value in settings.items():
+            builder = builder.config(key, value)
     session = builder.getOrCreate()
     cores = session.sparkContext.defaultParallelism
-    session.sparkContext.parallelize(range(cores), cores).map(float).sum()
+    engine = "components.svd.engines.mahout" if mahout else "components.svd.engines.spark"
+    # The workers import what they run, as the peers do, before anything is measured.
+    session.sparkContext.parallelize(range(cores), cores).map(lambda _: bool(import_module(engine))).count()
     return session
+
+
+def _as_the_manifest_says(*, stock: bool) -> None:
+    """Let the session that starts next have the settings, the Java options and the memory of a run on this machine.
+
+    It is given all cores, and the variables of the driver, whose process is the executor too.
+    """
+    from components.svd.engines.mahout import KERNELS
+
+    manifest = SparkApplication.read().to_manifest()
+    _, *options = spark_submit(manifest)[: -1 - len(manifest["spec"].get("arguments", []))]
+    options += ["--master", "local[*]", "--conf", f"{KERNELS}={'stock' if stock else 'replaced'}"]
+    options += ["--conf", "spark.log.level=ERROR"]
+    os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join([*options, "pyspark-shell"])
+    variables = manifest["spec"]["driver"].get("env", [])
+    os.environ.update({entry["name"]: entry["value"] for entry in variables if "value" in entry})
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -6,39 +6,50 @@ The Python here feeds and checks; the algorithm is Mahout's (images/spark/mahout
   singular values much below the largest lose half their digits, and from `RESOLUTIONS` down they cannot be told from
   zero. Such are stored as zeros, with vectors that complete the orthonormal bases, and the note says how many.
 - What comes back is checked before it is declared: U^T U and V^T V are formed on the way and must be the identity.
-- Mahout takes no seed: it draws that of Omega itself. It is held to one draw here, and A's columns are permuted by the
-  plan's seed instead: A P has A's singular values, and P Omega is Omega with its rows in another order, as random.
+  The tasks that write U read A from the store again, and U as they wrote it, for the report on how wrong they are.
+- `dssvd` has no parameter for a seed: it asks Mahout's RandomUtils for that of Omega. That class is replaced by one
+  that is told what to draw from, and so the plan's seed decides Omega, whichever the kernels.
 - Row keys are Java ints, and a block is one Java array: at most 2^31 - 1 rows, and as many bytes in a block.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from operator import add
-from typing import TYPE_CHECKING, Any, NamedTuple
+import gc
+import uuid
+from dataclasses import replace
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from components.errors import CtbasisError
-from components.matrix.store import MatrixStore
 from components.svd.basis import complete_basis, fixed_signs
 from components.svd.engines import Spectrum
-from components.svd.engines.spark import Executors, Stored, refusal_of_task
+from components.svd.engines.spark import TASKS_PER_CORE, refusal_of_task
 from components.svd.factors import FactorWriter
-from components.svd.verify import verified
+from components.svd.randomized import drawn
+from components.svd.verify import question, report
+from components.svd.workers import StoredMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import NDArray
     from pyspark import RDD, Broadcast, SparkContext
     from pyspark.sql import SparkSession
 
+    from components.matrix.store import MatrixStore
     from components.svd.accuracy import Accuracy
+    from components.svd.passes import Parts, Residual
     from components.svd.plan import Plan
 
 KERNELS = "spark.ctbasis.mahout.kernels"
-"""Spark property: `replaced` (default), or `stock` for Mahout's own in-core loops and shuffles, many times slower."""
+"""Spark property, one of `KERNEL_SETS`; `replaced` where it is not set."""
+
+KERNEL_SETS = ("replaced", "java", "stock")
+"""BLAS, native where it is installed; the same in Java alone; Mahout's own in-core loops and shuffles, many times
+slower."""
 
 REQUIRED_CONF = {
     "spark.serializer": "org.apache.spark.serializer.KryoSerializer",
@@ -53,19 +64,19 @@ RESOLUTIONS = (1e-5, 1e-4)
 """Parts of the largest singular value below which one is not told from zero; tried in turn once a run has failed."""
 
 JAVA_MAX = 2**31 - 1
+JAVA_LONG_MAX = 2**63 - 1
+
+PIECE_BYTES = 1 << 20
+"""Of a block, sent to the JVM at a time: little enough that neither side holds it twice."""
+
+BLOCKS_PER_TASK = 8
+"""At most: what a partition has of A is kept in memory, or put out of it, as one."""
 
 REDUCE_FLAT = 64
 """Partitions up to which the driver alone adds up their small matrices; beyond, executors do so in two levels."""
 
 HEADER = np.dtype([("first_row", "<i4"), ("rows", "<i4"), ("columns", "<i4"), ("value_bytes", "<i4")])
 """What a block begins with on its way between Python and the JVM; the values follow, row by row."""
-
-
-class Small(NamedTuple):
-    """The small factors of one run of dssvd: s (k,) and V (n, k)."""
-
-    s: NDArray[np.float64]
-    V: NDArray[np.float64]
 
 
 def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectrum:
@@ -77,15 +88,15 @@ def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectru
         plan: k, p, q and seed; a seed of None is drawn and named in the note.
 
     Raises:
-        CtbasisError: Spark lacks the jar or a setting; A is too large for Mahout, is zero, or holds NaN or Inf; or its
-            singular values fall so fast that no orthonormal factors come out.
+        CtbasisError: The seed is negative; Spark lacks the jar or a setting; A is too large for Mahout, is zero, or
+            holds NaN or Inf; or its singular values fall so fast that no orthonormal factors come out.
     """
     check_limits(matrix.rows, matrix.cols, min(matrix.block_rows, matrix.rows))
     run = _Run(spark_session(), matrix, factors, plan)
     k, p = plan.rank, plan.oversample
-    small = run.dssvd(k, p)
-    if small is not None:
-        return Spectrum(s=small.s, V=small.V, note=run.note, accuracy=run.accuracy(small.s, small.V))
+    found = run.dssvd(k, p)
+    if found is not None:
+        return found
     sigma = run.projected_singular_values(k + p)
     for resolution in RESOLUTIONS:
         present = min(k + p, int(np.count_nonzero(sigma > resolution * sigma[0])))
@@ -95,14 +106,13 @@ def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectru
             continue  # That is what failed.
         k_run = min(k, present)
         p_run = present - k_run
-        small = run.dssvd(k_run, p_run)
-        if small is not None:
+        found = run.dssvd(k_run, p_run)
+        if found is not None:
             note = (
-                f"{run.note}; only {present} singular values stand out above {resolution:g} of the largest, so "
+                f"{found.note}; only {present} singular values stand out above {resolution:g} of the largest, so "
                 f"k={k_run} and p={p_run} were run and {k - k_run} of the {k} are stored as zero"
             )
-            s, V = np.pad(small.s, (0, k - k_run)), complete_basis(small.V, k)
-            return Spectrum(s=s, V=V, note=note, accuracy=run.accuracy(s, V))
+            return replace(found, note=note)
     raise CtbasisError(
         f"matrix {matrix.uri}: Mahout's DS-SVD gives no orthonormal factors at rank {k}, nor at any that stands out",
         cause="the singular values fall so fast that the Cholesky factor of Y^T Y has no correct digits left",
@@ -115,38 +125,48 @@ class _Run:
 
     def __init__(self, session: SparkSession, matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> None:
         self.spark, self.matrix, self.factors, self.plan = session.sparkContext, matrix, factors, plan
-        self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if plan.seed is None else plan.seed
-        self.columns = np.random.default_rng(self.seed).permutation(matrix.cols)
-        self.stock = session.conf.get(KERNELS, "replaced") == "stock"
-        self.note = ""
+        self.seed = drawn(plan)
+        self.stored = StoredMatrix(matrix.uri, uuid.uuid4().hex)
+        self.kernels = chosen_kernels(session)
+        self.reads = 0
 
     def blocks(self) -> RDD[int]:
-        """Return the numbers of the row blocks, each in a partition of its own: Mahout wants one block a partition."""
-        return self.spark.parallelize(range(self.matrix.block_count), self.matrix.block_count)
+        """Return the numbers of the row blocks in partitions: in as many as blocks for Mahout's own engine, else fewer.
 
-    def dssvd(self, k: int, p: int) -> Small | None:
-        """Run Mahout's dssvd at k and p and write U; None where what came out is not orthonormal."""
+        A task costs Spark and a Python worker as much as a block takes to be multiplied.
+        """
+        count = self.matrix.block_count
+        cores = self.spark.defaultParallelism
+        return self.spark.parallelize(range(count), partitions(count, cores=cores, stock=self.kernels == "stock"))
+
+    def dssvd(self, k: int, p: int) -> Spectrum | None:
+        """Run Mahout's dssvd at k and p and write U; None where what came out is not orthonormal.
+
+        Columns up to the plan's k belong to singular values of zero and complete the bases.
+        """
         from py4j.protocol import Py4JJavaError
-        from pyspark import RDD
         from pyspark.serializers import NoOpSerializer
 
+        self.reads += 1
         # The Java side of a context and of an RDD is private in PySpark, and there is no public way to it.
-        A = self.blocks().map(partial(encode_block, self.matrix.uri, self.columns))._reserialize(NoOpSerializer())  # noqa: SLF001
-        run = java_class(self.spark, "DsSvd")(self.spark._jsc, self.stock)  # noqa: SLF001
+        A = self.blocks().mapPartitions(partial(encode_blocks, self.stored))._reserialize(NoOpSerializer())  # noqa: SLF001
+        run = java_class(self.spark, "DsSvd")(self.spark._jsc, self.kernels)  # noqa: SLF001
         try:
             self.spark.setJobDescription(f"dssvd k={k} p={p} q={self.plan.power_iters}")
-            run.run(A._jrdd, self.matrix.rows, self.matrix.cols, k, p, self.plan.power_iters)  # noqa: SLF001
-            self.note = (
-                f"Mahout 14.1 dssvd, {run.kernels()}; seed {self.seed} permutes the slices, as Mahout itself takes none"
-            )
-            s = decode(run.s())[1][0]
-            V = decode(run.V())[1][np.argsort(self.columns)]
+            seed = self.seed % (JAVA_LONG_MAX + 1)
+            run.run(A._jrdd, self.matrix.rows, self.matrix.cols, k, p, self.plan.power_iters, seed)  # noqa: SLF001
+            note = f"Mahout 14.1 dssvd, {run.kernels()}; Omega drawn from seed {self.seed}"
+            s, V = decode(run.s())[1][0], decode(run.V())[1]
             if not orthonormal(V.T @ V):
                 return None
             signs = fixed_signs(V)
+            s, V = np.pad(s, (0, self.plan.rank - k)), complete_basis(V * signs, self.plan.rank)
+            asked = question(s, V, self.factors.uri)
             self.spark.setJobDescription("write U")
-            gram = self.write(RDD(run.U(), self.spark, NoOpSerializer()), signs)
-            return Small(s, V * signs) if orthonormal(gram) else None
+            gram, *answers = self.write(run.U(np.dtype(self.factors.dtype).itemsize), signs, asked)
+            if not orthonormal(gram):
+                return None
+            return Spectrum(s=s, V=V, note=note, accuracy=self.accuracy(asked, tuple(answers), s, V))
         except Py4JJavaError as error:
             if error.java_exception.getClass().getSimpleName() == "RankDeficientException":
                 return None
@@ -154,16 +174,15 @@ class _Run:
         finally:
             run.close()
 
-    def write(self, U: RDD[bytes], signs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Write U in its blocks, each by the task that has it, and return U^T U."""
-        task = partial(
-            write_blocks,
-            factors_uri=self.factors.uri,
-            block_rows=self.matrix.block_rows,
-            signs=signs,
-            rank=self.plan.rank,
-        )
-        return self.total(U.mapPartitions(task))
+    def write(self, U: Any, signs: NDArray[np.float64], asked: Residual) -> Parts:
+        """Write U in its blocks, each by the task that has it; return U^T U, and what `asked` is of A and U."""
+        from pyspark import RDD
+        from pyspark.serializers import NoOpSerializer
+
+        task = partial(write_blocks, matrix=self.stored, block_rows=self.matrix.block_rows, signs=signs)
+        shared = self.spark.broadcast(asked)
+        self.reads += 1
+        return self.total(RDD(U, self.spark, NoOpSerializer()).mapPartitions(lambda blocks: task(blocks, asked=shared)))
 
     def projected_singular_values(self, width: int) -> NDArray[np.float64]:
         """Return the singular values of A Omega, descending, with Omega wide enough that `width` of them are A's."""
@@ -172,72 +191,114 @@ class _Run:
         if 2 * width < n:
             Omega = np.random.default_rng(self.seed).standard_normal((n, 2 * width))
         self.spark.setJobDescription("count the singular values that stand out")
-        gram = self.total(self.blocks().map(partial(project_block, self.matrix.uri, self.spark.broadcast(Omega))))
+        task = partial(project_blocks, self.stored, self.spark.broadcast(Omega))
+        self.reads += 1
+        (gram,) = self.total(self.blocks().mapPartitions(task))
         return np.asarray(np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0)))
 
-    def accuracy(self, s: NDArray[np.float64], V: NDArray[np.float64]) -> Accuracy:
-        """Return how wrong the factors are, by one more pass over A and U in NumPy blocks."""
-        executors = Executors(self.spark, self.matrix, Stored(self.spark, self.matrix))
-        passes = 2 + 2 * self.plan.power_iters
-        return verified(executors, self.factors, s, V, passes=passes, valid_to=RESOLUTIONS[0])
+    def accuracy(self, asked: Residual, answers: Parts, s: NDArray[np.float64], V: NDArray[np.float64]) -> Accuracy:
+        """Return how wrong the factors are."""
+        return report(
+            asked,
+            answers,
+            s=s,
+            V=V,
+            dtype=self.factors.dtype,
+            # 2 an iteration and 2 before; the one that writes U makes Y of A again, unless it is narrow and was kept.
+            passes=4 + 2 * self.plan.power_iters,
+            # The executors keep A in memory, or on their own disks.
+            bytes_read=self.reads * self.matrix.rows * self.matrix.cols * self.matrix.dtype.itemsize,
+            valid_to=RESOLUTIONS[0],
+        )
 
-    def total(self, parts: RDD[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Add up one small matrix a partition."""
+    def total(self, parts: RDD[Parts]) -> Parts:
+        """Add up small matrices, a set of them a partition."""
         depth = 1 if parts.getNumPartitions() <= REDUCE_FLAT else 2
-        return np.asarray(parts.treeReduce(add, depth=depth))
+        total: Parts = parts.treeReduce(added, depth=depth)
+        return total
 
 
-def encode_block(matrix_uri: str, columns: NDArray[np.int64], index: int) -> bytes:
-    """Return row block `index` of A with its columns in the order `columns`, as the JVM's Blocks.decode reads it."""
-    matrix = MatrixStore.open(matrix_uri)
-    values = finite_block(matrix, index, matrix.dtype)[:, columns]
-    header = np.array((matrix.block(index).start, *values.shape, values.itemsize), HEADER)
-    return header.tobytes() + values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+def added(one: Parts, other: Parts) -> Parts:
+    """Return the sums of two sets of small matrices."""
+    return tuple(mine + yours for mine, yours in zip(one, other, strict=True))
 
 
-def decode(encoded: bytes) -> tuple[int, NDArray[np.float64]]:
+def partitions(blocks: int, *, cores: int, stock: bool) -> int:
+    """Return how many partitions the row blocks go into."""
+    return blocks if stock else min(blocks, max(TASKS_PER_CORE * cores, -(-blocks // BLOCKS_PER_TASK)))
+
+
+@cache
+def settle() -> None:
+    """Exempt what this worker has imported from garbage collection: PySpark does a full one after each task."""
+    gc.freeze()
+
+
+def encode_blocks(matrix: StoredMatrix, indices: Iterable[int]) -> Iterator[bytes | memoryview]:
+    """Yield row blocks of A as the JVM's Blocks.decode reads them: a header, then the values in pieces."""
+    settle()
+    for rows, values in matrix.blocks(indices):
+        check_finite(values, rows)
+        yield np.array((rows.start, *values.shape, values.itemsize), HEADER).tobytes()
+        whole = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data.cast("B")
+        for start in range(0, len(whole), PIECE_BYTES):
+            yield whole[start : start + PIECE_BYTES]
+
+
+def decode(encoded: bytes) -> tuple[int, NDArray[Any]]:
     """Return the first row and the values of a block that the JVM's Blocks.encode wrote."""
     header = np.frombuffer(encoded, HEADER, count=1)[0]
-    values = np.frombuffer(encoded, "<f8", offset=HEADER.itemsize)
+    values = np.frombuffer(encoded, f"<f{header['value_bytes']}", offset=HEADER.itemsize)
     return int(header["first_row"]), values.reshape(header["rows"], header["columns"])
 
 
-def finite_block(matrix: MatrixStore, index: int, dtype: DTypeLike) -> NDArray[Any]:
-    """Return row block `index` of A.
+def check_finite(values: NDArray[Any], rows: slice) -> None:
+    """Refuse values that are not finite.
 
     Raises:
-        CtbasisError: It holds NaN or Inf.
+        CtbasisError: NaN or Inf is among them.
     """
-    values = matrix.read_block(index, dtype=dtype)
-    if not np.isfinite(values).all():
-        raise CtbasisError(f"matrix {matrix.uri}: NaN or Inf in row block {index}", expected="finite HU")
-    return values
+    # Their sum is finite if every one is, unless it overflows; it takes no second array.
+    if values.dtype.kind == "f" and not np.isfinite(values.sum()) and not np.isfinite(values).all():
+        raise CtbasisError(f"NaN or Inf in rows {rows.start} to {rows.stop} of the matrix", expected="finite HU")
 
 
-def project_block(matrix_uri: str, Omega: Broadcast[NDArray[np.float64]], index: int) -> NDArray[np.float64]:
-    """Return Y_b^T Y_b of one row block."""
-    Y = finite_block(MatrixStore.open(matrix_uri), index, np.float64) @ Omega.value
-    return np.asarray(Y.T @ Y)
+def project_blocks(
+    matrix: StoredMatrix, Omega: Broadcast[NDArray[np.float64]], indices: Iterable[int]
+) -> Iterator[Parts]:
+    """Yield Y_b^T Y_b of row blocks."""
+    for rows, values in matrix.blocks(indices):
+        check_finite(values, rows)
+        Y = np.asarray(values, np.float64) @ Omega.value
+        yield (np.asarray(Y.T @ Y),)
 
 
 def write_blocks(
-    blocks: Iterable[bytes], *, factors_uri: str, block_rows: int, signs: NDArray[np.float64], rank: int
-) -> Iterator[NDArray[np.float64]]:
-    """Write the blocks of U that a partition holds, `rank` columns wide, and yield their part of U^T U.
+    blocks: Iterable[bytes],
+    *,
+    matrix: StoredMatrix,
+    block_rows: int,
+    signs: NDArray[np.float64],
+    asked: Broadcast[Residual],
+) -> Iterator[Parts]:
+    """Write the blocks of U that a partition holds, and yield U^T U and what is asked of A and U, both as stored.
 
     Columns that are missing complete the basis within the first row block, as far as it has rows, and are zero below.
     """
-    factors = FactorWriter(factors_uri)
-    gram = np.zeros((rank, rank))
-    for encoded in blocks:
-        first, values = decode(encoded)
-        U = values * signs
-        U = complete_basis(U, rank) if first == 0 else np.pad(U, ((0, 0), (0, rank - U.shape[1])))
-        for start in range(0, len(U), block_rows):
-            rows = U[start : start + block_rows]
-            factors.write_block(slice(first + start, first + start + len(rows)), rows)
-        gram += U.T @ U
-    yield gram
+    residual = asked.value
+    rank = residual.weights.shape[1]
+    factors = FactorWriter(residual.factors_uri)
+    with threadpool_limits(1, user_api="blas"):
+        for encoded in blocks:
+            first, values = decode(encoded)
+            U = values * signs
+            if U.shape[1] < rank:
+                U = complete_basis(U, rank) if first == 0 else np.pad(U, ((0, 0), (0, rank - U.shape[1])))
+            for start in range(0, len(U), block_rows):
+                part = U[start : start + block_rows]
+                ((rows, A),) = matrix.blocks([(first + start) // block_rows])
+                factors.write_block(rows, part)
+                yield (part.T @ part, *residual(rows, A))
 
 
 def orthonormal(gram: NDArray[np.float64]) -> bool:
@@ -283,6 +344,18 @@ def spark_session() -> SparkSession:
     spark = session.sparkContext
     java_class(spark, "JobLog").attach(spark._jsc)  # noqa: SLF001 - private in PySpark, no public way to it
     return session
+
+
+def chosen_kernels(session: SparkSession) -> str:
+    """Return the kernels that the session's settings choose.
+
+    Raises:
+        CtbasisError: There are none of that name.
+    """
+    kernels = str(session.conf.get(KERNELS, KERNEL_SETS[0]))
+    if kernels not in KERNEL_SETS:
+        raise CtbasisError(f"{KERNELS}={kernels}", expected=f"one of {', '.join(KERNEL_SETS)}")
+    return kernels
 
 
 def java_class(spark: SparkContext, name: str) -> Any:

@@ -220,7 +220,7 @@ def test_inf_is_refused_in_words_and_not_by_a_java_stack(store_matrix: StoreMatr
     A[300, 1] = np.inf
     with pytest.raises(CtbasisError) as refused:
         factored(store_matrix(A), tmp_path / "f.zarr", rank=2)
-    assert "NaN or Inf in row block 1" in str(refused.value)
+    assert "NaN or Inf in rows 256 to 512" in str(refused.value)
     assert "expected: finite HU" in str(refused.value)
     assert "\tat " not in str(refused.value)
 

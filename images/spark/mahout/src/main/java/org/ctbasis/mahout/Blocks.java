@@ -4,17 +4,19 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.DoubleBuffer;
 import java.nio.FloatBuffer;
-import java.nio.ShortBuffer;
 import java.util.ArrayList;
+import java.util.Iterator;
 import java.util.List;
+import java.util.NoSuchElementException;
 import org.apache.mahout.math.DenseMatrix;
 import org.apache.mahout.math.Matrix;
 import scala.Tuple2;
 
 /**
- * Row blocks on the wire between Python and the JVM, little-endian:
- * int32 first row, int32 rows, int32 columns, int32 bytes of a value, then the values row by row
- * (2 bytes: int16, 4: float32, 8: float64). The JVM widens to double; only double comes back.
+ * Row blocks on the wire between Python and the JVM, little-endian. A header of int32 first row, int32 rows, int32
+ * columns, int32 bytes of a value, then the values row by row (2 bytes: int16, 4: float32, 8: float64). From Python the
+ * values follow the header in as many arrays as it likes, so that neither side holds a block twice; to Python, where a
+ * block is needed as a whole, in the array of the header.
  */
 final class Blocks {
 
@@ -22,72 +24,115 @@ final class Blocks {
 
   private Blocks() {}
 
-  static Tuple2<int[], Matrix> decode(byte[] bytes) {
-    ByteBuffer buffer = ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN);
-    int first = buffer.getInt();
-    int rows = buffer.getInt();
-    int cols = buffer.getInt();
-    int width = buffer.getInt();
-    if (bytes.length != HEADER + (long) rows * cols * width) {
-      throw new IllegalArgumentException(
-          "a block of " + rows + " x " + cols + " x " + width + " bytes came as " + bytes.length + " bytes");
-    }
+  /** Blocks of A from their headers and values. */
+  static Iterator<Tuple2<int[], Matrix>> decode(Iterator<byte[]> parts, boolean stock) {
+    return new Iterator<>() {
+      @Override
+      public boolean hasNext() {
+        return parts.hasNext();
+      }
+
+      @Override
+      public Tuple2<int[], Matrix> next() {
+        return decodeOne(parts, stock);
+      }
+    };
+  }
+
+  private static Tuple2<int[], Matrix> decodeOne(Iterator<byte[]> parts, boolean stock) {
+    ByteBuffer header = littleEndian(parts.next());
+    int first = header.getInt();
+    int rows = header.getInt();
+    int cols = header.getInt();
+    int width = header.getInt();
+    Object values = read(parts, Math.multiplyExact(rows, cols), width);
     int[] keys = new int[rows];
     for (int i = 0; i < rows; i++) {
       keys[i] = first + i;
     }
-    return new Tuple2<>(keys, new DenseMatrix(values(buffer, rows, cols, width), true));
+    RowMajor block = values instanceof double[]
+        ? new FlatMatrix((double[]) values, rows, cols)
+        : new NarrowMatrix(values, rows, cols);
+    return new Tuple2<>(keys, stock ? asMahoutHasIt(block) : block);
   }
 
-  private static double[][] values(ByteBuffer buffer, int rows, int cols, int width) {
-    double[][] values = new double[rows][cols];
-    switch (width) {
-      case Short.BYTES -> {
-        ShortBuffer shorts = buffer.asShortBuffer();
-        for (double[] row : values) {
-          for (int j = 0; j < cols; j++) {
-            row[j] = shorts.get();
-          }
-        }
-      }
-      case Float.BYTES -> {
-        FloatBuffer floats = buffer.asFloatBuffer();
-        for (double[] row : values) {
-          for (int j = 0; j < cols; j++) {
-            row[j] = floats.get();
-          }
-        }
-      }
-      case Double.BYTES -> {
-        DoubleBuffer doubles = buffer.asDoubleBuffer();
-        for (double[] row : values) {
-          doubles.get(row);
-        }
-      }
-      default -> throw new IllegalArgumentException("values of " + width + " bytes");
+  /** `count` values of `width` bytes, in an array of their type. */
+  private static Object read(Iterator<byte[]> parts, int count, int width) {
+    short[] shorts = width == Short.BYTES ? new short[count] : null;
+    float[] floats = width == Float.BYTES ? new float[count] : null;
+    double[] doubles = width == Double.BYTES ? new double[count] : null;
+    if (shorts == null && floats == null && doubles == null) {
+      throw new IllegalArgumentException("values of " + width + " bytes");
     }
-    return values;
+    int done = 0;
+    while (done < count) {
+      if (!parts.hasNext()) {
+        throw new NoSuchElementException("a block of " + count + " values ended after " + done);
+      }
+      ByteBuffer part = littleEndian(parts.next());
+      int more = part.remaining() / width;
+      if (shorts != null) {
+        part.asShortBuffer().get(shorts, done, more);
+      } else if (floats != null) {
+        part.asFloatBuffer().get(floats, done, more);
+      } else {
+        part.asDoubleBuffer().get(doubles, done, more);
+      }
+      done += more;
+    }
+    return shorts != null ? shorts : floats != null ? floats : doubles;
   }
 
-  /** One block for each run of consecutive keys: a partition may hold several blocks of the matrix, in any order. */
-  static List<byte[]> encode(int[] keys, Matrix matrix) {
+  private static ByteBuffer littleEndian(byte[] bytes) {
+    return ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN);
+  }
+
+  private static Matrix asMahoutHasIt(RowMajor block) {
+    double[][] rows = new double[block.rowSize()][block.columnSize()];
+    for (int i = 0; i < block.rowSize(); i++) {
+      block.widen(i, 1, rows[i]);
+    }
+    return new DenseMatrix(rows, true);
+  }
+
+  /**
+   * One block for each run of consecutive keys: a partition may hold several blocks of the matrix, in any order.
+   *
+   * @param width bytes of a value, as it is going to be stored: 4 or 8
+   */
+  static List<byte[]> encode(int[] keys, Matrix matrix, int width) {
     List<byte[]> blocks = new ArrayList<>();
     int start = 0;
     for (int end = 1; end <= keys.length; end++) {
       if (end == keys.length || keys[end] != keys[end - 1] + 1) {
-        blocks.add(encode(keys[start], matrix.viewPart(start, end - start, 0, matrix.columnSize())));
+        blocks.add(encode(keys[start], matrix.viewPart(start, end - start, 0, matrix.columnSize()), width));
         start = end;
       }
     }
     return blocks;
   }
 
-  static byte[] encode(int first, Matrix matrix) {
-    double[] values = Dense.rowMajor(matrix);
-    byte[] bytes = new byte[Math.toIntExact(HEADER + (long) values.length * Double.BYTES)];
-    ByteBuffer buffer = ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN);
-    buffer.putInt(first).putInt(matrix.rowSize()).putInt(matrix.columnSize()).putInt(Double.BYTES);
-    buffer.asDoubleBuffer().put(values);
-    return bytes;
+  static byte[] encode(int first, Matrix matrix, int width) {
+    int rows = matrix.rowSize();
+    int cols = matrix.columnSize();
+    RowMajor source = Dense.rowMajor(matrix);
+    ByteBuffer buffer = littleEndian(new byte[Math.toIntExact(HEADER + (long) rows * cols * width)]);
+    buffer.putInt(first).putInt(rows).putInt(cols).putInt(width);
+    DoubleBuffer doubles = width == Double.BYTES ? buffer.asDoubleBuffer() : null;
+    FloatBuffer floats = width == Double.BYTES ? null : buffer.asFloatBuffer();
+    double[] row = new double[cols];
+    float[] narrow = new float[cols];
+    for (int i = 0; i < rows; i++) {
+      source.widen(i, 1, row);
+      if (doubles != null) {
+        doubles.put(row);
+        continue;
+      }
+      for (int j = 0; j < cols; j++) {
+        narrow[j] = (float) row[j];
+      }
+      floats.put(narrow);
+    }
+    return buffer.array();
   }
 }

@@ -1,38 +1,125 @@
 package org.ctbasis.mahout;
 
+import dev.ludovic.netlib.blas.BLAS;
 import org.apache.mahout.math.DenseMatrix;
 import org.apache.mahout.math.Matrices;
 import org.apache.mahout.math.Matrix;
 import org.apache.mahout.math.TransposedMatrixView;
 import org.apache.mahout.math.Vector;
 
-/** Dense matrices as BLAS wants them: one flat array. */
+/** Dense matrices as BLAS wants them, and their products. */
 public final class Dense {
+
+  /** Elements of A that are double at a time: 2 MiB, which stay in the processor's cache until they are multiplied. */
+  private static final int PIECE = 1 << 18;
 
   private Dense() {}
 
   /** The product a b. Row-major is column-major transposed, so BLAS is asked for (a b)' = b' a'. */
   public static Matrix times(Matrix a, Matrix b) {
+    boolean turnA = a instanceof TransposedMatrixView;
+    boolean turnB = b instanceof TransposedMatrixView;
+    RowMajor left = rowMajor(turnA ? Matrices.transposedView(a) : a);
+    FlatMatrix right = flat(rowMajor(turnB ? Matrices.transposedView(b) : b));
     int rows = a.rowSize();
-    int inner = a.columnSize();
     int cols = b.columnSize();
     double[] product = new double[Math.multiplyExact(rows, cols)];
+    if (left instanceof FlatMatrix && turnA && !turnB && left.sameAs(right) && Kernels.isNative()) {
+      gram(right, product);
+    } else if (left instanceof FlatMatrix || turnA && turnB) {
+      FlatMatrix flat = flat(left);
+      multiply(
+          turnA, turnB, rows, a.columnSize(), cols, flat.values, flat.offset, flat.stride, right, right.offset, 0,
+          product, 0);
+    } else if (!turnA) {
+      pieces(left, (values, first, count) -> multiply(
+          false, turnB, count, left.columnSize(), cols, values, 0, left.columnSize(), right, right.offset, 0, product,
+          first * cols));
+    } else {
+      pieces(left, (values, first, count) -> multiply(
+          true, false, rows, count, cols, values, 0, left.columnSize(), right, right.at(first, 0), 1, product, 0));
+    }
+    return new FlatMatrix(product, rows, cols);
+  }
+
+  private static FlatMatrix flat(RowMajor m) {
+    return m instanceof FlatMatrix
+        ? ((FlatMatrix) m).checked()
+        : new FlatMatrix(m.packed(), m.rowSize(), m.columnSize());
+  }
+
+  /** C := A B + beta C, each operand turned or as it is stored. */
+  private static void multiply(
+      boolean turnA, boolean turnB, int rows, int inner, int cols, double[] a, int offsetA, int strideA,
+      FlatMatrix b, int offsetB, double beta, double[] c, int offsetC) {
     Kernels.blas().dgemm(
-        turn(b), turn(a), cols, rows, inner, 1.0,
-        rowMajor(stored(b)), stored(b).columnSize(), rowMajor(stored(a)), stored(a).columnSize(), 0.0, product, cols);
-    return matrix(product, rows, cols);
+        turnB ? "T" : "N", turnA ? "T" : "N", cols, rows, inner, 1.0,
+        b.values, offsetB, b.stride, a, offsetA, strideA, beta, c, offsetC, cols);
   }
 
-  private static String turn(Matrix m) {
-    return m instanceof TransposedMatrixView ? "T" : "N";
+  /** X'X: one half by BLAS, the other is its mirror image. */
+  private static void gram(FlatMatrix x, double[] product) {
+    int n = x.columnSize();
+    Kernels.blas().dsyrk("L", "N", n, x.rowSize(), 1.0, x.values, x.offset, x.stride, 0.0, product, 0, n);
+    for (int j = 0; j < n; j++) {
+      for (int i = j + 1; i < n; i++) {
+        product[i * n + j] = product[j * n + i];
+      }
+    }
   }
 
-  private static Matrix stored(Matrix m) {
-    return m instanceof TransposedMatrixView ? Matrices.transposedView(m) : m;
+  private interface Piece {
+    void use(double[] values, int first, int count);
+  }
+
+  private static void pieces(RowMajor matrix, Piece piece) {
+    int most = Math.max(1, Math.min(matrix.rowSize(), PIECE / matrix.columnSize()));
+    double[] values = new double[Math.multiplyExact(most, matrix.columnSize())];
+    for (int first = 0; first < matrix.rowSize(); first += most) {
+      int count = Math.min(most, matrix.rowSize() - first);
+      matrix.widen(first, count, values);
+      piece.use(values, first, count);
+    }
+  }
+
+  /**
+   * Solve X L' = Z in place, Z being rows x n without gaps and L column-major: by BLAS where it is native, else in
+   * blocks of columns, of which all but the diagonal one are products.
+   */
+  public static void solve(double[] L, int n, double[] z, int rows) {
+    BLAS blas = Kernels.blas();
+    if (Kernels.isNative()) {
+      blas.dtrsm("L", "L", "N", "N", n, rows, 1.0, L, 0, n, z, 0, n);
+      return;
+    }
+    int width = 32;
+    for (int first = 0; first < n; first += width) {
+      int last = Math.min(n, first + width);
+      if (first > 0) {
+        blas.dgemm("N", "N", last - first, rows, first, -1.0, L, first, n, z, 0, n, 1.0, z, first, n);
+      }
+      for (int row = 0; row < rows; row++) {
+        for (int k = first; k < last; k++) {
+          double value = z[row * n + k] / L[k * n + k];
+          z[row * n + k] = value;
+          for (int i = k + 1; i < last; i++) {
+            z[row * n + i] -= value * L[k * n + i];
+          }
+        }
+      }
+    }
   }
 
   /** The values of `m`, row by row, in a new array. */
-  public static double[] rowMajor(Matrix m) {
+  public static double[] packed(Matrix m) {
+    return m instanceof RowMajor ? ((RowMajor) m).packed() : ((FlatMatrix) rowMajor(m)).values;
+  }
+
+  /** `m` itself where its values lie in one array, else a copy. */
+  static RowMajor rowMajor(Matrix m) {
+    if (m instanceof RowMajor) {
+      return (RowMajor) m;
+    }
     int rows = m.rowSize();
     int cols = m.columnSize();
     double[] values = new double[Math.multiplyExact(rows, cols)];
@@ -49,15 +136,6 @@ public final class Dense {
         }
       }
     }
-    return values;
-  }
-
-  /** A matrix of the row-major `values`. */
-  public static Matrix matrix(double[] values, int rows, int cols) {
-    double[][] backing = new double[rows][cols];
-    for (int i = 0; i < rows; i++) {
-      System.arraycopy(values, i * cols, backing[i], 0, cols);
-    }
-    return new DenseMatrix(backing, true);
+    return new FlatMatrix(values, rows, cols);
   }
 }

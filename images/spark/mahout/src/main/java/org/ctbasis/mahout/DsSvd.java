@@ -35,15 +35,13 @@ public final class DsSvd implements AutoCloseable {
 
   /**
    * @param context the application's
-   * @param stock whether Mahout's own kernels and plan are to be used
+   * @param kernels `stock` for Mahout's own kernels and plan, `java` for replaced ones without native BLAS
    */
-  public DsSvd(JavaSparkContext context, boolean stock) {
+  public DsSvd(JavaSparkContext context, String kernels) {
     this.context = context;
-    this.stock = stock;
+    stock = kernels.equals(Kernels.STOCK);
     persistedBefore = new HashSet<>(context.getPersistentRDDs().keySet());
-    Kernels.choose(context.sc(), stock);
-    // The seed of Omega is drawn from here and is no parameter; this makes it always the same one.
-    RandomUtils.useTestSeed();
+    Kernels.choose(context.sc(), kernels);
     if (ROW_WISE_GRAM_AS_STARTED == null) {
       if (stock) {
         System.clearProperty(ROW_WISE_GRAM);
@@ -57,13 +55,17 @@ public final class DsSvd implements AutoCloseable {
    * Factor A, m x n.
    *
    * @param blocks row blocks of A as {@link Blocks} describes them, one a partition
+   * @param seed what Mahout draws that of Omega from
    * @throws RankDeficientException dqrThin found Y to have fewer than k + p independent columns
    */
-  public void run(JavaRDD<byte[]> blocks, long m, int n, int k, int p, int q) {
-    CheckpointedDrmSpark<Object> A = BlockDrm.of(blocks.map(Blocks::decode).rdd(), m, n, stock);
+  public void run(JavaRDD<byte[]> blocks, long m, int n, int k, int p, int q, long seed) {
+    boolean asMahoutHasThem = stock;
+    CheckpointedDrmSpark<Object> A = BlockDrm.of(
+        blocks.mapPartitions(parts -> Blocks.decode(parts, asMahoutHasThem)).rdd(), m, n, stock);
     Tuple3<DrmLike<Object>, DrmLike<Object>, Vector> factors;
     try {
-      factors = DSSVD$.MODULE$.dssvd(A, k, p, q, CacheHint.MEMORY_AND_DISK());
+      factors = RandomUtils.seeded(
+          seed, () -> DSSVD$.MODULE$.dssvd(A, k, p, q, CacheHint.MEMORY_AND_DISK()));
     } catch (IllegalArgumentException error) {
       if (String.valueOf(error.getMessage()).contains("rank-deficient")) {
         throw new RankDeficientException(error);
@@ -71,8 +73,8 @@ public final class DsSvd implements AutoCloseable {
       throw error;
     }
     tallU = factors._1();
-    V = Blocks.encode(0, collect(factors._2()));
-    s = Blocks.encode(0, row(factors._3()));
+    V = Blocks.encode(0, collect(factors._2()), Double.BYTES);
+    s = Blocks.encode(0, row(factors._3()), Double.BYTES);
   }
 
   private static Matrix collect(DrmLike<?> drm) {
@@ -95,11 +97,15 @@ public final class DsSvd implements AutoCloseable {
     return V;
   }
 
-  /** Left singular vectors in blocks of whole runs of consecutive rows; computed when it is used. */
-  public JavaRDD<byte[]> U() {
+  /**
+   * Left singular vectors in blocks of whole runs of consecutive rows; computed when it is used.
+   *
+   * @param width bytes of a value as it is going to be stored, 4 or 8
+   */
+  public JavaRDD<byte[]> U(int width) {
     CheckpointedDrmSpark<Object> U = (CheckpointedDrmSpark<Object>) tallU.checkpoint(CacheHint.NONE());
     JavaRDD<Tuple2<int[], Matrix>> blocks = BlockDrm.blocks(U).toJavaRDD();
-    return blocks.flatMap(block -> Blocks.encode(block._1(), block._2()).iterator());
+    return blocks.flatMap(block -> Blocks.encode(block._1(), block._2(), width).iterator());
   }
 
   /** The kernels in use, with the BLAS as each executor found it. */

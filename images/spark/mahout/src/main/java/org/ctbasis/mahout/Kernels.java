@@ -8,37 +8,50 @@ import java.util.logging.Logger;
 import org.apache.spark.SparkContext;
 import org.apache.spark.TaskContext;
 
-/** Which in-core kernels Mahout computes with: its own (`stock`), or BLAS. Chosen for a job, known to all its tasks. */
+/** Which in-core kernels Mahout computes with: its own, or BLAS. Chosen for a job, known to all its tasks. */
 public final class Kernels {
 
+  /** Mahout's own. */
+  static final String STOCK = "stock";
+  /** BLAS in Java, even where a native one is installed. */
+  static final String JAVA = "java";
+
   private static final String CHOICE = "ctbasis.mahout.kernels";
-  private static final String STOCK = "stock";
   private static final String NATIVE_LIBRARY = "dev.ludovic.netlib.blas.nativeLib";
 
-  private static volatile boolean stockOnDriver = false;
+  private static volatile String onDriver = "";
 
   private Kernels() {}
 
   /** Choose the kernels of everything that `context` runs from now on. */
-  static void choose(SparkContext context, boolean stock) {
-    stockOnDriver = stock;
-    context.setLocalProperty(CHOICE, stock ? STOCK : "blas");
+  static void choose(SparkContext context, String kernels) {
+    onDriver = kernels;
+    context.setLocalProperty(CHOICE, kernels);
+  }
+
+  private static String chosen() {
+    TaskContext task = TaskContext.get();
+    return task == null ? onDriver : task.getLocalProperty(CHOICE);
   }
 
   /** Whether the caller, a task or the driver, is to use Mahout's own kernels. */
   public static boolean stock() {
-    TaskContext task = TaskContext.get();
-    return task == null ? stockOnDriver : STOCK.equals(task.getLocalProperty(CHOICE));
+    return STOCK.equals(chosen());
   }
 
-  /** The BLAS of this JVM: OpenBLAS where it is installed, else netlib's vectorized one, else its plain one. */
+  /** The BLAS of the caller: OpenBLAS where it is installed, else netlib's vectorized one, else its plain one. */
   public static BLAS blas() {
-    return Holder.BLAS_IN_USE;
+    return JAVA.equals(chosen()) ? JavaBLAS.getInstance() : Holder.BLAS_IN_USE;
+  }
+
+  /** Whether all of {@link #blas()} is fast; in Java it is the products alone. */
+  static boolean isNative() {
+    return blas() instanceof NativeBLAS;
   }
 
   /** The name of {@link #blas()} for people. */
   public static String blasName() {
-    return blas() instanceof NativeBLAS ? System.getProperty(NATIVE_LIBRARY) : blas().getClass().getSimpleName();
+    return isNative() ? System.getProperty(NATIVE_LIBRARY) : blas().getClass().getSimpleName();
   }
 
   private static final class Holder {

@@ -1,6 +1,7 @@
 package org.apache.mahout.math;
 
 import org.ctbasis.mahout.Dense;
+import org.ctbasis.mahout.FlatMatrix;
 import org.ctbasis.mahout.Kernels;
 
 /**
@@ -35,7 +36,7 @@ public class CholeskyDecomposition {
     } else {
       stock = null;
       // Symmetric, so that row-major is column-major.
-      L = Dense.rowMajor(a);
+      L = Dense.packed(a);
       decompose();
     }
   }
@@ -75,7 +76,7 @@ public class CholeskyDecomposition {
   }
 
   public Matrix getL() {
-    return stock == null ? Matrices.transposedView(Dense.matrix(L, n, n)) : stock.getL();
+    return stock == null ? Matrices.transposedView(new FlatMatrix(L, n, n)) : stock.getL();
   }
 
   public PivotedMatrix getPermutedL() {
@@ -105,16 +106,20 @@ public class CholeskyDecomposition {
       return stock.solveRight(z);
     }
     int rows = z.rowSize();
-    double[] x = Dense.rowMajor(z);
-    for (int row = 0; row < rows; row++) {
-      substitute(x, row * n);
+    double[] x = Dense.packed(z);
+    if (positiveDefinite) {
+      Dense.solve(L, n, x, rows);
+    } else {
+      for (int row = 0; row < rows; row++) {
+        substitute(x, row * n);
+      }
     }
     for (double value : x) {
       if (!Double.isFinite(value)) {
         throw new IllegalStateException("Invalid value found in z inv(L') (should not be possible)");
       }
     }
-    return Dense.matrix(x, rows, n);
+    return new FlatMatrix(x, rows, n);
   }
 
   /** Solve L y = x for the n elements of x from `start` on, in place; that is one row of z inv(L'). */

@@ -8,17 +8,21 @@ import org.apache.mahout.sparkbindings.SparkEngine
 import org.apache.mahout.sparkbindings.blas.{AinCoreB, AtA, AtB, MapBlock}
 import org.apache.mahout.sparkbindings.drm.{CheckpointedDrmSpark, DrmRddInput}
 
+import java.util.concurrent.atomic.AtomicReference
+
 import scala.reflect.ClassTag
 
 /**
  * Mahout's Spark engine for matrices that are tall and come in blocks. It runs Mahout's own physical operators and
- * differs from `SparkEngine`, to which it leaves all else, in two decisions:
+ * differs from `SparkEngine`, to which it leaves all else, in three decisions:
  *
  *  - A checkpointed DRM goes on as the blocks it is made of. `SparkEngine` makes rows of them and blocks of the rows
  *    again, element by element, in every pass.
  *  - A B, with A tall and B small, is A times a broadcast matrix. `SparkEngine` runs it as A (B')', which moves each
  *    block of A through a shuffle; the product is then partitioned otherwise than A, and A' Q moves each row of A and Q
  *    through another. A product with a broadcast matrix is partitioned as A is, which Mahout's optimizer knows and uses.
+ *  - What is made of the blocks one by one, Y and Q, is made again where it is used: a product by BLAS costs less than
+ *    the memory would, which is that of A and more. Where Y is much narrower than A it is kept until there is another.
  *
  * It is in Mahout's package because that is whom the extension points are open to.
  */
@@ -37,8 +41,24 @@ object BlockEngine extends DistributedEngine {
     case _ => action
   }
 
-  override def toPhysical[K: ClassTag](plan: DrmLike[K], hint: CacheHint.CacheHint): CheckpointedDrm[K] =
-    new BlockDrm(physical(plan), plan.nrow, plan.ncol, hint, plan.partitioningTag).cache()
+  override def toPhysical[K: ClassTag](plan: DrmLike[K], hint: CacheHint.CacheHint): CheckpointedDrm[K] = plan match {
+    case _: OpAtA[_] | _: OpAtB[_] => checkpoint(plan, hint).cache()
+    case op: OpMapBlock[_, K] if narrow(op, op.A) => keptUntilTheNext(checkpoint(plan, hint))
+    case op: OpTimesRightMatrix[K] if narrow(op, op.A) => keptUntilTheNext(checkpoint(plan, hint))
+    case _ => checkpoint(plan, CacheHint.NONE)
+  }
+
+  private def checkpoint[K: ClassTag](plan: DrmLike[K], hint: CacheHint.CacheHint): BlockDrm[K] =
+    new BlockDrm(physical(plan), plan.nrow, plan.ncol, hint, plan.partitioningTag)
+
+  private def narrow(product: DrmLike[_], of: DrmLike[_]): Boolean = product.ncol * 4L <= of.ncol
+
+  private val kept = new AtomicReference[CheckpointedDrmSpark[_]]
+
+  private def keptUntilTheNext[K](drm: BlockDrm[K]): CheckpointedDrm[K] = {
+    Option(kept.getAndSet(drm)).foreach(_.uncache())
+    drm.cache()
+  }
 
   private def physical[K](plan: DrmLike[K]): DrmRddInput[K] = plan match {
     case drm: CheckpointedDrmSpark[K] => drm.rddInput

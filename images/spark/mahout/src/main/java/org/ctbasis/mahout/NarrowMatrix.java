@@ -1,0 +1,90 @@
+package org.ctbasis.mahout;
+
+import com.esotericsoftware.kryo.DefaultSerializer;
+import com.esotericsoftware.kryo.Kryo;
+import com.esotericsoftware.kryo.Serializer;
+import com.esotericsoftware.kryo.io.Input;
+import com.esotericsoftware.kryo.io.Output;
+
+/**
+ * A {@link RowMajor} of int16 or float32, for A: a quarter or a half of the memory that doubles take. It is read-only,
+ * and widened some rows at a time where it is multiplied.
+ */
+@DefaultSerializer(NarrowMatrix.AsItIs.class)
+final class NarrowMatrix extends RowMajor {
+
+  /** One of the two is there. */
+  private final short[] shorts;
+  private final float[] floats;
+
+  NarrowMatrix(Object array, int rows, int columns) {
+    this(array, rows, columns, 0, columns);
+  }
+
+  private NarrowMatrix(Object array, int rows, int columns, int offset, int stride) {
+    super(rows, columns, offset, stride);
+    shorts = array instanceof short[] ? (short[]) array : null;
+    floats = array instanceof float[] ? (float[]) array : null;
+  }
+
+  @Override
+  RowMajor part(int rows, int columns, int offset) {
+    return new NarrowMatrix(array(), rows, columns, offset, stride);
+  }
+
+  @Override
+  void widen(int first, int count, double[] into) {
+    for (int i = 0; i < count; i++) {
+      int here = at(first + i, 0);
+      int there = i * columns;
+      if (shorts != null) {
+        widen(shorts, here, into, there, columns);
+      } else {
+        widen(floats, here, into, there, columns);
+      }
+    }
+  }
+
+  private static void widen(short[] from, int here, double[] into, int there, int count) {
+    for (int j = 0; j < count; j++) {
+      into[there + j] = from[here + j];
+    }
+  }
+
+  private static void widen(float[] from, int here, double[] into, int there, int count) {
+    for (int j = 0; j < count; j++) {
+      into[there + j] = from[here + j];
+    }
+  }
+
+  @Override
+  Object array() {
+    return shorts != null ? shorts : floats;
+  }
+
+  @Override
+  public double getQuick(int row, int column) {
+    return shorts != null ? shorts[at(row, column)] : floats[at(row, column)];
+  }
+
+  @Override
+  public void setQuick(int row, int column, double value) {
+    throw new UnsupportedOperationException("a block of A is not written to");
+  }
+
+  /** Blocks of A that do not fit into memory, or go to another executor. */
+  public static final class AsItIs extends Serializer<NarrowMatrix> {
+
+    @Override
+    public void write(Kryo kryo, Output output, NarrowMatrix matrix) {
+      output.writeInts(new int[] {matrix.rows, matrix.columns, matrix.offset, matrix.stride});
+      kryo.writeClassAndObject(output, matrix.array());
+    }
+
+    @Override
+    public NarrowMatrix read(Kryo kryo, Input input, Class<NarrowMatrix> type) {
+      int[] shape = input.readInts(4);
+      return new NarrowMatrix(kryo.readClassAndObject(input), shape[0], shape[1], shape[2], shape[3]);
+    }
+  }
+}
