@@ -1,0 +1,117 @@
+"""A series as a volume that is read slab by slab: the row blocks of A are image rows, so a slab is rows of the image.
+
+Axes are (rows, columns, slices) throughout the room: what A holds, reshaped, without a copy or a transposition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from components.matrix.store import MatrixStore, Series
+
+
+class Volume(Protocol):
+    """What can be read slab by slab.
+
+    Attributes:
+        shape: Rows, columns, slices.
+        spacing: mm between rows, columns and slices.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, columns, slices."""
+        ...
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance in mm between rows, columns and slices."""
+        ...
+
+    def read(self, first: int, stop: int) -> NDArray[np.float32]:
+        """Return image rows `first` to `stop`, HU, (rows, columns, slices), the reader's own to change."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayVolume:
+    """A volume in memory."""
+
+    hu: NDArray[Any]
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, columns, slices."""
+        rows, columns, slices = self.hu.shape
+        return rows, columns, slices
+
+    def read(self, first: int, stop: int) -> NDArray[np.float32]:
+        """Return image rows `first` to `stop`, HU."""
+        return np.array(self.hu[first:stop], np.float32, order="C")
+
+
+@dataclass(frozen=True)
+class StoredVolume:
+    """One series of a matrix store."""
+
+    matrix: MatrixStore
+    series: Series
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, columns, slices."""
+        return (*self.matrix.image, self.series.count)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance in mm between rows, columns and slices; an unknown distance of slices is taken for that of rows."""
+        return (*self.series.pixel_spacing, self.series.spacing or self.series.pixel_spacing[0])
+
+    def read(self, first: int, stop: int) -> NDArray[np.float32]:
+        """Return image rows `first` to `stop`, HU; reads the row blocks of A that hold them.
+
+        Raises:
+            CtbasisError: A chunk is missing or its checksum does not hold.
+        """
+        columns = self.matrix.image[1]
+        start, end, size = first * columns, stop * columns, self.matrix.block_rows
+        out = np.empty((end - start, self.series.count), np.float32)
+        for index in range(start // size, -(-end // size)):
+            held = self.matrix.block(index)
+            low, high = max(start, held.start), min(end, held.stop)
+            block = self.matrix.read_block(index, dtype=np.float32)
+            out[low - start : high - start] = block[low - held.start : high - held.start, self.series.columns]
+        return out.reshape(stop - first, columns, self.series.count)
+
+
+@dataclass(frozen=True)
+class Slab:
+    """A run of image rows that one worker does, and the rows around it that it has to read.
+
+    Attributes:
+        first: First row that it does.
+        stop: One past the last.
+        low: First row that it reads.
+        high: One past the last.
+    """
+
+    first: int
+    stop: int
+    low: int
+    high: int
+
+
+def slabs(rows: int, *, height: int, halo: int) -> Iterator[Slab]:
+    """Cut `rows` image rows into slabs of `height` with `halo` rows around each, as far as there are rows."""
+    for first in range(0, rows, height):
+        stop = min(first + height, rows)
+        yield Slab(first, stop, max(0, first - halo), min(rows, stop + halo))
