@@ -286,8 +286,14 @@ def demo(out: Path, **chosen: Any) -> None:
 
 
 @main.command()
-@click.argument("what", type=click.Choice(["pipeline", "ingest", "svd"]), nargs=-1)
-@click.option("--series", type=PATH, help="A folder with one CT series; without it a phantom of 133 x 512 x 512.")
+@click.argument("what", type=click.Choice(["pipeline", "ingest", "svd", "quality"]), nargs=-1)
+@click.option(
+    "--series",
+    type=PATH,
+    multiple=True,
+    help="A folder with one CT series; without it a phantom of 133 x 512 x 512. quality: repeatable, each is tuned on "
+    "the next; without it two phantoms.",
+)
 @click.option("--rows", type=click.IntRange(min=1), help="svd without --series: rows of the made matrix.")
 @click.option("--cols", type=click.IntRange(min=1), help="svd without --series: its columns.")
 @click.option(
@@ -307,10 +313,24 @@ def demo(out: Path, **chosen: Any) -> None:
     multiple=True,
     help="svd: engines, peers and bare-blas to run, all without it; repeatable.",
 )
+@click.option("--slices", type=click.IntRange(min=1), help="quality: slices scored of each series; time goes with it.")
+@click.option("--noise", "levels", type=float, multiple=True, help="quality: HU of noise in the body; repeatable.")
+@click.option(
+    "--kernel",
+    "kernels",
+    type=click.Choice(["hann", "cosine", "shepp-logan", "ram-lak"]),
+    multiple=True,
+    help="quality: of the reconstruction; repeatable.",
+)
+@click.option(
+    "--native", is_flag=True, help="quality: native resolution too, beside 2 x 2 binned; four times the time."
+)
+@click.option("--method", "methods", multiple=True, help="quality: peers and modes to run, all without it; repeatable.")
 @click.option("--json", "json_file", type=PATH, help="Also write the rows there as JSON.")
-def bench(what: tuple[str, ...], series: Path | None, json_file: Path | None, **sizes: Any) -> None:
-    """Measure WHAT, or everything: ratios come from one run, side by side."""
+def bench(what: tuple[str, ...], series: tuple[Path, ...], json_file: Path | None, **sizes: Any) -> None:
+    """Measure WHAT, or everything but quality: ratios come from one run, side by side."""
     from instruments.bench.contenders import CONTENDERS
+    from instruments.bench.quality import Wanted
     from instruments.bench.run import bench as measure
     from instruments.bench.run import table
     from instruments.bench.svd import Sizes
@@ -320,7 +340,9 @@ def bench(what: tuple[str, ...], series: Path | None, json_file: Path | None, **
         raise click.BadParameter(
             f"{', '.join(sorted(unknown))}; known are {', '.join(CONTENDERS)}", param_hint="--engine"
         )
-    rows = measure(what, series, Sizes(**{name: value for name, value in sizes.items() if value not in (None, ())}))
+    given = {name: value for name, value in sizes.items() if value not in (None, ())}
+    quality = {name: given.pop(name) for name in list(given) if name in Wanted.__dataclass_fields__}
+    rows = measure(what, series, Sizes(**given), Wanted(**quality))
     click.echo(table(rows))
     if json_file is not None:
         json_file.write_text(json.dumps({"rows": rows}, indent=2))
