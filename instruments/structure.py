@@ -42,7 +42,7 @@ DETAIL = 1.0
 MEASURES = ("with_truth", "with_gradient", "with_detail")
 
 FEWEST = 100
-"""Voxels of body and lung without which a slice has no say."""
+"""Voxels of body and lung without which a slice has no say; one from which nothing was removed has none either."""
 
 
 class StructureContent:
@@ -60,7 +60,7 @@ class StructureContent:
             noise: noisy - truth, HU.
         """
         inside = regions.patient
-        if np.count_nonzero(inside) < FEWEST:
+        if np.count_nonzero(inside) < FEWEST or not np.ptp(removed[inside]):
             return
         truth = np.clip(regions.truth, *SSIM_WINDOW)
         guides = {

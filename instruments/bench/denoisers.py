@@ -18,6 +18,7 @@ References:
 from __future__ import annotations
 
 import importlib.util
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from components.patch.rows import patch_shape
 from components.patch.volume import ArrayVolume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -124,13 +125,27 @@ def _non_local_means(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[ND
     return np.asarray(found, np.float32), len(found)
 
 
+@contextmanager
+def _trapz() -> Iterator[None]:
+    """Give NumPy the function that bm4d 4.2.5 calls, and BM3D with it, for a PSD: NumPy 2.4 has it as trapezoid alone."""
+    if hasattr(np, "trapz"):
+        yield
+        return
+    np.trapz = np.trapezoid  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del np.trapz  # type: ignore[attr-defined]
+
+
 def _bm3d(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
     from bm3d import bm3d
 
     level = setting["level"]
     # Its PSD is that of an unnormalised transform: its sum over the squared number of pixels is the variance.
     psd = noisy.power * noisy.power.size * level**2
-    found = [bm3d(image.astype(np.float64), psd) for image in noisy.wanted]
+    with _trapz():
+        found = [bm3d(image.astype(np.float64), psd) for image in noisy.wanted]
     return np.asarray(found, np.float32), len(found)
 
 
@@ -144,7 +159,8 @@ def _bm4d(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.fl
     else:
         # White along the slices, as inserted noise is.
         power = np.broadcast_to(noisy.power, volume.shape)
-        found = bm4d(volume, np.ascontiguousarray(power * power.size * level**2))
+        with _trapz():
+            found = bm4d(volume, np.ascontiguousarray(power * power.size * level**2))
     return np.asarray(found, np.float32)[own], len(volume)
 
 
