@@ -127,15 +127,15 @@ def _non_local_means(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[ND
 
 @contextmanager
 def _trapz() -> Iterator[None]:
-    """Give NumPy the function that bm4d 4.2.5 calls, and BM3D with it, for a PSD: NumPy 2.4 has it as trapezoid alone."""
+    """Give NumPy back the name by which bm4d 4.2.5, and BM3D with it, calls `trapezoid` for a PSD: 2.4 dropped it."""
     if hasattr(np, "trapz"):
         yield
         return
-    np.trapz = np.trapezoid  # type: ignore[attr-defined]
+    np.trapz = np.trapezoid  # type: ignore[attr-defined]  # noqa: NPY201 - the old name is the point
     try:
         yield
     finally:
-        del np.trapz  # type: ignore[attr-defined]
+        del np.trapz  # type: ignore[attr-defined]  # noqa: NPY201 - as above
 
 
 def _bm3d(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
