@@ -127,20 +127,14 @@ class StoredVolume(InThreads):
         return (*self.series.pixel_spacing, self.series.spacing or self.series.pixel_spacing[0])
 
     def read(self, first: int, stop: int) -> NDArray[np.float32]:
-        """Return image rows `first` to `stop`, HU; reads the row blocks of A that hold them.
+        """Return image rows `first` to `stop`, HU; reads the chunks of A that hold them.
 
         Raises:
             CtbasisError: A chunk is missing or its checksum does not hold.
         """
         columns = self.matrix.image[1]
-        start, end, size = first * columns, stop * columns, self.matrix.block_rows
-        out = np.empty((end - start, self.series.count), np.float32)
-        for index in range(start // size, -(-end // size)):
-            held = self.matrix.block(index)
-            low, high = max(start, held.start), min(end, held.stop)
-            block = self.matrix.read_block(index, dtype=np.float32)
-            out[low - start : high - start] = block[low - held.start : high - held.start, self.series.columns]
-        return out.reshape(stop - first, columns, self.series.count)
+        values = self.matrix.read_rows(slice(first * columns, stop * columns), self.series.columns)
+        return np.array(values, np.float32, order="C").reshape(stop - first, columns, self.series.count)
 
 
 @dataclass(frozen=True)
