@@ -155,8 +155,11 @@ class _Run:
 
     def factor(self, scratch: str) -> Factor | None:
         """Return what makes bases of rows: Mahout where it is the engine, else Gram matrices."""
-        del scratch
-        return None
+        if self.plan.engine != "mahout":
+            return None
+        from components.patch.mahout import MahoutFactor
+
+        return MahoutFactor(scratch)
 
     def write(self, out: str, noises: list[Noise], bases: Sequence[Any], plan: PatchPlan) -> None:
         """Denoise, row block by row block of the matrix, and declare the result complete."""

@@ -87,7 +87,7 @@ def patch_figure1(views: Views) -> Figure:
     if views.truth is not None:
         images.append(("truth", views.truth))
     height = views.before.shape[0] * views.aspect / views.before.shape[1]
-    figure = new_figure(3.6 * (len(images) + 1) + 1.6, 3.6 * height * 2 + 1.2)
+    figure = new_figure(3.6 * (len(images) + 1) + 3.2, 3.6 * height * 2 + 1.0)
     axes = figure.subplots(2, len(images) + 1, squeeze=False)
     figure.suptitle(views.caption, fontsize=LABEL)
     for row, window in enumerate(WINDOWS):
