@@ -13,7 +13,7 @@ import click
 
 from components.errors import CtbasisError
 from pipeline.images import VERSION
-from pipeline.parameters import COMPRESS, PARAMETERS, SOURCE
+from pipeline.parameters import BASIS, COMPRESS, MODE, PARAMETERS, SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,18 +44,31 @@ class Refusing(click.Group):
 
 def pipeline_options(verb: F) -> F:
     """Give a verb one option for every parameter of the pipeline but its source."""
-    for parameter in reversed([p for p in PARAMETERS if p is not SOURCE]):
-        verb = click.option(
-            parameter.flag,
-            parameter.name,
-            is_flag=parameter.type is bool,
-            type=click.Choice(parameter.choices) if parameter.choices else parameter.type,
-            default=parameter.default,
-            show_default=parameter.default not in {"", False},
-            help=parameter.help,
-            metavar=parameter.metavar,
-        )(verb)
-    return verb
+    return options_but(SOURCE)(verb)
+
+
+def options_but(*given: Any) -> Callable[[F], F]:
+    """Return what gives a verb one option for every parameter of the pipeline but those `given` otherwise."""
+
+    def decorate(verb: F) -> F:
+        for parameter in reversed([p for p in PARAMETERS if p not in given]):
+            verb = _option(parameter)(verb)
+        return verb
+
+    return decorate
+
+
+def _option(parameter: Any) -> Callable[[F], F]:
+    return click.option(
+        parameter.flag,
+        parameter.name,
+        is_flag=parameter.type is bool,
+        type=click.Choice(parameter.choices) if parameter.choices else parameter.type,
+        default=parameter.default,
+        show_default=parameter.default not in {"", False},
+        help=parameter.help,
+        metavar=parameter.metavar,
+    )
 
 
 @click.group(cls=Refusing, context_settings={"max_content_width": 110})
@@ -70,11 +83,36 @@ def main() -> None:
 @pipeline_options
 def run(source: str, out: Path, **parameters: Any) -> None:
     """Run the compiled pipeline on SOURCE (s3://bucket/prefix or a folder) on this machine."""
+    _run(source, out, parameters)
+
+
+@main.command()
+@click.argument("series")
+@click.option("--basis", required=True, metavar="URI", help="The `basis/` of another run, of either mode.")
+@click.option("--out", type=PATH, required=True, help="Folder to make: DICOM, basis, pictures, page and numbers.")
+@options_but(SOURCE, MODE, BASIS)
+def denoise(series: str, basis: str, out: Path, **parameters: Any) -> None:
+    """Denoise SERIES (s3://bucket/prefix or a folder) on a stored basis, on this machine.
+
+    In patch mode the noise is the series' own, estimated anew; the basis alone is the other's. In global mode the
+    series is projected on the basis images, and the report says how much of it they leave out.
+    """
+    from components.patch.bases import kind_at
+
+    mode = kind_at(_absolute(basis))
+    click.echo(f"{basis} is a basis of {'patches' if mode == 'patch' else 'slices'}: mode {mode}")
+    _run(series, out, {**parameters, "mode": mode, "basis": basis})
+
+
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri or not uri else str(Path(uri).resolve())
+
+
+def _run(source: str, out: Path, parameters: dict[str, Any]) -> None:
     from pipeline.local import run as run_locally
 
-    if "://" not in source:
-        source = str(Path(source).resolve())
-    done = run_locally({"source": source, **parameters}, out=out)
+    arguments = {**parameters, "source": _absolute(source), "basis": _absolute(parameters["basis"])}
+    done = run_locally(arguments, out=out)
     click.echo(f"{done.out}: {', '.join(sorted(path.name for path in done.out.iterdir()))} in {done.seconds:.0f} s")
 
 

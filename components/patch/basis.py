@@ -11,8 +11,9 @@ Every pass is a sum over blocks of rows: classes need a sample, bases a Gram mat
 from __future__ import annotations
 
 import importlib.metadata
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -22,16 +23,15 @@ from components import stores
 from components.errors import CtbasisError
 from components.matrix.store import array_of, open_complete
 from components.patch.volume import slabs
-from components.progress import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from components.patch.noise import Noise
     from components.patch.rows import Shape
-    from components.patch.volume import Volume
+    from components.patch.volume import Slab, Sums, Volume
 
 VERSION = 1
 """Of the layout of a stored basis and of the meaning of its arrays."""
@@ -190,81 +190,196 @@ def learn(volume: Volume, noise: Noise, *, shape: Shape, classes: int = 32, seed
     Raises:
         CtbasisError: The volume holds nothing but air.
     """
+    return learn_together([volume], [noise], shape=shape, classes=classes, seed=seed)
+
+
+def learn_together(
+    volumes: Sequence[Volume],
+    noises: Sequence[Noise],
+    *,
+    shape: Shape,
+    classes: int = 32,
+    seed: int = 0,
+    factor: Factor | None = None,
+) -> PatchBasis:
+    """Learn one basis from the patches of several volumes, whose noise differs in nothing but its sigma.
+
+    Args:
+        volumes: HU; the spacing is that of the first.
+        noises: Of each.
+        shape: Of a patch.
+        classes: See `learn`.
+        seed: See `learn`.
+        factor: What makes the bases of rows; None for the eigenvectors of their Gram matrices.
+
+    Raises:
+        CtbasisError: The volumes hold nothing but air.
+    """
     # The products are small: spread over cores they mostly wait for one another.
     with threadpool_limits(1, user_api="blas"):
-        return _learn(volume, noise, shape, classes, seed)
-
-
-def _learn(volume: Volume, noise: Noise, shape: Shape, classes: int, seed: int) -> PatchBasis:
-    covariance = noise.patch_covariance(shape)
-    W, _ = whitening(covariance)
-    rng = np.random.default_rng(seed)
-    # Rows are drawn slab by slab in order: the same seed gives the same basis.
-    few = np.concatenate(list(_rows(volume, noise, shape, most=SAMPLE, rng=rng, what="patch basis: classes")))
-    if not len(few):
-        raise CtbasisError("the volume holds nothing but air", expected="a CT series of a body")
-    white = few @ W.astype(np.float32)
-    # A first basis, of all classes together, only to find the leading directions.
-    leading = np.linalg.eigh((white.T @ white).astype(np.float64))[1][:, ::-1][:, :LEADING]
-    lead = (W @ leading).astype(np.float32)
-    mixture = fit_classes(few @ lead, classes, rng)
-    sums, grams, counts = _sums(volume, noise, shape, W, lead, mixture, rng)
-    # A class that the sample had and the volume hardly has gets the basis of all.
-    poor = counts < 2 * len(W)
-    sums[poor], grams[poor], used = sums.sum(axis=0), grams.sum(axis=0), np.where(poor, counts.sum(), counts)
-    vectors, energy = np.empty(grams.shape, np.float32), np.empty(sums.shape, np.float32)
-    for number, n in enumerate(used):
-        sums[number] /= max(n, 1)
-        values, basis = np.linalg.eigh(grams[number] / max(n, 1) - np.outer(sums[number], sums[number]))
-        vectors[number], energy[number] = basis[:, ::-1], np.maximum(values[::-1], 0)
+        covariance = np.mean([noise.patch_covariance(shape) for noise in noises], axis=0)
+        W, _ = whitening(covariance)
+        drawn = [
+            Drawn(noise, shape, share, seed)
+            for noise, share in zip(noises, _shares(volumes, shape, SAMPLE), strict=True)
+        ]
+        few = np.concatenate(
+            [
+                rows
+                for one, volume in zip(drawn, volumes, strict=True)
+                for rows in volume.each(one, row_slabs(volume, shape), "patch basis: classes")
+            ]
+        )
+        if not len(few):
+            raise CtbasisError("the volume holds nothing but air", expected="a CT series of a body")
+        white = few @ W.astype(np.float32)
+        # A first basis, of all classes together, only to find the leading directions.
+        leading = np.linalg.eigh((white.T @ white).astype(np.float64))[1][:, ::-1][:, :LEADING]
+        lead = (W @ leading).astype(np.float32)
+        mixture = fit_classes(few @ lead, classes, np.random.default_rng(seed))
+        drawn = [
+            Drawn(noise, shape, share, seed + 1)
+            for noise, share in zip(noises, _shares(volumes, shape, LEARNED), strict=True)
+        ]
+        rows = [ClassRows(one, W.astype(np.float32), lead, mixture) for one in drawn]
+        bases = (factor or factor_gram)(volumes, rows)
     provenance = {
         "ctbasis": importlib.metadata.version("ctbasis"),
-        "patches": [int(n) for n in counts],
+        "patches": [int(n) for n in bases.counts],
+        "series": len(volumes),
         "seed": seed,
+        "factored_by": bases.by,
     }
-    mean = sums.astype(np.float32)
-    return PatchBasis(shape, volume.spacing, covariance, lead, mixture, mean, vectors, energy, provenance)
+    return PatchBasis(
+        shape, volumes[0].spacing, covariance, lead, mixture, bases.mean, bases.vectors, bases.energy, provenance
+    )
 
 
-def _rows(
-    volume: Volume, noise: Noise, shape: Shape, *, most: int, rng: np.random.Generator, what: str
-) -> Iterator[NDArray[np.float32]]:
-    """Yield blocks of rows, HU over sigma, of about `most` patches drawn evenly from all that hold more than air."""
-    rows, columns, slices = volume.shape
-    last = rows - shape[0]
-    share = min(1.0, most / max(1, (last + 1) * (columns - shape[1] + 1) * (slices - shape[2] + 1)))
-    parts = list(slabs(rows, height=HEIGHT, halo=shape[0] - 1))
-    for slab in progress(parts, what, unit="slab"):
+def _shares(volumes: Sequence[Volume], shape: Shape, most: int) -> list[float]:
+    """Return the share of each volume's patches that is drawn, so that about `most` are in all."""
+    places = sum(
+        math.prod(max(0, size - edge + 1) for size, edge in zip(volume.shape, shape, strict=True)) for volume in volumes
+    )
+    return [min(1.0, most / max(1, places))] * len(volumes)
+
+
+def row_slabs(volume: Volume, shape: Shape) -> list[Slab]:
+    """Cut a volume into the slabs of which rows are drawn."""
+    return list(slabs(volume.shape[0], height=HEIGHT, halo=shape[0] - 1))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Rows, HU over sigma, of patches drawn evenly from all of a slab that hold more than air.
+
+    The draw is the slab's own: whoever does it, and in whatever order, the same seed gives the same rows.
+
+    Attributes:
+        noise: Of the volume.
+        shape: Of a patch.
+        share: Of patches that is drawn.
+        seed: Of the draw.
+    """
+
+    noise: Noise
+    shape: Shape
+    share: float
+    seed: int
+
+    def __call__(self, volume: Volume, slab: Slab) -> NDArray[np.float32]:
+        """Return the rows, (patches, voxels)."""
+        rows, columns, _ = volume.shape
         y = volume.read(slab.low, slab.high)
         filled = y > EMPTY_AIR
-        y /= noise.sigma_rows(slab.low, slab.high, columns)
-        windows, held = sliding_window_view(y, shape), sliding_window_view(filled, shape)
-        own = slice(slab.first - slab.low, min(slab.stop, last + 1) - slab.low)
-        drawn = np.nonzero(rng.random(windows[own].shape[:3], np.float32) < share)
+        y /= self.noise.sigma_rows(slab.low, slab.high, columns)
+        windows, held = sliding_window_view(y, self.shape), sliding_window_view(filled, self.shape)
+        own = slice(slab.first - slab.low, min(slab.stop, rows - self.shape[0] + 1) - slab.low)
+        rng = np.random.default_rng((self.seed, slab.first))
+        drawn = np.nonzero(rng.random(windows[own].shape[:3], np.float32) < self.share)
         block = windows[own][drawn].reshape(len(drawn[0]), -1)
-        yield block[held[own][drawn].reshape(len(block), -1).any(axis=1)]
+        return block[held[own][drawn].reshape(len(block), -1).any(axis=1)]
 
 
-def _sums(
-    volume: Volume,
-    noise: Noise,
-    shape: Shape,
-    W: NDArray[np.float64],
-    lead: NDArray[np.float32],
-    mixture: Classes,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]]:
-    """Return sum, Gram matrix and number of the whitened rows of every class: what blocks add up to."""
-    size, number = len(W), mixture.number
-    sums, grams, counts = np.zeros((number, size)), np.zeros((number, size, size)), np.zeros(number, np.intp)
-    for rows in _rows(volume, noise, shape, most=LEARNED, rng=rng, what="patch basis"):
-        white = rows @ W.astype(np.float32)
-        for chosen, members in by_class(mixture.of(rows @ lead), number):
-            part = white[members]
-            sums[chosen] += part.sum(axis=0, dtype=np.float64)
-            grams[chosen] += part.T @ part
-            counts[chosen] += len(part)
-    return sums, grams, counts
+@dataclass(frozen=True)
+class ClassRows:
+    """The whitened rows of a slab, class by class.
+
+    Attributes:
+        drawn: Draws them.
+        whiten: C^(-1/2), (voxels, voxels).
+        lead: See `PatchBasis`.
+        mixture: The classes.
+    """
+
+    drawn: Drawn
+    whiten: NDArray[np.float32]
+    lead: NDArray[np.float32]
+    mixture: Classes
+
+    def __call__(self, volume: Volume, slab: Slab) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield each class that occurs, and its rows."""
+        rows = self.drawn(volume, slab)
+        white = rows @ self.whiten
+        for chosen, members in by_class(self.mixture.of(rows @ self.lead), self.mixture.number):
+            yield chosen, white[members]
+
+    def sums(self, volume: Volume, slab: Slab) -> Sums:
+        """Return sum, Gram matrix and number of the rows of every class: what slabs add up to."""
+        size, number = len(self.whiten), self.mixture.number
+        sums, grams, counts = np.zeros((number, size)), np.zeros((number, size, size)), np.zeros(number, np.intp)
+        for chosen, part in self(volume, slab):
+            sums[chosen] = part.sum(axis=0, dtype=np.float64)
+            grams[chosen] = part.T @ part
+            counts[chosen] = len(part)
+        return sums, grams, counts
+
+
+@dataclass(frozen=True)
+class Bases:
+    """The basis of every class.
+
+    Attributes:
+        mean: (classes, voxels).
+        vectors: In columns, the most energetic first, (classes, voxels, voxels).
+        energy: (classes, voxels).
+        counts: Rows that each class had, (classes,).
+        by: What made them, in words.
+    """
+
+    mean: NDArray[np.float32]
+    vectors: NDArray[np.float32]
+    energy: NDArray[np.float32]
+    counts: NDArray[np.intp]
+    by: str
+
+
+Factor: TypeAlias = "Callable[[Sequence[Volume], Sequence[ClassRows]], Bases]"
+"""What makes the bases of the rows of several volumes."""
+
+
+def factor_gram(volumes: Sequence[Volume], rows: Sequence[ClassRows]) -> Bases:
+    """Return the eigenvectors of every class's Gram matrix about its mean."""
+    every = [
+        one.total(of.sums, row_slabs(one, of.drawn.shape), "patch basis") for one, of in zip(volumes, rows, strict=True)
+    ]
+    return bases_of(*(np.sum(arrays, axis=0) for arrays in zip(*every, strict=True)))
+
+
+def bases_of(sums: NDArray[np.float64], grams: NDArray[np.float64], counts: NDArray[np.intp]) -> Bases:
+    """Return the bases from sum, Gram matrix and number of every class's rows."""
+    # A class that the sample had and the volume hardly has gets the basis of all.
+    poor = counts < 2 * sums.shape[1]
+    sums, grams = (
+        np.where(poor[:, None], sums.sum(axis=0), sums),
+        np.where(poor[:, None, None], grams.sum(axis=0), grams),
+    )
+    used = np.maximum(np.where(poor, counts.sum(), counts), 1)
+    mean = sums / used[:, None]
+    vectors, energy = np.empty(grams.shape, np.float32), np.empty(sums.shape, np.float32)
+    for number, n in enumerate(used):
+        values, basis = np.linalg.eigh(grams[number] / n - np.outer(mean[number], mean[number]))
+        vectors[number], energy[number] = basis[:, ::-1], np.maximum(values[::-1], 0)
+    return Bases(mean.astype(np.float32), vectors, energy, counts, "eigenvectors of Gram matrices")
 
 
 def by_class(labels: NDArray[np.intp], number: int) -> Iterator[tuple[int, NDArray[np.intp]]]:

@@ -19,6 +19,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -93,37 +95,88 @@ def denoise(
     Raises:
         CtbasisError: The basis does not fit the volume, or `tau` is negative or not finite.
     """
+    options = Options(tau=tau, threshold=threshold, wiener=wiener, stride=stride)
+    work = SlabDenoiser(noise, basis, options)
+    work.check(volume.shape)
+    parts = list(slabs(volume.shape[0], height=height, halo=work.halo))
+    workers = workers or os.cpu_count() or 1
+    # A slab is one core's work: BLAS must not spread each small product over all of them as well.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        done = _in_order(pool, lambda slab: (slab, work(volume, slab)), parts, workers)
+        yield from progress(done, "denoise", total=len(parts), unit="slab")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How it is denoised, see `denoise`."""
+
+    tau: float = TAU
+    threshold: Threshold = "hard"
+    wiener: bool = False
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class SlabDenoiser:
+    """What denoises a slab.
+
+    Attributes:
+        noise: Of the volume.
+        basis: Learned on it or on others.
+        options: How.
+    """
+
+    noise: Noise
+    basis: PatchBasis
+    options: Options
+
+    def check(self, shape: tuple[int, int, int]) -> None:
+        """Refuse options that make no sense, and a basis that does not fit a volume of `shape`.
+
+        Raises:
+            CtbasisError: They do not.
+        """
+        _check(self.basis, shape, self.options)
+
+    @property
+    def halo(self) -> int:
+        """Image rows around a slab that its own rows depend on."""
+        # The second stage's patches reach as far again into the first stage's result.
+        return (self.basis.shape[0] - 1 + self.options.stride) * (2 if self.options.wiener else 1)
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The basis as it is multiplied."""
+        return Weights(self.basis)
+
+    def __call__(self, volume: Volume, slab: Slab) -> NDArray[np.float32]:
+        """Return the slab's own rows without noise, HU."""
+        rows, columns, _ = volume.shape
+        how = self.options
+        x = volume.read(slab.low, slab.high)
+        sigma = self.noise.sigma_rows(slab.low, slab.high, columns)
+        y = x / sigma
+        done = _pass(y, self.weights, slab, rows, tau=how.tau, threshold=how.threshold, stride=how.stride)
+        if how.wiener:
+            done = _pass(
+                y, self.weights, slab, rows, tau=how.tau, threshold=how.threshold, stride=how.stride, pilot=done
+            )
+        own = slice(slab.first - slab.low, slab.stop - slab.low)
+        return np.asarray(done[own] * sigma[own], np.float32)
+
+
+def _check(basis: PatchBasis, shape: tuple[int, int, int], options: Options) -> None:
+    tau, stride = options.tau, options.stride
     if not np.isfinite(tau) or tau < 0:
         raise CtbasisError(f"tau is {tau}", expected="a number, at least 0, such as 2.3")
     if stride < 1 or stride > min(basis.shape[:2]):
         raise CtbasisError(f"stride is {stride}", expected=f"from 1 to {min(basis.shape[:2])}: every voxel in a patch")
-    if any(edge > size for edge, size in zip(basis.shape, volume.shape, strict=True)):
+    if any(edge > size for edge, size in zip(basis.shape, shape, strict=True)):
         raise CtbasisError(
-            f"a patch of the basis is {basis.shape}, the volume {volume.shape}",
+            f"a patch of the basis is {basis.shape}, the volume {shape}",
             expected="a volume no smaller than a patch",
             remedy="learn a basis on this series",
         )
-    weights = Weights(basis)
-    # The second stage's patches reach as far again into the first stage's result.
-    halo = (basis.shape[0] - 1 + stride) * (2 if wiener else 1)
-    rows, columns, _ = volume.shape
-    workers = workers or os.cpu_count() or 1
-
-    def one(slab: Slab) -> Denoised:
-        x = volume.read(slab.low, slab.high)
-        sigma = noise.sigma_rows(slab.low, slab.high, columns)
-        y = x / sigma
-        first = _pass(y, weights, slab, rows, tau=tau, threshold=threshold, stride=stride)
-        done = (
-            _pass(y, weights, slab, rows, tau=tau, threshold=threshold, stride=stride, pilot=first) if wiener else first
-        )
-        own = slice(slab.first - slab.low, slab.stop - slab.low)
-        return slab, done[own] * sigma[own]
-
-    parts = list(slabs(rows, height=height, halo=halo))
-    # A slab is one core's work: BLAS must not spread each small product over all of them as well.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        yield from progress(_in_order(pool, one, parts, workers), "denoise", total=len(parts), unit="slab")
 
 
 def _in_order(

@@ -15,6 +15,7 @@ The covariance is that of the noise over its sigma, averaged over flat cells of 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,12 +23,11 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d, uniform_filter
 
 from components.patch.path import variance_shapes
 from components.patch.volume import slabs
-from components.progress import progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from components.patch.volume import Volume
+    from components.patch.volume import Slab, Volume
 
 CELL = 8
 """Pixels along the edge of a cell: 64 values give a spread to a tenth, and sigma is smooth over it."""
@@ -157,12 +157,6 @@ class Cells:
     fine: NDArray[np.float32]
     structure: NDArray[np.float32]
 
-    @classmethod
-    def empty(cls, shape: tuple[int, int, int]) -> Cells:
-        """Make room for a volume of `shape` voxels."""
-        cells = (-(-shape[0] // CELL), -(-shape[1] // CELL), shape[2])
-        return cls(*(np.zeros(cells, np.float32) for _ in range(4)))
-
 
 SLAB_CELLS = 8
 """Rows of cells that are measured together."""
@@ -207,23 +201,26 @@ def _white(reach: tuple[int, int, int]) -> NDArray[np.float64]:
 
 def survey(volume: Volume) -> Cells:
     """Go once over the volume and measure every cell."""
-    cells = Cells.empty(volume.shape)
     parts = list(slabs(volume.shape[0], height=SLAB_CELLS * CELL, halo=SURROUNDINGS))
-    for slab in progress(parts, "noise", unit="slab"):
-        x = volume.read(slab.low, slab.high)
-        own = slice(slab.first - slab.low, slab.stop - slab.low)
-        at = slice(slab.first // CELL, -(-slab.stop // CELL))
-        near, alone = _neighbours(x)
-        smooth = gaussian_filter1d(gaussian_filter1d(near, 1.5, axis=0), 1.5, axis=1)
-        edge = (SURROUNDINGS, SURROUNDINGS, 1)
-        mean = uniform_filter(smooth, edge)
-        square = uniform_filter((smooth - mean) ** 2, edge)
-        cells.mean[at] = _tiles(x[own]).mean(axis=-1)
-        cells.structure[at] = np.sqrt(np.maximum(_tiles(square[own]).max(axis=-1), 0))
-        cells.spread[at] = _cell_spread((alone - uniform_filter(alone, edge))[own])
-        residual = alone - uniform_filter(alone, (FINE, FINE, 1))
-        cells.fine[at] = _cell_spread(residual[own])
-    return cells
+    found = list(volume.each(survey_slab, parts, "noise"))
+    return Cells(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
+
+
+def survey_slab(volume: Volume, slab: Slab) -> tuple[NDArray[np.float32], ...]:
+    """Measure the cells of a slab: the arrays of `Cells`."""
+    x = volume.read(slab.low, slab.high)
+    own = slice(slab.first - slab.low, slab.stop - slab.low)
+    near, alone = _neighbours(x)
+    smooth = gaussian_filter1d(gaussian_filter1d(near, 1.5, axis=0), 1.5, axis=1)
+    edge = (SURROUNDINGS, SURROUNDINGS, 1)
+    mean = uniform_filter(smooth, edge)
+    square = uniform_filter((smooth - mean) ** 2, edge)
+    return (
+        np.asarray(_tiles(x[own]).mean(axis=-1), np.float32),
+        _cell_spread((alone - uniform_filter(alone, edge))[own]),
+        _cell_spread((alone - uniform_filter(alone, (FINE, FINE, 1)))[own]),
+        np.asarray(np.sqrt(np.maximum(_tiles(square[own]).max(axis=-1), 0)), np.float32),
+    )
 
 
 def _neighbours(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -358,35 +355,12 @@ def measure_covariance(
     """
     rows, columns, slices = volume.shape
     within = [(dy, dx) for dy in range(reach[0] + 1) for dx in range(-reach[1], reach[1] + 1) if (dy, dx) >= (0, 0)]
-    plane: list[NDArray[np.float32]] = []
-    along: list[NDArray[np.float32]] = []
     places = _sample(flat, (rows, columns), reach)
     parts = list(slabs(rows, height=SLAB_CELLS * CELL, halo=SURROUNDINGS))
-    for slab in progress(parts, "noise: covariance", unit="slab"):
-        here = places[(places[:, 0] * CELL >= slab.first) & (places[:, 0] * CELL < slab.stop)]
-        if not len(here):
-            continue
-        x = volume.read(slab.low, slab.high) / rough.sigma_rows(slab.low, slab.high, columns)
-        _, alone = _neighbours(x)
-        alone -= uniform_filter(alone, (SURROUNDINGS, SURROUNDINGS, 1))
-        x -= uniform_filter(x, (FINE, FINE, 1))
-        for row, column, z in here:
-            y0, x0 = row * CELL - slab.low, column * CELL
-            own = slice(y0, y0 + CELL), slice(x0, x0 + CELL)
-            centre = alone[(*own, z)]
-            plane.append(
-                np.array(
-                    [
-                        np.mean(centre * alone[y0 + dy : y0 + dy + CELL, x0 + dx : x0 + dx + CELL, z])
-                        for dy, dx in within
-                    ]
-                )
-            )
-            fine = x[(*own, z)]
-            lags = range(reach[2] + 1)
-            along.append(np.array([np.mean(fine * x[(*own, z + dz)]) if z + dz < slices else np.nan for dz in lags]))
-    profile = _profile(np.array(along))
-    share = np.median(plane, axis=0) if plane else np.eye(1, len(within))[0]
+    work = partial(covariance_slab, rough=rough, places=places, within=within, lags=reach[2] + 1)
+    found = [pair for pair in volume.each(work, parts, "noise: covariance") if len(pair[0])]
+    profile = _profile(np.concatenate([along for _, along in found]) if found else np.empty((0, 1)))
+    share = np.median(np.concatenate([plane for plane, _ in found]), axis=0) if found else np.eye(1, len(within))[0]
     covariance = np.zeros([2 * edge + 1 for edge in reach])
     for value, (dy, dx) in zip(share / max(share[0], 1e-12), within, strict=True):
         for dz in range(-reach[2], reach[2] + 1):
@@ -394,6 +368,37 @@ def measure_covariance(
             covariance[reach[0] - dy, reach[1] - dx, reach[2] + dz] = value * profile[abs(dz)]
     # What was measured is the spread of a slice less its neighbours.
     return covariance, float(1 / np.sqrt(_difference_gain(profile, slices)))
+
+
+def covariance_slab(
+    volume: Volume,
+    slab: Slab,
+    *,
+    rough: Noise,
+    places: NDArray[np.intp],
+    within: list[tuple[int, int]],
+    lags: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the products at every lag within the slice and along the slices, of the cells at `places` in a slab."""
+    _, columns, slices = volume.shape
+    here = places[(places[:, 0] * CELL >= slab.first) & (places[:, 0] * CELL < slab.stop)]
+    plane, along = np.empty((len(here), len(within))), np.empty((len(here), lags))
+    if not len(here):
+        return plane, along
+    x = volume.read(slab.low, slab.high) / rough.sigma_rows(slab.low, slab.high, columns)
+    _, alone = _neighbours(x)
+    alone -= uniform_filter(alone, (SURROUNDINGS, SURROUNDINGS, 1))
+    x -= uniform_filter(x, (FINE, FINE, 1))
+    for number, (row, column, z) in enumerate(here):
+        y0, x0 = row * CELL - slab.low, column * CELL
+        own = slice(y0, y0 + CELL), slice(x0, x0 + CELL)
+        centre = alone[(*own, z)]
+        plane[number] = [
+            np.mean(centre * alone[y0 + dy : y0 + dy + CELL, x0 + dx : x0 + dx + CELL, z]) for dy, dx in within
+        ]
+        fine = x[(*own, z)]
+        along[number] = [np.mean(fine * x[(*own, z + dz)]) if z + dz < slices else np.nan for dz in range(lags)]
+    return plane, along
 
 
 def _sample(flat: NDArray[np.bool_], image: tuple[int, int], reach: tuple[int, int, int]) -> NDArray[np.intp]:

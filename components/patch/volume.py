@@ -1,21 +1,35 @@
 """A series as a volume that is read slab by slab: the row blocks of A are image rows, so a slab is rows of the image.
 
 Axes are (rows, columns, slices) throughout the room: what A holds, reshaped, without a copy or a transposition.
+
+A volume also says where the work on its slabs is done: in threads of this process, or by an engine's workers
+(components/patch/engine.py). So what is said of one slab is a function of its own, and all it needs goes with it.
 """
 
 from __future__ import annotations
 
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
+
+from components.progress import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from components.matrix.store import MatrixStore, Series
+
+T = TypeVar("T")
+
+Sums: TypeAlias = "tuple[NDArray[Any], ...]"
+"""Small arrays that are added up over slabs."""
 
 
 class Volume(Protocol):
@@ -40,9 +54,45 @@ class Volume(Protocol):
         """Return image rows `first` to `stop`, HU, (rows, columns, slices), the reader's own to change."""
         ...
 
+    def each(self, work: Callable[[Volume, Slab], T], parts: Sequence[Slab], what: str) -> Iterator[T]:
+        """Yield what `work` makes of each slab, in their order, wherever the work is done."""
+        ...
+
+    def total(self, work: Callable[[Volume, Slab], Sums], parts: Sequence[Slab], what: str) -> Sums:
+        """Return the sum of what `work` makes of all slabs; the order of addition is the volume's."""
+        ...
+
+
+class InThreads:
+    """A volume whose slabs are worked on by threads of this process."""
+
+    def each(self, work: Callable[[Any, Slab], T], parts: Sequence[Slab], what: str) -> Iterator[T]:
+        """Yield what `work` makes of each slab, in their order; no more wait than there are threads."""
+        threads = os.cpu_count() or 1
+
+        def done() -> Iterator[T]:
+            waiting: deque[Future[T]] = deque()
+            # A slab is one core's work: BLAS must not spread each small product over all of them as well.
+            with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+                for part in parts:
+                    waiting.append(pool.submit(work, self, part))
+                    if len(waiting) > threads:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+
+        yield from progress(done(), what, total=len(parts), unit="slab")
+
+    def total(self, work: Callable[[Any, Slab], Sums], parts: Sequence[Slab], what: str) -> Sums:
+        """Return the sum of what `work` makes of all slabs, added up in their order."""
+        found: Sums = ()
+        for part in self.each(work, parts, what):
+            found = tuple(one + other for one, other in zip(found, part, strict=True)) if found else part
+        return found
+
 
 @dataclass(frozen=True)
-class ArrayVolume:
+class ArrayVolume(InThreads):
     """A volume in memory."""
 
     hu: NDArray[Any]
@@ -60,7 +110,7 @@ class ArrayVolume:
 
 
 @dataclass(frozen=True)
-class StoredVolume:
+class StoredVolume(InThreads):
     """One series of a matrix store."""
 
     matrix: MatrixStore
@@ -77,20 +127,14 @@ class StoredVolume:
         return (*self.series.pixel_spacing, self.series.spacing or self.series.pixel_spacing[0])
 
     def read(self, first: int, stop: int) -> NDArray[np.float32]:
-        """Return image rows `first` to `stop`, HU; reads the row blocks of A that hold them.
+        """Return image rows `first` to `stop`, HU; reads the chunks of A that hold them.
 
         Raises:
             CtbasisError: A chunk is missing or its checksum does not hold.
         """
         columns = self.matrix.image[1]
-        start, end, size = first * columns, stop * columns, self.matrix.block_rows
-        out = np.empty((end - start, self.series.count), np.float32)
-        for index in range(start // size, -(-end // size)):
-            held = self.matrix.block(index)
-            low, high = max(start, held.start), min(end, held.stop)
-            block = self.matrix.read_block(index, dtype=np.float32)
-            out[low - start : high - start] = block[low - held.start : high - held.start, self.series.columns]
-        return out.reshape(stop - first, columns, self.series.count)
+        values = self.matrix.read_rows(slice(first * columns, stop * columns), self.series.columns)
+        return np.array(values, np.float32, order="C").reshape(stop - first, columns, self.series.count)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ The Python here feeds and checks; the algorithm is Mahout's (images/spark/mahout
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import partial
 from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from components.svd.accuracy import Accuracy
     from components.svd.plan import Plan
+    from components.svd.workers import Gather
 
 KERNELS = "spark.ctbasis.mahout.kernels"
 """Spark property: `replaced` (default), or `stock` for Mahout's own in-core loops and shuffles, many times slower."""
@@ -108,6 +110,14 @@ def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectru
         cause="the singular values fall so fast that the Cholesky factor of Y^T Y has no correct digits left",
         remedy="ask for a smaller rank, or take the engine numpy, which is exact",
     )
+
+
+@contextmanager
+def gathered(cluster: str = "", memory: int = 0) -> Iterator[Gather]:
+    """Yield what gives the executors of the Spark application that this process drives, once it can run Mahout."""
+    del cluster, memory
+    spark = spark_session().sparkContext
+    yield lambda matrix, _each: Executors(spark, matrix, Stored(spark, matrix))
 
 
 class _Run:
