@@ -1,6 +1,6 @@
 """The noise power spectrum (NPS) within a slice, radially averaged, and its mean frequency.
 
-Over squares of EDGE x EDGE pixels of an error image (image - truth, so that anatomy is not in it),
+Over squares of Nx x Ny pixels, about SQUARE mm wide, of an error image (image - truth, so that anatomy is not in it),
 
     NPS(u, v) = dx dy / (Nx Ny) < |DFT(square - its mean)|^2 >           HU^2 mm^2
     integral of NPS over u and v = variance of the squares               HU^2
@@ -29,8 +29,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-EDGE = 32
-"""Pixels along the edge of a square: 22 mm at 0.7 mm, small enough to fit between the lungs."""
+SQUARE = 22.4
+"""mm along the edge of a square, as near as an even number of pixels comes: 32 of 0.7 mm. Fits between the lungs."""
+
+SMALLEST = 8
+"""Pixels along the edge of a square at least."""
 
 SHARE = 0.98
 """Of a square's pixels that lie in the region."""
@@ -41,11 +44,11 @@ class NoisePower:
 
     Args:
         pixel_spacing: mm between rows and between columns.
-        edge: Pixels along the edge of a square.
     """
 
-    def __init__(self, pixel_spacing: tuple[float, float], *, edge: int = EDGE) -> None:
-        self.pixel_spacing, self.edge = pixel_spacing, edge
+    def __init__(self, pixel_spacing: tuple[float, float]) -> None:
+        self.pixel_spacing = pixel_spacing
+        self.edge = edge = max(SMALLEST, 2 * round(SQUARE / min(pixel_spacing) / 2))
         self.squares = 0
         self._power = np.zeros((edge, edge))
 

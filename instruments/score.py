@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 EDGE_SLICES = 24
 """Slices, evenly spread, whose skin is measured: they hold tens of thousands of edge pixels."""
+
+SHOWN = 12.0
+"""mm on both sides of a nodule that its picture shows."""
 
 SMALLEST = 11
 """Pixels along the edge of an image that SSIM needs."""
@@ -72,6 +75,8 @@ class Findings:
         power: Noise power of the error in the body, and of the input's noise where it is known, by name.
         edges: The skin's edge-spread functions.
         shown: The slice that shows most lung.
+        patches: Of each kind of nodule, by diameter and contrast, the first one's surroundings in truth, image and
+            input, HU.
     """
 
     scores: dict[str, Any]
@@ -79,7 +84,7 @@ class Findings:
     power: dict[str, NoisePower]
     edges: EdgeSpread
     shown: Shown
-    nodules: Sequence[InsertedNodule] = field(default=())
+    patches: dict[tuple[float, float], dict[str, NDArray[np.float32]]]
 
 
 def score(truth: Path, image: Path, noisy: Path | None = None, nodules: Path | None = None) -> dict[str, Any]:
@@ -170,7 +175,7 @@ def _measured(stores: dict[str, MatrixStore], nodules: Sequence[InsertedNodule])
     if noisy:
         scores["before"] = {**_compared(truth, noisy), **found.before()}
         scores["removed"] = {**_edge_ratios(stores), **found.structure.to_dict()}
-    return Findings(scores, spacing, found.power, found.edges, found.shown, nodules)
+    return Findings(scores, spacing, found.power, found.edges, found.shown, found.patches)
 
 
 class Measures:
@@ -193,7 +198,8 @@ class Measures:
         self.edges = EdgeSpread(spacing[1:], names)
         self.structure = StructureContent()
         self.shown = Shown(0, np.zeros(image, np.float32), np.zeros(image, np.float32), None)
-        self._most_lung = -1.0
+        self.patches: dict[tuple[float, float], dict[str, NDArray[np.float32]]] = {}
+        self._names, self._spacing, self._most_lung = names, spacing, -1.0
 
     def add(self, z: int, truth: NDArray[np.float32], *images: NDArray[np.float32], edge: bool) -> None:
         """Take slice `z` of the truth, of the image, and of the input where there is one; HU.
@@ -215,10 +221,20 @@ class Measures:
         noisy = images[1] if len(images) > 1 else None
         if noisy is not None:
             self.structure.add(regions, noisy - images[0], noisy - truth)
+        self._keep_patches(z, (truth, *images))
         share = lung_share(truth)
         if share > self._most_lung:
             self._most_lung = share
             self.shown = Shown(z, truth, images[0], noisy)
+
+    def _keep_patches(self, z: int, slices: tuple[NDArray[np.float32], ...]) -> None:
+        for nodule in self.contrast["image"].nodules:
+            kind = (nodule.diameter_mm, nodule.contrast_hu)
+            if round(nodule.slice) == z and kind not in self.patches:
+                _, dy, dx = self._spacing
+                row, column, up, left = round(nodule.row), round(nodule.column), round(SHOWN / dy), round(SHOWN / dx)
+                where = slice(max(0, row - up), row + up + 1), slice(max(0, column - left), column + left + 1)
+                self.patches[kind] = {name: image[where] for name, image in zip(self._names, slices, strict=True)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was found of the image."""

@@ -298,11 +298,25 @@ def simulate_dose(series: Path, out: Path, nodules: str | None, truth_out: Path 
 @main.command()
 @click.option("--truth", type=PATH, required=True, help="Folder of the clean DICOM series.")
 @click.option("--image", type=PATH, required=True, help="Folder of the series to score, same geometry.")
-def score(truth: Path, image: Path) -> None:
-    """Score a series against its clean copy: JSON on standard output."""
-    from instruments.score import score as score_series
+@click.option("--noisy", type=PATH, help="What the image was made from: scored too, and what was removed from it.")
+@click.option("--nodules", type=PATH, help="JSON of the nodules in the truth; without it nodules.json beside it.")
+@click.option("--page", type=PATH, help="HTML file to write: the numbers with pictures, self-contained.")
+@click.option("--out", type=PATH, help="Folder for score.json and score.html.")
+def score(
+    truth: Path, image: Path, noisy: Path | None, nodules: Path | None, page: Path | None, out: Path | None
+) -> None:
+    """Score a series against its clean copy: JSON on standard output; docs/quality.md says what each number means."""
+    from instruments.score import findings
 
-    click.echo(json.dumps(score_series(truth, image), indent=2))
+    found = findings(truth, image, noisy, nodules)
+    if page is not None or out is not None:
+        from instruments.score_page import write_folder, write_page
+
+        if page is not None:
+            write_page(found, page)
+        if out is not None:
+            write_folder(found, out)
+    click.echo(json.dumps(found.scores, indent=2))
 
 
 @main.command()

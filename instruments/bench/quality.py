@@ -49,8 +49,8 @@ LEVELS = (30.0, 40.0, 60.0)
 DEPTH = 54
 """Slices of a case at most, which methods that learn from a series are given; scored are those in the middle."""
 
-TUNED = 2
-"""Slices on which a setting is chosen."""
+TUNED = 1
+"""Slices on which a setting is chosen: tens of thousands of voxels, for sweeps whose steps are coarse."""
 
 EACH = 6
 """Nodules of each contrast, at most."""
@@ -60,9 +60,6 @@ DIAMETER, CONTRASTS = 3.0, (600.0, 150.0)
 
 BORDER, MULTIPLE = 8, 32
 """Pixels kept around the patient at least, and what rows and columns are a multiple of, so that they can be binned."""
-
-SQUARE = 32
-"""Pixels along the edge of the squares over which noise power is measured."""
 
 FEWEST = 8
 """Slices that a series needs: fewer are no volume to learn from."""
@@ -85,7 +82,7 @@ class Wanted:
         seed: Of noise and places.
     """
 
-    slices: int = 4
+    slices: int = 2
     levels: Sequence[float] = LEVELS
     kernels: Sequence[Kernel] = ("hann", "shepp-logan")
     native: bool = False
@@ -265,7 +262,7 @@ def make_case(truth: Truth, kernel: Kernel, level: float, wanted: Wanted, *, bin
         name: float(np.std([value for n, m in zip(added, masks, strict=True) for value in n[getattr(m, name)]]))
         for name in ("body", "lung", "patient")
     }
-    power = noise_power(added, [mask.body for mask in masks], truth.spacing, stds["patient"])
+    power = noise_power(added, [mask.patient for mask in masks], truth.spacing, stds["patient"])
     row = {
         "bench": "quality",
         "case": f"{truth.name} {'binned' if binned else 'native'} {kernel} {level:g} HU",
@@ -298,7 +295,7 @@ def noise_power(
 
     Measured over squares in `masks`, whose autocovariance is that of the slice as far as they reach.
     """
-    found = NoisePower(spacing[1:], edge=SQUARE)
+    found = NoisePower(spacing[1:])
     for image, mask in zip(noise, masks, strict=True):
         found.add(image, mask)
     shape = noise.shape[1:]
@@ -306,9 +303,8 @@ def noise_power(
         return np.full(shape, sigma**2)
     covariance = np.fft.fftshift(np.fft.ifft2(found.spectrum).real)
     whole = np.zeros(shape)
-    edge = min(SQUARE, *shape)
-    whole[:edge, :edge] = covariance[:edge, :edge]
-    power = np.fft.fft2(np.roll(whole, (-(SQUARE // 2), -(SQUARE // 2)), axis=(0, 1))).real
+    whole[: found.edge, : found.edge] = covariance
+    power = np.fft.fft2(np.roll(whole, (-(found.edge // 2),) * 2, axis=(0, 1))).real
     # Where hardly any power is, what rounding and few squares leave may be negative.
     power = np.maximum(power, 1e-3 * power.mean())
     return np.asarray(power * (sigma**2 / power.mean()))
@@ -327,7 +323,6 @@ def measure(case: Case, other: Case, wanted: Wanted) -> list[dict[str, Any]]:
         if method.absent:
             rows.append({**row, "setting": f"{method.module} is not installed"})
             continue
-        _say(f"{case.row['case']}: {method.name}")
         setting = tuned(method, other)
         start = time.perf_counter()
         image, worked = method.run(noisy, setting)
@@ -340,6 +335,8 @@ def measure(case: Case, other: Case, wanted: Wanted) -> list[dict[str, Any]]:
             "seconds_per_slice": seconds / worked,
         }
         rows.append({**row, **said})
+        found = f"RMSE {said['rmse_body']:.4g} HU in the body, SSIM {said['ssim']:.4g}, {seconds:.3g} s"
+        _say(f"{case.row['case']}: {method.name} {said['setting']}: {found}")
     return rows
 
 

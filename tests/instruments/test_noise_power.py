@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from instruments.noise_power import EDGE, NoisePower
+from instruments.noise_power import NoisePower
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,8 +41,8 @@ def test_white_noise_has_a_flat_spectrum_of_its_variance_times_the_pixel_and_its
 
 def test_the_integral_of_the_spectrum_is_the_variance() -> None:
     power = measured(white(2))
-    df = 1 / (EDGE * 0.7)
-    assert power.spectrum.sum() * df * df == pytest.approx(SIGMA**2 * (1 - 1 / EDGE**2), rel=0.02)
+    df = 1 / (power.edge * 0.7)
+    assert power.spectrum.sum() * df * df == pytest.approx(SIGMA**2 * (1 - 1 / power.edge**2), rel=0.02)
 
 
 @pytest.mark.parametrize("pixels", [0.9, 1.2])
@@ -57,7 +57,9 @@ def test_blurred_noise_has_the_gaussians_spectrum_and_mean_frequency(pixels: flo
 
 def test_frequencies_are_in_mm_whatever_the_pixel() -> None:
     fine, coarse = measured(white(2)), measured(white(2), (1.4, 1.4))
-    assert fine.mean_frequency == pytest.approx(2 * coarse.mean_frequency, rel=1e-6)  # type: ignore[operator]
+    assert (fine.edge, coarse.edge) == (32, 16)
+    for power, pixel in ((fine, 0.7), (coarse, 1.4)):
+        assert power.mean_frequency == pytest.approx(0.25 / pixel, rel=0.03)
     long = measured(white(2), (0.7, 1.4))
     assert long.radial()[0][-1] < 0.5 / 1.4
 
