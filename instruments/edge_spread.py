@@ -51,6 +51,10 @@ AIR_FAR, AIR_MOST = (2.5, 4.0, 6.0), -900.0
 FEWEST = 4.0
 """Pixels that each sample needs on average, without which no MTF is given."""
 
+ALONG = 4.0
+"""Points of the outline over which it is smoothed: as found, it leans to the pixels that it was found from, and their
+distances from it would depend on their values."""
+
 HALF = 0.5
 
 
@@ -158,9 +162,9 @@ def skin(
     if outline is None:
         return None
     scale = np.asarray(pixel_spacing)
-    places = outline * scale
-    # The direction along the outline, smoothed over its steps, and the normal to the left or right of it.
-    along = np.gradient(gaussian_filter1d(places, 4.0, axis=0, mode="wrap"), axis=0)
+    places = gaussian_filter1d(outline * scale, ALONG, axis=0, mode="wrap")
+    # The direction along the outline, and the normal to the left or right of it.
+    along = np.gradient(places, axis=0)
     normal = np.stack([along[:, 1], -along[:, 0]], axis=1)
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
 

@@ -30,7 +30,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
 
 from components.errors import CtbasisError
 
@@ -56,6 +56,9 @@ EACH = 4
 
 LUNG_WITHIN = (-950.0, -700.0)
 """HU of the mean of 2 x 2 pixels of lung that holds no vessel to speak of."""
+
+TISSUE = -500.0
+"""HU above which a voxel belongs to the body that encloses the lungs: mattress and clothes look like lung too."""
 
 CLEARANCE = 1.5
 """mm of such lung around a nodule, at least."""
@@ -213,7 +216,12 @@ def place(
 def _parenchyma(image: NDArray[np.float32]) -> NDArray[np.bool_]:
     rows, columns = image.shape[0] // 2, image.shape[1] // 2
     mean = image[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2).mean(axis=(1, 3))
-    return np.asarray((mean > LUNG_WITHIN[0]) & (mean < LUNG_WITHIN[1]))
+    parts, count = label(mean > TISSUE)
+    if not count:
+        return np.zeros(mean.shape, np.bool_)
+    largest = int(np.argmax(np.bincount(parts.ravel())[1:])) + 1
+    within = binary_fill_holes(parts == largest)
+    return np.asarray(within & (mean > LUNG_WITHIN[0]) & (mean < LUNG_WITHIN[1]))
 
 
 def _farthest(

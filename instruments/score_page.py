@@ -200,8 +200,8 @@ def _finish(axes: Axes, title: str, x: str, y: str) -> None:
 
 def nodules_figure(found: Findings) -> Figure:
     """Draw one nodule of each kind in truth, input and image."""
-    kinds = list(found.patches)
-    names = list(found.patches[kinds[0]])
+    kinds = sorted(found.patches)
+    names = [name for name in ("truth", "noisy", "image") if name in found.patches[kinds[0]]]
     figure = new_figure(1.9 * len(kinds) + 0.6, 2.1 * len(names) + 0.4)
     axes = figure.subplots(len(names), len(kinds), squeeze=False)
     aspect = found.spacing[1] / found.spacing[2]

@@ -87,6 +87,7 @@ def test_places_are_in_lung_with_room_around_and_apart_and_follow_from_the_seed(
     hu = np.full((20, 96, 96), 40.0, np.float32)
     hu[:, 16:80, 16:80] = -850
     hu[:, 44:48, :] = 0  # a vessel
+    hu[:, :12] = -850  # a mattress
     spacing = (2.5, 1.0, 1.0)
     found = place(hu, spacing, seed=3, each=2)
     assert found == place(hu, spacing, seed=3, each=2)
