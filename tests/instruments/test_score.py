@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SPACING = (4.0, 2.4, 2.4)
-TAGS: dict[str, Any] = {"PixelSpacing": [2.4, 2.4]}
-NODULE = InsertedNodule(4.0, 75.0, 45.0, 8.0, 600.0)
+SPACING = (4.0, 1.5, 1.5)
+TAGS: dict[str, Any] = {"PixelSpacing": [1.5, 1.5]}
+NODULE = InsertedNodule(3.0, 120.0, 72.0, 8.0, 600.0)
 
 
 def volumes() -> dict[str, NDArray[np.float64]]:
-    """Return a chest with a nodule, the same with noise, and that blurred: HU, (9, 160, 160)."""
-    clean = chest(9, 160, 160, spacing=4.0).hu.astype(np.float64)
+    """Return a chest with a nodule, the same with noise, and that blurred: HU, (7, 256, 256)."""
+    # Sharpness that falls to half before the pixels' Nyquist frequency.
+    clean = gaussian_filter(chest(7, 256, 256, spacing=4.0).hu.astype(np.float64), (0, 0.8, 0.8))
     insert(clean, [NODULE], SPACING)
     noisy = clean + np.random.default_rng(0).normal(0, 25, clean.shape)
-    found = {"truth": clean, "noisy": noisy, "image": gaussian_filter(noisy, (0, 0.6, 0.6))}
+    found = {"truth": clean, "noisy": noisy, "image": gaussian_filter(noisy, (0, 0.8, 0.8))}
     return {name: np.round(hu) for name, hu in found.items()}
 
 
@@ -136,5 +137,5 @@ def test_series_that_are_no_copies_of_one_scan_are_refused(folders: Path, write_
 
 def test_nodules_of_another_series_are_refused(folders: Path, tmp_path: Path) -> None:
     write_nodules([InsertedNodule(90.0, 10.0, 10.0, 5.0, 150.0)], tmp_path / "other.json")
-    with pytest.raises(CtbasisError, match="outside the 9 slices"):
+    with pytest.raises(CtbasisError, match="outside the 7 slices"):
         score(folders / "truth", folders / "image", nodules=tmp_path / "other.json")
