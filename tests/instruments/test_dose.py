@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
 import pytest
+from click.testing import CliRunner
 
 from components.errors import CtbasisError
 from instruments.dose import (
@@ -21,6 +23,7 @@ from instruments.dose import (
 )
 from instruments.nodules import read_nodules
 from instruments.projection import KERNELS, ParallelBeam, ramp
+from pipeline.cli import main
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -309,6 +312,23 @@ def test_nodules_outside_the_body_or_the_volume_and_incomplete_requests_are_refu
         simulate_low_dose(chest_of_water, out, nodules=0, truth=truth)
     assert not out.exists()
     assert not truth.exists()
+
+
+def test_the_verb_takes_every_setting_and_refuses_in_words(chest_of_water: Path, tmp_path: Path) -> None:
+    out, truth = tmp_path / "noisy", tmp_path / "truth"
+    chosen = (
+        "--photons 1e5 --electronic 5 --views 60 --modulation 0.5 --bow-tie 80 --kernel cosine --nodules 1 --seed 2"
+    )
+    arguments = ["simulate-dose", str(chest_of_water), "--out", str(out), "--truth-out", str(truth), *chosen.split()]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert (said["views"], said["kernel"], said["modulation"], said["bow_tie"]) == (9, "cosine", 0.5, 80)
+    description = read(out)[0].DerivationDescription
+    assert "modulation 0.5, bow-tie 80 mm, kernel cosine" in description
+    again = CliRunner().invoke(main, [*arguments[:3], str(tmp_path / "other"), "--nodules", str(tmp_path / "absent")])
+    assert again.exit_code == 2
+    assert "nodules without a folder" in again.stderr
 
 
 def test_nodules_need_slices_enough(write_series: Any, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from components.errors import CtbasisError
 from instruments.bench.denoisers import METHODS, PEERS, Denoiser, global_modes
@@ -22,7 +23,8 @@ from instruments.bench.quality import (
     read_truth,
     tuned,
 )
-from instruments.bench.run import COLUMNS, table
+from instruments.bench.run import BENCHES, COLUMNS, table
+from pipeline.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,6 +127,13 @@ def test_all_peers_are_swept_and_have_names_of_their_own() -> None:
 def test_impossible_wishes_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(CtbasisError):
         Wanted(**settings)
+
+
+def test_the_verb_knows_its_methods_and_leaves_quality_out_unless_it_is_named() -> None:
+    done = CliRunner().invoke(main, ["bench", "quality", "--method", "magic"])
+    assert done.exit_code == 2
+    assert "unknown methods: magic" in done.stderr
+    assert "quality" not in BENCHES
 
 
 def test_a_folder_without_one_series_of_slices_enough_is_refused(series: Path, tmp_path: Path) -> None:
