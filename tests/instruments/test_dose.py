@@ -316,9 +316,7 @@ def test_nodules_outside_the_body_or_the_volume_and_incomplete_requests_are_refu
 
 def test_the_verb_takes_every_setting_and_refuses_in_words(chest_of_water: Path, tmp_path: Path) -> None:
     out, truth = tmp_path / "noisy", tmp_path / "truth"
-    chosen = (
-        "--photons 1e5 --electronic 5 --views 60 --modulation 0.5 --bow-tie 80 --kernel cosine --nodules 1 --seed 2"
-    )
+    chosen = "--photons 1e5 --electronic 5 --views 9 --modulation 0.5 --bow-tie 80 --kernel cosine --nodules 1 --seed 2"
     arguments = ["simulate-dose", str(chest_of_water), "--out", str(out), "--truth-out", str(truth), *chosen.split()]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output

@@ -39,7 +39,7 @@ FAST = Wanted(slices=2, levels=(LEVEL,), kernels=("hann",), methods=("gaussian",
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
     truths = [phantom_truth(seed, edge=160, slices=10) for seed in (0, 1)]
-    return [make_case(truth, "hann", LEVEL, FAST, binned=False) for truth in truths]
+    return [make_case(truth, "native", "hann", LEVEL, FAST) for truth in truths]
 
 
 def test_the_noise_has_the_level_that_was_asked_for_and_is_told_to_peers_as_it_is(cases: list[Case]) -> None:
@@ -123,7 +123,10 @@ def test_all_peers_are_swept_and_have_names_of_their_own() -> None:
     assert all(len(peer.settings) > 1 for peer in PEERS)
 
 
-@pytest.mark.parametrize("settings", [{"slices": 0}, {"levels": ()}, {"levels": (-3.0,)}, {"methods": ("magic",)}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"slices": 0}, {"levels": ()}, {"levels": (-3.0,)}, {"methods": ("magic",)}, {"resolutions": ("fine",)}],
+)
 def test_impossible_wishes_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(CtbasisError):
         Wanted(**settings)
