@@ -375,7 +375,11 @@ def demo(out: Path, **chosen: Any) -> None:
     help="quality: of the reconstruction; repeatable.",
 )
 @click.option(
-    "--native", is_flag=True, help="quality: native resolution too, beside 2 x 2 binned; four times the time."
+    "--resolution",
+    "resolutions",
+    type=click.Choice(["binned", "native"]),
+    multiple=True,
+    help="quality: of the truth, 2 x 2 binned without it; native takes four times the time; repeatable.",
 )
 @click.option("--method", "methods", multiple=True, help="quality: peers and modes to run, all without it; repeatable.")
 @click.option("--json", "json_file", type=PATH, help="Also write the rows there as JSON.")

@@ -160,10 +160,10 @@ def bench_quality(series: Sequence[Path], wanted: Wanted | None = None) -> list[
         wanted: What is run.
 
     Returns:
-        A row a case and method: case, series, resolution, kernel, noise_body, noise_lung, photons, slices, method, setting,
-        tuned_on, rmse_body, rmse_lung, psnr, ssim, nodule_600, nodule_150 (3 mm, mean contrast recovery), edge_ratio,
-        seconds, seconds_per_slice (of the slices it had to work through). A peer that is not installed has a row with
-        `setting` saying so.
+        A row a case and method: case, series, resolution, kernel, noise_body, noise_lung, photons, slices, method,
+        setting, tuned_on, rmse_body, rmse_lung, psnr, ssim, nodule_600, nodule_150 (3 mm, mean contrast recovery),
+        edge_ratio, seconds, seconds_per_slice (of the slices it had to work through). A peer that is not installed has
+        a row whose setting says so.
 
     Raises:
         CtbasisError: A folder does not hold one CT series of slices enough, or shows no lung or no body.
