@@ -171,9 +171,9 @@ def _measured(stores: dict[str, MatrixStore], nodules: Sequence[InsertedNodule])
     groups = [images_of(store) for store in (truth, image, *([noisy] if noisy else []))]
     for z, slices in enumerate(progress(zip(*groups, strict=True), "score", total=truth.cols, unit="slice")):
         found.add(z, *slices, edge=z % every == every // 2)
-    scores = {**_compared(truth, image), **found.to_dict()}
+    scores = {**_compared(truth, image, "image"), **found.to_dict()}
     if noisy:
-        scores["before"] = {**_compared(truth, noisy), **found.before()}
+        scores["before"] = {**_compared(truth, noisy, "noisy"), **found.before()}
         scores["removed"] = {**_edge_ratios(stores), **found.structure.to_dict()}
     return Findings(scores, spacing, found.power, found.edges, found.shown, found.patches)
 
@@ -253,9 +253,10 @@ class Measures:
         }
 
 
-def _compared(truth: MatrixStore, image: MatrixStore) -> dict[str, Any]:
+def _compared(truth: MatrixStore, image: MatrixStore, name: str) -> dict[str, Any]:
+    images = progress(images_of(image), f"similarity of {name}", total=image.cols, unit="slice")
     try:
-        return compare(images_of(truth), images_of(image)).to_dict()
+        return compare(images_of(truth), images).to_dict()
     except ValueError as error:
         raise CtbasisError(
             f"the two cannot be compared: {error}", expected="a truth that shows more than padding"
@@ -266,7 +267,10 @@ def _edge_ratios(stores: dict[str, MatrixStore]) -> dict[str, float | None]:
     """Return the edge ratio of what was removed, and of the noise itself to compare with."""
 
     def ratio(of: str) -> float | None:
-        pairs = zip(images_of(stores["noisy"]), images_of(stores[of]), strict=True)
+        images = progress(
+            images_of(stores["noisy"]), f"edges of noisy - {of}", total=stores["noisy"].cols, unit="slice"
+        )
+        pairs = zip(images, images_of(stores[of]), strict=True)
         try:
             found = edge_ratio((noisy - other for noisy, other in pairs), images_of(stores["truth"]))
         except ValueError:

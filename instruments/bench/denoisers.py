@@ -188,19 +188,23 @@ PEERS = (
     Denoiser(
         "gaussian",
         _gaussian,
-        [{"pixels": pixels, "slices": slices} for pixels in (0.3, 0.4, 0.5, 0.7, 1.0) for slices in (0.0, 0.4)],
+        [
+            {"pixels": pixels, "slices": slices}
+            for pixels in (0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+            for slices in (0.0, 0.4, 0.6)
+        ],
     ),
     Denoiser("tv", _total_variation, [{"weight": weight} for weight in (0.15, 0.25, 0.4, 0.6, 0.9, 1.3)]),
-    Denoiser("nlm", _non_local_means, [{"h": h, "patch": patch} for h in (0.3, 0.5, 0.7, 0.9) for patch in (3, 5)]),
-    Denoiser("bm3d", _bm3d, [{"level": level} for level in (0.6, 0.8, 1.0, 1.3)], module="bm3d"),
+    Denoiser("nlm", _non_local_means, [{"h": h, "patch": patch} for h in (0.5, 0.7, 0.9, 1.2) for patch in (3, 5)]),
+    Denoiser("bm3d", _bm3d, [{"level": level} for level in (0.8, 1.0, 1.25, 1.6)], module="bm3d"),
     Denoiser(
         "bm4d",
         _bm4d,
         [
-            {"noise": "white", "level": 1.0},
             {"noise": "white", "level": 1.5},
-            {"noise": "psd", "level": 0.8},
+            {"noise": "psd", "level": 0.9},
             {"noise": "psd", "level": 1.1},
+            {"noise": "psd", "level": 1.35},
         ],
         module="bm4d",
     ),

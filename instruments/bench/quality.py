@@ -160,10 +160,10 @@ def bench_quality(series: Sequence[Path], wanted: Wanted | None = None) -> list[
         wanted: What is run.
 
     Returns:
-        A row a case and method: case, series, resolution, kernel, noise_body, noise_lung, photons, slices, method,
-        setting, tuned_on, rmse_body, rmse_lung, psnr, ssim, nodule_600, nodule_150 (3 mm, mean contrast recovery),
-        edge_ratio, seconds, seconds_per_slice (of the slices it had to work through). A peer that is not installed has
-        a row whose setting says so.
+        A row a case and method: case, series, resolution, kernel, noise_body, noise_lung, photons, slices, nodules,
+        method, setting, tuned_on, rmse_body, rmse_lung, psnr, ssim, nodule_600, nodule_150 (3 mm, mean contrast
+        recovery), edge_ratio, seconds, seconds_per_slice (of the slices it had to work through). A peer that is not
+        installed has a row whose setting says so.
 
     Raises:
         CtbasisError: A folder does not hold one CT series of slices enough, or shows no lung or no body.
@@ -275,6 +275,7 @@ def make_case(truth: Truth, resolution: str, kernel: Kernel, level: float, wante
         "noise_lung": stds["lung"],
         "photons": photons,
         "slices": len(scored),
+        "nodules": len(nodules),
     }
     return Case(clean, NoisyVolume(noisy, truth.spacing, scored, stds["patient"], power), nodules, row)
 
@@ -363,6 +364,7 @@ def scores(case: Case, image: NDArray[np.float32], removed: NDArray[np.float32])
     contrast = Contrast(case.nodules, (truth.shape[1], truth.shape[2]), noisy.spacing)
     for z, slices in zip(noisy.scored, zip(truth, image, strict=True), strict=True):
         contrast.add(z, *slices)
+    ratio = edge_ratio(removed, truth).ratio
     recovered = {kind["contrast_hu"]: kind["recovered"] for kind in contrast.kinds()}
     return {
         "rmse_body": quality.rmse_body,
@@ -370,7 +372,7 @@ def scores(case: Case, image: NDArray[np.float32], removed: NDArray[np.float32])
         "psnr": quality.psnr,
         "ssim": quality.ssim,
         **{f"nodule_{value:.0f}": recovered.get(value) for value in CONTRASTS},
-        "edge_ratio": edge_ratio(removed, truth).ratio,
+        "edge_ratio": ratio if math.isfinite(ratio) else None,
     }
 
 
