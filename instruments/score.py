@@ -272,7 +272,7 @@ def _edge_ratios(stores: dict[str, MatrixStore]) -> dict[str, float | None]:
         )
         pairs = zip(images, images_of(stores[of]), strict=True)
         try:
-            found = edge_ratio((noisy - other for noisy, other in pairs), images_of(stores["truth"]))
+            found = edge_ratio((one - other for one, other in pairs), images_of(stores["truth"]))
         except ValueError:
             return None
         return found.ratio if np.isfinite(found.ratio) else None
