@@ -299,7 +299,9 @@ def simulate_dose(series: Path, out: Path, nodules: str | None, truth_out: Path 
 @click.option("--truth", type=PATH, required=True, help="Folder of the clean DICOM series.")
 @click.option("--image", type=PATH, required=True, help="Folder of the series to score, same geometry.")
 @click.option("--noisy", type=PATH, help="What the image was made from: scored too, and what was removed from it.")
-@click.option("--nodules", type=PATH, help="JSON of the nodules in the truth; without it nodules.json beside it.")
+@click.option(
+    "--nodules", type=PATH, help="JSON of the nodules that the truth holds; without it nodules.json in its folder."
+)
 @click.option("--page", type=PATH, help="HTML file to write: the numbers with pictures, self-contained.")
 @click.option("--out", type=PATH, help="Folder for score.json and score.html.")
 def score(
