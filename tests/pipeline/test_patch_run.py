@@ -68,33 +68,23 @@ def test_no_name_or_number_of_the_patient_is_printed_or_written_beside_the_dicom
         assert "TEST-1" not in text
 
 
-def test_the_basis_denoises_another_series_on_its_own(
-    finished: tuple[Path, subprocess.CompletedProcess[str]], phantom: tuple[Path, Path], tmp_path: Path
-) -> None:
-    done = ctbasis("denoise", phantom[0], "--basis", finished[0] / "basis", "--out", tmp_path / "out", *FAST)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "is a basis of patches: mode patch" in done.stdout
-    np.testing.assert_array_equal(stored(tmp_path / "out" / "denoised"), stored(finished[0] / "denoised"))
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["basis"] == "given"
-    # Another result, although its pixels may be the same: other UIDs.
-    uids = {
-        pydicom.dcmread(next((at / "denoised").iterdir())).SeriesInstanceUID for at in (tmp_path / "out", finished[0])
-    }
-    assert len(uids) == 2
-
-
-def test_stores_on_s3_give_what_the_workspace_gives_and_are_gone_afterwards(
+def test_the_basis_denoises_a_series_on_its_own_with_all_stores_on_s3(
     finished: tuple[Path, subprocess.CompletedProcess[str]], phantom: tuple[Path, Path], tmp_path: Path
 ) -> None:
     with S3Server(tmp_path / "server") as server:
         server.client().create_bucket(Bucket="scratch")
         server.put_folder(finished[0] / "basis", "s3://kept/lung/basis")
-        options = ("--mode", "patch", "--basis", "s3://kept/lung/basis", "--store", "s3://scratch/ct", *FAST)
-        done = ctbasis("run", phantom[0], "--out", tmp_path / "out", *options, env=server.environment())
+        options = ("--basis", "s3://kept/lung/basis", "--store", "s3://scratch/ct", *FAST)
+        done = ctbasis("denoise", phantom[0], "--out", tmp_path / "out", *options, env=server.environment())
         assert done.returncode == 0, done.stdout + done.stderr
         assert not server.client().list_objects_v2(Bucket="scratch").get("Contents")
+    assert "is a basis of patches: mode patch" in done.stdout
     assert server.secret_key not in done.stdout + done.stderr
     np.testing.assert_array_equal(stored(tmp_path / "out" / "denoised"), stored(finished[0] / "denoised"))
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["basis"] == "given"
+    # It was made otherwise, so it has other UIDs, although the pixels are the same.
+    first = [pydicom.dcmread(next((at / "denoised").iterdir())) for at in (tmp_path / "out", finished[0])]
+    assert first[0].SeriesInstanceUID != first[1].SeriesInstanceUID
 
 
 @pytest.mark.parametrize(

@@ -71,11 +71,14 @@ def test_noise_falls_and_what_was_set_aside_stays(two_series: Noisy, by_numpy: t
     assert clean.header(3) == two_series.matrix.header(3)
 
 
-def test_the_noise_is_kept_with_the_result(two_series: Noisy, by_numpy: tuple[PatchStore, Path]) -> None:
+def test_the_noise_is_kept_with_the_result_slice_by_slice(two_series: Noisy, by_numpy: tuple[PatchStore, Path]) -> None:
     clean, _ = by_numpy
-    inside = two_series.truth[..., 10] > -300
-    assert abs(np.median(clean.sigma_image(10)[inside]) / SIGMA - 1) < 0.15
-    assert clean.noise(1).sigma.shape[2] == SLICES[1]
+    volume = StoredVolume(two_series.matrix, two_series.matrix.series[1])
+    alone = estimate(volume, reach=tuple(edge - 1 for edge in patch_shape(volume.shape, volume.spacing)))  # type: ignore[arg-type]
+    np.testing.assert_allclose(clean.noise(1).sigma, alone.sigma, rtol=1e-5)
+    np.testing.assert_allclose(clean.noise(1).covariance, alone.covariance, atol=1e-5)
+    sigma = clean.noise(1).sigma_rows(0, EDGE, EDGE)[..., 2]
+    np.testing.assert_array_equal(clean.sigma_image(SLICES[0] + 2), sigma)
 
 
 def test_series_that_are_alike_share_a_basis_and_others_have_their_own(
@@ -117,9 +120,10 @@ def test_engines_agree(
     clean, place = by_numpy
     other = denoised(two_series.matrix, tmp_path, replace(PLAN, engine=engine))
     difference = np.abs(values(other) - values(clean))
-    # A weight within rounding of tau may go either way; all others are equal to the rounding of sums.
-    assert np.quantile(difference, 0.99) < (1.0 if engine == "mahout" else 0.01)
-    assert np.median(difference) < 0.01
+    # A weight within rounding of tau may go either way, and directions of equal energy are any of their span; all else
+    # is equal to the rounding of sums.
+    assert np.quantile(difference, 0.99) < (0.1 * SIGMA if engine == "mahout" else 0.01)
+    assert np.median(difference) < (0.02 * SIGMA if engine == "mahout" else 0.01)
     mine, yours = (PatchBases.open(str(at / "bases.zarr")).bases[0] for at in (place, tmp_path))
     np.testing.assert_allclose(yours.energy, mine.energy, rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(yours.provenance["patches"], mine.provenance["patches"])
