@@ -414,7 +414,7 @@ def _sample(flat: NDArray[np.bool_], image: tuple[int, int], reach: tuple[int, i
 def _profile(along: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the correlation between slices by lag from products of cells, (cells, lags)."""
     if len(along) == 0:
-        return np.eye(1, along.shape[1])[0]
+        return np.asarray(np.eye(1, along.shape[1])[0])
     profile = np.array([np.median(lag[np.isfinite(lag)]) if np.isfinite(lag).any() else 0.0 for lag in along.T])
     profile /= max(profile[0], 1e-12)
     # Below that no correlation is taken for real.

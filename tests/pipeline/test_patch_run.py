@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
 import pytest
 
+from components.errors import CtbasisError
 from components.patch.bases import PatchBases
 from instruments.s3server import S3Server
+from pipeline.local import run
 from tests.components.patch.conftest import body, noisy
 from tests.pipeline.test_run import ctbasis, left_behind, stored
 
@@ -26,11 +28,11 @@ FAST = ("--engine", "numpy", "--stride", 2)
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory, write_series: WriteSeries) -> tuple[Path, Path]:
-    """Return a noisy and a clean series of 6 slices of 160 x 160."""
+    """Return a noisy and a clean series of 8 slices of 200 x 200."""
     place = tmp_path_factory.mktemp("phantom")
-    truth = body(160, 6)
+    truth = body(200, 8)
     for name, hu in (("noisy", noisy(truth)), ("clean", truth)):
-        write_series(place / name, np.moveaxis(np.round(hu), -1, 0), PixelSpacing=[2.0, 2.0])
+        write_series(place / name, np.moveaxis(np.round(hu), -1, 0), PixelSpacing=[1.6, 1.6])
     return place / "noisy", place / "clean"
 
 
@@ -51,7 +53,7 @@ def test_a_run_leaves_denoised_dicom_maps_of_the_noise_a_basis_and_a_report(
     assert {path.name for path in out.iterdir()} == OUTPUTS
     assert stored(out / "denoised").shape == stored(out / "noise").shape == stored(phantom[0]).shape
     metrics = json.loads((out / "metrics.json").read_text())
-    assert (metrics["mode"], metrics["engine"], metrics["cols"]) == ("patch", "numpy", 6)
+    assert (metrics["mode"], metrics["engine"], metrics["cols"]) == ("patch", "numpy", 8)
     assert metrics["after"]["rmse_body"] < 0.8 * metrics["before"]["rmse_body"]
     assert PatchBases.open(str(out / "basis")).bases[0].provenance["series"] == 1
     assert left_behind(out.parent) == ["out"]
@@ -88,29 +90,28 @@ def test_the_basis_denoises_a_series_on_its_own_with_all_stores_on_s3(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("wrong", "said"),
     [
-        (("--mode", "wavelet"), "'wavelet' is not one of"),
-        (("--mode", "patch", "--tau", "-1"), "tau is '-1.0'"),
-        (("--mode", "patch", "--tau", "nan"), "tau is 'nan'"),
-        (("--mode", "patch", "--stride", "0"), "stride is 0"),
-        (("--mode", "patch", "--stride", "7"), "stride is 7"),
-        (("--mode", "patch", "--basis", "{nothing}"), "no basis at"),
-        (("--mode", "global", "--basis", "{basis}"), "the basis at"),
+        ({"mode": "wavelet"}, "mode is 'wavelet'"),
+        ({"tau": -1.0}, "tau is '-1.0'"),
+        ({"tau": float("nan")}, "tau is 'nan'"),
+        ({"stride": 0}, "stride is 0"),
+        ({"stride": 7}, "stride is 7"),
+        ({"basis": "{out}/nothing"}, "no basis at"),
+        ({"basis": "{out}/denoised"}, "no basis at"),
+        ({"basis": "{out}/basis", "mode": "global"}, "is of a run in patch mode, and mode is global"),
     ],
 )
 def test_nonsense_is_refused_before_anything_is_started(
-    options: tuple[str, ...],
+    wrong: dict[str, Any],
     said: str,
     phantom: tuple[Path, Path],
     finished: tuple[Path, subprocess.CompletedProcess[str]],
     tmp_path: Path,
 ) -> None:
-    filled = [option.format(nothing=tmp_path / "nothing", basis=finished[0] / "basis") for option in options]
-    done = ctbasis("run", phantom[0], "--out", tmp_path / "out", *filled)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "fetch ..." not in done.stdout
+    filled = {name: value.format(out=finished[0]) if name == "basis" else value for name, value in wrong.items()}
+    with pytest.raises(CtbasisError, match=said):
+        run({"source": str(phantom[0]), "mode": "patch", **filled}, out=tmp_path / "out")
     assert left_behind(tmp_path) == []
 
 
