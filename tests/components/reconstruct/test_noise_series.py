@@ -15,6 +15,7 @@ from components.patch.plan import PatchPlan
 from components.patch.result import PatchStore
 from components.reconstruct.noise_series import noise_slope
 from components.reconstruct.reconstruct import reconstruct_patches
+from tests.components.reconstruct.test_conformance import errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,10 @@ def test_a_map_of_the_noise_is_not_to_be_taken_for_anatomy(written: Path) -> Non
     assert len({image.SeriesInstanceUID for image in [*noise, *denoised]}) == 2
     assert len({image.SOPInstanceUID for image in [*noise, *denoised]}) == 10
     assert noise[0].SeriesNumber != denoised[0].SeriesNumber
+
+
+def test_a_validator_finds_no_error_in_either(written: Path) -> None:
+    assert errors(sorted((written / "noise").iterdir()) + sorted((written / "out").iterdir())) == {}
 
 
 def test_the_same_result_gives_the_same_bytes_and_replaces_what_was_there(written: Path) -> None:
