@@ -359,7 +359,7 @@ def measure_covariance(
     parts = list(slabs(rows, height=SLAB_CELLS * CELL, halo=SURROUNDINGS))
     work = partial(covariance_slab, rough=rough, places=places, within=within, lags=reach[2] + 1)
     found = [pair for pair in volume.each(work, parts, "noise: covariance") if len(pair[0])]
-    profile = _profile(np.concatenate([along for _, along in found]) if found else np.empty((0, 1)))
+    profile = _profile(np.concatenate([along for _, along in found]) if found else np.empty((0, reach[2] + 1)))
     share = np.median(np.concatenate([plane for plane, _ in found]), axis=0) if found else np.eye(1, len(within))[0]
     covariance = np.zeros([2 * edge + 1 for edge in reach])
     for value, (dy, dx) in zip(share / max(share[0], 1e-12), within, strict=True):
@@ -413,8 +413,8 @@ def _sample(flat: NDArray[np.bool_], image: tuple[int, int], reach: tuple[int, i
 
 def _profile(along: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the correlation between slices by lag from products of cells, (cells, lags)."""
-    if along.size == 0:
-        return np.ones(1)
+    if len(along) == 0:
+        return np.asarray(np.eye(1, along.shape[1])[0])
     profile = np.array([np.median(lag[np.isfinite(lag)]) if np.isfinite(lag).any() else 0.0 for lag in along.T])
     profile /= max(profile[0], 1e-12)
     # Below that no correlation is taken for real.

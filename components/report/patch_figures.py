@@ -19,6 +19,7 @@ from components.report.figures import (
     new_figure,
     set_axes,
 )
+from components.report.quality import LUNG
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +38,19 @@ BONE = 250.0
 """HU above which a voxel is bone, for choosing a profile."""
 
 VESSEL = -500.0
-"""HU above which a voxel within lung is vessel or wall, for choosing a profile."""
+"""HU above which a voxel beside lung is vessel or wall, for choosing a profile."""
+
+SOFT = (-50.0, 150.0)
+"""HU of soft tissue, for choosing a profile."""
+
+STRETCH = 100.0
+"""mm of a profile."""
+
+BESIDE = 8.0
+"""mm on either side of a vessel that must be lung for half of it."""
+
+LEAST_SHARE = 0.02
+"""Of a stretch that is of its kind, without which there is no such profile."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +126,8 @@ def patch_figure1(views: Views) -> Figure:
 
 def profiles(views: Views, lines: list[Profile]) -> Figure:
     """Draw HU along lines, before, after, and of the truth where it is known."""
-    figure = new_figure(11, 3.4 * len(lines))
-    grid = figure.subplots(len(lines), 1, squeeze=False)[:, 0]
+    figure = new_figure(4.6 * len(lines), 3.8)
+    grid = figure.subplots(1, len(lines), squeeze=False)[0]
     for axes, line in zip(grid, lines, strict=True):
         x = np.arange(line.columns.start, line.columns.stop) * views.pixel_spacing[1]
         at = line.row, line.columns
@@ -122,38 +135,46 @@ def profiles(views: Views, lines: list[Profile]) -> Figure:
         axes.plot(x, views.after[at], color=COLOURS[1], linewidth=1.6, label="denoised")
         if views.truth is not None:
             axes.plot(x, views.truth[at], color=COLOURS[0], linestyle=DASHES[1], linewidth=1.2, label="truth")
-        set_axes(axes, f"{line.name}: image row {line.row + 1}", "mm along the row", "HU")
-        axes.legend(fontsize=TICK)
+        set_axes(axes, f"{line.name}, row {line.row + 1}", "mm along the row", "HU")
+    grid[0].legend(fontsize=TICK)
     return figure
 
 
 def chosen_lines(views: Views) -> list[Profile]:
-    """Return rows through lung and vessels, and through bone, as far as the slice has them."""
+    """Return lines through lung and vessels, through bone, and through soft tissue, as far as the slice has them.
+
+    Each is the stretch of a row, `STRETCH` mm long, that holds most of it.
+    """
     guide = views.after if views.truth is None else views.truth
-    body = guide > VESSEL
-    if not body.any():
-        return [Profile("the middle", guide.shape[0] // 2, slice(0, guide.shape[1]))]
-    lung = (guide > -950) & (guide < -600)  # noqa: PLR2004 - aerated lung, components/report/quality.py
-    # A vessel is tissue with lung on its left and on its right.
-    left, right = np.cumsum(lung, axis=1), np.cumsum(lung[:, ::-1], axis=1)[:, ::-1]
-    vessel = body & (left > 0) & (right > 0)
-    through_lung = np.minimum(lung.sum(axis=1), 4 * vessel.sum(axis=1))
-    bone = (guide > BONE).sum(axis=1)
+    lung = (guide > LUNG[0]) & (guide < LUNG[1])
+    beside = max(2, round(BESIDE / views.pixel_spacing[1]))
+    between = _mostly(lung, beside) & _mostly(lung[:, ::-1], beside)[:, ::-1]
+    kinds = {
+        "through lung and vessels": (guide > VESSEL) & between,
+        "through bone": guide > BONE,
+        "through soft tissue": (guide > SOFT[0]) & (guide < SOFT[1]),
+    }
+    width = min(guide.shape[1], max(8, round(STRETCH / views.pixel_spacing[1])))
     lines = []
-    for name, score in (("through lung and vessels", through_lung), ("through bone", bone)):
-        row = int(np.argmax(score))
-        if score[row] > 0:
-            lines.append(Profile(name, row, _across(body[row] | lung[row])))
-    row = int(np.argmax(body.sum(axis=1)))
-    return lines or [Profile("through the body", row, _across(body[row]))]
+    for name, where in kinds.items():
+        # Half a stretch of bone is the ribs or the spine with something beside them; more would be a metal rod.
+        score = np.minimum(_shares(where, width), 0.5 if "bone" in name else 1.0)
+        row, first = (int(at) for at in np.unravel_index(int(np.argmax(score)), score.shape))
+        if score[row, first] > LEAST_SHARE:
+            lines.append(Profile(name, row, slice(first, first + width)))
+    return lines or [Profile("through the middle", guide.shape[0] // 2, slice(0, guide.shape[1]))]
 
 
-def _across(inside: NDArray[np.bool_]) -> slice:
-    """Return the columns of a row from the first voxel of the body to the last, with some air."""
-    found = np.flatnonzero(inside)
-    if not len(found):
-        return slice(0, len(inside))
-    return slice(max(0, int(found[0]) - 10), min(len(inside), int(found[-1]) + 11))
+def _mostly(where: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """Tell of every voxel whether half of the `width` voxels before it in its row are `where`."""
+    padded = np.pad(where, ((0, 0), (width, 0)))
+    return _shares(padded, width)[:, : where.shape[1]] >= 0.5  # noqa: PLR2004 - half
+
+
+def _shares(where: NDArray[np.bool_], width: int) -> NDArray[np.float64]:
+    """Return the share of `where` in every stretch of a row, (rows, first columns)."""
+    sums = np.cumsum(np.pad(where, ((0, 0), (1, 0))), axis=1)
+    return np.asarray((sums[:, width:] - sums[:, :-width]) / width)
 
 
 def noise_figure(views: Views, noise: Noise, along: NDArray[np.float64]) -> Figure:

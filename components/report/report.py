@@ -28,6 +28,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,7 +100,8 @@ def write_report(
     for other in (basis, truth):
         if other is not None:
             same_geometry(matrix, other)
-    full = min(matrix.rows, matrix.cols)
+    # Of a matrix that was projected on the basis of others no rank gives back the matrix itself.
+    full = sys.maxsize if basis.projection else min(matrix.rows, matrix.cols)
     denoised = ShownRank(_at_least_one(rank), basis.rank, full)
     shown = _shown([ShownRank(_at_least_one(k), basis.rank, full) for k in sorted(set(ranks))], denoised)
     found = survey(matrix, basis, sorted({entry.run for entry in shown if not entry.identity}), truth)
@@ -252,7 +254,7 @@ def _warnings(basis: FactorStore, shown: Sequence[ShownRank], denoised: ShownRan
     said = []
     if denoised.identity:
         said.append(f"Rank {denoised.run} is full rank: the denoised series is the input, and nothing was removed.")
-    elif denoised.run >= NEARLY_FULL * full:
+    elif denoised.run >= NEARLY_FULL * full and not basis.projection:
         said.append(
             f"Rank {denoised.run} is {denoised.run / full:.0%} of the {full} there are: almost nothing was removed. "
             "A smaller rank removes more."
@@ -288,12 +290,14 @@ def _of_projection(projection: Mapping[str, Any]) -> list[str]:
     )
     if own is not None:
         told += f", against {own:.1%} of the slices that they were made of"
-    said = [f"{told}."]
-    if lost > (WORSE * own if own is not None else MUCH_LOST):
-        limit = f"{WORSE:g} times its own share" if own is not None else f"{MUCH_LOST:.0%}"
+    said = [f"{told}; the noise of the series, as it is estimated, is {projection['noise']:.1%}."]
+    beyond = math.sqrt(max(0.0, lost**2 - projection["noise"] ** 2))
+    if beyond > (WORSE * own if own is not None else MUCH_LOST):
+        limit = f"{WORSE:g} times what it leaves out of its own slices" if own is not None else f"{MUCH_LOST:.0%}"
         said.append(
-            f"The basis cannot represent this patient: what it leaves out is above {limit}. Anatomy is gone or blurred "
-            "in the denoised series; factor the series itself, or use patch mode, whose basis fits other patients."
+            f"The basis cannot represent this patient: beyond the noise it leaves out {beyond:.1%}, above {limit}. "
+            "Anatomy is gone or blurred in the denoised series; factor the series itself, or use patch mode, whose "
+            "basis fits other patients."
         )
     if projection["unlike_pixels"]:
         said.append("The basis images have another pixel spacing than the series: they are of another scale.")

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.errors import CtbasisError
+from components.patch.noise import estimate
+from components.patch.volume import StoredVolume
 from components.svd.basis import fixed_signs
 from components.svd.engines.numpy import Threads, thread_bytes
 from components.svd.factors import FactorStore, FactorWriter
@@ -131,6 +133,7 @@ def project_matrix(matrix: MatrixStore, basis: FactorStore, factors_uri: str, *,
     V = V * signs
     accuracy = verified(threads, factors, s[:k], V, passes=1, valid_to=VALID_TO)
     lost = float(np.sqrt(max(0.0, 1 - float(np.sum(s**2)) / max(float(energy), 1e-300))))
+    noise = min(lost, _noise_energy(matrix) / max(float(np.sqrt(energy)), 1e-300))
     own = basis.accuracy["residual"] / basis.accuracy["norm"] if basis.accuracy.get("norm") else None
     note = f"projected on {basis.rank} basis images of {basis.cols} slices of another run, which leave out {lost:.2%}"
     sys.stderr.write(f"svd: {note} of ||A||_F\n")
@@ -138,6 +141,22 @@ def project_matrix(matrix: MatrixStore, basis: FactorStore, factors_uri: str, *,
     factors.finish(s=s[:k], V=V, plan=type(plan)(**described), matrix=matrix, accuracy=accuracy)
     unlike = bool(np.max(np.abs(np.array(theirs) / np.array(ours) - 1)) > 0.01)  # noqa: PLR2004 - a percent
     factors.tell_projection(
-        {"basis_rank": basis.rank, "basis_slices": basis.cols, "lost": lost, "own": own, "unlike_pixels": unlike}
+        {
+            "basis_rank": basis.rank,
+            "basis_slices": basis.cols,
+            "lost": lost,
+            "noise": noise,
+            "own": own,
+            "unlike_pixels": unlike,
+        }
     )
     return FactorStore.open(factors_uri)
+
+
+def _noise_energy(matrix: MatrixStore) -> float:
+    """Return ||N||_F of the noise as it is estimated from the series: no basis of other slices holds it, nor should."""
+    squares = 0.0
+    for series in matrix.series:
+        sigma = estimate(StoredVolume(matrix, series)).sigma
+        squares += float(np.mean(np.square(sigma, dtype=np.float64))) * matrix.rows * series.count
+    return float(np.sqrt(squares))

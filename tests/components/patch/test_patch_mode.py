@@ -9,13 +9,11 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from components.errors import CtbasisError
-from components.matrix.store import MatrixStore, MatrixWriter, Series, absent
 from components.patch.basis import PatchBasis, learn, whitening
 from components.patch.denoise import denoise
-from components.patch.matrix import denoise_matrix
 from components.patch.noise import Noise, estimate
 from components.patch.rows import add_back, patch_shape, places, rows_at
-from components.patch.volume import ArrayVolume, StoredVolume, slabs
+from components.patch.volume import ArrayVolume, slabs
 from instruments.dose import Dose, image_noise
 from instruments.projection import ParallelBeam
 
@@ -209,28 +207,3 @@ def test_fewer_slices_than_a_patch_spans_are_denoised_all_the_same(slices: int) 
 def test_impossible_settings_are_refused(noisy: ArrayVolume, basis: PatchBasis, wrong: dict[str, float]) -> None:
     with pytest.raises(CtbasisError):
         whole(noisy, known(noisy.shape, 30.0), basis, **wrong)
-
-
-def test_a_matrix_is_denoised_series_by_series_and_keeps_what_was_set_aside(tmp_path: object) -> None:
-    truth = np.concatenate([body(96, 5), body(96, 4)], axis=2)
-    hu = np.maximum(truth + white_noise(truth.shape), -1000.0).round().astype(np.int16)
-    A = hu.reshape(-1, 9)
-    aside = np.full_like(A, absent(np.int16))
-    aside[:50] = -2000
-    uri = f"{tmp_path}/matrix.zarr"
-    writer = MatrixWriter.create(uri, image=(96, 96), cols=9, dtype=np.int16)
-    writer.write(slice(0, len(A)), slice(0, 9), A, aside)
-    series = [Series("1.2", 0, 5, 2.5, (1.4, 1.4)), Series("1.3", 5, 4, 2.5, (1.4, 1.4))]
-    writer.finish(series=series, headers=[b"header"] * 9)
-    outcome = denoise_matrix(uri, f"{tmp_path}/out", classes=4)
-    clean = MatrixStore.open(outcome.matrix)
-    assert (clean.rows, clean.cols, clean.series) == (len(A), 9, series)
-    assert (clean.read_aside(slice(0, 9))[:50] == -2000).all()
-    assert np.isnan(clean.read_aside(slice(0, 9))[50:]).all()
-    for entry, basis_uri in zip(series, outcome.bases, strict=True):
-        volume = StoredVolume(MatrixStore.open(uri), entry)
-        shape = patch_shape(volume.shape, volume.spacing)
-        noise = estimate(volume, reach=(shape[0] - 1, shape[1] - 1, shape[2] - 1))
-        alone = np.concatenate([part for _, part in denoise(volume, noise, PatchBasis.open(basis_uri))])
-        found = clean.read_columns(entry.columns).reshape(alone.shape)
-        np.testing.assert_allclose(found, np.maximum(alone, -1000), atol=1e-3)
