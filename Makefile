@@ -1,7 +1,7 @@
 # ctbasis: `make help` lists what there is to do.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -eu -o pipefail
-.PHONY: help setup demo test ci ci-e2e lock-check style types package-check lint bench images cluster-check e2e chaos scaling overhead fuzz clean
+.PHONY: help setup demo test ci ci-e2e lock-check style types package-check lint bench bench-quality images cluster-check e2e chaos scaling overhead fuzz clean
 
 UV_VERSION := 0.13.9
 MAHOUT := images/spark/mahout
@@ -52,6 +52,10 @@ lint: .venv/.ready ## The compiled pipeline and the manifests hold
 bench: setup ## Measure pipeline, ingest and SVD; ratios side by side in one run
 	$(CTBASIS) bench
 
+bench-quality: setup ## Denoisers side by side, BM3D and BM4D included (non-commercial use only); SERIES="DIR DIR"
+	$(UV) sync --frozen --all-extras
+	$(CTBASIS) bench quality $(foreach one,$(SERIES),--series $(one))
+
 images: ## Build the images with docker, podman or buildah (BUILDER=); BASE= is another Debian 12 than the pinned one
 	@test -n "$(BUILDER)" || { echo "no docker, podman or buildah answers here; name one by BUILDER=..." >&2; exit 1; }
 	label=org.opencontainers.image; for image in spark steps; do \
@@ -89,7 +93,7 @@ clean: ## Remove what setup and demo made
 	.cache/uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
 
 .venv/.ready: pyproject.toml uv.lock | $(UV)
-	$(UV) sync --frozen --all-extras
+	$(UV) sync --frozen --all-extras --no-extra peers
 	@touch $@
 
 $(JAR): $(shell find $(MAHOUT) -path $(MAHOUT)/target -prune -o -type f -print)

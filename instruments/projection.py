@@ -15,8 +15,9 @@ References:
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, get_args
 
 import numba
 import numpy as np
@@ -25,6 +26,11 @@ from instruments.kernels import parallel_kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+Kernel: TypeAlias = Literal["hann", "cosine", "shepp-logan", "ram-lak"]
+"""Reconstruction kernels from soft to sharp, by the window that tapers the ramp (Kak and Slaney, section 3.3)."""
+
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 TILE = 8
 """Rows that one thread back-projects together: a view's bins and the tile stay in the core's cache."""
@@ -94,47 +100,69 @@ def project(image: NDArray[np.float32], beam: ParallelBeam) -> NDArray[np.float3
     return out
 
 
-def reconstruct(projections: NDArray[np.float32], beam: ParallelBeam) -> NDArray[np.float32]:
-    """Return the filtered back-projection, 1/mm, (rows, columns, slices): ramp filter with a Hann window.
+def reconstruct(
+    projections: NDArray[np.float32], beam: ParallelBeam, *, kernel: Kernel = "hann"
+) -> NDArray[np.float32]:
+    """Return the filtered back-projection, 1/mm, (rows, columns, slices).
 
     Args:
         projections: Line integrals, (views, bins, slices).
         beam: Geometry.
+        kernel: What tapers the ramp filter; a sharper one lets more and finer noise through.
     """
     if projections.shape[:2] != (beam.views, beam.bins):
         raise ValueError(f"projections of shape {projections.shape}, the beam has {beam.views} views, {beam.bins} bins")
     out = np.zeros((*beam.image, projections.shape[2]), np.float32)
     dy, dx = beam.pixel_spacing
-    filtered = filter_projections(projections, beam)
+    filtered = filter_projections(projections, beam, kernel=kernel)
     _back_project(filtered, out, np.cos(beam.angles), np.sin(beam.angles), dy, dx, beam.pitch)
     return out
 
 
-def filter_projections(projections: NDArray[np.float32], beam: ParallelBeam) -> NDArray[np.float32]:
-    """Convolve every view with the Hann-windowed ramp, 1/mm, (views, bins, slices)."""
+def filter_projections(
+    projections: NDArray[np.float32], beam: ParallelBeam, *, kernel: Kernel = "hann"
+) -> NDArray[np.float32]:
+    """Convolve every view with the tapered ramp, 1/mm, (views, bins, slices)."""
     # Twice the bins, so that the circular convolution is the linear one.
     length = 1 << (2 * beam.bins - 1).bit_length()
-    response = hann_ramp(length, beam.pitch).astype(np.float32)[:, None]
+    response = ramp(length, beam.pitch, kernel).astype(np.float32)[:, None]
     filtered = np.empty(projections.shape, np.float32)
-    for view, values in enumerate(projections):
-        spectrum = np.fft.rfft(values, length, axis=0)
+
+    def convolve(view: int) -> None:
+        spectrum = np.fft.rfft(projections[view], length, axis=0)
         filtered[view] = np.fft.irfft(spectrum * response, length, axis=0)[: beam.bins]
+
+    # NumPy's transforms let go of the interpreter's lock.
+    with ThreadPoolExecutor(numba.get_num_threads()) as pool:
+        list(pool.map(convolve, range(len(projections))))
     return filtered
 
 
-def hann_ramp(length: int, pitch: float) -> NDArray[np.float64]:
-    """Return the frequency response of the Hann-windowed ramp for a real FFT of `length`, (length / 2 + 1,), 1/mm.
+def ramp(length: int, pitch: float, kernel: Kernel = "hann") -> NDArray[np.float64]:
+    """Return the frequency response of the tapered ramp for a real FFT of `length`, (length / 2 + 1,), 1/mm.
 
     The ramp is the transform of its band-limited kernel (Kak and Slaney, equation 61), not |f| itself, which would
     shift the reconstruction by a constant.
     """
     n = np.fft.fftfreq(length, 1 / length)
-    kernel = np.zeros(length)
-    kernel[0] = 1 / (4 * pitch**2)
+    impulse = np.zeros(length)
+    impulse[0] = 1 / (4 * pitch**2)
     odd = n % 2 == 1
-    kernel[odd] = -1 / (np.pi * n[odd] * pitch) ** 2
-    ramp = np.fft.rfft(kernel).real * pitch
-    return np.asarray(ramp * 0.5 * (1 + np.cos(2 * np.pi * np.fft.rfftfreq(length))))
+    impulse[odd] = -1 / (np.pi * n[odd] * pitch) ** 2
+    f = np.asarray(np.fft.rfftfreq(length), np.float64)
+    return np.asarray(np.fft.rfft(impulse).real * pitch * window(f, kernel), np.float64)
+
+
+def window(f: NDArray[np.float64], kernel: Kernel) -> NDArray[np.float64]:
+    """Return what tapers the ramp at frequencies `f` in cycles per bin, at most 1/2 (the Nyquist frequency).
+
+    hann (1 + cos 2 pi f) / 2, cosine cos pi f, shepp-logan sin(pi f) / (pi f), ram-lak 1.
+    """
+    if kernel == "hann":
+        return np.asarray(0.5 * (1 + np.cos(2 * np.pi * f)))
+    if kernel == "cosine":
+        return np.asarray(np.cos(np.pi * f))
+    return np.sinc(f) if kernel == "shepp-logan" else np.ones_like(f)
 
 
 @parallel_kernel

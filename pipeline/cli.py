@@ -14,10 +14,12 @@ import click
 from components.errors import CtbasisError
 from pipeline.images import VERSION
 from pipeline.parameters import (
+    BASIS,
     CLUSTER,
     COMPRESS,
     DEIDENTIFY,
     METHOD,
+    MODE,
     OVERSAMPLE,
     PARAMETERS,
     POWER_ITERS,
@@ -56,9 +58,9 @@ class Refusing(click.Group):
 
 
 def options_of(*parameters: Parameter[Any]) -> Callable[[F], F]:
-    """Give a verb an option for each of these parameters of the pipeline."""
+    """Return what gives a verb one option for each of these parameters of the pipeline."""
 
-    def given(verb: F) -> F:
+    def decorate(verb: F) -> F:
         for parameter in reversed(parameters):
             verb = click.option(
                 parameter.flag,
@@ -72,16 +74,20 @@ def options_of(*parameters: Parameter[Any]) -> Callable[[F], F]:
             )(verb)
         return verb
 
-    return given
+    return decorate
 
 
-pipeline_options = options_of(*(parameter for parameter in PARAMETERS if parameter is not SOURCE))
-"""Give a verb one option for every parameter of the pipeline but its source."""
+def options_but(*given: Parameter[Any]) -> Callable[[F], F]:
+    """Return what gives a verb one option for every parameter of the pipeline but those `given` otherwise."""
+    return options_of(*(parameter for parameter in PARAMETERS if parameter not in given))
+
+
+pipeline_options = options_but(SOURCE)
 
 
 def absolute(place: str) -> str:
-    """Return a folder by its whole path, for a process that is elsewhere; a URI as it is."""
-    return place if "://" in place else str(Path(place).resolve())
+    """Return a folder by its whole path, for a process that is elsewhere; a URI, or nothing, as it is."""
+    return place if "://" in place or not place else str(Path(place).resolve())
 
 
 @click.group(cls=Refusing, context_settings={"max_content_width": 110})
@@ -96,9 +102,32 @@ def main() -> None:
 @pipeline_options
 def run(source: str, out: Path, **parameters: Any) -> None:
     """Run the compiled pipeline on SOURCE (s3://bucket/prefix or a folder) on this machine."""
+    _run(source, out, parameters)
+
+
+@main.command()
+@click.argument("series")
+@click.option("--basis", required=True, metavar="URI", help="The `basis/` of another run, of either mode.")
+@click.option("--out", type=PATH, required=True, help="Folder to make: DICOM, basis, pictures, page and numbers.")
+@options_but(SOURCE, MODE, BASIS)
+def denoise(series: str, basis: str, out: Path, **parameters: Any) -> None:
+    """Denoise SERIES (s3://bucket/prefix or a folder) on a stored basis, on this machine.
+
+    In patch mode the noise is the series' own, estimated anew; the basis alone is the other's. In global mode the
+    series is projected on the basis images, and the report says how much of it they leave out.
+    """
+    from components.patch.bases import kind_at
+
+    mode = kind_at(absolute(basis))
+    click.echo(f"{basis} is a basis of {'patches' if mode == 'patch' else 'slices'}: mode {mode}")
+    _run(series, out, {**parameters, "mode": mode, "basis": basis})
+
+
+def _run(source: str, out: Path, parameters: dict[str, Any]) -> None:
     from pipeline.local import run as run_locally
 
-    done = run_locally({"source": absolute(source), **parameters}, out=out)
+    arguments = {**parameters, "source": absolute(source), "basis": absolute(parameters["basis"])}
+    done = run_locally(arguments, out=out)
     click.echo(f"{done.out}: {', '.join(sorted(path.name for path in done.out.iterdir()))} in {done.seconds:.0f} s")
 
 
@@ -260,22 +289,71 @@ def reconstruct(basis: str, rank: int, out: Path, basis_images: Path | None, com
 @click.argument("series", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Folder to make with the noisy DICOM series.")
 @click.option("--photons", type=float, default=6e4, show_default=True, help="I0: photons a detector element counts.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
-def simulate_dose(series: Path, out: Path, photons: float, seed: int) -> None:
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise, and of the nodules' places.")
+@click.option(
+    "--electronic", type=float, default=10.0, show_default=True, help="Read-out noise, photons: tells where few arrive."
+)
+@click.option("--views", type=int, help="Angles over the half turn; without it pi/2 a column. Fewer are faster.")
+@click.option(
+    "--modulation",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Of the tube current: 0 constant, 0.5 least noise for the dose, 1 the same noise in every view.",
+)
+@click.option(
+    "--bow-tie",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Radius in mm of the cylinder it evens out; 0 has none.",
+)
+@click.option(
+    "--kernel",
+    type=click.Choice(["hann", "cosine", "shepp-logan", "ram-lak"]),
+    default="hann",
+    show_default=True,
+    help="Of the reconstruction, from soft to sharp.",
+)
+@click.option(
+    "--nodules",
+    metavar="FILE|N",
+    help="Spheres to insert before the noise: a JSON list, or how many of 3, 5, 8 mm and +150, +600 HU each to place.",
+)
+@click.option("--truth-out", type=PATH, help="With --nodules: folder to make with them and no noise, and nodules.json.")
+@click.option("--workers", type=int, help="Threads; without it all cores. The files do not depend on it.")
+def simulate_dose(series: Path, out: Path, nodules: str | None, truth_out: Path | None, **settings: Any) -> None:
     """Insert the noise of a low dose into SERIES, in the projection domain."""
     from instruments.dose import simulate_low_dose
 
-    click.echo(json.dumps(simulate_low_dose(series, out, photons=photons, seed=seed)))
+    inserted = int(nodules) if nodules and nodules.isdecimal() else Path(nodules) if nodules else None
+    click.echo(json.dumps(simulate_low_dose(series, out, nodules=inserted, truth=truth_out, **settings)))
 
 
 @main.command()
 @click.option("--truth", type=PATH, required=True, help="Folder of the clean DICOM series.")
 @click.option("--image", type=PATH, required=True, help="Folder of the series to score, same geometry.")
-def score(truth: Path, image: Path) -> None:
-    """Score a series against its clean copy: JSON on standard output."""
-    from instruments.score import score as score_series
+@click.option("--noisy", type=PATH, help="What the image was made from: scored too, and what was removed from it.")
+@click.option(
+    "--nodules", type=PATH, help="JSON of the nodules that the truth holds; without it nodules.json in its folder."
+)
+@click.option("--page", type=PATH, help="HTML file to write: the numbers with pictures, self-contained.")
+@click.option("--out", type=PATH, help="Folder for score.json and score.html.")
+def score(
+    truth: Path, image: Path, noisy: Path | None, nodules: Path | None, page: Path | None, out: Path | None
+) -> None:
+    """Score a series against its clean copy: JSON on standard output; docs/quality.md says what each number means."""
+    from instruments.score import findings
 
-    click.echo(json.dumps(score_series(truth, image), indent=2))
+    found = findings(truth, image, noisy, nodules)
+    if page is not None or out is not None:
+        from instruments.score_page import write_folder, write_page
+
+        if page is not None:
+            write_page(found, page)
+        if out is not None:
+            write_folder(found, out)
+    click.echo(json.dumps(found.scores, indent=2))
 
 
 @main.command()
@@ -297,8 +375,14 @@ def demo(out: Path, **chosen: Any) -> None:
 
 
 @main.command()
-@click.argument("what", type=click.Choice(["pipeline", "ingest", "svd"]), nargs=-1)
-@click.option("--series", type=PATH, help="A folder with one CT series; without it a phantom of 133 x 512 x 512.")
+@click.argument("what", type=click.Choice(["pipeline", "ingest", "svd", "quality"]), nargs=-1)
+@click.option(
+    "--series",
+    type=PATH,
+    multiple=True,
+    help="A folder with one CT series; without it a phantom of 133 x 512 x 512. quality: repeatable, each is tuned on "
+    "the next; without it two phantoms.",
+)
 @click.option(
     "--case",
     "names",
@@ -319,24 +403,43 @@ def demo(out: Path, **chosen: Any) -> None:
     multiple=True,
     help="svd, likewise: engines, peers, bare-blas and bare-read to run; repeatable.",
 )
+@click.option("--slices", type=click.IntRange(min=1), help="quality: slices scored of each series; time goes with it.")
+@click.option("--noise", "levels", type=float, multiple=True, help="quality: HU of noise in the body; repeatable.")
+@click.option(
+    "--kernel",
+    "kernels",
+    type=click.Choice(["hann", "cosine", "shepp-logan", "ram-lak"]),
+    multiple=True,
+    help="quality: of the reconstruction; repeatable.",
+)
+@click.option(
+    "--resolution",
+    "resolutions",
+    type=click.Choice(["binned", "native"]),
+    multiple=True,
+    help="quality: of the truth, 2 x 2 binned without it; native takes four times the time; repeatable.",
+)
+@click.option("--method", "methods", multiple=True, help="quality: peers and modes to run, all without it; repeatable.")
 @click.option("--json", "json_file", type=PATH, help="Also write the rows there as JSON.")
 @click.option("--page", type=PATH, help="svd: also write its tables and plots to this folder.")
 def bench(
     what: tuple[str, ...],
-    series: Path | None,
+    series: tuple[Path, ...],
     names: tuple[str, ...],
     json_file: Path | None,
     page: Path | None,
     **own: Any,
 ) -> None:
-    """Measure WHAT, or everything: ratios come from one run, side by side."""
+    """Measure WHAT, or everything but quality: ratios come from one run, side by side."""
     from instruments.bench.cases import chosen_cases
     from instruments.bench.page import write_page
+    from instruments.bench.quality import Wanted
     from instruments.bench.run import bench as measure
     from instruments.bench.run import table
 
-    own = {name: value for name, value in own.items() if value not in (None, ())}
-    rows = measure(what, series, chosen_cases(names, own, series=series is not None))
+    given = {name: value for name, value in own.items() if value not in (None, ())}
+    quality = {name: given.pop(name) for name in list(given) if name in Wanted.__dataclass_fields__}
+    rows = measure(what, series, chosen_cases(names, given, series=bool(series)), Wanted(**quality))
     click.echo(table(rows))
     if json_file is not None:
         json_file.write_text(json.dumps({"rows": rows}, indent=2))

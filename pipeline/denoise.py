@@ -1,4 +1,7 @@
-"""The pipeline: S3 -> DICOM -> matrix -> Spark/Mahout DS-SVD -> rank-k reconstruction -> DICOM and pictures."""
+"""The pipeline: S3 -> DICOM -> matrix -> Spark/Mahout DS-SVD -> rank-k reconstruction -> DICOM and pictures.
+
+In mode patch the SVD is of the matrix of all patches, and the svd step leaves the denoised matrix itself.
+"""
 
 from kfp import dsl, kubernetes
 
@@ -85,6 +88,10 @@ def denoise(
     power_iters: int = p.POWER_ITERS.default,
     engine: str = p.ENGINE.default,
     mode: str = p.MODE.default,
+    basis: str = p.BASIS.default,
+    tau: float = p.TAU.default,
+    wiener: bool = p.WIENER.default,
+    stride: int = p.STRIDE.default,
     seed: int = p.SEED.default,
     method: str = p.METHOD.default,
     memory: str = p.MEMORY.default,
@@ -132,6 +139,10 @@ def denoise(
                 method=method,
                 memory=memory,
                 cluster=cluster,
+                stored_basis=basis,
+                tau=tau,
+                wiener=wiener,
+                stride=stride,
                 run=run,
             ),
             # Of the Spark application's pods, not of the one that starts them.
@@ -139,16 +150,19 @@ def denoise(
         )
         # The executors get it from this task. Once: what fails in Spark the operator has tried again already.
         retried(with_s3(factors), times=1)
-        kept = factors.outputs["Output"]
-        basis = factors.outputs["basis"]
-        sized(reconstruct(basis=basis, rank=kept, compress=compress), cpu="2", memory="4Gi")
+        made = {
+            "basis": factors.outputs["basis"],
+            "denoised_matrix": factors.outputs["denoised_matrix"],
+            "rank": factors.outputs["rank"],
+        }
+        # It reads the store of the denoised matrix, which is on S3 where the run's stores are.
+        with_s3(sized(reconstruct(**made, compress=compress), cpu="2", memory="4Gi"))
         pictures = sized(
             report(
                 matrix=A.outputs["matrix"],
                 truth_matrix=A.outputs["truth_matrix"],
-                basis=basis,
+                **made,
                 qc=A.outputs["qc"],
-                rank=kept,
                 ranks=ranks,
             ),
             cpu="2",

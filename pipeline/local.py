@@ -19,8 +19,9 @@ import psutil
 
 from components import stores
 from components.errors import CtbasisError, refusal_in
+from components.patch.bases import kind_at
 from pipeline.package import PACKAGE
-from pipeline.parameters import check
+from pipeline.parameters import MODE, check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 OUTPUTS = {
     "denoised": "reconstruct/denoised",
     "basis-images": "reconstruct/basis_images",
+    "noise": "reconstruct/noise",
     "basis": "svd/basis",
     "figure1.png": "report/figure1",
     "report.html": "report/page",
@@ -36,6 +38,9 @@ OUTPUTS = {
     "qc.json": "matrix/qc",
 }
 """What a run's folder holds, and the task and artifact that it comes from."""
+
+ONLY_OF = {"basis-images": "global", "noise": "patch"}
+"""Outputs that one mode alone has."""
 
 STOP_SECONDS = 10.0
 """How long a step's processes have to end by themselves."""
@@ -74,6 +79,8 @@ def run(arguments: Mapping[str, Any], *, out: Path, package: Path = PACKAGE) -> 
     """
     check(dict(arguments))
     arguments = dict(arguments)
+    if basis := str(arguments.get("basis", "")):
+        _check_kind(basis, str(arguments.get("mode", MODE.default)))
     if store := str(arguments.get("store", "")):
         # A folder that no other run has, so that it can be removed whatever becomes of this one.
         store = arguments["store"] = stores.run_folder("", store, f"local-{uuid.uuid4().hex}")
@@ -86,7 +93,7 @@ def run(arguments: Mapping[str, Any], *, out: Path, package: Path = PACKAGE) -> 
         partial.mkdir(parents=True)
         with _stopped_whole():
             steps = _execute(package, arguments, partial)
-        _collect(partial / "artifacts", partial / "outputs")
+        _collect(partial / "artifacts", partial / "outputs", str(arguments.get("mode", MODE.default)))
         _replace(out, partial / "outputs")
     except OSError as error:
         raise CtbasisError(
@@ -102,6 +109,21 @@ def run(arguments: Mapping[str, Any], *, out: Path, package: Path = PACKAGE) -> 
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return LocalRun(out=out, seconds=time.monotonic() - start, steps=steps)
+
+
+def _check_kind(basis: str, mode: str) -> None:
+    """Refuse a basis that is not there or of another mode before anything is fetched.
+
+    Raises:
+        CtbasisError: It is.
+    """
+    kind = kind_at(basis)
+    if kind != mode:
+        raise CtbasisError(
+            f"the basis at {basis} is of a run in {kind} mode, and mode is {mode}",
+            expected="both alike",
+            remedy=f"add --mode {kind}, or use `ctbasis denoise`, which tells by itself",
+        )
 
 
 @contextmanager
@@ -171,9 +193,11 @@ def _execute(package: Path, arguments: dict[str, Any], partial: Path) -> dict[st
     return log.steps
 
 
-def _collect(artifacts: Path, outputs: Path) -> None:
+def _collect(artifacts: Path, outputs: Path, mode: str) -> None:
     outputs.mkdir()
     for name, artifact in OUTPUTS.items():
+        if ONLY_OF.get(name, mode) != mode:
+            continue
         found = list(artifacts.glob(f"*/{artifact}"))
         if len(found) != 1:
             raise CtbasisError(f"the run left {len(found)} artifacts {artifact}", expected="one")

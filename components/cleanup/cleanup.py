@@ -12,7 +12,7 @@ from components.errors import CtbasisError
 if TYPE_CHECKING:
     from pathlib import Path
 
-INTERMEDIATE = ("source", "truth", "matrix.zarr", "truth.zarr", "factors.zarr")
+INTERMEDIATE = ("source", "truth", "matrix.zarr", "truth.zarr", "factors.zarr", "denoised.zarr", "denoised.zarr.rows")
 
 
 def cleanup(workspace: Path, store: str = "", run: str = "", *, succeeded: bool = True) -> None:

@@ -31,7 +31,7 @@ from components import stores
 from components.errors import CtbasisError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Literal
 
     from numpy.typing import DTypeLike, NDArray
@@ -229,6 +229,20 @@ class MatrixStore(SliceArrays):
         """
         return self._read(self._A, self.block(index), slice(None)).astype(dtype, copy=False)
 
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """Rows and columns of a chunk of A."""
+        rows, columns = self._A.chunks
+        return int(rows), int(columns)
+
+    def read_rows(self, rows: slice, columns: slice) -> NDArray[Any]:
+        """Return A[rows, columns], HU, in the dtype on disk; chunks that hold none of it are not read.
+
+        Raises:
+            CtbasisError: A chunk is missing or its checksum does not hold.
+        """
+        return self._read(self._A, rows, columns)
+
     def read_columns(self, columns: slice) -> NDArray[Any]:
         """Return `columns` of A, (m, columns), HU, in the dtype on disk.
 
@@ -255,6 +269,14 @@ class MatrixWriter:
         # A is noise and does not compress at a price worth paying.
         _create(writer._group, "A", (m, cols), chunks, dtype, [Crc32cCodec()])
         create_aside(writer._group, (m, cols), chunks, dtype)
+        return writer
+
+    @classmethod
+    def like(cls, uri: str, matrix: MatrixStore, *, dtype: DTypeLike) -> Self:
+        """Start a matrix at `uri` of the shape, the chunks and the columns of `matrix`; `finish_like` ends it."""
+        writer = cls(uri, mode="w")
+        writer._group.attrs.update({"complete": False, "image": list(matrix.image)})
+        _create(writer._group, "A", (matrix.rows, matrix.cols), matrix.chunks, dtype, [Crc32cCodec()])
         return writer
 
     @cached_property
@@ -291,6 +313,24 @@ class MatrixWriter:
         """Write what belongs to the columns and declare the matrix complete; readers refuse it before."""
         write_headers(self._group, headers)
         self._group.attrs.update({"series": [vars(entry) for entry in series], "complete": True})
+
+    def write_block(self, rows: slice, A: NDArray[Any]) -> None:
+        """Write one row block of A over all columns, HU, (block rows, n)."""
+        self._whole[rows] = A
+
+    @cached_property
+    def _whole(self) -> zarr.Array[Any]:
+        return array_of(self._group, "A")
+
+    def finish_like(
+        self, matrix: MatrixStore, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]
+    ) -> None:
+        """Take over what was set aside of `matrix` and its headers, add what goes with it, and declare it complete."""
+        stores.copy_arrays(matrix.uri, self.uri, ("aside", "headers", "header_offsets"))
+        for name, values in arrays.items():
+            self._group.create_array(name, data=np.ascontiguousarray(values))
+        described: dict[str, Any] = {"series": [vars(entry) for entry in matrix.series], **attributes}
+        self._group.attrs.update({**described, "complete": True})
 
 
 def create_aside(group: zarr.Group, shape: tuple[int, int], chunks: tuple[int, int], dtype: DTypeLike) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import uuid
 from dataclasses import dataclass
 from io import BytesIO
@@ -35,6 +36,7 @@ from components import ct_image
 from components.reconstruct.stored import BITS
 
 if TYPE_CHECKING:
+    from components.patch.result import PatchStore
     from components.reconstruct.stored import Stored
     from components.svd.factors import FactorStore
 
@@ -87,10 +89,34 @@ SCHEME.CodingSchemeResponsibleOrganization = "ctbasis"
 
 LOW_RANK = Code("RANK-K", SCHEME.CodingSchemeDesignator, "Low-rank approximation by singular value decomposition")
 BASIS_IMAGE = Code("BASIS", SCHEME.CodingSchemeDesignator, "Basis image of a singular value decomposition")
-"""No code of CID 7203 says either, and it may be extended."""
+PATCHES = Code("PATCH-SVD", SCHEME.CodingSchemeDesignator, "Denoising by singular value decomposition of patches")
+NOISE_MAP = Code("NOISE", SCHEME.CodingSchemeDesignator, "Estimated standard deviation of noise")
+"""No code of CID 7203 says any of them, and it may be extended."""
 
 # Transfer syntaxes that always lose information, by LossyImageCompressionMethod: once lossy, always to be said.
 LOSSY_SYNTAXES = {JPEGBaseline8Bit: "ISO_10918_1", JPEGExtended12Bit: "ISO_10918_1", JPEGLSNearLossless: "ISO_14495_1"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a derived series is, beside others of the same source.
+
+    Attributes:
+        title: At the end of SeriesDescription.
+        number: Added to SeriesNumber, below 10,000.
+        contribution: For ContributingEquipmentSequence.
+        code: For DerivationCodeSequence.
+    """
+
+    title: str
+    number: int
+    contribution: str
+    code: Code
+
+
+OF_PATCHES = Made("SVD of patches", 9_998, "Denoising by SVD of patches", PATCHES)
+OF_NOISE = Made("noise sigma (HU)", 9_999, "Estimate of the noise", NOISE_MAP)
+"""Numbers that hardly any rank has."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +124,51 @@ class Derivation:
     """What was done to every slice, and the names that follow from it.
 
     Attributes:
-        rank: k.
+        rank: k; 0 where there is none.
         version: Of ctbasis.
         description: For DerivationDescription.
         fingerprint: Of the factors and the rank: what UIDs are made from, beside the source's.
+        made: What comes of it; None for a rank-k approximation.
     """
 
     rank: int
     version: str
     description: str
     fingerprint: str
+    made: Made | None = None
+
+    @property
+    def names(self) -> Made:
+        """What comes of it."""
+        return self.made or Made(
+            f"SVD rank {self.rank}", self.rank % 10_000, f"Rank-{self.rank} approximation by SVD", LOW_RANK
+        )
+
+    @classmethod
+    def of_patches(cls, store: PatchStore) -> tuple[Self, Self]:
+        """Describe the denoised series of patch mode, and the maps of its noise."""
+        version = importlib.metadata.version(PRODUCT)
+        digest = hashlib.sha256(f"{version} {json.dumps(vars(store.plan), sort_keys=True)}".encode())
+        for index in range(store.block_count):
+            digest.update(np.ascontiguousarray(store.read_block(index, dtype=np.float32)).tobytes())
+        denoised = cls(
+            rank=0,
+            version=version,
+            description=f"Denoised by SVD: {store.plan.summary}; {PRODUCT} {version}. Not for diagnosis.",
+            fingerprint=digest.hexdigest(),
+            made=OF_PATCHES,
+        )
+        noise = cls(
+            rank=0,
+            version=version,
+            description=(
+                "Standard deviation of the noise at every voxel, HU, estimated from the series itself; no image of the "
+                f"patient; {PRODUCT} {version}."
+            ),
+            fingerprint=hashlib.sha256(f"noise {digest.hexdigest()}".encode()).hexdigest(),
+            made=OF_NOISE,
+        )
+        return denoised, noise
 
     @classmethod
     def of(cls, basis: FactorStore, rank: int) -> Self:
@@ -168,12 +229,13 @@ def derive(source: Dataset, image: Stored, derivation: Derivation) -> Dataset:
     source.update(lossy)
     source.SourceImageSequence = Sequence([reference])
     source.DerivationDescription = f"{derivation.description} {rounding(image)}"
-    source.DerivationCodeSequence = Sequence([*source.get("DerivationCodeSequence", []), coded(LOW_RANK)])
+    names = derivation.names
+    source.DerivationCodeSequence = Sequence([*source.get("DerivationCodeSequence", []), coded(names.code)])
     add_coding_scheme(source)
     source.ContributingEquipmentSequence = Sequence(
         [
             *source.get("ContributingEquipmentSequence", []),
-            equipment(derivation, f"Rank-{derivation.rank} approximation by SVD"),
+            equipment(derivation, names.contribution),
         ]
     )
     set_pixels(source, image)
@@ -239,7 +301,7 @@ def coded(code: Code) -> Dataset:
 
 
 def add_coding_scheme(dataset: Dataset) -> None:
-    """Say whose codes `LOW_RANK` and `BASIS_IMAGE` are."""
+    """Say whose codes `LOW_RANK` and the others are."""
     dataset.CodingSchemeIdentificationSequence = Sequence(
         [*dataset.get("CodingSchemeIdentificationSequence", []), SCHEME]
     )
@@ -302,8 +364,8 @@ def _name(dataset: Dataset, derivation: Derivation) -> None:
         further = ["AXIAL", *filter(None, further)]
     # SECONDARY: made after the examination, not as its direct result (PS3.3 C.7.6.1.1.2).
     dataset.ImageType = ["DERIVED", "SECONDARY", *further]
-    dataset.SeriesDescription = titled(dataset.get("SeriesDescription"), f"SVD rank {derivation.rank}")
-    dataset.SeriesNumber = series_number(dataset.get("SeriesNumber"), derivation.rank % 10_000)
+    dataset.SeriesDescription = titled(dataset.get("SeriesDescription"), derivation.names.title)
+    dataset.SeriesNumber = series_number(dataset.get("SeriesNumber"), derivation.names.number)
 
 
 def _drop_overlays_in_pixels(dataset: Dataset) -> None:

@@ -1,8 +1,9 @@
-"""The reconstruct step: the rank-k matrix as derived DICOM series, from the stored factors alone.
+"""The reconstruct step: the rank-k matrix, or that of patch mode, as derived DICOM series, from one store alone.
 
 out/slice-0001.dcm ...              of one source series, slices in order along the normal
 out/series-01/slice-0001.dcm ...    of several, a folder each
 basis_images/basis-0001.dcm ...     the columns of U, where they are asked for
+noise/slice-0001.dcm ...            of patch mode: sigma of every slice, in folders as the denoised series
 
 Nothing but the DICOM files lies there, so that any viewer or archive takes the folder as it is.
 """
@@ -15,28 +16,36 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
 from components.errors import CtbasisError
 from components.matrix.hounsfield import Pixels
+from components.patch.result import PatchStore
 from components.progress import progress
 from components.reconstruct.basis_series import BasisTemplate, basis_images_hu
 from components.reconstruct.derived_series import PRODUCT, Derivation, derive, read_header
 from components.reconstruct.lossless import UNCOMPRESSED, compress
 from components.reconstruct.lossless import check as check_compression
+from components.reconstruct.noise_series import noise_instance, noise_slope
 from components.reconstruct.rank_k import check_rank, columns, restore
 from components.reconstruct.stored import spread, store
 from components.svd.factors import FactorStore
 from components.tolerance import tolerant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
+
+    from components.matrix.store import SliceArrays
+
+Images: TypeAlias = "tuple[NDArray[Any], NDArray[Any]]"
+"""Columns as HU, each contiguous in memory, and what was set aside of them."""
 
 
 @dataclass(frozen=True)
@@ -81,36 +90,87 @@ def reconstruct(
     basis = FactorStore.open(basis_uri)
     check_rank(rank, basis)
     check_compression(compression, basis.image)
-    folders = [_absolute(folder) for folder in (out, basis_images) if folder is not None]
-    for folder in folders:
+    derivation = Derivation.of(basis, rank)
+
+    def denoised(group: slice) -> Images:
+        return columns(basis, group, rank), basis.read_aside(group)
+
+    with _whole([folder for folder in (out, basis_images) if folder is not None]) as partials:
+        written = _write(basis, partials[0], derivation, denoised, compression)
+        for partial in partials[1:]:
+            _write_basis(basis, partial, rank, compression)
+    return written
+
+
+def reconstruct_patches(
+    denoised_uri: str, out: Path, *, compression: str = UNCOMPRESSED, noise: Path | None = None
+) -> list[DerivedSeries]:
+    """Write the denoised images of patch mode as DICOM, and beside them maps of the noise.
+
+    See `reconstruct`.
+
+    Args:
+        denoised_uri: A complete `PatchStore`.
+        out: Folder to write; one that this function wrote before is replaced.
+        compression: One of `lossless.CHOICES`.
+        noise: Folder for sigma of every slice as series of their own; None for none.
+
+    Returns:
+        The denoised series, in the order of the matrix's columns; those of the noise are not among them.
+
+    Raises:
+        CtbasisError: The store is missing or incomplete, a header cannot be written, a folder holds something that
+            ctbasis did not write, or the disk is full.
+    """
+    store = PatchStore.open(denoised_uri)
+    check_compression(compression, store.image)
+    derivation, of_noise = Derivation.of_patches(store)
+
+    def denoised(group: slice) -> Images:
+        return np.asfortranarray(store.read_columns(group)), store.read_aside(group)
+
+    with _whole([folder for folder in (out, noise) if folder is not None]) as partials:
+        written = _write(store, partials[0], derivation, denoised, compression)
+        for partial in partials[1:]:
+            _write_noise(store, partial, of_noise, compression)
+    return written
+
+
+@contextmanager
+def _whole(folders: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield folders to write to, which take the places of `folders` once all is written."""
+    places = [_absolute(folder) for folder in folders]
+    for folder in places:
         _refuse_foreign(folder)
-    partials = [folder.with_name(f".{folder.name}.partial") for folder in folders]
+    partials = [folder.with_name(f".{folder.name}.partial") for folder in places]
     try:
         for partial in partials:
             shutil.rmtree(partial, ignore_errors=True)
         with tolerant():
-            written = _write(basis, partials[0], rank, compression)
-            for partial in partials[1:]:
-                _write_basis(basis, partial, rank, compression)
-        for partial, folder in zip(partials, folders, strict=True):
+            yield partials
+        for partial, folder in zip(partials, places, strict=True):
             _move(partial, folder)
     except OSError as error:
         raise CtbasisError(
-            f"the series cannot be written to {out} ({error})", cause="the disk is full or write-protected"
+            f"the series cannot be written to {folders[0]} ({error})", cause="the disk is full or write-protected"
         ) from error
     finally:
         for partial in partials:
             shutil.rmtree(partial, ignore_errors=True)
-    return written
 
 
 def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - a link stays a link, and `..` needs a parent to be a sibling of
 
 
-def _write(basis: FactorStore, folder: Path, rank: int, compression: str) -> list[DerivedSeries]:
+def _write(
+    basis: SliceArrays,
+    folder: Path,
+    derivation: Derivation,
+    images: Callable[[slice], Images],
+    compression: str,
+) -> list[DerivedSeries]:
     """Write every slice below `folder`."""
-    derivation = Derivation.of(basis, rank)
     several = len(basis.series) > 1
     written = [
         DerivedSeries(
@@ -121,21 +181,32 @@ def _write(basis: FactorStore, folder: Path, rank: int, compression: str) -> lis
         )
         for number, series in enumerate(basis.series, start=1)
     ]
-    paths: list[Path] = []
-    for entry in written:
-        (folder / entry.folder).mkdir(parents=True)
-        paths += [folder / entry.folder / f"slice-{number:04d}.dcm" for number in range(1, entry.slices + 1)]
-    slices = _slices(basis, paths, derivation, compression)
+    slices = _slices(basis, _paths(folder, written), derivation, images, compression)
     for _ in progress(slices, "reconstruct", total=basis.cols, unit="slice"):
         pass
     return written
 
 
-def _slices(basis: FactorStore, paths: list[Path], derivation: Derivation, compression: str) -> Iterator[None]:
+def _paths(folder: Path, written: Sequence[DerivedSeries]) -> list[Path]:
+    """Return the file of every slice, its folder made."""
+    paths: list[Path] = []
+    for entry in written:
+        (folder / entry.folder).mkdir(parents=True)
+        paths += [folder / entry.folder / f"slice-{number:04d}.dcm" for number in range(1, entry.slices + 1)]
+    return paths
+
+
+def _slices(
+    basis: SliceArrays,
+    paths: list[Path],
+    derivation: Derivation,
+    images_of: Callable[[slice], Images],
+    compression: str,
+) -> Iterator[None]:
     """Write slice after slice, a column group at a time; threads overlap the files with the arithmetic."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for group in basis.column_groups:
-            images, aside = columns(basis, group, derivation.rank), basis.read_aside(group)
+            images, aside = images_of(group)
 
             def write(
                 column: int, images: NDArray[Any] = images, aside: NDArray[Any] = aside, first: int = group.start
@@ -147,6 +218,20 @@ def _slices(basis: FactorStore, paths: list[Path], derivation: Derivation, compr
                     _save(derive(header, store(hu, Pixels.of(header)), derivation), paths[column], compression)
 
             yield from pool.map(write, range(group.start, group.stop))
+
+
+def _write_noise(store: PatchStore, folder: Path, derivation: Derivation, compression: str) -> None:
+    """Write sigma of every slice below `folder`."""
+    several = len(store.series) > 1
+    for number, series in enumerate(store.series):
+        noise = store.noise(number)
+        slope = noise_slope(noise)
+        entry = DerivedSeries(f"series-{number + 1:02d}" if several else "", "", "", series.count)
+        for at, path in progress(enumerate(_paths(folder, [entry])), "noise maps", total=series.count, unit="slice"):
+            column = series.first + at
+            with _named(column):
+                header = read_header(store.header(column))
+                _save(noise_instance(header, store.sigma_image(column), derivation, slope), path, compression)
 
 
 def _write_basis(basis: FactorStore, folder: Path, rank: int, compression: str) -> None:

@@ -10,6 +10,7 @@ def report(
     matrix: str,
     truth_matrix: str,
     basis: dsl.Input[dsl.Model],
+    denoised_matrix: str,
     qc: dsl.Input[dsl.Artifact],
     rank: int,
     ranks: str,
@@ -24,6 +25,7 @@ def report(
         matrix: URI of the matrix store.
         truth_matrix: URI of the clean copy's store, empty if there is none.
         basis: Basis vectors, weights and singular values.
+        denoised_matrix: URI of the denoised matrix of patch mode, empty in global mode.
         qc: qc.json of the matrix step.
         rank: k of the denoised series.
         ranks: Ranks of Figure 1.
@@ -37,20 +39,19 @@ def report(
     from pathlib import Path
 
     from components.errors import refusing
+    from components.report.patches import write_patch_report
     from components.report.report import write_report
     from components.svd.rank import parse_ranks
 
     with refusing(), tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "report"
-        scalars = write_report(
-            matrix,
-            basis.path,
-            rank=rank,
-            ranks=parse_ranks(ranks),
-            qc=Path(qc.path),
-            out=out,
-            truth_uri=truth_matrix or None,
-        )
+        read, truth = Path(qc.path), truth_matrix or None
+        if denoised_matrix:
+            scalars = write_patch_report(matrix, denoised_matrix, basis.path, qc=read, out=out, truth_uri=truth)
+        else:
+            scalars = write_report(
+                matrix, basis.path, rank=rank, ranks=parse_ranks(ranks), qc=read, out=out, truth_uri=truth
+            )
         for name, artifact in {
             "figure1.png": figure1,
             "report.html": page,

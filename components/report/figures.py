@@ -119,7 +119,7 @@ def figure1(
     """
     aspect = pixel_spacing[0] / pixel_spacing[1]
     height = original.shape[0] * aspect / original.shape[1]
-    figure = _figure(3.6 * (len(shown) + 1) + 1.2, 3.6 * height * 3 + 1.6)
+    figure = new_figure(3.6 * (len(shown) + 1) + 1.2, 3.6 * height * 3 + 1.6)
     axes = figure.subplots(3, len(shown) + 1, squeeze=False)
     figure.suptitle(caption, fontsize=LABEL)
     images = [original, *(image for _, image in shown)]
@@ -127,9 +127,9 @@ def figure1(
     for column, (title, image) in enumerate(zip(titles, images, strict=True)):
         axes[0, column].set_title(title, fontsize=TITLE)
         for row, window in enumerate(WINDOWS):
-            drawn = _image(axes[row, column], image, window.limits, "gray", aspect)
+            drawn = draw_image(axes[row, column], image, window.limits, "gray", aspect)
             if column == len(shown):
-                _colour_bar(figure, drawn, list(axes[row]), "HU")
+                colour_bar(figure, drawn, list(axes[row]), "HU")
     for row, window in enumerate(WINDOWS):
         axes[row, 0].set_ylabel(
             f"{window.name} window\ncenter {window.center:g}, width {window.width:g} HU", fontsize=LABEL
@@ -143,8 +143,8 @@ def figure1(
 def _removed(figure: Figure, axes: Axes, difference: NDArray[np.float32], rank: ShownRank, aspect: float) -> None:
     """Draw one removed component in its own scale, so that a faint outline shows as well as a strong one."""
     limit = max(1.0, float(np.ceil(np.percentile(np.abs(difference), 99.5))))
-    drawn = _image(axes, difference, (-limit, limit), "PuOr_r", aspect)
-    _colour_bar(figure, drawn, axes, "HU removed", location="bottom")
+    drawn = draw_image(axes, difference, (-limit, limit), "PuOr_r", aspect)
+    colour_bar(figure, drawn, axes, "HU removed", location="bottom")
     if rank.identity:
         axes.text(0.5, 0.5, "nothing", ha="center", va="center", fontsize=TITLE, transform=axes.transAxes)
 
@@ -157,14 +157,14 @@ def scree(s: NDArray[np.float64], energy: float, shown: Sequence[ShownRank]) -> 
         energy: ||A||_F^2, of which their squares are parts.
         shown: Ranks to mark, those within the stored ones.
     """
-    figure = _figure(11, 4.2)
+    figure = new_figure(11, 4.2)
     left, right = figure.subplots(1, 2)
     index = np.arange(1, len(s) + 1)
     left.semilogy(index, np.maximum(s, np.finfo(float).tiny), ".-", color=COLOURS[0], markersize=5)
-    _axes(left, "singular values", "i", r"$\sigma_i$ (HU)")
+    set_axes(left, "singular values", "i", r"$\sigma_i$ (HU)")
     right.plot(index, np.cumsum(s**2) / energy, ".-", color=COLOURS[0], markersize=5)
     right.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    _axes(right, "energy captured by the first i", "i", r"$\sum\sigma^2\,/\,\|A\|_F^2$")
+    set_axes(right, "energy captured by the first i", "i", r"$\sum\sigma^2\,/\,\|A\|_F^2$")
     marks = sorted({rank.run for rank in shown if rank.run <= len(s)})
     for number, k in enumerate(marks):
         for axes in (left, right):
@@ -187,12 +187,12 @@ def basis_images(basis: NDArray[np.float32], s: NDArray[np.float64], *, pixel_sp
     columns = min(4, len(basis))
     rows = -(-len(basis) // columns)
     height = basis.shape[1] * aspect / basis.shape[2]
-    figure = _figure(2.9 * columns, (2.9 * height + 0.4) * rows)
+    figure = new_figure(2.9 * columns, (2.9 * height + 0.4) * rows)
     for number, (axes, image) in enumerate(
         zip(figure.subplots(rows, columns, squeeze=False).flat, basis, strict=False)
     ):
         limit = float(np.percentile(np.abs(image), 99.5)) or 1.0
-        _image(axes, image, (-limit, limit), "gray", aspect)
+        draw_image(axes, image, (-limit, limit), "gray", aspect)
         axes.set_title(f"$u_{{{number + 1}}}$,  $\\sigma_{{{number + 1}}}$ = {s[number]:.3g} HU", fontsize=LABEL)
     for axes in list(figure.axes)[len(basis) :]:
         axes.set_axis_off()
@@ -210,7 +210,7 @@ def weights_along_slices(weights: NDArray[np.float64], series: Sequence[Series],
     drawn = list(series)[:SERIES_SHOWN]
     across = min(2, len(drawn))
     down = -(-len(drawn) // across)
-    figure = _figure(11, 3.6 * down + 0.6)
+    figure = new_figure(11, 3.6 * down + 0.6)
     grid = figure.subplots(down, across, squeeze=False, sharey=True)
     for axes, entry, number in zip(grid.flat, drawn, range(1, len(drawn) + 1), strict=False):
         part = weights[entry.columns] / np.sqrt(rows)
@@ -223,7 +223,7 @@ def weights_along_slices(weights: NDArray[np.float64], series: Sequence[Series],
                 label=f"$u_{{{i + 1}}}$",
                 marker="." if entry.count == 1 else "",
             )
-        _axes(
+        set_axes(
             axes,
             f"series {number} of {len(series)}",
             "slice",
@@ -244,23 +244,26 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _image(
+def draw_image(
     axes: Axes, image: NDArray[np.float32], limits: tuple[float, float], colours: str, aspect: float
 ) -> AxesImage:
+    """Draw an image in the limits of a window, without ticks."""
     axes.set_xticks([])
     axes.set_yticks([])
     return axes.imshow(image, cmap=colours, vmin=limits[0], vmax=limits[1], aspect=aspect, interpolation="antialiased")
 
 
-def _colour_bar(
+def colour_bar(
     figure: Figure, drawn: AxesImage, beside: Axes | list[Axes], label: str, *, location: str = "right"
 ) -> None:
+    """Draw a colour bar beside axes, labelled."""
     bar = figure.colorbar(drawn, ax=beside, location=location, pad=0.01, aspect=25)
     bar.set_label(label, fontsize=LABEL)
     bar.locator = MaxNLocator(5, prune="both")
@@ -268,7 +271,8 @@ def _colour_bar(
     bar.ax.tick_params(labelsize=TICK)
 
 
-def _axes(axes: Axes, title: str, x: str, y: str) -> None:
+def set_axes(axes: Axes, title: str, x: str, y: str) -> None:
+    """Give axes a title, labels and a grid."""
     axes.set_title(title, fontsize=TITLE)
     axes.set_xlabel(x, fontsize=LABEL)
     axes.set_ylabel(y, fontsize=LABEL)

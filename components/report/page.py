@@ -28,6 +28,10 @@ SCORES = {
 """Scores against the truth, as the page names them."""
 
 
+IN_SHORT = ("sigma_body_hu", "sigma_lung_hu", "removed_std_hu", "edge_ratio")
+"""Of metrics.json in patch mode, what the summary shows."""
+
+
 def render_html(
     *, metrics: Mapping[str, Any], warnings: Sequence[str], qc: Mapping[str, Any], figures: Mapping[str, bytes]
 ) -> str:
@@ -39,17 +43,43 @@ def render_html(
         qc: The content of the matrix step's qc.json.
         figures: PNG images by name: figure1, scree, basis, weights.
     """
+    return _rendered(
+        "page.html.j2", metrics, warnings, qc, figures, scores=score_table(metrics), accuracy=accuracy_table(metrics)
+    )
+
+
+def render_patch_html(
+    *, metrics: Mapping[str, Any], warnings: Sequence[str], qc: Mapping[str, Any], figures: Mapping[str, bytes]
+) -> str:
+    """Return the page of a run in patch mode.
+
+    Args:
+        metrics: The content of metrics.json.
+        warnings: What the reader must know first.
+        qc: The content of the matrix step's qc.json.
+        figures: PNG images by name: figure1, profiles, noise, energies, basis.
+    """
+    return _rendered("patch.html.j2", metrics, warnings, qc, figures, scores=patch_score_table(metrics))
+
+
+def _rendered(
+    template: str,
+    metrics: Mapping[str, Any],
+    warnings: Sequence[str],
+    qc: Mapping[str, Any],
+    figures: Mapping[str, bytes],
+    **tables: Any,
+) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["number"] = number
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template(template).render(
         metrics=metrics,
         warnings=warnings,
-        scores=score_table(metrics),
-        accuracy=accuracy_table(metrics),
         qc=summarize(qc),
         images={name: f"data:image/png;base64,{b64encode(image).decode()}" for name, image in figures.items()},
+        **tables,
     )
 
 
@@ -71,12 +101,30 @@ def render_markdown(*, metrics: Mapping[str, Any], warnings: Sequence[str]) -> s
             for entry in metrics["ranks"].values()
         ),
     ]
-    scores = score_table(metrics)
-    if scores:
-        heads = ["", *scores[0]["values"]]
-        lines += ["", "Against the known truth:", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-        lines += [f"| {row['name']} | {' | '.join(row['values'].values())} |" for row in scores]
-    return "\n".join([*lines, "", "Not for diagnosis.", ""])
+    return "\n".join([*lines, *_score_lines(score_table(metrics)), "", "Not for diagnosis.", ""])
+
+
+def render_patch_markdown(*, metrics: Mapping[str, Any], warnings: Sequence[str]) -> str:
+    """Return the summary of a run in patch mode that the Kubeflow UI shows beside it."""
+    lines = [
+        f"# Patch-mode denoising of {metrics['cols']} CT slices",
+        "",
+        *(f"> **Note:** {warning}\n" for warning in warnings),
+        "Engine {engine}, basis {basis}, tau {tau}, stride {stride}.".format(**metrics),
+        "",
+        "| estimated noise, body (HU) | lung (HU) | removed in the body, std (HU) | edge ratio |",
+        "|---|---|---|---|",
+        f"| {' | '.join(number(metrics[name]) for name in IN_SHORT)} |",
+    ]
+    return "\n".join([*lines, *_score_lines(patch_score_table(metrics)), "", "Not for diagnosis.", ""])
+
+
+def _score_lines(scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not scores:
+        return []
+    heads = ["", *scores[0]["values"]]
+    lines = ["", "Against the known truth:", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    return lines + [f"| {row['name']} | {' | '.join(row['values'].values())} |" for row in scores]
 
 
 def score_table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -85,6 +133,17 @@ def score_table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
     rows = [("before: the input", metrics["before"])]
     rows += [(f"after: {entry['label']}", entry["scores"]) for entry in metrics["ranks"].values()]
+    return _score_rows(rows)
+
+
+def patch_score_table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the scores before and after in patch mode; empty where no truth is known."""
+    if "before" not in metrics:
+        return []
+    return _score_rows([("before: the input", metrics["before"]), ("after: denoised", metrics["after"])])
+
+
+def _score_rows(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
     return [
         {"name": name, "values": {label: number(scores[key]) for key, label in SCORES.items()}} for name, scores in rows
     ]

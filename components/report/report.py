@@ -4,12 +4,14 @@ figure1.png    Figure 1 of the talk
 report.html    everything on one self-contained page
 report.md      the numbers in short
 metrics.json   all numbers:
+    mode                                    global; those of patch mode are in components/report/patches.py
     rows, cols, series                      m, n, number of series
     rank_asked, rank                        k of the denoised series, asked and run
     factored_rank_asked, factored_rank      k of the factorization
     oversample_asked, oversample            p
     power_iters, seed, engine, engine_note  q and how it was run
     accuracy                                how wrong the factors may be, see components/svd/accuracy.py; or empty
+    projection                              how much a stored basis of other slices leaves out; or empty
     rank_choice                             how a rule chose rank: rule, rank, why, assumptions; or empty
     energy_captured                         sum of the first k squared singular values / ||A||_F^2
     relative_residual                       ||A - A_k||_F / ||A||_F, summed over the matrix itself
@@ -26,6 +28,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +40,7 @@ from components.report.page import render_html, render_markdown
 from components.report.quality import compare, edge_ratio
 from components.report.survey import Removed, Survey, survey
 from components.svd.factors import FactorStore
+from components.svd.project import WORSE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,6 +57,9 @@ SCORES = ("rmse", "rmse_body", "rmse_lung", "psnr", "ssim")
 
 ANATOMY_REMOVED = 1.5
 """Edge ratio from which the reader is told that anatomy was removed: noise alone measures 1.0 to 1.1."""
+
+MUCH_LOST = 0.1
+"""Share that a stored basis may leave out where it does not know what it left out of its own slices."""
 
 NEARLY_FULL = 0.9
 """Share of full rank from which almost nothing is removed."""
@@ -87,13 +94,14 @@ def write_report(
     Raises:
         CtbasisError: A store is missing, incomplete or corrupt, the stores do not fit each other, or a rank is below 1.
     """
-    findings = _read_qc(qc)
+    findings = read_qc(qc)
     matrix, basis = MatrixStore.open(matrix_uri), FactorStore.open(basis_uri)
     truth = MatrixStore.open(truth_uri) if truth_uri else None
     for other in (basis, truth):
         if other is not None:
-            _same_geometry(matrix, other)
-    full = min(matrix.rows, matrix.cols)
+            same_geometry(matrix, other)
+    # Of a matrix that was projected on the basis of others no rank gives back the matrix itself.
+    full = sys.maxsize if basis.projection else min(matrix.rows, matrix.cols)
     denoised = ShownRank(_at_least_one(rank), basis.rank, full)
     shown = _shown([ShownRank(_at_least_one(k), basis.rank, full) for k in sorted(set(ranks))], denoised)
     found = survey(matrix, basis, sorted({entry.run for entry in shown if not entry.identity}), truth)
@@ -102,7 +110,7 @@ def write_report(
     warnings = _warnings(basis, shown, denoised, metrics["edge_ratio"])
     figures = _figures(matrix.series, basis, found, shown)
     page = render_html(metrics=metrics, warnings=warnings, qc=findings, figures=figures)
-    _publish(
+    publish(
         {
             "figure1.png": figures["figure1"],
             "report.html": page.encode(),
@@ -123,7 +131,12 @@ def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
     return flat
 
 
-def _read_qc(path: Path) -> dict[str, Any]:
+def read_qc(path: Path) -> dict[str, Any]:
+    """Read the matrix step's qc.json.
+
+    Raises:
+        CtbasisError: It is not there, or something else.
+    """
     try:
         findings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -141,7 +154,7 @@ def _at_least_one(rank: int) -> int:
     return rank
 
 
-def _same_geometry(matrix: MatrixStore, other: SliceArrays) -> None:
+def same_geometry(matrix: MatrixStore, other: SliceArrays) -> None:
     """Refuse a store that is not of the same slices as `matrix`, as far as shape and spacing tell."""
 
     def layout(series: Series) -> tuple[int, int, tuple[float, ...]]:
@@ -174,6 +187,7 @@ def _metrics(basis: FactorStore, found: Survey, shown: Sequence[ShownRank], deno
     ranks = {str(entry.asked): _rank_metrics(entry, basis, found) for entry in shown}
     own = next(entry for entry in ranks.values() if entry["run"] == denoised.run)
     metrics = {
+        "mode": "global",
         "rows": basis.rows,
         "cols": basis.cols,
         "series": len(basis.series),
@@ -188,6 +202,7 @@ def _metrics(basis: FactorStore, found: Survey, shown: Sequence[ShownRank], deno
         "engine": plan.engine,
         "engine_note": plan.note,
         "accuracy": basis.accuracy,
+        "projection": basis.projection,
         "rank_choice": basis.choice,
         **{name: own[name] for name in ("energy_captured", "relative_residual", "removed_std_hu", "edge_ratio")},
         "ranks": ranks,
@@ -198,7 +213,7 @@ def _metrics(basis: FactorStore, found: Survey, shown: Sequence[ShownRank], deno
         after = {k: compare(found.truth, images).to_dict() for k, images in found.approximations.items()}
         for entry in ranks.values():
             entry["scores"] = before if entry["identity"] else after[entry["run"]]
-        noise = _edge_ratio(found.original - found.truth, found.truth)
+        noise = measured_edge_ratio(found.original - found.truth, found.truth)
         metrics.update(before=before, after=own["scores"], noise_edge_ratio=noise)
     return metrics
 
@@ -221,10 +236,10 @@ def _rank_metrics(rank: ShownRank, basis: FactorStore, found: Survey) -> dict[st
 
 def _rank_edge_ratio(found: Survey, run: int) -> float | None:
     image = found.approximations[run]
-    return _edge_ratio(found.original - image, image if found.truth is None else found.truth)
+    return measured_edge_ratio(found.original - image, image if found.truth is None else found.truth)
 
 
-def _edge_ratio(removed: NDArray[np.float32], anatomy: NDArray[np.float32]) -> float | None:
+def measured_edge_ratio(removed: NDArray[np.float32], anatomy: NDArray[np.float32]) -> float | None:
     """Return the edge ratio, None where there is no body in the slices or nothing was removed from it."""
     try:
         ratio = edge_ratio(removed, anatomy).ratio
@@ -239,7 +254,7 @@ def _warnings(basis: FactorStore, shown: Sequence[ShownRank], denoised: ShownRan
     said = []
     if denoised.identity:
         said.append(f"Rank {denoised.run} is full rank: the denoised series is the input, and nothing was removed.")
-    elif denoised.run >= NEARLY_FULL * full:
+    elif denoised.run >= NEARLY_FULL * full and not basis.projection:
         said.append(
             f"Rank {denoised.run} is {denoised.run / full:.0%} of the {full} there are: almost nothing was removed. "
             "A smaller rank removes more."
@@ -249,6 +264,7 @@ def _warnings(basis: FactorStore, shown: Sequence[ShownRank], denoised: ShownRan
             f"What rank {denoised.run} removed is {edges:.1f} times as strong on edges of anatomy as in flat regions, "
             "so anatomy was removed with the noise. Look for its outlines in Figure 1; a larger rank keeps more."
         )
+    said += _of_projection(basis.projection)
     said += [f"{clamp[0].upper()}{clamp[1:]}." for clamp in basis.plan.clamps]
     if basis.accuracy and 0 < basis.accuracy["ratio"] < basis.accuracy["valid_to"]:
         said.append(
@@ -260,6 +276,31 @@ def _warnings(basis: FactorStore, shown: Sequence[ShownRank], denoised: ShownRan
         for entry in shown
         if not entry.identity and entry.run < entry.asked
     ]
+    return said
+
+
+def _of_projection(projection: Mapping[str, Any]) -> list[str]:
+    """Say how a basis of other slices holds these."""
+    if not projection:
+        return []
+    lost, own = projection["lost"], projection["own"]
+    told = (
+        f"The series was projected on {projection['basis_rank']} basis images of {projection['basis_slices']} slices "
+        f"of another run, which leave out {lost:.1%} of it (||A - UU^T A||_F / ||A||_F)"
+    )
+    if own is not None:
+        told += f", against {own:.1%} of the slices that they were made of"
+    said = [f"{told}; the noise of the series, as it is estimated, is {projection['noise']:.1%}."]
+    beyond = math.sqrt(max(0.0, lost**2 - projection["noise"] ** 2))
+    if beyond > (WORSE * own if own is not None else MUCH_LOST):
+        limit = f"{WORSE:g} times what it leaves out of its own slices" if own is not None else f"{MUCH_LOST:.0%}"
+        said.append(
+            f"The basis cannot represent this patient: beyond the noise it leaves out {beyond:.1%}, above {limit}. "
+            "Anatomy is gone or blurred in the denoised series; factor the series itself, or use patch mode, whose "
+            "basis fits other patients."
+        )
+    if projection["unlike_pixels"]:
+        said.append("The basis images have another pixel spacing than the series: they are of another scale.")
     return said
 
 
@@ -289,7 +330,7 @@ def _figures(
     }
 
 
-def _publish(files: Mapping[str, bytes], out: Path) -> None:
+def publish(files: Mapping[str, bytes], out: Path) -> None:
     """Put every file in place whole, metrics.json first away and last back.
 
     Raises:

@@ -1,5 +1,7 @@
 """KFP shell of the svd step."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from pipeline.images import STEPS
@@ -36,17 +38,21 @@ def svd(
     method: str,
     memory: str,
     cluster: str,
+    stored_basis: str,
+    tau: float,
+    wiener: bool,
+    stride: int,
     run: str,
     task_config: dsl.TaskConfig,
     basis: dsl.Output[dsl.Model],
-) -> int:
-    """Factor the matrix; on Spark engines through a SparkApplication.
+) -> NamedTuple("Factored", [("rank", int), ("denoised_matrix", str)]):
+    """Factor the matrix, or denoise it by its patches; on Spark engines through a SparkApplication.
 
     Args:
         matrix: URI of the matrix store.
         workspace: Root of the run's workspace, which the executors share where the stores are in it.
         store: s3://bucket/prefix for matrix and factors, empty for the workspace.
-        mode: What a column of the matrix is; global: a slice.
+        mode: What is factored. global: the matrix, a column a slice; patch: the matrix of its patches.
         rank: k of the denoised series, or auto and a rule.
         ranks: Further ranks that pictures are made of.
         oversample: p.
@@ -56,16 +62,22 @@ def svd(
         method: exact, randomized, single-pass, or auto.
         memory: That the engine numpy may take, such as 3GiB, or auto.
         cluster: Address of the engine's own cluster, empty for the operator's or this pod.
+        stored_basis: URI of a basis to apply, empty to make one of this matrix.
+        tau: patch: standard deviations of noise below which a weight is dropped.
+        wiener: patch: whether a second stage is done.
+        stride: patch: voxels between patches within the slice.
         run: The run's id; the SparkApplication is named after it, and its folder below the store.
         task_config: What Kubeflow decided for this pod; filled in by Kubeflow.
-        basis: Basis vectors, weights and singular values.
+        basis: Basis vectors, weights and singular values; or the patch bases.
 
     Returns:
-        The rank of the denoised series as run.
+        rank: Of the denoised series as run; 0 in patch mode.
+        denoised_matrix: URI of the denoised matrix, empty in global mode.
     """
     from pathlib import Path
 
     from components.errors import refusing
+    from components.patch.step import denoise
     from components.svd.factorize import factorize, publish
     from components.svd.memory import parse_memory
     from components.svd.placement import Placement
@@ -78,11 +90,32 @@ def svd(
         # The executors read and write S3 alone, and may run where the workspace cannot be mounted.
         placement = placement.without(workspace)
     factors = f"{run_folder(workspace, store, run)}/factors.zarr"
+    if mode == "patch":
+        with refusing():
+            denoised = denoise(
+                matrix,
+                f"{run_folder(workspace, store, run)}/denoised.zarr",
+                factors,
+                tau=tau,
+                wiener=wiener,
+                stride=stride,
+                basis=stored_basis,
+                engine=engine,
+                seed=None if seed < 0 else seed,
+                memory=parse_memory(memory),
+                cluster=cluster,
+                run=run,
+                placement=placement,
+            )
+            publish(factors, Path(basis.path))
+        basis.metadata.update({"mode": mode, "engine": denoised.plan.engine, "note": denoised.plan.summary})
+        return 0, denoised.uri
     with refusing():
         outcome = factorize(
             matrix,
             factors,
             mode=mode,
+            basis=stored_basis,
             rank=parse_rank(rank),
             ranks=parse_ranks(ranks),
             oversample=oversample,
@@ -99,4 +132,4 @@ def svd(
             print(f"svd: {clamp}")
         publish(factors, Path(basis.path))
     basis.metadata.update({"rank": outcome.plan.rank, "engine": outcome.plan.engine, "note": outcome.plan.note})
-    return outcome.rank
+    return outcome.rank, ""

@@ -13,6 +13,7 @@ from components.matrix.store import MatrixStore
 from components.svd.engines import ENGINES, engine_named
 from components.svd.factors import FactorStore, FactorWriter
 from components.svd.plan import MODES, plan_factorization
+from components.svd.project import project_matrix
 from components.svd.rank import Rule, choose_rank, factored_rank
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def factorize(
     factors_uri: str,
     *,
     mode: str = "global",
+    basis: str = "",
     rank: int | Rule,
     ranks: list[int],
     oversample: int = 15,
@@ -61,7 +63,8 @@ def factorize(
     Args:
         matrix_uri: A complete `MatrixStore`.
         factors_uri: Where the `FactorStore` goes; replaced if it is there.
-        mode: A row of `MODES`.
+        mode: global; patch mode has a step of its own, components/patch/step.py.
+        basis: URI of a `FactorStore` of other slices on which this matrix is projected; empty to factor it itself.
         rank: k of the denoised series, or the rule that chooses it by the singular values, which costs a factorization
             at full rank.
         ranks: Further ranks that pictures will be made of; k is the largest of all that lie below the slice count.
@@ -80,10 +83,12 @@ def factorize(
     Raises:
         CtbasisError: The matrix is missing or incomplete, the parameters make no sense, or the engine failed.
     """
-    if mode not in MODES:
+    if mode != "global":
         raise CtbasisError(f"mode {mode!r} is unknown", expected=f"one of {', '.join(MODES)}")
     matrix = MatrixStore.open(matrix_uri)
     full = min(matrix.rows, matrix.cols)
+    if basis:
+        return _projected(matrix, basis, factors_uri, rank=rank, ranks=ranks)
     name = choose_engine(cluster) if engine == "auto" else engine
     k = factored_rank(rank, ranks, full)
     wanted: dict[str, Any] = {"rank": k, "oversample": oversample, "power_iters": power_iters, "method": method}
@@ -158,6 +163,15 @@ def factorize_source(
     launch([*arguments, *(["--deidentify"] if deidentify else [])], run=run, master=cluster)
 
 
+def _projected(matrix: MatrixStore, basis: str, factors_uri: str, *, rank: int | Rule, ranks: list[int]) -> Outcome:
+    """Project the matrix on a stored basis; its rank is the largest that there can be."""
+    stored = FactorStore.open(basis)
+    full = min(stored.rank, matrix.cols)
+    k = factored_rank(rank, ranks, full)
+    factors = project_matrix(matrix, stored, factors_uri, rank=k)
+    return Outcome(plan=factors.plan, rank=_denoising_rank(rank, factors, full))
+
+
 def choose_engine(cluster: str = "") -> str:
     """Choose the engine for `auto` and say why on standard error: the cluster's own, else Mahout where Spark can run.
 
@@ -169,6 +183,22 @@ def choose_engine(cluster: str = "") -> str:
     """
     from components.svd.launch import local_java
 
+    if found := chosen_engine(cluster):
+        name, why = found
+    elif (java := local_java()) is not None:
+        name, why = "mahout", f"Java {java} is here; numpy is exact, and the faster one on one machine"
+    else:
+        name, why = "numpy", "no Java 17 is here for Spark"
+    sys.stderr.write(f"engine: auto chose {name} ({ENGINES[name].summary}): {why}\n")
+    return name
+
+
+def chosen_engine(cluster: str) -> tuple[str, str] | None:
+    """Return the engine of the cluster that is there and why, None where there is none but this machine.
+
+    Raises:
+        CtbasisError: The address is of no engine's kind.
+    """
     if cluster:
         scheme = cluster.partition("://")[0]
         if scheme not in CLUSTERS:
@@ -177,15 +207,10 @@ def choose_engine(cluster: str = "") -> str:
                 expected=f"an address that begins with {', '.join(f'{known}://' for known in CLUSTERS)}",
                 remedy="name the engine that the cluster runs by --engine",
             )
-        name, why = CLUSTERS[scheme], f"the cluster's address begins with {scheme}://"
-    elif "KUBERNETES_SERVICE_HOST" in os.environ:
-        name, why = "mahout", "this is a Kubernetes cluster, whose Spark operator runs it"
-    elif (java := local_java()) is not None:
-        name, why = "mahout", f"Java {java} is here; numpy is exact, and the faster one on one machine"
-    else:
-        name, why = "numpy", "no Java 17 is here for Spark"
-    sys.stderr.write(f"engine: auto chose {name} ({ENGINES[name].summary}): {why}\n")
-    return name
+        return CLUSTERS[scheme], f"the cluster's address begins with {scheme}://"
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return "mahout", "this is a Kubernetes cluster, whose Spark operator runs it"
+    return None
 
 
 def _denoising_rank(rank: int | Rule, factors: FactorStore, full: int) -> int:

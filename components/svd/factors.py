@@ -6,7 +6,8 @@
     weights   (n, k) float64             V diag(s): how much of each basis image a slice holds; A ~ U weights^T
     aside, headers, header_offsets       taken over from the matrix, so that DICOM can be written from the factors alone
     attributes                           complete, image, series; `plan`: what was asked and what was run; `accuracy`:
-                                         how wrong the factors may be (components/svd/accuracy.py);
+                                         how wrong the factors may be (components/svd/accuracy.py); `projection`: how
+                                         much a basis of other slices leaves out, where one was given;
                                          `choice`: how a rule chose the denoised series' rank, if one did
 
 U and aside are tall and never pass through a driver: each engine's workers write their own blocks of U, and aside is
@@ -56,15 +57,23 @@ class FactorStore(SliceArrays):
         attributes: dict[str, Any] = dict(group.attrs)
         self.choice: dict[str, Any] = dict(attributes.get("choice", {}))
         self.accuracy: dict[str, Any] = dict(attributes.get("accuracy", {}))
+        self.projection: dict[str, Any] = dict(attributes.get("projection", {}))
 
     @classmethod
     def open(cls, uri: str) -> Self:
         """Open the factors at `uri`.
 
         Raises:
-            CtbasisError: There are none, or the step that wrote them did not finish.
+            CtbasisError: There are none, the step that wrote them did not finish, or it is the basis of patch mode.
         """
-        return cls(open_complete(uri, "basis"), uri)
+        group = open_complete(uri, "basis")
+        if group.attrs.get("kind") == "patch":
+            raise CtbasisError(
+                f"the basis at {uri} is of patches, of a run in patch mode",
+                expected="basis images of slices, of a run in global mode",
+                remedy="apply it by `ctbasis denoise --basis`, or run with --mode patch",
+            )
+        return cls(group, uri)
 
     @property
     def rank(self) -> int:
@@ -92,7 +101,7 @@ class FactorStore(SliceArrays):
 class FactorWriter:
     """Factors in the making; any number of workers may write disjoint row blocks of U at once."""
 
-    def __init__(self, uri: str, *, mode: Literal["r+", "w"] = "r+") -> None:
+    def __init__(self, uri: str, *, mode: Literal["r", "r+", "w"] = "r+") -> None:
         self.uri = uri
         self._group = stores.open_group(uri, mode=mode)
 
@@ -188,6 +197,10 @@ class FactorWriter:
     def explain(self, choice: Choice) -> None:
         """Note how the rank of the denoised series was chosen, for the report."""
         self._group.attrs.update({"choice": vars(choice)})
+
+    def tell_projection(self, found: dict[str, Any]) -> None:
+        """Note that A was projected on a basis of other slices, and how much that leaves out, for the report."""
+        self._group.attrs.update({"projection": found})
 
     def finish(
         self,

@@ -1,7 +1,8 @@
-"""The Spark driver program of the svd step: plan, factor with one engine, write the factors.
+"""The Spark driver program of the svd step: plan, factor with one engine, write the factors; or denoise by patches.
 
     spark-submit ... components/svd/job.py --matrix URI --factors URI --engine mahout --rank 50
     spark-submit ... components/svd/job.py --source s3://bucket/prefix --factors URI --engine spark --rank 50
+    spark-submit ... components/svd/job.py --mode patch --matrix URI --denoised URI --factors URI --engine spark
 
 The program itself knows no Spark: an engine that needs a session gets it from the application it is run in, and one
 that needs none runs here without.
@@ -19,10 +20,11 @@ from typing import TYPE_CHECKING
 
 from components.errors import refusing
 from components.matrix.store import MatrixStore
+from components.patch.plan import TAU, PatchPlan, parse_tau
 from components.svd.engines import ENGINES, engine_named
 from components.svd.factors import FactorWriter
 from components.svd.memory import parse_memory
-from components.svd.plan import METHODS, plan_factorization
+from components.svd.plan import METHODS, MODES, plan_factorization
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,9 +40,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--matrix", metavar="URI", help="a complete matrix store")
     data.add_argument("--source", metavar="URI", help="DICOM files, decoded by Spark executors; no matrix is written")
-    parser.add_argument("--factors", required=True, metavar="URI", help="where the factor store goes; replaced")
+    parser.add_argument(
+        "--factors", required=True, metavar="URI", help="where the factor store goes, or the patch bases; replaced"
+    )
     parser.add_argument("--engine", required=True, help=f"one of {', '.join(ENGINES)}")
-    parser.add_argument("--rank", required=True, type=int, help="k, basis vectors to keep")
+    parser.add_argument("--mode", choices=MODES, default="global", help="what is factored, see MODES")
+    parser.add_argument("--rank", type=int, help="k, basis vectors to keep")
     parser.add_argument("--oversample", type=int, default=15, help="p, columns projected on beyond k")
     parser.add_argument("--power-iters", type=int, default=2, help="q, each two more passes over the matrix")
     parser.add_argument("--seed", type=int, default=None, help="of the random test matrix; drawn where it is left out")
@@ -51,7 +56,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--qc", type=Path, metavar="FILE", help="with --source: what was read, set aside and tolerated")
     parser.add_argument("--deidentify", action="store_true", help="with --source: headers, before they are stored")
     parser.add_argument("--retain", default="", metavar="OPTIONS", help="with --deidentify: of the profile")
+    patch = parser.add_argument_group("--mode patch")
+    patch.add_argument("--denoised", metavar="URI", help="where the denoised matrix goes; replaced")
+    patch.add_argument("--basis", default="", metavar="URI", help="patch basis to apply; learned where it is left out")
+    patch.add_argument("--tau", type=parse_tau, default=TAU, help="threshold, sigmas of noise")
+    patch.add_argument("--stride", type=int, default=1, help="voxels between patches within the slice")
+    patch.add_argument("--wiener", action="store_true", help="a second stage")
     options = parser.parse_args(arguments)
+    if options.mode == "patch":
+        if not options.matrix or not options.denoised:
+            parser.error("--mode patch wants --matrix and --denoised")
+    elif options.rank is None:
+        parser.error("the following arguments are required: --rank")
     if options.source and options.engine != "spark":
         parser.error("--source goes with --engine spark alone")
     if options.deidentify and not options.source:
@@ -68,7 +84,10 @@ def run(options: argparse.Namespace) -> None:
         CtbasisError: The matrix is missing or incomplete, the parameters make no sense, or the engine refused.
     """
     start = time.monotonic()
-    note = _run_fused(options) if options.source else _run_staged(options)
+    if options.mode == "patch":
+        note = _run_patch(options)
+    else:
+        note = _run_fused(options) if options.source else _run_staged(options)
     _say(f"done in {time.monotonic() - start:.1f} s; {note}")
 
 
@@ -80,6 +99,21 @@ def _run_staged(options: argparse.Namespace) -> str:
     spectrum = factorize(matrix, factors, plan)
     _finish(factors, spectrum, plan, matrix)
     return spectrum.note
+
+
+def _run_patch(options: argparse.Namespace) -> str:
+    from components.patch.matrix import denoise_matrix
+
+    plan = PatchPlan(
+        engine=options.engine,
+        tau=options.tau,
+        wiener=options.wiener,
+        stride=options.stride,
+        basis=options.basis,
+        seed=options.seed or 0,
+    )
+    where = {"cluster": options.cluster, "memory": options.memory}
+    return denoise_matrix(options.matrix, options.denoised, options.factors, plan, **where).plan.summary
 
 
 def _run_fused(options: argparse.Namespace) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from components.errors import CtbasisError
 
-MODES = ("global",)
-"""What a column of the matrix may be. global: a slice, the published method."""
+MODES = ("global", "patch")
+"""What is factored. global: the matrix, a column a slice, the published method; patch: the matrix of its patches."""
 
 
 METHODS = ("auto", "exact", "randomized", "single-pass")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from components.matrix.store import MatrixStore
 from components.svd.passes import nbytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import DTypeLike, NDArray
 
@@ -58,6 +59,20 @@ class RowBlocks(Protocol):
         ...
 
 
+@runtime_checkable
+class Portable(Protocol):
+    """What workers in other processes have row blocks from; small, and pickled to them."""
+
+    def blocks(self, indices: Iterable[int], *, reads: bool = True) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Yield rows and values of the row blocks of `indices`; values without columns unless `reads`."""
+        ...
+
+
+def portable(matrix: RowBlocks) -> Portable:
+    """Return what of `matrix` goes to other processes: itself where it can, else the address of its store."""
+    return matrix if isinstance(matrix, Portable) else StoredMatrix(matrix.uri, uuid.uuid4().hex)
+
+
 @dataclass(frozen=True)
 class StoredMatrix:
     """A matrix store, for workers in other processes: each opens it once.
@@ -72,7 +87,11 @@ class StoredMatrix:
 
     def blocks(self, indices: Iterable[int], *, reads: bool = True) -> Iterator[tuple[slice, NDArray[Any]]]:
         """Yield rows and values of the row blocks of `indices`; values without columns unless `reads`."""
-        yield from read_blocks(_opened(self), indices, reads=reads)
+        yield from read_blocks(self.open(), indices, reads=reads)
+
+    def open(self) -> MatrixStore:
+        """Return the store, opened once in each process."""
+        return _opened(self)
 
 
 @lru_cache(maxsize=1)
@@ -132,6 +151,10 @@ class Workers(ABC):
     @abstractmethod
     def _run(self, work: Pass) -> Parts:
         """Do it."""
+
+
+Gather: TypeAlias = "Callable[[RowBlocks, int], Workers]"
+"""What gives workers of one engine for a matrix; a worker needs so many bytes at most."""
 
 
 def operands(work: Pass) -> Parts:

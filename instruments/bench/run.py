@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from instruments.bench.ingest import bench_ingest
 from instruments.bench.pipeline import bench_pipeline
+from instruments.bench.quality import bench_quality
 from instruments.bench.svd import bench_svd
 from instruments.phantom import write_chest
 
@@ -16,29 +17,46 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from instruments.bench.cases import Case
+    from instruments.bench.quality import Wanted
 
 BENCHES = ("pipeline", "ingest", "svd")
+"""What runs where nothing is named; `quality` takes half an hour and has to be."""
+
+COLUMNS = {
+    "quality": (
+        *("case", "method", "setting", "tuned_on", "rmse_body", "rmse_lung", "psnr", "ssim"),
+        *("nodule_600", "nodule_150", "edge_ratio", "seconds", "seconds_per_slice"),
+    )
+}
+"""Of the tables of benches whose rows hold more than a line shows."""
 
 PHANTOM = {"slices": 133, "rows": 512, "columns": 512}
 """The size of a clinical chest series with 2.5 mm slices."""
 
 
-def bench(what: Sequence[str], series: Path | None, cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """Run the benches named in `what`, all where it is empty.
+def bench(
+    what: Sequence[str], series: Sequence[Path], cases: Sequence[Case] = (), wanted: Wanted | None = None
+) -> list[dict[str, Any]]:
+    """Run the benches named in `what`, all of `BENCHES` where it is empty.
 
     Args:
-        what: Of `BENCHES`.
-        series: What they run on; without it a phantom, and for svd the matrices of `cases`.
+        what: Of `BENCHES`, or `quality`.
+        series: What they run on, `quality` on all, the others on the first; without any a phantom, and for svd the
+            matrices of `cases`.
         cases: Of svd.
+        wanted: Of quality.
     """
     names = list(what or BENCHES)
+    first = series[0] if series else None
     rows: list[dict[str, Any]] = []
     if set(names) & {"pipeline", "ingest"}:
-        with _series(series) as folder:
+        with _series(first) as folder:
             rows += bench_pipeline(folder) if "pipeline" in names else []
             rows += bench_ingest(folder) if "ingest" in names else []
     if "svd" in names:
-        rows += bench_svd(series, cases)
+        rows += bench_svd(first, cases)
+    if "quality" in names:
+        rows += bench_quality(series, wanted)
     return rows
 
 
@@ -54,11 +72,12 @@ def _series(series: Path | None) -> Iterator[Path]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as text, a table a bench, columns as its first row has them."""
+    """Return the rows as text, a table a bench, columns as its rows have them or as `COLUMNS` says."""
     lines: list[str] = []
     for name in dict.fromkeys(row["bench"] for row in rows):
         own = [row for row in rows if row["bench"] == name]
-        keys = [key for key in dict.fromkeys(key for row in own for key in row) if key != "bench"]
+        said = COLUMNS.get(name, dict.fromkeys(key for row in own for key in row))
+        keys = [key for key in said if key != "bench"]
         cells = [keys, *([_cell(row.get(key)) for key in keys] for row in own)]
         widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
         lines.append(f"\n{name}")

@@ -1,17 +1,22 @@
-"""A real S3 server, and the environment that points at it."""
+"""A real S3 server, and the environment that points at it; one Spark session."""
 
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from components.svd.engines.mahout import REQUIRED_CONF
 from instruments.s3server import S3Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+
+JAR = Path(__file__).parents[2] / "images" / "spark" / "mahout" / "target" / "ctbasis-mahout.jar"
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +64,29 @@ def prefix(aws: S3Server, request: pytest.FixtureRequest) -> str:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return where stores may be put, once a folder and once a prefix on a real S3 server."""
     return str(tmp_path) if request.param == "folder" else str(request.getfixturevalue("prefix"))
+
+
+@pytest.fixture(scope="session")
+def spark_application() -> Iterator[None]:
+    """Start Spark once, with Mahout's settings too: a process has one session, and Mahout's tests may get this one."""
+    if not JAR.exists():
+        pytest.fail(f"{JAR.name} is absent; `make setup` builds it")
+    from pyspark.sql import SparkSession
+
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    settings = {
+        **REQUIRED_CONF,
+        "spark.jars": str(JAR),
+        "spark.driver.memory": "1g",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "ERROR",
+    }
+    builder = SparkSession.builder.master("local[2]")
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    yield
+    session.stop()

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
 import pytest
+from click.testing import CliRunner
 
 from components.errors import CtbasisError
-from instruments.dose import Dose, image_noise, projection_noise, simulate_low_dose
-from instruments.projection import ParallelBeam
+from instruments.dose import (
+    BOW_TIE_LEAST,
+    CURRENT_LIMITS,
+    REFERENCE_PATH,
+    Dose,
+    image_noise,
+    photons_sent,
+    projection_noise,
+    simulate_low_dose,
+)
+from instruments.nodules import read_nodules
+from instruments.projection import KERNELS, ParallelBeam, ramp
+from pipeline.cli import main
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from instruments.projection import Kernel
 
 EDGE, STEP = 96, 2.0
 BEAM = ParallelBeam.around((EDGE, EDGE), (STEP, STEP))
@@ -42,6 +57,59 @@ def test_the_variance_of_a_projection_is_that_of_poisson_and_read_out(
     assert noise.var() == pytest.approx(expected, rel=0.05)
     # The logarithm's curvature leaves half the variance as a bias, and no more.
     assert abs(noise.mean() - expected / 2) < 4 * np.sqrt(expected / noise.size) + 0.3 * expected
+
+
+def test_a_modulated_beam_has_the_variance_of_the_photons_that_it_sends() -> None:
+    sent = np.array([[5e3], [5e4]])
+    noise = projection_noise(np.full((2, 200_000), 2.0), Dose(1e9, electronic=0), np.random.default_rng(0), sent)
+    np.testing.assert_allclose(noise.var(axis=1), np.exp(2.0) / sent[:, 0], rtol=0.05)
+
+
+def test_full_modulation_gives_every_view_the_same_photons_behind_the_patient() -> None:
+    longest = np.linspace(REFERENCE_PATH - 1, REFERENCE_PATH + 1, 9)
+    p = np.outer(longest, np.ones(5)) * np.array([0.2, 0.6, 1.0, 0.6, 0.2])
+    beam = ParallelBeam((4, 4), (1.0, 1.0), 9)
+    behind = {m: photons_sent(p, beam, Dose(1e4, modulation=m))[:, 0] * np.exp(-longest) for m in (0.0, 0.5, 1.0)}
+    np.testing.assert_allclose(behind[1.0], 1e4 * np.exp(-REFERENCE_PATH), rtol=1e-9)
+    np.testing.assert_allclose(behind[0.0][0] / behind[0.0][-1], np.exp(2))
+    np.testing.assert_allclose(behind[0.5][0] / behind[0.5][-1], np.exp(1))
+    far = photons_sent(np.array([[0.0], [100.0]]), beam, Dose(1e4, modulation=1.0))[:, 0]
+    np.testing.assert_allclose(far, 1e4 * np.array(CURRENT_LIMITS))
+
+
+def test_half_modulation_needs_the_fewest_photons_for_its_noise() -> None:
+    """Over views, sum exp(p) / N at a given sum of N is least for N ~ exp(p / 2) (Gies et al.)."""
+    longest = np.linspace(REFERENCE_PATH - 1.5, REFERENCE_PATH + 1.5, 31)[:, None]
+    beam = ParallelBeam((4, 4), (1.0, 1.0), 31)
+    noise = {}
+    for m in (0.0, 0.25, 0.5, 0.75, 1.0):
+        sent = photons_sent(longest, beam, Dose(1e4, modulation=m)) * np.ones_like(longest)
+        noise[m] = (np.exp(longest) / sent).sum() * sent.sum()
+    assert min(noise, key=lambda m: noise[m]) == 0.5
+
+
+def test_a_bow_tie_evens_out_its_water_cylinder_and_leaves_the_centre_alone() -> None:
+    radius = 60.0
+    sent = photons_sent(np.zeros((1, BEAM.bins)), BEAM, Dose(1e4, bow_tie=radius))[0]
+    chord = 2 * np.sqrt(np.maximum(radius**2 - BEAM.positions**2, 0))
+    behind = sent * np.exp(-0.02 * chord)
+    inside = np.abs(BEAM.positions) < 40
+    np.testing.assert_allclose(behind[inside], 1e4 * np.exp(-0.02 * 2 * radius), rtol=1e-9)
+    assert sent[len(sent) // 2] == pytest.approx(1e4)
+    assert sent.min() >= BOW_TIE_LEAST * 1e4
+    plain, filtered = (image_noise(water(8), BEAM, Dose(1e5, bow_tie=mm)) for mm in (0.0, radius))
+    rim = (slice(None), slice(44, 52), slice(17, 25))
+    assert filtered[rim].std() > 1.15 * plain[rim].std()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_noise_of_every_kernel_is_that_of_its_filter(kernel: Kernel) -> None:
+    """Noise at the centre of a disc goes with the root of the filter's power, interpolated between bins."""
+    stds = [middle(image_noise(water(12), BEAM, Dose(1e5, electronic=0, kernel=k))).std() for k in ("hann", kernel)]
+    f = np.fft.rfftfreq(4096)
+    interpolation = (2 + np.cos(2 * np.pi * f)) / 3
+    powers = [(ramp(4096, STEP, k) ** 2 * interpolation).sum() for k in ("hann", kernel)]
+    assert stds[1] / stds[0] == pytest.approx(np.sqrt(powers[1] / powers[0]), rel=0.06)
 
 
 def test_a_detector_that_counts_nothing_still_gives_a_finite_value() -> None:
@@ -113,7 +181,8 @@ def test_a_seed_gives_the_same_noise_however_the_slices_are_batched() -> None:
 @pytest.mark.parametrize(
     "settings",
     [{"photons": 0}, {"photons": -1}, {"photons": float("nan")}, {"photons": float("inf")}, {"electronic": -1},
-     {"views": 0}, {"seed": -1}],
+     {"views": 0}, {"seed": -1}, {"modulation": -0.1}, {"modulation": 1.5}, {"bow_tie": -1}, {"kernel": "b70f"},
+     {"workers": 0}],
 )  # fmt: skip
 def test_an_impossible_dose_is_refused_before_anything_is_read(tmp_path: Path, settings: dict[str, Any]) -> None:
     name = next(iter(settings))
@@ -187,6 +256,83 @@ def test_the_same_call_gives_the_same_files_and_another_seed_others(
     assert files["one"] == files["again"]
     uids = {ds.SOPInstanceUID for name in ("one", "other") for ds in read(tmp_path / name)}
     assert len(uids) == 2 * len(volume)
+
+
+def test_the_files_do_not_depend_on_the_number_of_workers(write_series: Any, tmp_path: Path) -> None:
+    write_series(tmp_path / "clean", water(3).astype(np.float64))
+    for workers in (1, 2):
+        simulate_low_dose(tmp_path / "clean", tmp_path / str(workers), photons=1e4, modulation=0.5, workers=workers)
+    one, two = ([path.read_bytes() for path in sorted((tmp_path / name).iterdir())] for name in "12")
+    assert one == two
+
+
+@pytest.fixture
+def chest_of_water(write_series: Any, tmp_path: Path) -> Path:
+    """Return a folder with a water cylinder that holds a lung, 9 slices of EDGE x EDGE."""
+    hu = water(9).astype(np.float64)
+    hu[:, 34:62, 34:62] = -850
+    write_series(tmp_path / "clean", hu, PixelSpacing=[STEP, STEP])
+    return tmp_path / "clean"
+
+
+def test_nodules_are_in_the_truth_and_under_the_noise(chest_of_water: Path, tmp_path: Path) -> None:
+    out, truth = tmp_path / "noisy", tmp_path / "truth"
+    said = simulate_low_dose(chest_of_water, out, photons=1e6, electronic=0, nodules=1, truth=truth)
+    listed = read_nodules(truth / "nodules.json")
+    assert said["nodules"] == len(listed) >= 2
+    clean, with_nodules, noisy = (
+        np.stack([ds.pixel_array.astype(float) for ds in read(folder)]) for folder in (chest_of_water, truth, out)
+    )
+    added = with_nodules - clean
+    for nodule in listed:
+        z, y, x = round(nodule.slice), round(nodule.row), round(nodule.column)
+        around = added[max(0, z - 2) : z + 3, y - 4 : y + 5, x - 4 : x + 5]
+        volume = np.pi / 6 * nodule.diameter_mm**3 / (STEP * STEP * 2.5)
+        assert around.sum() == pytest.approx(nodule.contrast_hu * volume, rel=0.05)
+    assert abs((noisy - with_nodules)[added > 50].mean()) < 10
+    first = read(truth)[0]
+    assert first.SeriesDescription.endswith("synthetic nodules")
+    assert first.SeriesInstanceUID != read(out)[0].SeriesInstanceUID
+    assert "synthetic spheres" in read(out)[0].DerivationDescription
+
+
+def test_nodules_outside_the_body_or_the_volume_and_incomplete_requests_are_refused(
+    chest_of_water: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "list.json"
+    out, truth = tmp_path / "noisy", tmp_path / "truth"
+    for row, text in ((2, "in air"), (300, "outside the 9 slices")):
+        place = f'{{"slice": 4, "row": {row}, "column": 48, "diameter_mm": 5, "contrast_hu": 150}}'
+        listed.write_text(f'{{"nodules": [{place}]}}')
+        with pytest.raises(CtbasisError, match=text):
+            simulate_low_dose(chest_of_water, out, nodules=listed, truth=truth)
+    with pytest.raises(CtbasisError, match="nodules without a folder"):
+        simulate_low_dose(chest_of_water, out, nodules=1)
+    with pytest.raises(CtbasisError, match="nodules is 0"):
+        simulate_low_dose(chest_of_water, out, nodules=0, truth=truth)
+    assert not out.exists()
+    assert not truth.exists()
+
+
+def test_the_verb_takes_every_setting_and_refuses_in_words(chest_of_water: Path, tmp_path: Path) -> None:
+    out, truth = tmp_path / "noisy", tmp_path / "truth"
+    chosen = "--photons 1e5 --electronic 5 --views 9 --modulation 0.5 --bow-tie 80 --kernel cosine --nodules 1 --seed 2"
+    arguments = ["simulate-dose", str(chest_of_water), "--out", str(out), "--truth-out", str(truth), *chosen.split()]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert (said["views"], said["kernel"], said["modulation"], said["bow_tie"]) == (9, "cosine", 0.5, 80)
+    description = read(out)[0].DerivationDescription
+    assert "modulation 0.5, bow-tie 80 mm, kernel cosine" in description
+    again = CliRunner().invoke(main, [*arguments[:3], str(tmp_path / "other"), "--nodules", str(tmp_path / "absent")])
+    assert again.exit_code == 2
+    assert "nodules without a folder" in again.stderr
+
+
+def test_nodules_need_slices_enough(write_series: Any, tmp_path: Path) -> None:
+    write_series(tmp_path / "clean", water(2).astype(np.float64))
+    with pytest.raises(CtbasisError, match="nodules into 2 slices"):
+        simulate_low_dose(tmp_path / "clean", tmp_path / "noisy", nodules=1, truth=tmp_path / "truth")
 
 
 def test_noise_is_clipped_to_the_stored_bits_and_never_becomes_padding(write_series: Any, tmp_path: Path) -> None:

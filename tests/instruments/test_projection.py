@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from instruments.projection import ParallelBeam, hann_ramp, project, reconstruct
+from instruments.projection import KERNELS, ParallelBeam, project, ramp, reconstruct, window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from instruments.projection import Kernel
 
 MU = 0.02
 
@@ -107,13 +109,28 @@ def test_projection_and_reconstruction_are_linear() -> None:
 
 def test_the_filter_is_a_ramp_at_low_frequencies_and_nothing_at_the_highest() -> None:
     pitch, length = 1.5, 4096
-    response = hann_ramp(length, pitch)
+    response = ramp(length, pitch)
     f = np.fft.rfftfreq(length, pitch)
     low = (f > 0.01 / pitch) & (f < 0.05 / pitch)
     np.testing.assert_allclose(response[low], f[low], rtol=0.04)
     assert response[-1] == pytest.approx(0, abs=1e-12)
     # The band-limited ramp is a little above zero at zero: what keeps a reconstruction's mean.
     assert 0 < response[0] < 1e-3 * response.max()
+
+
+def test_kernels_are_ordered_from_soft_to_sharp_and_leave_low_frequencies_alone() -> None:
+    f = np.linspace(0, 0.5, 64)
+    windows = np.stack([window(f, kernel) for kernel in KERNELS])
+    np.testing.assert_allclose(windows[:, 0], 1)
+    assert (np.diff(windows, axis=0)[:, 1:] > 0).all()
+    np.testing.assert_allclose(windows[:, -1], [0, 0, 2 / np.pi, 1], atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_kernel_keeps_the_mean_of_a_disc(kernel: Kernel) -> None:
+    beam = ParallelBeam.around((96, 96), (1.5, 1.5))
+    found = reconstruct(project(disc((96, 96), (1.5, 1.5), 35.0), beam), beam, kernel=kernel)[..., 0]
+    assert found[38:58, 38:58].mean() == pytest.approx(MU, rel=0.003)
 
 
 def test_the_beam_covers_the_diagonal_and_samples_the_rim() -> None:

@@ -78,6 +78,7 @@ def test_the_fixed_names_of_a_runs_outputs() -> None:
     assert list(OUTPUTS) == [
         "denoised",
         "basis-images",
+        "noise",
         "basis",
         "figure1.png",
         "report.html",

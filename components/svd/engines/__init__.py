@@ -4,7 +4,10 @@ An engine is a module with one function of the signature
 
     factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectrum
 
-It writes every row block of U through `factors.write_block`, by its own workers, and returns the small rest.
+It writes every row block of U through `factors.write_block`, by its own workers, and returns the small rest. What is to
+be done by its workers alone, as in patch mode, gets them from the context
+
+    gathered(cluster: str, memory: int) -> Gather
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from typing import TYPE_CHECKING, Protocol, cast
 from components.errors import CtbasisError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     from components.svd.accuracy import Accuracy
     from components.svd.factors import FactorWriter
     from components.svd.plan import Plan
+    from components.svd.workers import Gather
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,11 @@ class Engine:
     def load(self) -> Factorize:
         """Import the plugin; its packages are needed only now."""
         return cast("Factorize", importlib.import_module(self.module).factorize)
+
+    def gathered(self, cluster: str = "", memory: int = 0) -> AbstractContextManager[Gather]:
+        """Return the context that its workers are had in."""
+        gather: Callable[..., AbstractContextManager[Gather]] = importlib.import_module(self.module).gathered
+        return gather(cluster, memory)
 
 
 ENGINES = {

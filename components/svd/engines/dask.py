@@ -7,7 +7,6 @@ tree.
 
 from __future__ import annotations
 
-import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from components.errors import CtbasisError
 from components.matrix.ingest import available_cpus
 from components.svd.method import factorize_by
 from components.svd.passes import fold, merged, nbytes
-from components.svd.workers import StoredMatrix, Workers, operands, ranges
+from components.svd.workers import Workers, operands, portable, ranges
 
 try:
     import dask
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from components.svd.factors import FactorWriter
     from components.svd.passes import Parts, Pass
     from components.svd.plan import Plan
+    from components.svd.workers import Gather, Portable, RowBlocks
 
 TASKS_PER_THREAD = 3
 """Enough that no thread idles long at the end of a pass."""
@@ -58,6 +58,14 @@ def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectru
     """
     with connected(plan.cluster) as client:
         return factorize_by(DaskWorkers(client, matrix), factors, plan)
+
+
+@contextmanager
+def gathered(cluster: str = "", memory: int = 0) -> Iterator[Gather]:
+    """Yield what gives the workers of the cluster; what they need is the cluster's own."""
+    del memory
+    with connected(cluster) as client:
+        yield lambda matrix, _each: DaskWorkers(client, matrix)
 
 
 @contextmanager
@@ -93,10 +101,10 @@ def connected(cluster: str) -> Iterator[Client]:
 class DaskWorkers(Workers):
     """The workers of a Dask cluster."""
 
-    def __init__(self, client: Client, matrix: MatrixStore) -> None:
+    def __init__(self, client: Client, matrix: RowBlocks) -> None:
         super().__init__(matrix)
         self._client = client
-        self._matrix = StoredMatrix(matrix.uri, uuid.uuid4().hex)
+        self._matrix = portable(matrix)
 
     def _run(self, work: Pass) -> Parts:
         client = self._client
@@ -133,7 +141,7 @@ class DaskWorkers(Workers):
         return total
 
 
-def run_share(indices: range, *, work: Pass, matrix: StoredMatrix) -> Parts | None:
+def run_share(indices: range, *, work: Pass, matrix: Portable) -> Parts | None:
     """Run a pass over some row blocks; a task is one thread, and so is its BLAS."""
     with threadpool_limits(1, user_api="blas"):
         return fold(work, matrix.blocks(indices, reads=work.reads))

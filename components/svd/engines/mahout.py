@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gc
 import uuid
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from components.errors import CtbasisError
 from components.svd.basis import complete_basis, fixed_signs
 from components.svd.engines import Spectrum
-from components.svd.engines.spark import TASKS_PER_CORE, refusal_of_task
+from components.svd.engines.spark import TASKS_PER_CORE, Executors, Stored, refusal_of_task
 from components.svd.factors import FactorWriter
 from components.svd.randomized import drawn
 from components.svd.verify import question, report
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from components.svd.accuracy import Accuracy
     from components.svd.passes import Parts, Residual
     from components.svd.plan import Plan
+    from components.svd.workers import Gather
 
 KERNELS = "spark.ctbasis.mahout.kernels"
 """Spark property, one of `KERNEL_SETS`; `replaced` where it is not set."""
@@ -118,6 +120,14 @@ def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectru
         cause="the singular values fall so fast that the Cholesky factor of Y^T Y has no correct digits left",
         remedy="ask for a smaller rank, or take the engine numpy, which is exact",
     )
+
+
+@contextmanager
+def gathered(cluster: str = "", memory: int = 0) -> Iterator[Gather]:
+    """Yield what gives the executors of the Spark application that this process drives, once it can run Mahout."""
+    del cluster, memory
+    spark = spark_session().sparkContext
+    yield lambda matrix, _each: Executors(spark, matrix, Stored(spark, matrix))
 
 
 class _Run:
@@ -235,14 +245,19 @@ def settle() -> None:
 
 
 def encode_blocks(matrix: StoredMatrix, indices: Iterable[int]) -> Iterator[bytes | memoryview]:
-    """Yield row blocks of A as the JVM's Blocks.decode reads them: a header, then the values in pieces."""
+    """Yield row blocks of A as `encode` makes them."""
     settle()
     for rows, values in matrix.blocks(indices):
         check_finite(values, rows)
-        yield np.array((rows.start, *values.shape, values.itemsize), HEADER).tobytes()
-        whole = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data.cast("B")
-        for start in range(0, len(whole), PIECE_BYTES):
-            yield whole[start : start + PIECE_BYTES]
+        yield from encode(rows.start, values)
+
+
+def encode(first_row: int, values: NDArray[Any]) -> Iterator[bytes | memoryview]:
+    """Yield one block as the JVM's Blocks.decode reads it: a header, then the values in pieces."""
+    yield np.array((first_row, *values.shape, values.itemsize), HEADER).tobytes()
+    whole = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data.cast("B")
+    for start in range(0, len(whole), PIECE_BYTES):
+        yield whole[start : start + PIECE_BYTES]
 
 
 def decode(encoded: bytes) -> tuple[int, NDArray[Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from components.svd.factors import FactorWriter
     from components.svd.passes import Parts, Pass
     from components.svd.plan import Plan
-    from components.svd.workers import RowBlocks
+    from components.svd.workers import Gather, RowBlocks
 
 MIB = 2**20
 
@@ -41,7 +42,14 @@ def factorize(matrix: RowBlocks, factors: FactorWriter, plan: Plan) -> Spectrum:
     Raises:
         CtbasisError: The matrix holds NaN or Inf, or `plan.memory` does not hold one row block and what is made of it.
     """
-    return factorize_by(Threads(matrix, plan), factors, plan)
+    return factorize_by(Threads(matrix, memory=plan.memory, each=thread_bytes(matrix, plan)), factors, plan)
+
+
+@contextmanager
+def gathered(cluster: str = "", memory: int = 0) -> Iterator[Gather]:
+    """Yield what gives threads of this process, within `memory` bytes or a share of what is free."""
+    del cluster
+    yield lambda matrix, each: Threads(matrix, memory=memory, each=each)
 
 
 class Threads(Workers):
@@ -49,17 +57,17 @@ class Threads(Workers):
 
     Args:
         matrix: A.
-        plan: k and the memory limit.
+        memory: Bytes that this process may take; 0 for a share of what is free.
+        each: Bytes that one thread needs at most.
 
     Raises:
         CtbasisError: The limit is below what one thread needs.
     """
 
-    def __init__(self, matrix: RowBlocks, plan: Plan) -> None:
+    def __init__(self, matrix: RowBlocks, *, memory: int, each: int) -> None:
         super().__init__(matrix)
-        limit = plan.memory or int(held_memory() + SHARE * free_memory())
+        limit = memory or int(held_memory() + SHARE * free_memory())
         spare = limit - held_memory()
-        each = thread_bytes(matrix, plan)
         self.count = min(available_cpus(), matrix.block_count, spare // each)
         if self.count < 1:
             raise CtbasisError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -20,7 +19,7 @@ from components.errors import CtbasisError
 from components.matrix.ingest import available_cpus
 from components.svd.method import explained, factorize_by
 from components.svd.passes import fold, merged, nbytes
-from components.svd.workers import StoredMatrix, Workers, operands, ranges
+from components.svd.workers import Workers, operands, portable, ranges
 
 # Ray's own logs and metrics of a run that lasts seconds; they are set before it is imported, for it reads them then.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from components.svd.factors import FactorWriter
     from components.svd.passes import Parts, Pass
     from components.svd.plan import Plan
+    from components.svd.workers import Gather, Portable, RowBlocks
 
 TASKS_PER_CPU = 3
 """Enough that no CPU idles long at the end of a pass."""
@@ -69,6 +69,14 @@ def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectru
     """
     with connected(plan.cluster):
         return factorize_by(RayWorkers(matrix), factors, plan)
+
+
+@contextmanager
+def gathered(cluster: str = "", memory: int = 0) -> Iterator[Gather]:
+    """Yield what gives the workers of the cluster; what they need is the cluster's own."""
+    del memory
+    with connected(cluster):
+        yield lambda matrix, _each: RayWorkers(matrix)
 
 
 @contextmanager
@@ -122,9 +130,9 @@ def _knock(address: str) -> None:
 class RayWorkers(Workers):
     """The workers of a Ray cluster."""
 
-    def __init__(self, matrix: MatrixStore) -> None:
+    def __init__(self, matrix: RowBlocks) -> None:
         super().__init__(matrix)
-        self._matrix = StoredMatrix(matrix.uri, uuid.uuid4().hex)
+        self._matrix = portable(matrix)
 
     def _run(self, work: Pass) -> Parts:
         cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -148,7 +156,7 @@ class RayWorkers(Workers):
         return total
 
 
-def run_share(indices: range, work: Pass, matrix: StoredMatrix) -> Parts | None:
+def run_share(indices: range, work: Pass, matrix: Portable) -> Parts | None:
     """Run a pass over some row blocks; a task is one thread, and so is its BLAS."""
     with threadpool_limits(1, user_api="blas"):
         return fold(work, matrix.blocks(indices, reads=work.reads))

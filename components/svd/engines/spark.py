@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from threadpoolctl import threadpool_limits
@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from components.errors import CtbasisError
 from components.svd.method import factorize_by
 from components.svd.passes import fold, merged
-from components.svd.workers import StoredMatrix, Workers, operands
+from components.svd.workers import Workers, operands, portable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from components.svd.factors import FactorWriter
     from components.svd.passes import Parts, Pass
     from components.svd.plan import Plan
-    from components.svd.workers import RowBlocks
+    from components.svd.workers import Gather, RowBlocks
 
 TASKS_PER_CORE = 3
 """Enough that no core idles long at the end of a pass, few enough that little has to be added up."""
@@ -57,6 +57,14 @@ def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectru
     return factorize_by(Executors(spark, matrix, Stored(spark, matrix)), factors, plan)
 
 
+@contextmanager
+def gathered(cluster: str = "", memory: int = 0) -> Iterator[Gather]:
+    """Yield what gives the executors of the Spark application that this process drives; what they need is its own."""
+    del memory
+    spark = spark_session(cluster).sparkContext
+    yield lambda matrix, _each: Executors(spark, matrix, Stored(spark, matrix))
+
+
 class Source(Protocol):
     """Where executors have row blocks from."""
 
@@ -68,9 +76,9 @@ class Source(Protocol):
 class Stored:
     """Row blocks that the tasks read from a matrix store."""
 
-    def __init__(self, spark: SparkContext, matrix: MatrixStore) -> None:
+    def __init__(self, spark: SparkContext, matrix: RowBlocks) -> None:
         self._spark, self._count = spark, matrix.block_count
-        self._matrix = StoredMatrix(matrix.uri, uuid.uuid4().hex)
+        self._matrix = portable(matrix)
 
     def blocks(self, *, reads: bool) -> RDD[Any]:
         """Return the row blocks, read where and when they are used."""

@@ -19,6 +19,7 @@ from components.matrix.ingest import ingest
 from components.report.page import REASONS_LISTED
 from components.report.report import write_report
 from components.svd.factorize import factorize
+from components.svd.project import project_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -299,3 +300,20 @@ def test_a_real_series_goes_from_dicom_to_the_report(real_data: Callable[[str], 
     assert flat["rows"] == 512 * 512
     assert 0.9 < flat["energy_captured"] < 1
     assert page_in(tmp_path / "out").tags.count("img") == 4
+
+
+def test_at_no_rank_is_a_projection_on_a_stored_basis_taken_for_the_input(
+    make_stores: Callable[..., Any], tmp_path: Path
+) -> None:
+    first, stores = make_stores(rank=4), make_stores(rank=12)
+    basis = project_matrix(stores.matrix, first.basis, str(tmp_path / "projected.zarr"), rank=4)
+    zarr.open_group(basis.uri, mode="r+").attrs.update({"projection": {**basis.projection, "own": None, "lost": 0.5}})
+    write_report(stores.matrix.uri, basis.uri, rank=12, ranks=(12, 300), qc=stores.qc, out=tmp_path / "out")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    text = Page((tmp_path / "out" / "report.html").read_text()).text
+    assert (metrics["rank"], metrics["projection"]["lost"]) == (4, 0.5)
+    assert not any(entry["identity"] for entry in metrics["ranks"].values())
+    assert metrics["removed_std_hu"] > 1
+    assert "nothing was removed" not in text
+    assert "which leave out 50.0% of it" in text
+    assert "The basis cannot represent this patient" in text

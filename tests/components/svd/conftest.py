@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from components.matrix.store import COLUMN_CHUNK, MatrixStore, MatrixWriter, Series, absent
-from components.svd.engines.mahout import REQUIRED_CONF
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
-
-
-JAR = Path(__file__).parents[3] / "images" / "spark" / "mahout" / "target" / "ctbasis-mahout.jar"
 
 
 def write_matrix(uri: str, A: NDArray[Any]) -> MatrixStore:
@@ -42,29 +36,3 @@ def store_matrix(tmp_path: Path) -> Callable[..., MatrixStore]:
         return write_matrix(str(tmp_path / name), A)
 
     return store
-
-
-@pytest.fixture(scope="session")
-def spark_application() -> Iterator[None]:
-    """Start Spark once, with Mahout's settings too: a process has one session, and Mahout's tests may get this one."""
-    if not JAR.exists():
-        pytest.fail(f"{JAR.name} is absent; `make setup` builds it")
-    from pyspark.sql import SparkSession
-
-    os.environ["PYSPARK_PYTHON"] = sys.executable
-    settings = {
-        **REQUIRED_CONF,
-        "spark.jars": str(JAR),
-        "spark.driver.memory": "1g",
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.host": "127.0.0.1",
-        "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",
-        "spark.log.level": "ERROR",
-    }
-    builder = SparkSession.builder.master("local[2]")
-    for key, value in settings.items():
-        builder = builder.config(key, value)
-    session = builder.getOrCreate()
-    yield
-    session.stop()

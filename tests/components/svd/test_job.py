@@ -152,3 +152,17 @@ def test_spark_without_mahout_is_refused_and_the_setting_named(matrix: MatrixSto
     refused = refusal_in(done.stdout.splitlines())
     assert "spark.kryo.registrator=None" in refused
     assert "manifests/sparkapplication.yaml" in refused
+
+
+@pytest.mark.parametrize("missing", ["--matrix", "--denoised"])
+def test_patch_mode_says_what_it_lacks(
+    missing: str, store_matrix: StoreMatrix, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix = store_matrix(np.ones((20, 4), np.int16))
+    whole = ["--mode", "patch", "--denoised", str(tmp_path / "d"), *arguments(matrix, tmp_path / "f")]
+    assert job.parse(whole).mode == "patch"
+    at = whole.index(missing)
+    with pytest.raises(SystemExit) as ended:
+        job.parse([*whole[:at], *whole[at + 2 :]])
+    assert ended.value.code == 2
+    assert missing in capsys.readouterr().err

@@ -1,0 +1,437 @@
+"""The basis of patches: what the tall matrix of whitened patches is made of, learned in two passes, and kept.
+
+A patch y (HU over sigma) is whitened by the noise's covariance C: w = C^(-1/2) y, so that its noise is white with
+variance one. Patches of lung, vessel, muscle and bone edge do not lie in one small subspace; so they are told apart
+by their leading weights, in which noise hardly shows, by a mixture of Gaussians, and every class has its own basis:
+the eigenvectors of its Gram matrix, which are the right singular vectors of its rows.
+
+Every pass is a sum over blocks of rows: classes need a sample, bases a Gram matrix and a mean per class.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from threadpoolctl import threadpool_limits
+
+from components import stores
+from components.errors import CtbasisError
+from components.matrix.store import array_of, open_complete
+from components.patch.volume import slabs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from components.patch.noise import Noise
+    from components.patch.rows import Shape
+    from components.patch.volume import Slab, Sums, Volume
+
+VERSION = 1
+"""Of the layout of a stored basis and of the meaning of its arrays."""
+
+LEADING = 10
+"""Weights by which classes are told apart."""
+
+SAMPLE = 80_000
+"""Patches on which classes are found."""
+
+LEARNED = 2_000_000
+"""Patches on which bases are learned; more of them change nothing that can be measured."""
+
+QUIETEST = 1e-2
+"""Eigenvalue of the noise's covariance, over their mean, that is taken for no less: a soft kernel leaves directions
+without noise, and nobody's covariance is right to a hundredth."""
+
+EMPTY_AIR = -990.0
+"""HU: a patch with nothing above is clipped air, has no noise to speak of, and is left out of the basis."""
+
+HEIGHT = 32
+"""Image rows that are read at once: what memory is proportional to."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A mixture of Gaussians over the leading weights.
+
+    The distance of weights to every class is a quadratic form, so one product gives all: of 1, each weight, and each
+    product of two, with `forms`.
+
+    Attributes:
+        centre: Taken off the weights first, so that squares do not swallow differences, (LEADING,).
+        forms: Squared Mahalanobis distance + log det - 2 log share, (1 + LEADING + LEADING (LEADING + 1) / 2, classes).
+    """
+
+    centre: NDArray[np.float32]
+    forms: NDArray[np.float32]
+
+    @property
+    def number(self) -> int:
+        """How many there are."""
+        return int(self.forms.shape[1])
+
+    def of(self, weights: NDArray[np.float32]) -> NDArray[np.intp]:
+        """Return the likeliest class of every row of leading weights."""
+        if self.number == 1:
+            return np.zeros(len(weights), np.intp)
+        return np.asarray((_quadratic(weights - self.centre) @ self.forms).argmin(axis=1))
+
+
+def _quadratic(w: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return 1, every weight and every product of two, (rows, 1 + r + r (r + 1) / 2)."""
+    size = w.shape[1]
+    out = np.empty((len(w), 1 + size + size * (size + 1) // 2), w.dtype)
+    out[:, 0] = 1
+    out[:, 1 : size + 1] = w
+    at = size + 1
+    for i in range(size):
+        np.multiply(w[:, i:], w[:, i : i + 1], out=out[:, at : at + size - i])
+        at += size - i
+    return out
+
+
+@dataclass(frozen=True)
+class PatchBasis:
+    """A basis that is learned.
+
+    Attributes:
+        shape: Of a patch, voxels.
+        spacing: mm, of the volumes it was learned on.
+        covariance: Of their noise over sigma, (voxels, voxels).
+        lead: Patch over sigma to its leading weights, (voxels, LEADING).
+        classes: By leading weights.
+        mean: Of each class, whitened, (classes, voxels).
+        vectors: Basis of each class, whitened, in columns, (classes, voxels, voxels).
+        energy: Variance of the weight on each vector, noise (1) included, (classes, voxels).
+        provenance: Version, patches, seed, and what it was learned on; no patient's data.
+    """
+
+    shape: Shape
+    spacing: tuple[float, float, float]
+    covariance: NDArray[np.float64]
+    lead: NDArray[np.float32]
+    classes: Classes
+    mean: NDArray[np.float32]
+    vectors: NDArray[np.float32]
+    energy: NDArray[np.float32]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, uri: str) -> None:
+        """Write it to `uri`, complete or not at all."""
+        group = stores.open_group(uri, mode="w")
+        group.attrs.update({"complete": False})
+        arrays = {name: getattr(self, name) for name in ("covariance", "lead", "mean", "vectors", "energy")}
+        arrays |= {f"class_{name}": getattr(self.classes, name) for name in ("centre", "forms")}
+        for name, values in arrays.items():
+            group.create_array(name, data=np.ascontiguousarray(values))
+        described: dict[str, Any] = {
+            "kind": "patch",
+            "version": VERSION,
+            "shape": list(self.shape),
+            "spacing": list(self.spacing),
+        }
+        group.attrs.update({**described, "provenance": self.provenance, "complete": True})
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """Read the basis at `uri`.
+
+        Raises:
+            CtbasisError: There is none, it is not complete, or of another kind or version.
+        """
+        group = open_complete(uri, "patch basis")
+        found = group.attrs.get("kind"), group.attrs.get("version")
+        if found != ("patch", VERSION):
+            raise CtbasisError(
+                f"the basis at {uri} is of kind {found[0]}, version {found[1]}",
+                expected=f"kind patch, version {VERSION}",
+                cause="it is a basis of slices (global mode), or another version of ctbasis wrote it",
+                remedy="learn it again",
+            )
+        attributes: dict[str, Any] = dict(group.attrs)
+        read = {
+            name: np.asarray(array_of(group, name)[:]) for name in ("covariance", "lead", "mean", "vectors", "energy")
+        }
+        mixture = Classes(*(np.asarray(array_of(group, f"class_{name}")[:]) for name in ("centre", "forms")))
+        rows, columns, slices = attributes["shape"]
+        dy, dx, dz = attributes["spacing"]
+        return cls(
+            shape=(rows, columns, slices),
+            spacing=(dy, dx, dz),
+            classes=mixture,
+            provenance=attributes["provenance"],
+            **read,
+        )
+
+
+def whitening(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return C^(-1/2) and C^(1/2), symmetric, eigenvalues of C not below QUIETEST of their mean."""
+    values, vectors = np.linalg.eigh(covariance)
+    root = np.sqrt(np.maximum(values, QUIETEST * max(float(values.mean()), 1e-12)))
+    return (vectors / root) @ vectors.T, (vectors * root) @ vectors.T
+
+
+def learn(volume: Volume, noise: Noise, *, shape: Shape, classes: int = 32, seed: int = 0) -> PatchBasis:
+    """Learn a basis from the patches of `volume`.
+
+    Args:
+        volume: HU.
+        noise: Its noise.
+        shape: Of a patch.
+        classes: Number of classes at most. More fit finer anatomy and need more patches.
+        seed: Of the sample and the classes.
+
+    Raises:
+        CtbasisError: The volume holds nothing but air.
+    """
+    return learn_together([volume], [noise], shape=shape, classes=classes, seed=seed)
+
+
+def learn_together(
+    volumes: Sequence[Volume],
+    noises: Sequence[Noise],
+    *,
+    shape: Shape,
+    classes: int = 32,
+    seed: int = 0,
+    factor: Factor | None = None,
+) -> PatchBasis:
+    """Learn one basis from the patches of several volumes, whose noise differs in nothing but its sigma.
+
+    Args:
+        volumes: HU; the spacing is that of the first.
+        noises: Of each.
+        shape: Of a patch.
+        classes: See `learn`.
+        seed: See `learn`.
+        factor: What makes the bases of rows; None for the eigenvectors of their Gram matrices.
+
+    Raises:
+        CtbasisError: The volumes hold nothing but air.
+    """
+    # The products are small: spread over cores they mostly wait for one another.
+    with threadpool_limits(1, user_api="blas"):
+        covariance = np.mean([noise.patch_covariance(shape) for noise in noises], axis=0)
+        W, _ = whitening(covariance)
+        drawn = [
+            Drawn(noise, shape, share, seed)
+            for noise, share in zip(noises, _shares(volumes, shape, SAMPLE), strict=True)
+        ]
+        few = np.concatenate(
+            [
+                rows
+                for one, volume in zip(drawn, volumes, strict=True)
+                for rows in volume.each(one, row_slabs(volume, shape), "patch basis: classes")
+            ]
+        )
+        if not len(few):
+            raise CtbasisError("the volume holds nothing but air", expected="a CT series of a body")
+        white = few @ W.astype(np.float32)
+        # A first basis, of all classes together, only to find the leading directions.
+        leading = np.linalg.eigh((white.T @ white).astype(np.float64))[1][:, ::-1][:, :LEADING]
+        lead = (W @ leading).astype(np.float32)
+        mixture = fit_classes(few @ lead, classes, np.random.default_rng(seed))
+        drawn = [
+            Drawn(noise, shape, share, seed + 1)
+            for noise, share in zip(noises, _shares(volumes, shape, LEARNED), strict=True)
+        ]
+        rows = [ClassRows(one, W.astype(np.float32), lead, mixture) for one in drawn]
+        bases = (factor or factor_gram)(volumes, rows)
+    provenance = {
+        "ctbasis": importlib.metadata.version("ctbasis"),
+        "patches": [int(n) for n in bases.counts],
+        "series": len(volumes),
+        "seed": seed,
+        "factored_by": bases.by,
+    }
+    return PatchBasis(
+        shape, volumes[0].spacing, covariance, lead, mixture, bases.mean, bases.vectors, bases.energy, provenance
+    )
+
+
+def _shares(volumes: Sequence[Volume], shape: Shape, most: int) -> list[float]:
+    """Return the share of each volume's patches that is drawn, so that about `most` are in all."""
+    places = sum(
+        math.prod(max(0, size - edge + 1) for size, edge in zip(volume.shape, shape, strict=True)) for volume in volumes
+    )
+    return [min(1.0, most / max(1, places))] * len(volumes)
+
+
+def row_slabs(volume: Volume, shape: Shape) -> list[Slab]:
+    """Cut a volume into the slabs of which rows are drawn."""
+    return list(slabs(volume.shape[0], height=HEIGHT, halo=shape[0] - 1))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Rows, HU over sigma, of patches drawn evenly from all of a slab that hold more than air.
+
+    The draw is the slab's own: whoever does it, and in whatever order, the same seed gives the same rows.
+
+    Attributes:
+        noise: Of the volume.
+        shape: Of a patch.
+        share: Of patches that is drawn.
+        seed: Of the draw.
+    """
+
+    noise: Noise
+    shape: Shape
+    share: float
+    seed: int
+
+    def __call__(self, volume: Volume, slab: Slab) -> NDArray[np.float32]:
+        """Return the rows, (patches, voxels)."""
+        rows, columns, _ = volume.shape
+        y = volume.read(slab.low, slab.high)
+        filled = y > EMPTY_AIR
+        y /= self.noise.sigma_rows(slab.low, slab.high, columns)
+        windows, held = sliding_window_view(y, self.shape), sliding_window_view(filled, self.shape)
+        own = slice(slab.first - slab.low, min(slab.stop, rows - self.shape[0] + 1) - slab.low)
+        rng = np.random.default_rng((self.seed, slab.first))
+        drawn = np.nonzero(rng.random(windows[own].shape[:3], np.float32) < self.share)
+        block = windows[own][drawn].reshape(len(drawn[0]), -1)
+        return block[held[own][drawn].reshape(len(block), -1).any(axis=1)]
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """The whitened rows of a slab, class by class.
+
+    Attributes:
+        drawn: Draws them.
+        whiten: C^(-1/2), (voxels, voxels).
+        lead: See `PatchBasis`.
+        mixture: The classes.
+    """
+
+    drawn: Drawn
+    whiten: NDArray[np.float32]
+    lead: NDArray[np.float32]
+    mixture: Classes
+
+    def __call__(self, volume: Volume, slab: Slab) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield each class that occurs, and its rows."""
+        rows = self.drawn(volume, slab)
+        white = rows @ self.whiten
+        for chosen, members in by_class(self.mixture.of(rows @ self.lead), self.mixture.number):
+            yield chosen, white[members]
+
+    def sums(self, volume: Volume, slab: Slab) -> Sums:
+        """Return sum, Gram matrix and number of the rows of every class: what slabs add up to."""
+        size, number = len(self.whiten), self.mixture.number
+        sums, grams, counts = np.zeros((number, size)), np.zeros((number, size, size)), np.zeros(number, np.intp)
+        for chosen, part in self(volume, slab):
+            sums[chosen] = part.sum(axis=0, dtype=np.float64)
+            grams[chosen] = part.T @ part
+            counts[chosen] = len(part)
+        return sums, grams, counts
+
+
+@dataclass(frozen=True)
+class Bases:
+    """The basis of every class.
+
+    Attributes:
+        mean: (classes, voxels).
+        vectors: In columns, the most energetic first, (classes, voxels, voxels).
+        energy: (classes, voxels).
+        counts: Rows that each class had, (classes,).
+        by: What made them, in words.
+    """
+
+    mean: NDArray[np.float32]
+    vectors: NDArray[np.float32]
+    energy: NDArray[np.float32]
+    counts: NDArray[np.intp]
+    by: str
+
+
+Factor: TypeAlias = "Callable[[Sequence[Volume], Sequence[ClassRows]], Bases]"
+"""What makes the bases of the rows of several volumes."""
+
+
+def factor_gram(volumes: Sequence[Volume], rows: Sequence[ClassRows]) -> Bases:
+    """Return the eigenvectors of every class's Gram matrix about its mean."""
+    every = [
+        one.total(of.sums, row_slabs(one, of.drawn.shape), "patch basis") for one, of in zip(volumes, rows, strict=True)
+    ]
+    return bases_of(*(np.sum(arrays, axis=0) for arrays in zip(*every, strict=True)))
+
+
+def bases_of(sums: NDArray[np.float64], grams: NDArray[np.float64], counts: NDArray[np.intp]) -> Bases:
+    """Return the bases from sum, Gram matrix and number of every class's rows."""
+    # A class that the sample had and the volume hardly has gets the basis of all.
+    poor = counts < 2 * sums.shape[1]
+    sums, grams = (
+        np.where(poor[:, None], sums.sum(axis=0), sums),
+        np.where(poor[:, None, None], grams.sum(axis=0), grams),
+    )
+    used = np.maximum(np.where(poor, counts.sum(), counts), 1)
+    mean = sums / used[:, None]
+    vectors, energy = np.empty(grams.shape, np.float32), np.empty(sums.shape, np.float32)
+    for number, n in enumerate(used):
+        values, basis = np.linalg.eigh(grams[number] / n - np.outer(mean[number], mean[number]))
+        vectors[number], energy[number] = basis[:, ::-1], np.maximum(values[::-1], 0)
+    return Bases(mean.astype(np.float32), vectors, energy, counts, "eigenvectors of Gram matrices")
+
+
+def by_class(labels: NDArray[np.intp], number: int) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Yield each class that occurs in `labels` and the rows that are of it."""
+    order = np.argsort(labels, kind="stable")
+    ends = np.searchsorted(labels[order], np.arange(number + 1))
+    for chosen in range(number):
+        if ends[chosen + 1] > ends[chosen]:
+            yield chosen, order[ends[chosen] : ends[chosen + 1]]
+
+
+def fit_classes(weights: NDArray[np.float32], classes: int, rng: np.random.Generator) -> Classes:
+    """Fit a mixture of at most `classes` Gaussians by hard assignment, begun with k-means.
+
+    Args:
+        weights: Leading weights of a sample, (patches, leading).
+        classes: How many at most; a class of too few patches for its covariance is given up.
+        rng: Draws the first centres.
+    """
+    centre = weights.mean(axis=0)
+    sample = (weights - centre).astype(np.float64)
+    number = max(1, min(classes, len(sample) // (ENOUGH * sample.shape[1])))
+    means = sample[rng.choice(len(sample), number, replace=False)]
+    labels = np.zeros(len(sample), np.intp)
+    for _ in range(ROUNDS):
+        labels = np.asarray(((means**2).sum(axis=1) - 2 * sample @ means.T).argmin(axis=1))
+        means = np.stack([sample[labels == k].mean(axis=0) if (labels == k).any() else means[k] for k in range(number)])
+    for _ in range(ROUNDS):
+        fitted = Classes(centre, _forms(sample, labels))
+        labels = fitted.of(weights)
+    return fitted
+
+
+ENOUGH = 4
+"""Patches for each leading weight that a class needs."""
+
+ROUNDS = 8
+
+
+def _forms(sample: NDArray[np.float64], labels: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Fit a Gaussian to every class that has patches enough; its variances are at least the noise's, one."""
+    size = sample.shape[1]
+    enough = [label for label in np.unique(labels) if (labels == label).sum() >= ENOUGH * size]
+    parts = [sample[labels == label] for label in enough] or [sample]
+    upper = np.triu_indices(size)
+    forms = []
+    for part in parts:
+        mean = part.mean(axis=0)
+        values, vectors = np.linalg.eigh((part - mean).T @ (part - mean) / len(part))
+        values = np.maximum(values, 1.0)
+        inverse = (vectors / values) @ vectors.T
+        constant = mean @ inverse @ mean + np.log(values).sum() - 2 * np.log(len(part) / len(sample))
+        both = np.where(upper[0] == upper[1], 1.0, 2.0) * inverse[upper]
+        forms.append(np.concatenate([[constant], -2 * inverse @ mean, both]))
+    return np.stack(forms, axis=1).astype(np.float32)

@@ -1,0 +1,209 @@
+"""Patch mode against known truth: an artificial body, and noise of known sigma and covariance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from components.errors import CtbasisError
+from components.patch.basis import PatchBasis, learn, whitening
+from components.patch.denoise import denoise
+from components.patch.noise import Noise, estimate
+from components.patch.rows import add_back, patch_shape, places, rows_at
+from components.patch.volume import ArrayVolume, slabs
+from instruments.dose import Dose, image_noise
+from instruments.projection import ParallelBeam
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SHAPE = (5, 5, 3)
+
+
+def body(edge: int = 128, slices: int = 12) -> NDArray[np.float32]:
+    """A disc of tissue, two lungs with vessels, a spine: HU, (rows, columns, slices)."""
+    y, x, z = np.mgrid[0:edge, 0:edge, 0:slices].astype(np.float32)
+    middle = edge / 2
+    hu = np.full(y.shape, -1000.0, np.float32)
+    hu[((y - middle) / 0.34) ** 2 + ((x - middle) / 0.44) ** 2 < edge**2] = 40.0
+    for side in (-1, 1):
+        lung = ((y - middle + 6) / 0.2) ** 2 + ((x - middle - side * 0.21 * edge) / 0.13) ** 2 < edge**2
+        hu[lung] = -850.0
+        vessel = (y - middle - 0.5 * z) ** 2 + (x - middle - side * (0.21 * edge + z)) ** 2 < 9
+        hu[vessel] = 20.0
+    hu[(y - 1.32 * middle) ** 2 + (x - middle) ** 2 < 36] = 400.0
+    return gaussian_filter(hu, (0.7, 0.7, 0.0))
+
+
+def white_noise(shape: tuple[int, ...], sigma: float = 30.0) -> NDArray[np.float32]:
+    return np.random.default_rng(1).normal(0, sigma, shape).astype(np.float32)
+
+
+def known(shape: tuple[int, int, int], sigma: float) -> Noise:
+    covariance = np.zeros((9, 9, 5))
+    covariance[4, 4, 2] = 1.0
+    cells = (-(-shape[0] // 8), -(-shape[1] // 8), shape[2])
+    return Noise(np.full(cells, sigma, np.float32), covariance, 1000)
+
+
+def whole(volume: ArrayVolume, noise: Noise, basis: PatchBasis, **options: object) -> NDArray[np.float32]:
+    return np.concatenate([hu for _, hu in denoise(volume, noise, basis, **options)])  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def truth() -> NDArray[np.float32]:
+    return body()
+
+
+@pytest.fixture(scope="module")
+def noisy(truth: NDArray[np.float32]) -> ArrayVolume:
+    return ArrayVolume(truth + white_noise(truth.shape), (1.4, 1.4, 2.5))
+
+
+@pytest.fixture(scope="module")
+def basis(noisy: ArrayVolume) -> PatchBasis:
+    return learn(noisy, known(noisy.shape, 30.0), shape=SHAPE, classes=8)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_patches_put_back_unchanged_give_the_slab_at_every_border(stride: int) -> None:
+    slab = white_noise((5, 17, 6))
+    rows = rows_at(slab, 0, SHAPE, stride)
+    total, weight = np.zeros_like(slab), np.zeros_like(slab)
+    certainty = np.linspace(0.5, 2, len(rows)).astype(np.float32)
+    add_back(total, weight, rows, certainty, 0, shape=SHAPE, stride=stride)
+    assert (weight > 0).all()
+    np.testing.assert_allclose(total / weight, slab, rtol=1e-5)
+
+
+def test_places_reach_the_last_voxel_whatever_the_stride() -> None:
+    for length in range(5, 14):
+        for stride in range(1, 6):
+            held = {voxel for place in places(length, 5, stride) for voxel in range(place, place + 5)}
+            assert held == set(range(length))
+
+
+def test_slabs_do_every_row_once() -> None:
+    parts = list(slabs(70, height=32, halo=4))
+    assert [row for part in parts for row in range(part.first, part.stop)] == list(range(70))
+    assert all(part.low <= part.first and part.high >= part.stop for part in parts)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_with_tau_zero_the_volume_comes_back(noisy: ArrayVolume, basis: PatchBasis, stride: int) -> None:
+    again = whole(noisy, known(noisy.shape, 30.0), basis, tau=0.0, stride=stride)
+    np.testing.assert_allclose(again, noisy.hu, atol=0.1)
+
+
+@pytest.mark.parametrize("wiener", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_slab_by_slab_is_what_the_whole_volume_gives(
+    noisy: ArrayVolume, basis: PatchBasis, stride: int, wiener: bool
+) -> None:
+    noise = known(noisy.shape, 30.0)
+    one = whole(noisy, noise, basis, height=1000, stride=stride, wiener=wiener)
+    many = whole(noisy, noise, basis, height=16, stride=stride, wiener=wiener)
+    # A weight within rounding of tau may go either way: almost all voxels are equal.
+    assert np.quantile(np.abs(one - many), 0.999) < 0.05
+
+
+@pytest.mark.parametrize("threshold", ["hard", "shrink"])
+def test_the_noise_falls_and_the_mean_stays(
+    truth: NDArray[np.float32], noisy: ArrayVolume, basis: PatchBasis, threshold: str
+) -> None:
+    clean = whole(noisy, known(noisy.shape, 30.0), basis, threshold=threshold)
+    inside = truth > -300
+    before, after = (noisy.hu - truth)[inside], (clean - truth)[inside]
+    assert after.std() < 0.6 * before.std()
+    assert abs(after.mean()) < 1.0
+
+
+def test_of_nothing_but_noise_little_is_left() -> None:
+    volume = ArrayVolume(white_noise((64, 64, 10)))
+    noise = known(volume.shape, 30.0)
+    left = whole(volume, noise, learn(volume, noise, shape=SHAPE, classes=4), tau=2.7)
+    assert left.std() < 0.15 * 30.0
+
+
+def test_a_basis_is_what_it_was_when_it_is_read_again(tmp_path: object, basis: PatchBasis, noisy: ArrayVolume) -> None:
+    uri = f"{tmp_path}/basis.zarr"
+    basis.save(uri)
+    again = PatchBasis.open(uri)
+    noise = known(noisy.shape, 30.0)
+    np.testing.assert_array_equal(whole(noisy, noise, again), whole(noisy, noise, basis))
+    assert again.provenance == basis.provenance
+
+
+def test_vectors_are_orthonormal_and_whitening_whitens(basis: PatchBasis) -> None:
+    for vectors in basis.vectors:
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(vectors)), atol=1e-4)
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(20, 20))
+    covariance = root @ root.T + np.eye(20)
+    W, back = whitening(covariance)
+    np.testing.assert_allclose(W @ covariance @ W, np.eye(20), atol=1e-8)
+    np.testing.assert_allclose(W @ back, np.eye(20), atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("photons", "soft"),
+    [
+        (1e4, False),
+        (2e4, False),
+        (6e4, False),
+        (1e4, True),
+        (2e4, True),
+        pytest.param(
+            6e4, True, marks=pytest.mark.xfail(strict=True, reason="the faintest noise: lung is 15.2 % off, body 10 %")
+        ),
+    ],
+)
+def test_sigma_is_found_within_ten_percent_in_body_and_fifteen_in_lung(photons: float, soft: bool) -> None:
+    edge = 256
+    truth = body(edge, 12)
+    beam = ParallelBeam.around((edge, edge), (1.4, 1.4), 200)
+    added = np.moveaxis(image_noise(np.moveaxis(truth, -1, 0), beam, Dose(photons)), 0, -1)
+    if soft:
+        added = gaussian_filter(added, (0.8, 0.8, 0))
+    volume = ArrayVolume(np.maximum(truth + added, -1000), (1.4, 1.4, 2.5))
+    found = estimate(volume).sigma_rows(0, edge, edge)
+    # All slices but for the vessels are one phantom's: their mean square is the variance, but for its own noise.
+    true = np.sqrt(gaussian_filter((added**2).mean(axis=2), 3.0))[..., None]
+    ratio = found / true
+    assert np.median(np.abs(ratio[truth > -300] - 1)) < 0.10
+    assert np.median(np.abs(ratio[(truth > -950) & (truth < -600)] - 1)) < 0.15
+
+
+def test_a_noiseless_series_comes_back_almost_unchanged_with_a_note(truth: NDArray[np.float32]) -> None:
+    volume = ArrayVolume(np.round(truth), (1.4, 1.4, 2.5))
+    noise = estimate(volume)
+    assert noise.notes
+    clean = whole(volume, noise, learn(volume, noise, shape=SHAPE, classes=4))
+    assert np.sqrt(np.mean((clean - volume.hu) ** 2)) < 1.0
+
+
+def test_a_patch_is_no_larger_than_the_volume_and_fewer_slices_where_they_are_thick() -> None:
+    assert patch_shape((512, 512, 200), (0.7, 0.7, 0.7)) == (5, 5, 5)
+    assert patch_shape((512, 512, 200), (0.7, 0.7, 5.0)) == (5, 5, 3)
+    assert patch_shape((512, 512, 2), (0.7, 0.7, 5.0)) == (5, 5, 2)
+    assert patch_shape((512, 512, 1), (0.7, 0.7, 5.0)) == (5, 5, 1)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3])
+def test_fewer_slices_than_a_patch_spans_are_denoised_all_the_same(slices: int) -> None:
+    truth = body(128, slices)
+    volume = ArrayVolume(truth + white_noise(truth.shape), (1.4, 1.4, 2.5))
+    noise = known(volume.shape, 30.0)
+    shape = patch_shape(volume.shape, volume.spacing)
+    clean = whole(volume, noise, learn(volume, noise, shape=shape, classes=4))
+    inside = truth > -300
+    assert (clean - truth)[inside].std() < 0.8 * 30.0
+
+
+@pytest.mark.parametrize("wrong", [{"tau": -1.0}, {"tau": float("nan")}, {"stride": 0}, {"stride": 6}])
+def test_impossible_settings_are_refused(noisy: ArrayVolume, basis: PatchBasis, wrong: dict[str, float]) -> None:
+    with pytest.raises(CtbasisError):
+        whole(noisy, known(noisy.shape, 30.0), basis, **wrong)
