@@ -95,10 +95,10 @@ def test_the_numbers_are_those_of_the_two_matrices(denoised: tuple[Stores, Path]
 
 
 def test_that_nothing_was_removed_is_said(denoised: tuple[Stores, Path], tmp_path: Path) -> None:
-    # So small a volume has no flat cells to measure noise on.
+    # So small a volume has too few cells to measure noise on.
     _, metrics = report(denoised, tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert any("flat cells" in note for note in metrics["notes"])
+    assert any("cells of tissue" in note for note in metrics["notes"])
     assert "Series 1: noise: " in page
 
 
