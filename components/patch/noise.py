@@ -2,14 +2,18 @@
 
 Anatomy only ever adds to what looks like noise, so it is kept out three times:
 
-1. Flat cells alone count. How flat a cell of slice z is, is told by the slices before and after it, whose noise is
-   not its own: choosing flat cells does not choose quiet noise.
-2. The spread of a cell is a median absolute deviation, of the slice less its neighbours and its own surroundings.
-3. The map is not what was measured here or there, but the variance that physics allows (see components/patch/path.py),
-   with few numbers to fit: photons, electronic noise, and the tube current slice by slice. A smooth correction, which
-   flat cells must agree on and which is bounded, takes what the physics leaves out (bow-tie, adaptive filters).
+1. What is measured is the variance, cell by cell, of each slice less its neighbours and less its own surroundings.
+2. The map is not what was measured here or there, but the variance that physics allows (see components/patch/path.py)
+   with few numbers to fit: the share of electronic noise and the tube current slice by slice.
+3. How much noise there is, is told by the quietest cells over that map. The least of many measurements is less than
+   the noise by chance; so the chance, whose distribution is known (chi-square), is taken out by deconvolution first.
 
-The covariance is that of the noise over its sigma, averaged over flat cells of soft tissue.
+The covariance is that of the noise over its sigma, averaged over the quietest cells.
+
+References:
+    B. Efron, "Empirical Bayes deconvolution estimates", Biometrika 103(1), 1-20, 2016.
+    N. Laird, "Nonparametric maximum likelihood estimation of a mixing distribution", J. Am. Stat. Assoc. 73(364),
+        805-811, 1978.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, gaussian_filter1d, uniform_filter
+from scipy.ndimage import gaussian_filter1d, uniform_filter, uniform_filter1d
+from scipy.special import gammaln
 
 from components.patch.path import variance_shapes
 from components.patch.volume import slabs
@@ -30,64 +35,56 @@ if TYPE_CHECKING:
     from components.patch.volume import Slab, Volume
 
 CELL = 8
-"""Pixels along the edge of a cell: 64 values give a spread to a tenth, and sigma is smooth over it."""
+"""Pixels along the edge of a cell: small enough to lie between organs' edges; sigma is smooth over it."""
 
 SURROUNDINGS = 17
 """Pixels along the edge of the square whose mean is taken off before a variance is measured."""
 
 FINE = 5
-"""The same for the residual that anatomy hardly reaches, along with the slices before and after."""
+"""The same where slices are compared, so that hardly any anatomy is left."""
 
-LEAST_TISSUE = -920.0
-"""HU of a cell's mean above which it is lung or denser, and not the air around the patient."""
+SLICES = 3
+"""Slices whose variances are averaged in a cell: their noise is almost independent, their anatomy the same."""
+
+AIR = -995.0
+"""HU at and below which a voxel may have been clipped."""
+
+MOST_AIR = 0.02
+"""Share of such voxels in a cell beyond which its spread is not that of noise."""
+
+TISSUE = (-920.0, 150.0)
+"""HU of a cell's mean that is lung, soft tissue or between."""
 
 SOFT = (-150.0, 150.0)
-"""HU of cells that may be flat soft tissue."""
+"""HU of a cell's mean that is soft tissue."""
 
-FLATTEST = 0.15
-"""Share of the cells of soft tissue that count as flat at most."""
+QUIET = 0.05
+"""Share of the cells of soft tissue that is taken to hold nothing but noise. Chests have more of them in thin slices
+and less in thick ones; the level that it gives is 0.95 to 1.1 of the truth in either."""
 
-CALM = (0.6, 1.0, 1.6)
-"""Structure over spread below which a cell may be flat, one after the other until enough are; noise alone gives 0.2."""
-
-LEAST_CORRELATION = 0.05
-"""Correlation between slices below which they count as independent."""
-
-MOST_CELLS = 4000
-"""Flat cells that the covariance is measured on."""
-
-MAD = 1.4826
-"""Median absolute deviation of a normal variable to its standard deviation."""
+FREEDOM = 20.0
+"""Degrees of freedom of a cell's variance in one slice while the covariance is not known."""
 
 LEAST = 0.5
 """HU: the least sigma, near the rounding of whole HU (0.29)."""
 
-ELECTRONIC = tuple(float(share) for share in np.linspace(0, 1, 21))
+SHARES = tuple(float(share) for share in np.linspace(0, 1, 21))
 """Shares of the variance that electronic noise may have, averaged over the body."""
 
 BINS = 10
 """Groups of cells by what their rays passed through."""
 
-QUIETEST = 0.15
-"""Quantile of the cells of a group that anatomy reaches least, in lung as in soft tissue."""
-
-LOWER = 0.48
-"""Quantile of flat cells that is taken for the noise: anatomy lies above, so the median would be too high."""
-
-FEW = 5
-"""Flat cells of a slice below which it says nothing of the tube current; also how many speak for a constant one."""
-
-AGREED = 0.35
-"""Log of the ratio between a flat cell's spread and the map's beyond which the cell does not count."""
+FEW = 20
+"""Cells of a slice or a group below which it says nothing."""
 
 FEWEST = 64
-"""Flat cells without which nothing is fitted."""
+"""Cells without which nothing is estimated."""
 
-UPWARDS = 0.15
-"""The most that a single flat cell may speak for more noise than the physics has: anatomy only ever adds."""
+MOST_CELLS = 1500
+"""Quietest cells that the covariance is measured on."""
 
-BOUND = 0.35
-"""The most that the smooth correction may change log sigma."""
+DOUBTED, BELIEVED = 0.25, 0.5
+"""Correlations of neighbouring slices up to which anatomy alone may be seen, and from which it is noise's."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class Noise:
         sigma: HU, on cells of CELL pixels, (rows, columns, slices).
         covariance: Of the noise over sigma, by lag: `covariance[dy, dx, dz]` for lags from -reach to reach,
             (2 ry + 1, 2 rx + 1, 2 rz + 1); 1 at lag 0.
-        cells: Number of flat cells that it rests on.
+        cells: Number of quiet cells that it rests on.
         notes: What is to be said to the user.
     """
 
@@ -147,15 +144,18 @@ class Cells:
 
     Attributes:
         mean: HU.
-        spread: Robust standard deviation of the slice less its neighbours and less its surroundings, HU.
-        fine: The same less its nearest surroundings, where anatomy hardly reaches; smaller, as the filter keeps less.
-        structure: Standard deviation of the neighbours' mean, smoothed, around the cell where it is largest, HU.
+        variance: Of the slice less its neighbours and less its surroundings, scaled to that of the slice if slices are
+            independent, HU^2.
+        air: Share of voxels that may have been clipped.
     """
 
     mean: NDArray[np.float32]
-    spread: NDArray[np.float32]
-    fine: NDArray[np.float32]
-    structure: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    air: NDArray[np.float32]
+
+    def within(self, hu: tuple[float, float]) -> NDArray[np.bool_]:
+        """Return which cells have a mean within `hu` and noise that was not clipped."""
+        return np.asarray((self.mean > hu[0]) & (self.mean < hu[1]) & (self.air <= MOST_AIR) & (self.variance > 0))
 
 
 SLAB_CELLS = 8
@@ -170,27 +170,33 @@ def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2)) -> Nois
         reach: Largest lag of the covariance along rows, columns and slices; what a patch spans, less one.
 
     Returns:
-        The noise. Where nothing is flat enough to measure it, sigma is LEAST everywhere, with a note, so that nothing
-        will be removed.
+        The noise. Where there is too little tissue to measure it, sigma is LEAST everywhere, with a note, so that
+        nothing will be removed.
     """
     cells = survey(volume)
-    flat = flat_cells(cells)
     reach = (reach[0], reach[1], min(reach[2], volume.shape[2] - 1))
-    if int(flat.sum()) < FEWEST:
-        note = f"noise: {int(flat.sum())} flat cells of soft tissue, {FEWEST} are needed; nothing is removed"
-        return Noise(np.full_like(cells.mean, LEAST), _white(reach), int(flat.sum()), (note,))
-    sigma = fit_sigma(volume, cells, flat)
-    # A cell that is calm by its neighbours and spread by an edge of its own does not count.
-    ratio = cells.spread / sigma
-    middle = float(np.quantile(ratio[flat], LOWER))
-    flat &= np.abs(np.log(np.maximum(ratio, 1e-6) / middle)) < AGREED
-    rough = Noise(sigma, _white(reach), int(flat.sum()))
-    covariance, scale = measure_covariance(volume, rough, flat, reach)
+    measured = cells.within(SOFT)
+    if measured.sum() < FEWEST:
+        measured = cells.within(TISSUE)
+    found = int(measured.sum())
+    if found < FEWEST:
+        note = f"noise: {found} cells of tissue, {FEWEST} are needed; nothing is removed"
+        return Noise(np.full_like(cells.mean, LEAST), _white(reach), found, (note,))
+    shape = fit_shape(volume, cells)
+    pooled = min(SLICES, volume.shape[2])
+    variance = uniform_filter1d(cells.variance.astype(np.float64), pooled, axis=2, mode="nearest")
+    ratio = np.log(np.maximum(variance, 1e-6) / shape)
+    # Neighbouring slices share a slice, so three of them are worth two.
+    level = quiet_level(ratio[measured], FREEDOM * (pooled + 1) / 2)
+    quiet = quietest(ratio, measured, level, FREEDOM * (pooled + 1) / 2)
+    rough = Noise(np.sqrt(shape * np.exp(level)).astype(np.float32), _white(reach), int(quiet.sum()))
+    covariance, scale = measure_covariance(volume, rough, quiet, reach)
+    level = quiet_level(ratio[measured], freedom(covariance) * (pooled + 1) / 2)
+    sigma = scale * np.sqrt(shape * np.exp(level))
     notes = []
-    sigma = np.maximum(sigma * np.float32(scale), np.float32(LEAST))
-    if float(np.median(sigma[flat])) <= 2 * LEAST:
+    if float(np.median(sigma[measured])) <= 2 * LEAST:
         notes.append("noise: the series holds almost no noise (already denoised or made); little will be removed")
-    return Noise(sigma, covariance, int(flat.sum()), tuple(notes))
+    return Noise(np.maximum(sigma, LEAST).astype(np.float32), covariance, int(quiet.sum()), tuple(notes))
 
 
 def _white(reach: tuple[int, int, int]) -> NDArray[np.float64]:
@@ -210,30 +216,22 @@ def survey_slab(volume: Volume, slab: Slab) -> tuple[NDArray[np.float32], ...]:
     """Measure the cells of a slab: the arrays of `Cells`."""
     x = volume.read(slab.low, slab.high)
     own = slice(slab.first - slab.low, slab.stop - slab.low)
-    near, alone = _neighbours(x)
-    smooth = gaussian_filter1d(gaussian_filter1d(near, 1.5, axis=0), 1.5, axis=1)
-    edge = (SURROUNDINGS, SURROUNDINGS, 1)
-    mean = uniform_filter(smooth, edge)
-    square = uniform_filter((smooth - mean) ** 2, edge)
-    return (
-        np.asarray(_tiles(x[own]).mean(axis=-1), np.float32),
-        _cell_spread((alone - uniform_filter(alone, edge))[own]),
-        _cell_spread((alone - uniform_filter(alone, (FINE, FINE, 1)))[own]),
-        np.asarray(np.sqrt(np.maximum(_tiles(square[own]).max(axis=-1), 0)), np.float32),
-    )
+    tiles = _tiles(x[own])
+    found = tiles.mean(axis=-1), np.square(_tiles(_alone(x)[own])).mean(axis=-1), (tiles <= AIR).mean(axis=-1)
+    return tuple(np.asarray(array, np.float32) for array in found)
 
 
-def _neighbours(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the mean of the slices before and after each, and each less that mean; a single slice stays itself."""
-    if x.shape[2] == 1:
-        return x, x
-    before = np.concatenate([x[..., 1:2], x[..., :-1]], axis=2)
-    after = np.concatenate([x[..., 1:], x[..., -2:-1]], axis=2)
-    near = (before + after) / 2
-    alone = x - near
-    # The first and the last have one neighbour, whose whole variance they take: 1 + 1 in the place of 1 + 1/2.
-    alone[..., [0, -1]] *= np.float32(np.sqrt(0.75))
-    return near, alone
+def _alone(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return each slice less the mean of its neighbours and less its surroundings; of the variance of the slice."""
+    if x.shape[2] > 1:
+        near = np.concatenate([x[..., 1:2], x[..., :-1]], axis=2)
+        near += np.concatenate([x[..., 1:], x[..., -2:-1]], axis=2)
+        alone = (x - near / 2) * np.float32(np.sqrt(1 / 1.5))
+        # The first and the last have one neighbour: 1 + 1 in the place of 1 + 1/2.
+        alone[..., [0, -1]] *= np.float32(np.sqrt(0.75))
+    else:
+        alone = x.astype(np.float32)
+    return np.asarray(alone - uniform_filter(alone, (SURROUNDINGS, SURROUNDINGS, 1)), np.float32)
 
 
 def _tiles(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -245,150 +243,149 @@ def _tiles(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return tiles.transpose(0, 2, 4, 1, 3).reshape(tiles.shape[0], tiles.shape[2], slices, CELL * CELL)
 
 
-def _cell_spread(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    tiles = _tiles(values)
-    return np.asarray(MAD * np.median(np.abs(tiles), axis=-1), np.float32)
-
-
-def flat_cells(cells: Cells) -> NDArray[np.bool_]:
-    """Return which cells are flat soft tissue; lung never is, and follows from the physics.
-
-    Where hardly any are, as in a small field of view, what counts as calm is widened.
-    """
-    tissue = (cells.mean > SOFT[0]) & (cells.mean < SOFT[1]) & (cells.spread > 0)
-    # Few cells of a noisy volume are calm by chance and many of a quiet one by right: a share caps both.
-    most = np.quantile(cells.structure[tissue], FLATTEST) if tissue.any() else 0.0
-    found = np.zeros_like(tissue)
-    for calm in CALM:
-        found = tissue & (cells.structure < calm * cells.spread) & (cells.structure <= most)
-        if found.sum() >= FEWEST:
-            break
-    return found
-
-
-def fit_sigma(volume: Volume, cells: Cells, flat: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return sigma on cells, HU, up to a factor near one that `measure_covariance` finds."""
+def fit_shape(volume: Volume, cells: Cells) -> NDArray[np.float64]:
+    """Return how the variance is distributed, on cells: what physics allows, as the quietest cells have it."""
     dy, dx, _ = volume.spacing
     shapes = variance_shapes(cells.mean, (dy * CELL, dx * CELL))
-    # What anatomy hardly reaches, in the units of what it does: their ratio in flat tissue is the filter's gain.
-    gain = float(np.median(cells.fine[flat] / cells.spread[flat]))
-    measured = cells.fine / max(gain, 1e-6)
-    variance = np.maximum(measured.astype(np.float64) ** 2, LEAST**2)
-    tissue = (cells.mean > LEAST_TISSUE) & (cells.mean < SOFT[1]) & (cells.spread > 0)
+    tissue = cells.within(TISSUE)
+    variance = np.maximum(uniform_filter1d(cells.variance.astype(np.float64), SLICES, axis=2, mode="nearest"), 1e-6)
     current = np.ones(volume.shape[2])
-    model = shapes[0]
-    for _ in range(3):
-        model = _physics(shapes, variance / current, flat, tissue)
-        current = _current(variance / model, flat)
-    sigma = np.sqrt(model * current + LEAST**2)
-    return np.asarray(sigma * np.exp(_correction(np.log(measured + 1e-6) - np.log(sigma), flat)), np.float32)
+    for _ in range(2):
+        share = _electronic_share(shapes, variance / current, tissue)
+        shape = (1 - share) * shapes[0] + share * shapes[1]
+        current = _current(variance / shape, tissue)
+    return np.asarray(shape * current)
 
 
-def _physics(
-    shapes: NDArray[np.float64], variance: NDArray[np.float64], flat: NDArray[np.bool_], tissue: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Return a shapes[0] + b shapes[1] that follows `variance` best, HU^2.
+def _electronic_share(shapes: NDArray[np.float64], variance: NDArray[np.float64], tissue: NDArray[np.bool_]) -> float:
+    """Return the share under which the quietest cells are as quiet whatever their rays passed through.
 
-    Flat cells are few and in the middle of the body, and would say anything about the lungs. So the share of b is the
-    one under which the quietest cells of all tissue are as quiet whatever their rays passed through; flat cells tell
-    how much noise there is.
+    Anatomy lifts some groups and lowers none. So it is the share under which most groups lie lowest, over the lowest.
     """
     contrast = shapes[1][tissue] / shapes[0][tissue]
     seen = np.log(variance[tissue] / shapes[0][tissue])
     edges = np.quantile(contrast, np.linspace(0, 1, BINS + 1))
     part = np.clip(np.searchsorted(edges, contrast, side="right") - 1, 0, BINS - 1)
     filled = [index for index in range(BINS) if (part == index).sum() >= FEW]
-    quiet = np.array([np.quantile(seen[part == index], QUIETEST) for index in filled])
+    if not filled:
+        # All rays pass through as much, or there is hardly any tissue: nothing tells the shares apart.
+        return SHARES[0]
+    quiet = np.array([np.quantile(seen[part == index], 2 * QUIET) for index in filled])
     middle = np.array([np.median(contrast[part == index]) for index in filled])
-    lacking = [np.ptp(np.sort(quiet - np.log(1 - share + share * middle))[1:-1]) for share in ELECTRONIC]
-    scattered = [_scatter(variance[flat] / _mixed(shapes[:, flat], share)) for share in ELECTRONIC]
-    # The first errs where vessels fill the lungs (too small), the second where flat cells are few (either way).
-    share = (2 * ELECTRONIC[int(np.argmin(lacking))] + ELECTRONIC[int(np.argmin(scattered))]) / 3
-    shape = _mixed(shapes, share)
-    return np.asarray(shape * np.exp(np.quantile(np.log(variance[flat] / shape[flat]), LOWER)))
+    above = [np.sort(quiet - np.log(1 - share + share * middle)) for share in SHARES]
+    most = max(2, len(filled) * 3 // 4)
+    return SHARES[int(np.argmin([level[:most].mean() - level[:2].mean() for level in above]))]
 
 
-def _mixed(shapes: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    return np.asarray((1 - share) * shapes[0] + share * shapes[1])
-
-
-def _scatter(ratio: NDArray[np.float64]) -> float:
-    """Return how far apart the logarithms of the middle of `ratio` are."""
-    low, high = np.quantile(np.log(ratio), [LOWER - 0.2, LOWER + 0.2])
-    return float(high - low)
-
-
-def _current(ratio: NDArray[np.float64], flat: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the factor of the variance of every slice: tube current, smooth along the patient."""
+def _current(ratio: NDArray[np.float64], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the factor of the variance of every slice, about one: tube current, smooth along the patient."""
     slices = ratio.shape[2]
-    found = np.zeros(slices)
-    weight = np.zeros(slices)
+    found, weight = np.zeros(slices), np.zeros(slices)
     for z in range(slices):
-        values = ratio[..., z][flat[..., z]]
+        values = ratio[..., z][tissue[..., z]]
         if len(values) >= FEW:
-            found[z], weight[z] = np.log(np.quantile(values, LOWER)), len(values)
+            found[z], weight[z] = np.log(np.quantile(values, 2 * QUIET)), 1.0
+    if weight.any():
+        found -= np.median(found[weight > 0])
     width = min(3.0, slices / 4)
-    smooth = gaussian_filter1d(found * weight, width, mode="nearest") / np.maximum(
-        gaussian_filter1d(weight, width, mode="nearest") + FEW, 1e-12
-    )
+    total = gaussian_filter1d(weight, width, mode="nearest")
+    smooth = gaussian_filter1d(found * weight, width, mode="nearest") / np.maximum(total, 1e-3)
     return np.asarray(np.exp(smooth))
 
 
-def _correction(difference: NDArray[np.float64], flat: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return what flat cells agree on that log sigma lacks: smooth, and bounded by BOUND."""
-    usual = float(np.median(difference[flat]))
-    values = np.where(flat, np.clip(difference - usual, -2 * BOUND, UPWARDS), 0.0)
-    weight = flat.astype(np.float64)
-    width = (6.0, 6.0, 4.0)
-    total = gaussian_filter(weight, width)
-    return np.asarray(np.clip(gaussian_filter(values * weight, width) / (total + 0.02), -BOUND, BOUND))
+WINDOW = 0.32
+"""Log variance about the quietest QUIET whose mean is the level: in a series with much that is flat, the quietest are
+where the model is a little too high."""
+
+STEP = 0.05
+"""Log variance between two places of the deconvolved distribution."""
+
+
+def quiet_level(ratio: NDArray[np.float64], freedom: float) -> float:
+    """Return the log variance that the quietest QUIET of cells would have if they were measured without chance.
+
+    The distribution of true levels under which the measured ones are likeliest is found by expectation-maximisation.
+
+    Args:
+        ratio: Log of measured variances over the model's, one a cell.
+        freedom: Degrees of freedom of each.
+    """
+    middle = float(np.quantile(ratio, QUIET))
+    edges = middle + STEP * np.arange(-60, 81)
+    places = (edges[:-1] + edges[1:]) / 2
+    seen = np.histogram(np.clip(ratio, edges[0], edges[-1]), edges)[0] / len(ratio)
+    off = places[:, None] - places
+    half = freedom / 2
+    chance = np.exp(half * np.log(half) - gammaln(half) + half * (off - np.exp(np.minimum(off, 20.0)))) * STEP
+    level = np.full(len(places), 1 / len(places))
+    for _ in range(ROUNDS):
+        level *= chance.T @ (seen / np.maximum(chance @ level, 1e-12))
+    total = np.cumsum(level)
+    least = np.interp(QUIET, total / total[-1], places)
+    near = level * (np.abs(places - least) <= WINDOW)
+    return float(near @ places / near.sum())
+
+
+ROUNDS = 300
+
+
+def freedom(covariance: NDArray[np.float64]) -> float:
+    """Return the degrees of freedom of the mean square over a cell in one slice of noise of `covariance`."""
+    reach = (np.array(covariance.shape) - 1) // 2
+    plane = covariance[:, :, reach[2]]
+    y, x = (np.maximum(CELL - np.abs(np.arange(-edge, edge + 1)), 0) for edge in reach[:2])
+    return float(CELL**4 / np.sum(plane**2 * y[:, None] * x))
+
+
+def quietest(
+    ratio: NDArray[np.float64], measured: NDArray[np.bool_], level: float, freedom: float
+) -> NDArray[np.bool_]:
+    """Return the cells to measure the covariance on: those whose variance is that of noise, give or take chance."""
+    return np.asarray(measured & (np.abs(ratio - level) < np.sqrt(2 / freedom)))
 
 
 def measure_covariance(
-    volume: Volume, rough: Noise, flat: NDArray[np.bool_], reach: tuple[int, int, int]
+    volume: Volume, rough: Noise, quiet: NDArray[np.bool_], reach: tuple[int, int, int]
 ) -> tuple[NDArray[np.float64], float]:
     """Return the covariance of the noise over `rough.sigma` by lag, 1 at lag 0, and the factor that sigma lacks.
 
-    Within a slice it is measured on the slice less its neighbours, along the slices on what is fine within the slice,
-    so that anatomy is in neither; the two are taken to multiply, as they do where the kernel works on slices and the
-    slice profile along them. Every lag is the median over flat cells: some are not as flat as they seem.
+    Within a slice it is measured on the slice less its neighbours, along the slices on how it goes on into
+    the next, so that anatomy is in neither; the two are taken to multiply, as they do where the kernel works on
+    slices and the slice profile along them.
     """
     rows, columns, slices = volume.shape
     within = [(dy, dx) for dy in range(reach[0] + 1) for dx in range(-reach[1], reach[1] + 1) if (dy, dx) >= (0, 0)]
-    places = _sample(flat, (rows, columns), reach)
+    places = _sample(quiet, (rows, columns), reach)
     parts = list(slabs(rows, height=SLAB_CELLS * CELL, halo=SURROUNDINGS))
-    work = partial(covariance_slab, rough=rough, places=places, within=within, lags=reach[2] + 1)
-    found = [pair for pair in volume.each(work, parts, "noise: covariance") if len(pair[0])]
-    profile = _profile(np.concatenate([along for _, along in found]) if found else np.empty((0, reach[2] + 1)))
-    share = np.median(np.concatenate([plane for plane, _ in found]), axis=0) if found else np.eye(1, len(within))[0]
+    work = partial(covariance_slab, rough=rough, places=places, within=within)
+    found = list(volume.each(work, parts, "noise: covariance"))
+    profile = _profile([row for _, products in found for row in products], reach[2])
+    plane = np.concatenate([products for products, _ in found])
+    share = np.mean(plane, axis=0) if len(plane) else np.eye(1, len(within))[0]
     covariance = np.zeros([2 * edge + 1 for edge in reach])
     for value, (dy, dx) in zip(share / max(share[0], 1e-12), within, strict=True):
         for dz in range(-reach[2], reach[2] + 1):
             covariance[reach[0] + dy, reach[1] + dx, reach[2] + dz] = value * profile[abs(dz)]
             covariance[reach[0] - dy, reach[1] - dx, reach[2] + dz] = value * profile[abs(dz)]
-    # What was measured is the spread of a slice less its neighbours.
-    return covariance, float(1 / np.sqrt(_difference_gain(profile, slices)))
+    # What was measured is the variance of a slice less its neighbours, over what it is where slices are independent.
+    one, two = (float(profile[lag]) if lag < len(profile) else 0.0 for lag in (1, 2))
+    gain = (1.5 - 2 * one + 0.5 * two) / 1.5 if slices > 1 else 1.0
+    return covariance, float(1 / np.sqrt(max(gain, 0.05)))
 
 
 def covariance_slab(
-    volume: Volume,
-    slab: Slab,
-    *,
-    rough: Noise,
-    places: NDArray[np.intp],
-    within: list[tuple[int, int]],
-    lags: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the products at every lag within the slice and along the slices, of the cells at `places` in a slab."""
+    volume: Volume, slab: Slab, *, rough: Noise, places: NDArray[np.intp], within: list[tuple[int, int]]
+) -> tuple[NDArray[np.float64], list[list[np.floating]]]:
+    """Return the products at every lag within the slice, and those along the slices, of the cells of a slab."""
     _, columns, slices = volume.shape
     here = places[(places[:, 0] * CELL >= slab.first) & (places[:, 0] * CELL < slab.stop)]
-    plane, along = np.empty((len(here), len(within))), np.empty((len(here), lags))
+    plane = np.empty((len(here), len(within)))
+    products: list[list[np.floating]] = []
     if not len(here):
-        return plane, along
+        return plane, products
     x = volume.read(slab.low, slab.high) / rough.sigma_rows(slab.low, slab.high, columns)
-    _, alone = _neighbours(x)
-    alone -= uniform_filter(alone, (SURROUNDINGS, SURROUNDINGS, 1))
-    x -= uniform_filter(x, (FINE, FINE, 1))
+    alone = _alone(x)
+    fine = alone - uniform_filter(alone, (FINE, FINE, 1))
     for number, (row, column, z) in enumerate(here):
         y0, x0 = row * CELL - slab.low, column * CELL
         own = slice(y0, y0 + CELL), slice(x0, x0 + CELL)
@@ -396,35 +393,43 @@ def covariance_slab(
         plane[number] = [
             np.mean(centre * alone[y0 + dy : y0 + dy + CELL, x0 + dx : x0 + dx + CELL, z]) for dy, dx in within
         ]
-        fine = x[(*own, z)]
-        along[number] = [np.mean(fine * x[(*own, z + dz)]) if z + dz < slices else np.nan for dz in range(lags)]
-    return plane, along
+        if 0 < z < slices - 2:
+            products.append(
+                [np.mean(band[(*own, z)] * band[(*own, z + lag)]) for band in (alone, fine) for lag in (0, 1)]
+            )
+    return plane, products
 
 
-def _sample(flat: NDArray[np.bool_], image: tuple[int, int], reach: tuple[int, int, int]) -> NDArray[np.intp]:
-    """Return up to MOST_CELLS flat cells away from the image's rim, evenly drawn, (cells, 3), in order."""
+def _sample(quiet: NDArray[np.bool_], image: tuple[int, int], reach: tuple[int, int, int]) -> NDArray[np.intp]:
+    """Return quiet cells away from the image's rim, (cells, 3), in order."""
     rim = -(-max(reach[:2]) // CELL)
-    places = np.argwhere(flat)
+    places = np.argwhere(quiet)
+    places = places[:: max(1, len(places) // MOST_CELLS)]
     last = np.array([image[0] // CELL - rim, image[1] // CELL - rim])
-    places = places[(places[:, :2] >= rim).all(axis=1) & (places[:, :2] < last).all(axis=1)]
-    step = max(1, -(-len(places) // MOST_CELLS))
-    return np.asarray(places[::step])
+    return np.asarray(places[(places[:, :2] >= rim).all(axis=1) & (places[:, :2] < last).all(axis=1)], np.intp)
 
 
-def _profile(along: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the correlation between slices by lag from products of cells, (cells, lags)."""
-    if len(along) == 0:
-        return np.asarray(np.eye(1, along.shape[1])[0])
-    profile = np.array([np.median(lag[np.isfinite(lag)]) if np.isfinite(lag).any() else 0.0 for lag in along.T])
-    profile /= max(profile[0], 1e-12)
-    # Below that no correlation is taken for real.
-    profile[1:] = np.where(np.abs(profile[1:]) < LEAST_CORRELATION, 0.0, profile[1:])
-    return np.asarray(profile)
+def _profile(products: list[list[np.floating]], reach: int) -> NDArray[np.float64]:
+    """Return the correlation between slices by lag up to `reach`, r, r^4, r^9 ...: a Gaussian slice profile.
+
+    A slice less its neighbours' mean, e, has covariances e0 = 1.5 - 2 r1 + 0.5 r2 and e1 = -1 + 1.75 r1 - r2 + 0.25 r3
+    over the variance of a slice; r is the one whose e1 / e0 is that of the quiet cells. What anatomy is left is either
+    gone with the neighbours' mean or changes from slice to slice as noise does.
+
+    Args:
+        products: Mean of e_z e_z and of e_z e_(z+1) of every cell, in a wide band and in a narrow one: the one that
+            anatomy reaches less is the lower.
+        reach: Largest lag.
+    """
+    r = CORRELATIONS
+    found = 0.0
+    if len(products) >= FEWEST:
+        expected = (-1 + 1.75 * r - r**4 + 0.25 * r**9) / (1.5 - 2 * r + 0.5 * r**4)
+        bands = np.mean(products, axis=0).reshape(-1, 2)
+        found = min(float(r[np.argmin(np.abs(expected - e1 / max(e0, 1e-12)))]) for e0, e1 in bands)
+    found = float(np.interp(found, (DOUBTED, BELIEVED), (0.0, BELIEVED))) if found < BELIEVED else found
+    return np.asarray(np.where(np.arange(reach + 1) == 0, 1.0, found ** (np.arange(reach + 1.0) ** 2)))
 
 
-def _difference_gain(profile: NDArray[np.float64], slices: int) -> float:
-    """Return the variance of a slice less the mean of its two neighbours, for noise of variance one."""
-    if slices == 1:
-        return 1.0
-    one, two = (float(profile[lag]) if lag < len(profile) else 0.0 for lag in (1, 2))
-    return max(0.1, 1.5 - 2.0 * one + 0.5 * two)
+CORRELATIONS = np.linspace(0, 0.9, 91)
+"""Correlations of neighbouring slices that are tried."""

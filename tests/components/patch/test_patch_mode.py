@@ -156,9 +156,7 @@ def test_vectors_are_orthonormal_and_whitening_whitens(basis: PatchBasis) -> Non
         (6e4, False),
         (1e4, True),
         (2e4, True),
-        pytest.param(
-            6e4, True, marks=pytest.mark.xfail(strict=True, reason="the faintest noise: lung is 15.2 % off, body 10 %")
-        ),
+        (6e4, True),
     ],
 )
 def test_sigma_is_found_within_ten_percent_in_body_and_fifteen_in_lung(photons: float, soft: bool) -> None:
