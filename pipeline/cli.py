@@ -60,7 +60,8 @@ def options_but(*given: Any) -> Callable[[F], F]:
 
 def _option(parameter: Any) -> Callable[[F], F]:
     return click.option(
-        parameter.flag,
+        # What is on by default is turned off by its opposite.
+        f"{parameter.flag}/--no-{parameter.flag.removeprefix('--')}" if parameter.default is True else parameter.flag,
         parameter.name,
         is_flag=parameter.type is bool,
         type=click.Choice(parameter.choices) if parameter.choices else parameter.type,
