@@ -62,8 +62,10 @@ def options_of(*parameters: Parameter[Any]) -> Callable[[F], F]:
 
     def decorate(verb: F) -> F:
         for parameter in reversed(parameters):
+            # What is on by default is turned off by its opposite.
+            negated = f"{parameter.flag}/--no-{parameter.flag.removeprefix('--')}"
             verb = click.option(
-                parameter.flag,
+                negated if parameter.default is True else parameter.flag,
                 parameter.name,
                 is_flag=parameter.type is bool,
                 type=click.Choice(parameter.choices) if parameter.choices else parameter.type,

@@ -119,9 +119,9 @@ TAU = Parameter(
 )
 WIENER = Parameter(
     "wiener",
-    False,
-    "Patch mode: a second stage that shrinks every weight as the first one's result says. A little better, at about "
-    "twice the time.",
+    True,
+    "Patch mode: a second stage that shrinks every weight as the first one's result says. Lungs and faint structures "
+    "gain; without it takes about half the time.",
 )
 STRIDE = Parameter(
     "stride",

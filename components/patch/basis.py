@@ -177,7 +177,7 @@ def whitening(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDA
     return (vectors / root) @ vectors.T, (vectors * root) @ vectors.T
 
 
-def learn(volume: Volume, noise: Noise, *, shape: Shape, classes: int = 32, seed: int = 0) -> PatchBasis:
+def learn(volume: Volume, noise: Noise, *, shape: Shape, classes: int = 64, seed: int = 0) -> PatchBasis:
     """Learn a basis from the patches of `volume`.
 
     Args:
@@ -198,7 +198,7 @@ def learn_together(
     noises: Sequence[Noise],
     *,
     shape: Shape,
-    classes: int = 32,
+    classes: int = 64,
     seed: int = 0,
     factor: Factor | None = None,
 ) -> PatchBasis:

@@ -23,9 +23,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d, uniform_filter, uniform_filter1d
+from scipy.ndimage import distance_transform_edt, gaussian_filter1d, uniform_filter, uniform_filter1d
 from scipy.special import gammaln
 
+from components.errors import CtbasisError
 from components.patch.path import variance_shapes
 from components.patch.volume import slabs
 
@@ -68,6 +69,9 @@ FREEDOM = 20.0
 LEAST = 0.5
 """HU: the least sigma, near the rounding of whole HU (0.29)."""
 
+LITTLE = 4.0
+"""HU in soft tissue up to which the user is told that there is hardly anything to remove."""
+
 SHARES = tuple(float(share) for share in np.linspace(0, 1, 21))
 """Shares of the variance that electronic noise may have, averaged over the body."""
 
@@ -103,6 +107,19 @@ class Noise:
     covariance: NDArray[np.float64]
     cells: int
     notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Fill holes of sigma, where it is no number or not above 0, from the nearest cell that has one.
+
+        Raises:
+            CtbasisError: No cell has one.
+        """
+        holes = ~(np.isfinite(self.sigma) & (self.sigma > 0))
+        if holes.all():
+            raise CtbasisError("sigma is nowhere a number above 0", expected="HU, on cells", remedy="estimate it again")
+        if holes.any():
+            nearest = distance_transform_edt(holes, return_distances=False, return_indices=True)
+            object.__setattr__(self, "sigma", self.sigma[tuple(nearest)])
 
     def sigma_rows(self, first: int, stop: int, columns: int) -> NDArray[np.float32]:
         """Return sigma of image rows `first` to `stop`, HU, (rows, columns, slices), linear between cells' centres."""
@@ -146,11 +163,13 @@ class Cells:
         mean: HU.
         variance: Of the slice less its neighbours and less its surroundings, scaled to that of the slice if slices are
             independent, HU^2.
+        plane: Of the slice less its surroundings alone, HU^2: more anatomy, but nothing of other slices.
         air: Share of voxels that may have been clipped.
     """
 
     mean: NDArray[np.float32]
     variance: NDArray[np.float32]
+    plane: NDArray[np.float32]
     air: NDArray[np.float32]
 
     def within(self, hu: tuple[float, float]) -> NDArray[np.bool_]:
@@ -184,18 +203,22 @@ def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2)) -> Nois
         return Noise(np.full_like(cells.mean, LEAST), _white(reach), found, (note,))
     shape = fit_shape(volume, cells)
     pooled = min(SLICES, volume.shape[2])
-    variance = uniform_filter1d(cells.variance.astype(np.float64), pooled, axis=2, mode="nearest")
-    ratio = np.log(np.maximum(variance, 1e-6) / shape)
     # Neighbouring slices share a slice, so three of them are worth two.
-    level = quiet_level(ratio[measured], FREEDOM * (pooled + 1) / 2)
-    quiet = quietest(ratio, measured, level, FREEDOM * (pooled + 1) / 2)
+    worth = (pooled + 1) / 2
+    ratio, plane = (
+        np.log(np.maximum(uniform_filter1d(variance.astype(np.float64), pooled, axis=2, mode="nearest"), 1e-6) / shape)
+        for variance in (cells.variance, cells.plane)
+    )
+    level = quiet_level(ratio[measured], FREEDOM * worth)
+    quiet = quietest(ratio, measured, level, FREEDOM * worth)
     rough = Noise(np.sqrt(shape * np.exp(level)).astype(np.float32), _white(reach), int(quiet.sum()))
     covariance, scale = measure_covariance(volume, rough, quiet, reach)
-    level = quiet_level(ratio[measured], freedom(covariance) * (pooled + 1) / 2)
-    sigma = scale * np.sqrt(shape * np.exp(level))
+    # Anatomy only adds, to the one and to the other: the lower is nearer. Thick slices differ by more than they hold.
+    within, across = (quiet_level(seen[measured], freedom(covariance) * worth) for seen in (plane, ratio))
+    sigma = np.sqrt(shape * np.exp(min(within, across + 2 * np.log(scale))))
     notes = []
-    if float(np.median(sigma[measured])) <= 2 * LEAST:
-        notes.append("noise: the series holds almost no noise (already denoised or made); little will be removed")
+    if float(np.median(sigma[measured])) <= LITTLE:
+        notes.append("noise: the series holds little noise (already denoised, or made); little will be removed")
     return Noise(np.maximum(sigma, LEAST).astype(np.float32), covariance, int(quiet.sum()), tuple(notes))
 
 
@@ -217,21 +240,25 @@ def survey_slab(volume: Volume, slab: Slab) -> tuple[NDArray[np.float32], ...]:
     x = volume.read(slab.low, slab.high)
     own = slice(slab.first - slab.low, slab.stop - slab.low)
     tiles = _tiles(x[own])
-    found = tiles.mean(axis=-1), np.square(_tiles(_alone(x)[own])).mean(axis=-1), (tiles <= AIR).mean(axis=-1)
+    spreads = (np.square(_tiles(residual[own])).mean(axis=-1) for residual in (_alone(x), _off_surroundings(x)))
+    found = tiles.mean(axis=-1), *spreads, (tiles <= AIR).mean(axis=-1)
     return tuple(np.asarray(array, np.float32) for array in found)
 
 
 def _alone(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return each slice less the mean of its neighbours and less its surroundings; of the variance of the slice."""
-    if x.shape[2] > 1:
-        near = np.concatenate([x[..., 1:2], x[..., :-1]], axis=2)
-        near += np.concatenate([x[..., 1:], x[..., -2:-1]], axis=2)
-        alone = (x - near / 2) * np.float32(np.sqrt(1 / 1.5))
-        # The first and the last have one neighbour: 1 + 1 in the place of 1 + 1/2.
-        alone[..., [0, -1]] *= np.float32(np.sqrt(0.75))
-    else:
-        alone = x.astype(np.float32)
-    return np.asarray(alone - uniform_filter(alone, (SURROUNDINGS, SURROUNDINGS, 1)), np.float32)
+    if x.shape[2] == 1:
+        return _off_surroundings(x)
+    near = np.concatenate([x[..., 1:2], x[..., :-1]], axis=2)
+    near += np.concatenate([x[..., 1:], x[..., -2:-1]], axis=2)
+    alone = (x - near / 2) * np.float32(np.sqrt(1 / 1.5))
+    # The first and the last have one neighbour: 1 + 1 in the place of 1 + 1/2.
+    alone[..., [0, -1]] *= np.float32(np.sqrt(0.75))
+    return _off_surroundings(np.asarray(alone, np.float32))
+
+
+def _off_surroundings(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(x - uniform_filter(x, (SURROUNDINGS, SURROUNDINGS, 1)), np.float32)
 
 
 def _tiles(values: NDArray[np.float32]) -> NDArray[np.float32]:

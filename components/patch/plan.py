@@ -7,7 +7,7 @@ from typing import Any
 
 from components.errors import CtbasisError
 
-TAU = 2.3
+TAU = 2.5
 """Standard deviations of noise below which a weight is dropped."""
 
 LARGEST_TAU = 20.0
@@ -40,7 +40,7 @@ class PatchPlan:
     wiener: bool
     stride: int
     basis: str = ""
-    classes: int = 32
+    classes: int = 64
     seed: int = 0
     patches: list[list[int]] = field(default_factory=list)
     bases: list[int] = field(default_factory=list)

@@ -31,11 +31,11 @@ class PatchStore(MatrixStore):
         attributes: dict[str, Any] = dict(group.attrs)
         self.plan = PatchPlan.of(attributes["patch"])
         self._noise = attributes["noise"]
-        self._last = -1, Noise(np.empty((0, 0, 0), np.float32), np.empty((0, 0, 0)), 0)
+        self._last: tuple[int, Noise] | None = None
 
     def noise(self, number: int) -> Noise:
         """Return the noise of series `number`, from 0 on; the last one asked for is kept."""
-        if self._last[0] != number:
+        if self._last is None or self._last[0] != number:
             self._last = number, self._read_noise(number)
         return self._last[1]
 

@@ -201,6 +201,83 @@ def test_fewer_slices_than_a_patch_spans_are_denoised_all_the_same(slices: int) 
     assert (clean - truth)[inside].std() < 0.8 * 30.0
 
 
+def estimated(truth: NDArray[np.float32], hu: NDArray[np.float32], **options: object) -> tuple[float, float, Noise]:
+    """Denoise blind; return RMSE over the body before and after, HU, and the noise that was found."""
+    volume = ArrayVolume(hu, (1.4, 1.4, 2.5))
+    shape = patch_shape(volume.shape, volume.spacing)
+    noise = estimate(volume, reach=(shape[0] - 1, shape[1] - 1, shape[2] - 1))
+    clean = whole(volume, noise, learn(volume, noise, shape=shape, classes=8), **options)
+    assert np.isfinite(clean).all()
+    inside = (truth > -300) & (truth < 1000)
+    before, after = ((image - truth)[inside] for image in (hu, clean))
+    return float(np.sqrt(np.mean(before**2))), float(np.sqrt(np.mean(after**2))), noise
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_one_or_two_slices_are_denoised_blind(slices: int) -> None:
+    truth = body(256, slices)
+    before, after, _ = estimated(truth, truth + white_noise(truth.shape))
+    assert after < 0.8 * before
+
+
+def test_an_already_denoised_series_is_hardly_changed_and_says_so(truth: NDArray[np.float32]) -> None:
+    left = gaussian_filter(white_noise(truth.shape), (2, 2, 0))
+    before, after, noise = estimated(truth, truth + left)
+    assert noise.notes
+    assert after < 1.1 * before < 1.1 * 5
+
+
+def test_metal_far_beyond_3071_stays_and_the_noise_around_it_falls() -> None:
+    truth = body()
+    truth[40:44, 62:66] = 12000.0
+    hu = truth + white_noise(truth.shape)
+    before, after, noise = estimated(truth, hu)
+    assert after < 0.8 * before
+    volume = ArrayVolume(hu, (1.4, 1.4, 2.5))
+    clean = whole(volume, noise, learn(volume, noise, shape=SHAPE, classes=8))
+    assert abs(np.median(clean[41:43, 63:65]) - 12000) < 60
+
+
+def test_padding_around_a_cropped_field_of_view_is_not_taken_for_noise_or_tissue() -> None:
+    truth = body()
+    y, x = np.mgrid[:128, :128] - 63.5
+    outside = y**2 + x**2 > 48**2
+    hu = truth + white_noise(truth.shape)
+    hu[outside] = truth[outside] = -2048.0
+    before, after, noise = estimated(truth, hu)
+    assert after < 0.8 * before
+    found = noise.sigma_rows(0, 128, 128)[truth > -300]
+    assert 0.85 * 30 < np.median(found) < 1.15 * 30
+
+
+def test_ten_millimetre_slices_lose_noise_and_are_not_made_worse_where_they_share_no_anatomy() -> None:
+    thick = body(128, 40)[..., ::5]
+    before, after, _ = estimated(thick, thick + white_noise(thick.shape))
+    assert after < 0.85 * before
+    strange = np.concatenate([body(96 + 16 * index, 1)[:96, :96] for index in range(5)], axis=2)
+    before, after, _ = estimated(strange, strange + white_noise(strange.shape))
+    assert after < before
+
+
+def test_holes_in_sigma_are_filled_from_the_nearest_cell() -> None:
+    sigma = np.full((4, 4, 2), 30.0, np.float32)
+    sigma[0, 0], sigma[1, 1], sigma[2, 2] = np.nan, 0.0, -np.inf
+    noise = Noise(sigma, known((32, 32, 2), 30.0).covariance, 10)
+    np.testing.assert_array_equal(noise.sigma, np.full((4, 4, 2), 30.0))
+    with pytest.raises(CtbasisError):
+        Noise(np.zeros((4, 4, 2), np.float32), noise.covariance, 10)
+
+
+def test_sigma_of_correlated_slices_is_found_within_a_fifth() -> None:
+    truth = body(192, 16)
+    kernel = np.array([0.25, 0.5, 0.25]) / np.sqrt(0.375)
+    noise = np.apply_along_axis(np.convolve, 2, white_noise((192, 192, 18)), kernel, "valid")
+    found = estimate(ArrayVolume(truth + noise, (1.4, 1.4, 1.0)))
+    ratio = np.median(found.sigma_rows(0, 192, 192)[truth > -300]) / 30.0
+    assert 0.8 < ratio < 1.2
+    assert abs(found.covariance[4, 4, 3] - 2 / 3) < 0.15
+
+
 @pytest.mark.parametrize("wrong", [{"tau": -1.0}, {"tau": float("nan")}, {"stride": 0}, {"stride": 6}])
 def test_impossible_settings_are_refused(noisy: ArrayVolume, basis: PatchBasis, wrong: dict[str, float]) -> None:
     with pytest.raises(CtbasisError):
