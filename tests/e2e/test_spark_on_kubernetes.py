@@ -51,6 +51,20 @@ def test_factors_equal_those_of_one_machine_and_the_drivers_log_is_the_steps(
     assert namespace.right_factors("good.zarr")
 
 
+def test_plain_spark_gives_the_same_factors(namespace: StepNamespace, run: str) -> None:
+    code, said = namespace.step(*job_arguments("plain.zarr", engine="spark"), run=run).end()
+    assert code == 0, said
+    assert "svd: spark factors 4096 x 24" in said
+    assert namespace.right_factors("plain.zarr")
+
+
+def test_executors_read_dicom_files_themselves_and_say_where_there_are_none(namespace: StepNamespace, run: str) -> None:
+    source = ["--source", "/workspace", "--factors", "/workspace/fused.zarr", "--engine", "spark", "--rank", "5"]
+    code, said = namespace.step(*source, run=run).end()
+    assert code == 2, said
+    assert refusal_in(said.splitlines()).startswith("no CT image among "), said
+
+
 def test_a_refusal_of_the_job_is_the_steps_own_and_is_not_retried(namespace: StepNamespace, run: str) -> None:
     missing = job_arguments("bad.zarr", matrix="/workspace/missing.zarr")
     code, said = namespace.step(*missing, run=run).end()
