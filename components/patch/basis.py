@@ -296,8 +296,9 @@ class Drawn:
         own = slice(slab.first - slab.low, min(slab.stop, rows - self.shape[0] + 1) - slab.low)
         rng = np.random.default_rng((self.seed, slab.first))
         drawn = np.nonzero(rng.random(windows[own].shape[:3], np.float32) < self.share)
-        block = windows[own][drawn].reshape(len(drawn[0]), -1)
-        return block[held[own][drawn].reshape(len(block), -1).any(axis=1)]
+        # By its size, as the last slab of a volume may hold no place of a patch.
+        size = math.prod(self.shape)
+        return windows[own][drawn].reshape(-1, size)[held[own][drawn].reshape(-1, size).any(axis=1)]
 
 
 @dataclass(frozen=True)

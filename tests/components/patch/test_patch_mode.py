@@ -259,6 +259,15 @@ def test_ten_millimetre_slices_lose_noise_and_are_not_made_worse_where_they_shar
     assert after < before
 
 
+@pytest.mark.parametrize("rows", [97, 98, 99, 100])
+def test_a_last_slab_without_a_place_for_a_patch_is_learned_from_as_any_other(rows: int) -> None:
+    volume = ArrayVolume(body(100)[:rows] + white_noise((rows, 100, 12)), (1.4, 1.4, 2.5))
+    noise = known(volume.shape, 30.0)
+    learned = learn(volume, noise, shape=SHAPE, classes=4)
+    assert sum(learned.provenance["patches"]) > 0
+    assert whole(volume, noise, learned).shape == volume.shape
+
+
 def test_holes_in_sigma_are_filled_from_the_nearest_cell() -> None:
     sigma = np.full((4, 4, 2), 30.0, np.float32)
     sigma[0, 0], sigma[1, 1], sigma[2, 2] = np.nan, 0.0, -np.inf
