@@ -131,7 +131,7 @@ def project_matrix(matrix: MatrixStore, basis: FactorStore, factors_uri: str, *,
     factors = FactorWriter.create(factors_uri, matrix, rank=k)
     threads.run(Turn(basis.uri, P[:, :k] * signs, factors_uri))
     V = V * signs
-    asked = question(s[:k], V, factors_uri)
+    asked = question(s[:k], V, factors_uri, seed=0)
     answers = threads.run(asked)
     accuracy = report(
         asked,

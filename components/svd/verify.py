@@ -24,10 +24,17 @@ if TYPE_CHECKING:
     from components.svd.passes import Parts
 
 
-def question(s: NDArray[np.float64], V: NDArray[np.float64], factors_uri: str) -> Residual:
-    """Return the pass over A and U that finds how wrong the factors at `factors_uri` are, s (k,) and V (n, k)."""
-    # Its own vectors: none that the factors could have been made to fit.
-    return Residual(V * s, make_probes(np.random.default_rng(), s, V), factors_uri)
+STREAM = 2
+"""Of random numbers: no engine draws from it."""
+
+
+def question(s: NDArray[np.float64], V: NDArray[np.float64], factors_uri: str, *, seed: int) -> Residual:
+    """Return the pass over A and U that finds how wrong the factors at `factors_uri` are, s (k,) and V (n, k).
+
+    Its random vectors are of a stream of their own, so that the factors cannot have been made to fit them, and of the
+    run's `seed`, so that a run that is repeated reports the same.
+    """
+    return Residual(V * s, make_probes(np.random.default_rng([seed, STREAM]), s, V), factors_uri)
 
 
 def report(

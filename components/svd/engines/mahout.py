@@ -171,7 +171,7 @@ class _Run:
                 return None
             signs = fixed_signs(V)
             s, V = np.pad(s, (0, self.plan.rank - k)), complete_basis(V * signs, self.plan.rank)
-            asked = question(s, V, self.factors.uri)
+            asked = question(s, V, self.factors.uri, seed=self.seed)
             self.spark.setJobDescription("write U")
             gram, *answers = self.write(run.U(np.dtype(self.factors.dtype).itemsize), signs, asked)
             if not orthonormal(gram):
