@@ -140,7 +140,7 @@ def test_under_spark_submit_what_a_task_refuses_comes_out_in_words_with_exit_cod
     A[5, 1] = np.inf
     done = submit(*arguments(store_matrix(A), tmp_path / "f", "--rank", "2", engine="mahout"))
     assert done.returncode == 2, done.stdout
-    assert "NaN or Inf in row block 0\n  expected: finite HU" in refusal_in(done.stdout.splitlines())
+    assert "NaN or Inf in rows 0 to 300 of the matrix\n  expected: finite HU" in refusal_in(done.stdout.splitlines())
     assert "Traceback" not in done.stdout
     assert "\tat " not in done.stdout
 
