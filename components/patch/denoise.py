@@ -17,8 +17,7 @@ References:
 from __future__ import annotations
 
 import os
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -32,9 +31,10 @@ from components.patch.plan import TAU
 from components.patch.rows import add_back, rows_at
 from components.patch.volume import slabs
 from components.progress import progress
+from components.threads import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -100,7 +100,7 @@ def denoise(
     workers = workers or os.cpu_count() or 1
     # A slab is one core's work: BLAS must not spread each small product over all of them as well.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        done = _in_order(pool, lambda slab: (slab, work(volume, slab)), parts, workers)
+        done = in_order(pool, lambda slab: (slab, work(volume, slab)), parts, ahead=workers)
         yield from progress(done, "denoise", total=len(parts), unit="slab")
 
 
@@ -180,19 +180,6 @@ def _check(basis: PatchBasis, shape: tuple[int, int, int], options: Options) -> 
             expected="a volume no smaller than a patch",
             remedy="learn a basis on this series",
         )
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, one: Callable[[Slab], Denoised], parts: list[Slab], ahead: int
-) -> Iterator[Denoised]:
-    """Do `parts` in parallel and yield them in order, no more than `ahead` of them unread."""
-    waiting: deque[Future[Denoised]] = deque()
-    for part in parts:
-        waiting.append(pool.submit(one, part))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _pass(

@@ -9,8 +9,7 @@ A volume also says where the work on its slabs is done: in threads of this proce
 from __future__ import annotations
 
 import os
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -18,6 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from components.progress import progress
+from components.threads import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -71,15 +71,9 @@ class InThreads:
         threads = os.cpu_count() or 1
 
         def done() -> Iterator[T]:
-            waiting: deque[Future[T]] = deque()
             # A slab is one core's work: BLAS must not spread each small product over all of them as well.
             with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-                for part in parts:
-                    waiting.append(pool.submit(work, self, part))
-                    if len(waiting) > threads:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
+                yield from in_order(pool, lambda part: work(self, part), parts, ahead=threads)
 
         yield from progress(done(), what, total=len(parts), unit="slab")
 

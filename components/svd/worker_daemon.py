@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import gc
 
-from pyspark.daemon import manager
-
 import components.svd.passes
 import components.svd.workers  # noqa: F401 - this is the point
 
 if __name__ == "__main__":
+    from pyspark.daemon import manager
+
     gc.collect()
     gc.freeze()
     manager()

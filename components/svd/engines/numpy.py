@@ -19,8 +19,9 @@ from components.matrix.ingest import available_cpus
 from components.progress import progress
 from components.svd.memory import SHARE, free_memory, held_memory
 from components.svd.method import chosen_method, factorize_by
-from components.svd.passes import fold, merged, piece_rows
+from components.svd.passes import fold, piece_rows
 from components.svd.workers import Workers, ranges, read_block
+from components.threads import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from components.svd.workers import Gather, RowBlocks
 
 MIB = 2**20
+
+SHARES = 64
+"""Runs of row blocks that threads take in turn; as many threads at most have work."""
 
 
 def factorize(matrix: RowBlocks, factors: FactorWriter, plan: Plan) -> Spectrum:
@@ -68,7 +72,7 @@ class Threads(Workers):
         super().__init__(matrix)
         limit = memory or int(held_memory() + SHARE * free_memory())
         spare = limit - held_memory()
-        self.count = min(available_cpus(), matrix.block_count, spare // each)
+        self.count = min(available_cpus(), matrix.block_count, SHARES, spare // each)
         if self.count < 1:
             raise CtbasisError(
                 f"memory is limited to {limit // MIB} MiB, of which this process holds {held_memory() // MIB}",
@@ -80,7 +84,7 @@ class Threads(Workers):
         self._lock = threading.Lock()
 
     def _run(self, work: Pass) -> Parts:
-        shares = ranges(self.matrix.block_count, self.count)
+        shares = ranges(self.matrix.block_count, SHARES)
         done = iter(progress(range(self.matrix.block_count), f"svd: {work.what}", unit="block"))
         stopped = threading.Event()
 
@@ -92,11 +96,16 @@ class Threads(Workers):
                 raise
 
         blas = max(1, available_cpus() // self.count)
+        total: Parts | None = None
         with threadpool_limits(blas, user_api="blas"), ThreadPoolExecutor(self.count) as pool:
-            # Ranges that are always the same, merged in order: equal runs give equal bits.
-            parts = [part for part in pool.map(one, shares) if part is not None]
+            # The same ranges however many threads there are, merged in order: equal runs give equal bits anywhere.
+            for part in in_order(pool, one, shares, ahead=self.count):
+                if part is not None:
+                    total = part if total is None else work.merge(total, part)
         next(done, None)
-        return merged(work, parts)
+        if total is None:
+            raise CtbasisError(f"{self.matrix.uri} has no row block", expected="one at least")
+        return total
 
     def _blocks(
         self, indices: range, work: Pass, done: Iterator[int], stopped: threading.Event

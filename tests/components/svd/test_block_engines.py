@@ -171,6 +171,21 @@ def test_a_matrix_of_zeros_or_of_air_has_orthonormal_bases_too(
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_one_thread_and_many_give_the_same_bits(
+    method: str, store_matrix: StoreMatrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = store_matrix(with_spectrum(5000, 1e4 / np.arange(1, 41)))
+    found = []
+    for threads in (1, 2, 7):
+        monkeypatch.setattr(numpy, "available_cpus", lambda threads=threads: threads)
+        factors, U, _ = factored(matrix, tmp_path / "f", rank=6, method=method)
+        found.append((U, factors.s, factors.V))
+    for other in found[1:]:
+        for one, same in zip(other, found[0], strict=True):
+            np.testing.assert_array_equal(one, same)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_slice_of_zeros_weighs_nothing_and_repeated_slices_weigh_the_same(
     method: str, store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
