@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from components.errors import refusing
 from components.matrix.ingest import available_cpus
@@ -35,6 +36,7 @@ from components.svd.factors import FactorStore, FactorWriter
 from components.svd.launch_local import spark_submit
 from components.svd.memory import parse_memory
 from components.svd.plan import plan_factorization
+from components.threads import in_order
 from instruments.bench.meter import Meter
 
 if TYPE_CHECKING:
@@ -42,9 +44,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Blocks = Iterator[NDArray[Any]]
-    Result = tuple[Callable[[], Blocks], NDArray[np.float64]]
-    """U, row block by row block, and V diag(s)."""
+    Blocks = Callable[[int], NDArray[Any]]
+    """U, row block by row block."""
 
 BOUNDS = ("bare-read", "bare-blas")
 
@@ -86,8 +87,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 U, weights = prepared()
         peak = held.peak_mib
 
-        def blocks() -> Blocks:
-            return (np.asarray(U[matrix.block(index)]) for index in range(matrix.block_count))
+        def blocks(index: int) -> NDArray[Any]:
+            return np.asarray(U[matrix.block(index)])
     else:
         factors_uri = str(Path(options.scratch) / "factors.zarr")
         with _started(options) as factorize, Meter() as meter:
@@ -96,13 +97,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         factors = FactorStore.open(factors_uri)
         weights = factors.weights
 
-        def blocks() -> Blocks:
-            return (factors.read_block(index) for index in range(factors.block_count))
+        blocks = factors.read_block
 
     found = {"seconds": meter.seconds, "cpu_seconds": meter.cpu_seconds, "peak_mib": peak}
-    found["residual"] = residual(matrix, blocks(), weights)
+    found["residual"] = residual(matrix, blocks, weights)
     if options.reference:
-        found |= agreement(FactorStore.open(options.reference), blocks(), weights)
+        found |= agreement(FactorStore.open(options.reference), blocks, weights)
     return found
 
 
@@ -154,8 +154,8 @@ def agreement(reference: FactorStore, blocks: Blocks, weights: NDArray[np.float6
     # By the sine, which is right for small angles.
     sine = np.linalg.norm(V - V_exact @ (V_exact.T @ V), 2)
     squared, largest, count = 0.0, 0.0, 0
-    for index, U in enumerate(blocks):
-        difference: NDArray[np.float64] = U @ weights.T - reference.read_block(index) @ reference.weights.T
+    for index in range(reference.block_count):
+        difference: NDArray[np.float64] = blocks(index) @ weights.T - reference.read_block(index) @ reference.weights.T
         squared += float(np.vdot(difference, difference))
         largest = max(largest, float(np.abs(difference).max()))
         count += difference.size
@@ -169,11 +169,13 @@ def agreement(reference: FactorStore, blocks: Blocks, weights: NDArray[np.float6
 
 def residual(matrix: MatrixStore, blocks: Blocks, weights: NDArray[np.float64]) -> float:
     """Return ||A - U diag(s) V^T||_F by one pass over A and U."""
-    squared = 0.0
-    for index, U in enumerate(blocks):
-        difference = matrix.read_block(index) - U @ weights.T
-        squared += float(np.vdot(difference, difference))
-    return float(np.sqrt(squared))
+
+    def squared(index: int) -> float:
+        difference = matrix.read_block(index) - blocks(index) @ weights.T
+        return float(np.vdot(difference, difference))
+
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(available_cpus()) as pool:
+        return math.sqrt(sum(in_order(pool, squared, range(matrix.block_count), ahead=available_cpus())))
 
 
 def _whole(matrix: MatrixStore) -> NDArray[np.float64]:
