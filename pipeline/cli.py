@@ -389,8 +389,8 @@ def demo(out: Path, **chosen: Any) -> None:
     "--case",
     "names",
     multiple=True,
-    help="svd: float64, int16, rank-50, stock, wide, growth, or out-of-core, which takes 46 GB of disk; without it all "
-    "but the last. Repeatable.",
+    help="svd: float64, int16, rank-50, stock, wide, growth, or out-of-core, which takes a quarter of an hour; without "
+    "it all but the last. Repeatable.",
 )
 @click.option("--rows", type=click.IntRange(min=1), help="svd, a case of your own: rows of the made matrix.")
 @click.option("--cols", type=click.IntRange(min=1), help="svd, a case of your own: its columns.")

@@ -260,12 +260,22 @@ class MatrixWriter:
         self._group = stores.open_group(uri, mode=mode)
 
     @classmethod
-    def create(cls, uri: str, *, image: tuple[int, int], cols: int, dtype: DTypeLike) -> Self:
-        """Start a matrix of `image` (Rows, Columns) voxels by `cols` slices at `uri`, replacing what was there."""
+    def create(
+        cls, uri: str, *, image: tuple[int, int], cols: int, dtype: DTypeLike, column_chunk: int | None = None
+    ) -> Self:
+        """Start a matrix of `image` (Rows, Columns) voxels by `cols` slices at `uri`, replacing what was there.
+
+        Args:
+            uri: Where it goes.
+            image: Rows and Columns.
+            cols: n.
+            dtype: int16 or float32.
+            column_chunk: Columns of a chunk; without it as many as bound what a writer of column groups holds.
+        """
         writer = cls(uri, mode="w")
         writer._group.attrs.update({"complete": False, "image": [int(edge) for edge in image]})
         m = int(image[0]) * int(image[1])
-        chunks = (min(block_rows_for(cols), m), column_chunk_for(cols, m))
+        chunks = (min(block_rows_for(cols), m), column_chunk or column_chunk_for(cols, m))
         # A is noise and does not compress at a price worth paying.
         _create(writer._group, "A", (m, cols), chunks, dtype, [Crc32cCodec()])
         create_aside(writer._group, (m, cols), chunks, dtype)

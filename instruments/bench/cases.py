@@ -29,7 +29,7 @@ class Case:
         power_iters: q.
         memory: That the engine numpy may take, as the user writes it.
         contenders: Who factors, in this order; those of `CONTENDERS`.
-        distinct: Row blocks that differ, after which they come again; 0 for all.
+        distinct: Row blocks that differ, after which they come again by hard links; 0 for all.
     """
 
     name: str = "own"
@@ -58,7 +58,7 @@ CASES = (
         Case(GROWTH, rows=1 << power, dtype="int16", rank=50, contenders=("bare-blas", "numpy", "spark"), distinct=8)
         for power in (16, 18, 20, 22)
     ),
-    # 40 GB. A block comes again after 32 of them, so that making it takes no longer than writing it.
+    # 40 GB. A block comes again after 32 of them, so that no disk has to hold it.
     Case(
         OUT_OF_CORE,
         rows=1 << 26,
@@ -71,7 +71,7 @@ CASES = (
 )
 
 USUAL = tuple(dict.fromkeys(case.name for case in CASES if case.name != OUT_OF_CORE))
-"""Cases of a run that names none: out-of-core needs 46 GB of disk, and is named."""
+"""Cases of a run that names none: out-of-core takes a quarter of an hour, and is named."""
 
 
 def chosen_cases(names: Sequence[str], own: dict[str, Any], *, series: bool) -> list[Case]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.matrix.store import MatrixStore, MatrixWriter, Series, absent
+from components.matrix.store import MatrixStore, MatrixWriter, Series, absent, block_rows_for, column_chunk_for
 from components.progress import progress
 
 if TYPE_CHECKING:
@@ -28,10 +29,13 @@ def write_decaying(uri: str, *, rows: int, cols: int, dtype: str, seed: int = 0,
         cols: n, at most m.
         dtype: float64, float32 or int16.
         seed: Of the singular vectors.
-        distinct: Row blocks that differ, after which they come again: what is written is as large, and is made in the
-            time that writing takes. 0 for all.
+        distinct: Row blocks that differ, after which they come again, by hard links: a matrix of any size, which takes
+            no disk and is read from the page cache. 0 for all.
     """
-    writer = MatrixWriter.create(uri, image=(rows, 1), cols=cols, dtype=dtype)
+    # What writes whole row blocks needs no narrow chunks to bound what it holds.
+    writer = MatrixWriter.create(
+        uri, image=(rows, 1), cols=cols, dtype=dtype, column_chunk=column_chunk_for(cols, block_rows_for(cols))
+    )
     blocks = [slice(first, min(first + writer.block_rows, rows)) for first in range(0, rows, writer.block_rows)]
     distinct = distinct or len(blocks)
 
@@ -48,19 +52,25 @@ def write_decaying(uri: str, *, rows: int, cols: int, dtype: str, seed: int = 0,
     V, _ = np.linalg.qr(np.random.default_rng([seed, -1 % 2**32]).standard_normal((cols, cols)))
     scale = STRENGTH * np.sqrt(rows * cols / np.sum(s**2))
     X = np.linalg.inv(np.linalg.cholesky(G)).T @ (scale * s[:, None] * V.T)
-    made: dict[int, NDArray[Any]] = {}
     for index in progress(range(len(blocks)), "bench: matrix", unit="block"):
-        values = made.get(index % distinct)
-        if values is None or len(values) != blocks[index].stop - blocks[index].start:
-            values = _as(gaussian(index) @ X, dtype)
-            if distinct < len(blocks):
-                made[index % distinct] = values
+        if index >= distinct and blocks[index].stop - blocks[index].start == writer.block_rows:
+            again(Path(uri), index % distinct, index)
+            continue
+        values = _as(gaussian(index) @ X, dtype)
         for first in range(0, cols, writer.column_chunk):
             columns = slice(first, min(first + writer.column_chunk, cols))
             part_of = values[:, columns]
             writer.write(blocks[index], columns, part_of, np.full_like(part_of, absent(dtype)))
     writer.finish(series=[Series("1.2.3", 0, cols)], headers=[b""] * cols)
     return MatrixStore.open(uri)
+
+
+def again(store: Path, index: int, other: int) -> None:
+    """Let row block `other` of the matrix store be row block `index`, by hard links to its chunks."""
+    chunks = store / "A" / "c"
+    (chunks / str(other)).mkdir()
+    for chunk in (chunks / str(index)).iterdir():
+        (chunks / str(other) / chunk.name).hardlink_to(chunk)
 
 
 def _as(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:

@@ -50,9 +50,10 @@ def write_page(rows: Sequence[Row], folder: Path) -> None:
     growth = cases.pop(GROWTH, [])
     memory = psutil.virtual_memory().total / 2**30
     made = (
-        f"Made by `ctbasis bench svd --page`, in one run, on {psutil.cpu_count()} cores and {memory:.0f} GiB, "
-        f"Python {platform.python_version()}. `bare-blas` and `bare-read` are bounds: the exact method's products on "
-        "float64 in memory, and the bytes of A from disk."
+        "Made by `ctbasis bench svd --page`, the contenders of a case in turn, on "
+        f"{psutil.cpu_count()} cores and {memory:.0f} GiB, Python {platform.python_version()}. `bare-blas` and "
+        "`bare-read` are bounds: the exact method's products on float64 in memory, and the bytes of A from the disk or "
+        "its cache. The matrices of growth and out-of-core are of blocks that come again."
     )
     lines = ["# `ctbasis bench svd`", "", made]
     for name, own in cases.items():
@@ -97,8 +98,12 @@ def _speed(cases: dict[str, list[Row]]) -> Figure:
     for axes, (name, rows) in zip(panels[:, 0], cases.items(), strict=True):
         engines, seconds = [row["engine"] for row in rows], [row["seconds"] for row in rows]
         colours = ["#999999" if engine in BOUNDS else COLOURS[0] for engine in engines]
-        bars = axes.barh(engines, seconds, color=colours)
-        axes.bar_label(bars, [f"{value:.3g} s" for value in seconds], padding=3)
+        # Points: on a logarithmic axis the length of a bar means nothing.
+        axes.scatter(seconds, engines, color=colours, zorder=2)
+        for engine, value in zip(engines, seconds, strict=True):
+            axes.annotate(f"{value:.3g} s", (value, engine), (7, -4), textcoords="offset points")
+        axes.grid(axis="x", color="#dddddd")
+        axes.margins(y=0.5 / len(rows))
         axes.invert_yaxis()
         axes.set_xscale("log")
         axes.set_xlim(min(seconds) / 2, max(seconds) * 3)

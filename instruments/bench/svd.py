@@ -56,7 +56,8 @@ def _matrix(series: Path | None, case: Case, scratch: Path) -> MatrixStore:
     if series is not None:
         ingest(series, uri, scratch / "qc.json")
         return MatrixStore.open(uri)
-    need = case.rows * (case.cols * np.dtype(case.dtype).itemsize + case.rank * np.dtype(np.float32).itemsize)
+    matrix = 0 if case.distinct else case.rows * case.cols * np.dtype(case.dtype).itemsize
+    need = matrix + case.rows * case.rank * np.dtype(np.float32).itemsize
     free = shutil.disk_usage(scratch).free
     if need > free:
         raise CtbasisError(
