@@ -23,7 +23,6 @@ metrics.json   all numbers:
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +47,10 @@ from components.report.patch_figures import (
 from components.report.quality import LUNG, TISSUE, compare
 from components.report.report import (
     ANATOMY_REMOVED,
-    METRICS,
     measured_edge_ratio,
-    publish,
+    published,
     read_qc,
     same_geometry,
-    scalars,
 )
 from components.report.survey import Removed, lung_share, sampled_columns
 
@@ -132,16 +129,8 @@ def write_patch_report(
     warnings = _warnings(denoised, metrics)
     figures = _figures(denoised, bases, found, sigmas)
     page = render_patch_html(metrics=metrics, warnings=warnings, qc=findings, figures=figures)
-    publish(
-        {
-            "figure1.png": figures["figure1"],
-            "report.html": page.encode(),
-            "report.md": render_patch_markdown(metrics=metrics, warnings=warnings).encode(),
-            METRICS: (json.dumps(metrics, indent=2) + "\n").encode(),
-        },
-        out,
-    )
-    return scalars(metrics)
+    text = render_patch_markdown(metrics=metrics, warnings=warnings)
+    return published(metrics, figure1=figures["figure1"], page=page, text=text, out=out)
 
 
 def _survey(matrix: MatrixStore, denoised: PatchStore, truth: MatrixStore | None) -> Found:

@@ -110,11 +110,17 @@ def write_report(
     warnings = _warnings(basis, shown, denoised, metrics["edge_ratio"])
     figures = _figures(matrix.series, basis, found, shown)
     page = render_html(metrics=metrics, warnings=warnings, qc=findings, figures=figures)
+    text = render_markdown(metrics=metrics, warnings=warnings)
+    return published(metrics, figure1=figures["figure1"], page=page, text=text, out=out)
+
+
+def published(metrics: Mapping[str, Any], *, figure1: bytes, page: str, text: str, out: Path) -> dict[str, float]:
+    """Write a report's files to `out`, all or none, and return what `scalars` makes of its numbers."""
     publish(
         {
-            "figure1.png": figures["figure1"],
+            "figure1.png": figure1,
             "report.html": page.encode(),
-            "report.md": render_markdown(metrics=metrics, warnings=warnings).encode(),
+            "report.md": text.encode(),
             METRICS: (json.dumps(metrics, indent=2) + "\n").encode(),
         },
         out,

@@ -184,8 +184,23 @@ class Normal:
         return W, energy
 
 
+class WithFactors:
+    """A pass that writes factors, or reads them back, where they are.
+
+    Attributes:
+        factors_uri: Where they are.
+    """
+
+    factors_uri: str
+
+    @cached_property
+    def _writer(self) -> FactorWriter:
+        """The factors, opened once in each process."""
+        return FactorWriter(self.factors_uri)
+
+
 @dataclass(frozen=True)
-class Sketch:
+class Sketch(WithFactors):
     """Y = A Omega, written beside the factors, with Y^T Y, A^T Y and ||A||_F^2: all that a single pass over A leaves.
 
     Attributes:
@@ -215,13 +230,9 @@ class Sketch:
         self._writer.write_sketch(rows, Y)
         return H, W, energy
 
-    @cached_property
-    def _writer(self) -> FactorWriter:
-        return FactorWriter(self.factors_uri)
-
 
 @dataclass(frozen=True)
-class FinishSketch:
+class FinishSketch(WithFactors):
     """U = Y X from the sketch, without A, and the answers of the columns of Y that were held out as probes.
 
     Attributes:
@@ -253,10 +264,6 @@ class FinishSketch:
         difference = Y[:, used:] - stored @ self.weighted
         return np.einsum("ij,ij->j", difference, difference), stored.T @ (stored @ self.basis)
 
-    @cached_property
-    def _writer(self) -> FactorWriter:
-        return FactorWriter(self.factors_uri)
-
 
 @dataclass(frozen=True)
 class Probes:
@@ -276,7 +283,7 @@ class Probes:
 
 
 @dataclass(frozen=True)
-class WriteU:
+class WriteU(WithFactors):
     """U = A X T, written block by block, and the answers to `probes`.
 
     Attributes:
@@ -331,10 +338,6 @@ class WriteU:
         self._writer.write_block(rows, U)
         return squares, normal, gram
 
-    @cached_property
-    def _writer(self) -> FactorWriter:
-        return FactorWriter(self.factors_uri)
-
 
 def completed(U: NDArray[Any], rows: slice, found: int, rank: int) -> NDArray[Any]:
     """Return rows of U with columns up to `rank`: in the first block they complete the basis, below they are zero."""
@@ -346,7 +349,7 @@ def completed(U: NDArray[Any], rows: slice, found: int, rank: int) -> NDArray[An
 
 
 @dataclass(frozen=True)
-class Residual:
+class Residual(WithFactors):
     """||A - U diag(s) V^T||_F^2 and ||A||_F^2 with U as stored, and A^T A (I - V V^T) Omega, U^T U Omega_k.
 
     Attributes:
@@ -377,7 +380,3 @@ class Residual:
             gram += part.T @ (part @ self.probes.basis)
             first += len(piece)
         return residual, energy, normal, gram
-
-    @cached_property
-    def _writer(self) -> FactorWriter:
-        return FactorWriter(self.factors_uri)

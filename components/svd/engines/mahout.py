@@ -14,11 +14,10 @@ The Python here feeds and checks; the algorithm is Mahout's (images/spark/mahout
 
 from __future__ import annotations
 
-import gc
 import uuid
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -238,15 +237,8 @@ def partitions(blocks: int, *, cores: int, stock: bool) -> int:
     return blocks if stock else min(blocks, max(TASKS_PER_CORE * cores, -(-blocks // BLOCKS_PER_TASK)))
 
 
-@cache
-def settle() -> None:
-    """Exempt what this worker has imported from garbage collection: PySpark does a full one after each task."""
-    gc.freeze()
-
-
 def encode_blocks(matrix: StoredMatrix, indices: Iterable[int]) -> Iterator[bytes | memoryview]:
     """Yield row blocks of A as `encode` makes them."""
-    settle()
     for rows, values in matrix.blocks(indices):
         check_finite(values, rows)
         yield from encode(rows.start, values)
