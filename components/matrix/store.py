@@ -29,6 +29,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from components import stores
 from components.errors import CtbasisError
+from components.matrix.chunks import read_rows, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,6 +73,11 @@ def is_absent(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Tell, value by value, which equal `absent` of their dtype."""
     missing: NDArray[np.bool_] = np.isnan(values) if values.dtype.kind == "f" else values == absent(values.dtype)
     return missing
+
+
+def holds_absent(values: NDArray[Any]) -> bool:
+    """Tell whether any of the values equals `absent` of their dtype: it is the lowest, or what no minimum gets past."""
+    return values.size > 0 and bool(is_absent(values.min()))
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ class SliceArrays:
         where = f"{array.basename} of {self.uri}, rows {rows.start or 0} to {rows.stop or self.rows}"
         again = f"run the {self.step} step again"
         try:
-            values = np.asarray(array[rows, columns])
+            values = read_rows(array, rows) if columns == slice(None) else np.asarray(array[rows, columns])
         except ValueError as error:
             raise CtbasisError(
                 f"{where}: a chunk does not decode ({error})",
@@ -159,7 +165,7 @@ class SliceArrays:
                 cause="the storage corrupted or truncated a file or object",
                 remedy=again,
             ) from error
-        if is_absent(values).any():
+        if holds_absent(values):
             raise CtbasisError(
                 f"{where}: values are missing",
                 expected="every chunk present",
@@ -326,7 +332,7 @@ class MatrixWriter:
 
     def write_block(self, rows: slice, A: NDArray[Any]) -> None:
         """Write one row block of A over all columns, HU, (block rows, n)."""
-        self._whole[rows] = A
+        write_rows(self._whole, rows, A)
 
     @cached_property
     def _whole(self) -> zarr.Array[Any]:

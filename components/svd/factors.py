@@ -25,7 +25,16 @@ from zarr.codecs import Crc32cCodec
 
 from components import stores
 from components.errors import CtbasisError
-from components.matrix.store import MatrixStore, SliceArrays, array_of, create_aside, open_complete, write_headers
+from components.matrix.chunks import read_rows, write_rows
+from components.matrix.store import (
+    MatrixStore,
+    SliceArrays,
+    array_of,
+    create_aside,
+    holds_absent,
+    open_complete,
+    write_headers,
+)
 from components.svd.plan import Plan
 
 if TYPE_CHECKING:
@@ -91,7 +100,8 @@ class FactorStore(SliceArrays):
         Raises:
             CtbasisError: A chunk is missing or its checksum does not hold.
         """
-        return self._read(self._U, self.block(index), slice(rank or self.rank))
+        columns = slice(None) if rank in {None, self.rank} else slice(rank)
+        return self._read(self._U, self.block(index), columns)
 
     def read_basis_image(self, index: int) -> NDArray[Any]:
         """Return column `index` of U as an image, (Rows, Columns)."""
@@ -134,11 +144,11 @@ class FactorWriter:
 
     def write_block(self, rows: slice, U: NDArray[Any]) -> None:
         """Write the row block `rows` of U, (rows, k); `rows` as `MatrixStore.block` gives them."""
-        self._tall[rows] = np.asarray(U, self._tall.dtype)
+        write_rows(self._tall, rows, U)
 
     def read_back(self, rows: slice) -> NDArray[Any]:
         """Return the row block `rows` of U as it was written, for a check of it."""
-        return np.asarray(self._tall[rows])
+        return read_rows(self._tall, rows)
 
     def create_sketch(self, width: int) -> None:
         """Make room for a sketch of A beside U, (m, width) float64, in its row blocks; `drop_sketch` removes it."""
@@ -155,7 +165,7 @@ class FactorWriter:
 
     def write_sketch(self, rows: slice, Y: NDArray[np.float64]) -> None:
         """Write a row block of the sketch."""
-        self._sketch[rows] = Y
+        write_rows(self._sketch, rows, Y)
 
     def read_sketch(self, rows: slice) -> NDArray[np.float64]:
         """Return a row block of the sketch.
@@ -163,8 +173,8 @@ class FactorWriter:
         Raises:
             CtbasisError: Its chunk is not there.
         """
-        Y = np.asarray(self._sketch[rows], np.float64)
-        if np.isnan(Y).any():
+        Y = read_rows(self._sketch, rows)
+        if holds_absent(Y):
             raise CtbasisError(
                 f"the sketch beside {self.uri} lacks rows {rows.start} to {rows.stop}",
                 cause="somebody deleted a file or object meanwhile",
