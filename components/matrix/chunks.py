@@ -51,7 +51,7 @@ def write_rows(array: zarr.Array[Any], rows: slice, values: NDArray[Any]) -> Non
     part = path.with_suffix(f".{uuid.uuid4().hex}.partial")
     try:
         with part.open("wb") as file:
-            file.write(values)
+            file.write(values.data)
             file.write(int(google_crc32c.value(values)).to_bytes(CHECKSUM, "little"))
         part.replace(path)
     except BaseException:
@@ -87,7 +87,7 @@ def _read_checked(path: Path, raw: NDArray[np.uint8]) -> bool:
     """Read a chunk into `raw` and tell whether it is there, whole and of its checksum."""
     try:
         with path.open("rb", buffering=0) as file:
-            if file.readinto(memoryview(raw)) != raw.size or file.read(1):
+            if file.readinto(raw.data) != raw.size or file.read(1):
                 return False
     except FileNotFoundError:
         return False

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PROBES = 8
-"""r, random vectors a bound is taken over: each costs about as much as one more column of U."""
+"""r, random vectors a bound is taken over: each costs about as much as one or two more columns of U."""
 
 FAILURE = 1e-6
 """Probability with which a bound does not hold."""
@@ -74,14 +74,13 @@ class Accuracy:
     bytes_shuffled: int | None
 
 
-def make_probes(rng: np.random.Generator, s: NDArray[np.float64], V: NDArray[np.float64]) -> Probes:
-    """Draw the random vectors that the last pass over A is asked with."""
-    columns = rng.standard_normal((len(V), PROBES))
-    along = V.T @ columns
+def make_probes(
+    columns: NDArray[np.float64], s: NDArray[np.float64], V: NDArray[np.float64], rng: np.random.Generator
+) -> Probes:
+    """Return what the last pass over A is asked with: random vectors `columns`, (n, r), and others for U."""
     return Probes(
         columns=columns,
-        outside=columns - V @ along,
-        weighted=s[:, None] * along,
+        weighted=s[:, None] * (V.T @ columns),
         basis=rng.standard_normal((len(s), PROBES)),
     )
 

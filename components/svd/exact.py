@@ -1,4 +1,4 @@
-"""The exact SVD of a tall A, or of A Z for an orthonormal Z: by the Gram matrix where that is right, else by QR.
+"""The exact SVD of a tall A, or of its sketch A Z: by the Gram matrix where that is right, else by QR.
 
     sigma_k / sigma_1     method                                        passes
     above 1e-3            G = A^T A = V S^2 V^T, U = A V / S            2
@@ -33,6 +33,7 @@ from components.errors import CtbasisError
 from components.svd.accuracy import (
     EPS,
     FAILURE,
+    PROBES,
     Accuracy,
     basis_error,
     make_probes,
@@ -45,9 +46,12 @@ from components.svd.engines import Spectrum
 from components.svd.passes import Gram, Residual, Triangle, WriteU
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from components.svd.factors import FactorWriter
+    from components.svd.passes import Parts, Pass
     from components.svd.plan import Plan
     from components.svd.workers import Workers
 
@@ -56,6 +60,8 @@ GRAM_RATIO = 1e-3
 
 ZERO = 4.0
 """A singular value below so many times n eps sigma_1 is not told from zero by any backward stable method."""
+
+MEASURED = "one more pass over A and U"
 
 IDENTITY = "||A||_F^2 less the energy of what was kept"
 """How the residual is found where U and V are orthonormal and U diag(s) V^T is a projection of A."""
@@ -71,8 +77,7 @@ class Small:
     Attributes:
         s: All singular values found, descending; of zeros as many as stand for them.
         V: (n, k) right singular vectors.
-        X: (n, j) and T: (j, j) or None: U = A X T.
-        energy: ||A||_F^2.
+        X: (n, j) and T: (j, j) or None: U = A X T, of the sketch where there is one: (l + r, j).
         error: Absolute error of s.
         valid_to: sigma_k / sigma_1 down to which the method holds.
         name: Of the method, for the note.
@@ -82,110 +87,171 @@ class Small:
     V: NDArray[np.float64]
     X: NDArray[np.float64]
     T: NDArray[np.float64] | None
-    energy: float
     error: float
     valid_to: float
     name: str
 
 
-def factorize_exact(
-    workers: Workers,
-    factors: FactorWriter,
-    plan: Plan,
-    *,
-    Z: NDArray[np.float64] | None = None,
-    valid_to: float = 0.0,
-    note: str = "",
-) -> Spectrum:
-    """Factor A, or its part A Z Z^T, and keep k triplets.
-
-    Args:
-        workers: On A.
-        factors: Where U goes.
-        plan: k; p, q and seed have no effect here.
-        Z: (n, l) with orthonormal columns, l at least k; None for all of A.
-        valid_to: sigma / sigma_1 down to which Z holds A's directions.
-        note: What found Z.
+def factorize_exact(workers: Workers, factors: FactorWriter, plan: Plan) -> Spectrum:
+    """Factor A and keep k triplets; p, q and seed have no effect on them.
 
     Raises:
         CtbasisError: A holds NaN or Inf, or U does not come out orthonormal.
     """
-    small = _small(workers, plan.rank, Z)
     k, rng = plan.rank, np.random.default_rng([0 if plan.seed is None else plan.seed, 1])
-    s = small.s[:k]
-    probes = make_probes(rng, s, small.V)
-    dtype = factors.dtype
-    squares, normal, gram = workers.run(WriteU(small.X, small.T, k, probes, factors.uri, dtype))
-    residual, by = _residual(small, k, whole=Z is None)
+    (G,) = workers.run(Gram())
+    small, energy = small_svd(G, workers.run, k), float(np.trace(G))
+    s, dtype = small.s[:k], factors.dtype
+    probes = make_probes(rng.standard_normal((len(small.V), PROBES)), s, small.V, rng)
+    squares, gram = workers.run(WriteU(small.X, small.T, k, probes, factors.uri, dtype))
+    left = Left(energy, float(np.sum(small.s[k:] ** 2)), "the singular values left out")
+    residual, by = left.residual, left.by
     if residual is None:
         squared, _, normal, gram = workers.run(Residual(small.V * s, probes, factors.uri))
-        residual, by = float(np.sqrt(squared)), "one more pass over A and U"
-        spectral, spectral_by, failure = normal_norm_bound(normal), "random vectors under its normal matrix", FAILURE
+        residual, by = float(np.sqrt(squared)), MEASURED
+        spectral = normal_norm_bound(normal), "random vectors under its normal matrix", FAILURE
     else:
-        _agree(residual, squares, rounding(s, dtype))
-        spectral, spectral_by, failure = _spectral(small, k, normal, residual, whole=Z is None)
-    accuracy = Accuracy(
-        norm=float(np.sqrt(small.energy)),
-        residual=residual,
-        residual_by=by,
+        check_agreement(residual, squares, rounding(s, dtype))
+        following = float(small.s[k]) if k < len(small.s) else 0.0
+        spectral = min(residual, following) + small.error, "sigma_(k+1), and the error of the method", 0.0
+    basis = basis_error(gram, probes.basis, factors.uri)
+    accuracy = accounted(
+        workers, s, small.V, energy, (residual, by), spectral, basis=basis, dtype=dtype, valid_to=small.valid_to
+    )
+    return Spectrum(s=s, V=small.V, note=small.name, accuracy=accuracy)
+
+
+def accounted(
+    workers: Workers,
+    s: NDArray[np.float64],
+    V: NDArray[np.float64],
+    energy: float,
+    residual: tuple[float, str],
+    spectral: tuple[float, str, float],
+    *,
+    basis: float,
+    dtype: str,
+    valid_to: float,
+) -> Accuracy:
+    """Return the report of factors of an A of this `energy`, with what the workers spent on them.
+
+    Args:
+        workers: Of the run.
+        s: (k,).
+        V: (n, k).
+        energy: ||A||_F^2.
+        residual: ||A - U diag(s) V^T||_F, and how it was found.
+        spectral: Bound of ||A - U diag(s) V^T||_2, how it was found, and the probability that it fails.
+        basis: Bound of ||U^T U - I||_2.
+        dtype: Of U as stored.
+        valid_to: sigma_k / sigma_1 down to which the method promises right singular values.
+    """
+    return Accuracy(
+        norm=float(np.sqrt(energy)),
+        residual=residual[0],
+        residual_by=residual[1],
         rounding=rounding(s, dtype),
-        spectral_error=spectral,
-        spectral_by=spectral_by,
-        failure=failure,
-        basis_error=basis_error(gram, probes.basis, factors.uri),
-        weights_error=weights_error(small.V),
+        spectral_error=spectral[0],
+        spectral_by=spectral[1],
+        failure=spectral[2],
+        basis_error=basis,
+        weights_error=weights_error(V),
         ratio=float(s[-1] / s[0]) if s[0] > 0 else 0.0,
-        valid_to=max(valid_to, small.valid_to),
+        valid_to=valid_to,
         passes=workers.passes,
         bytes_read=workers.bytes_read,
         bytes_shuffled=workers.bytes_shuffled,
     )
-    return Spectrum(s=s, V=small.V, note=f"{note}{small.name}", accuracy=accuracy)
 
 
-def _small(workers: Workers, k: int, Z: NDArray[np.float64] | None) -> Small:
-    """Find s, V, and what makes U of A."""
-    G, energy = workers.run(Gram(Z))
+def small_svd(
+    G: NDArray[np.float64],
+    run: Callable[[Pass], Parts],
+    k: int,
+    *,
+    Z: NDArray[np.float64] | None = None,
+    more: int = 0,
+) -> Small:
+    """Find s, V, and what makes U.
+
+    Args:
+        G: A^T A, or (A Z)^T (A Z), (l, l).
+        run: Runs a pass over A, or over its sketch.
+        k: Triplets wanted.
+        Z: (n, l) with orthonormal columns, l at least k, where there is a sketch.
+        more: Columns that the sketch has beyond A Z.
+    """
     squared, W = np.linalg.eigh(G)
-    s, W = np.sqrt(np.maximum(squared[::-1], 0)), W[:, ::-1]
+    s, W = np.sqrt(np.maximum(squared[::-1], 0)), W[:, ::-1][:, :k]
     width = len(s)
     if s[0] > 0 and s[k - 1] >= GRAM_RATIO * s[0]:
-        W = W * fixed_signs(W if Z is None else Z @ W)
-        V = W[:, :k] if Z is None else Z @ W[:, :k]
+        W, V = _signed(W, Z)
         error = float(ZERO * width * EPS * s[0] / (s[k - 1] / s[0]))
-        name = f"exact by the Gram matrix, {width} x {width}"
-        return Small(s, V, V / s[:k], None, float(energy), error, GRAM_RATIO, name)
+        return Small(
+            s, V, _padded(W / s[:k], more), None, error, GRAM_RATIO, f"exact by the Gram matrix, {width} x {width}"
+        )
     if s[0] > 0:
-        (R,) = workers.run(Triangle(Z))
-        _, s, Wt = np.linalg.svd(R)
-        s, W = np.pad(s, (0, width - len(s))), Wt.T
+        (R,) = run(Triangle())
+        # The leading block is the R of the leading columns.
+        _, s, Wt = np.linalg.svd(R[:width, :width])
+        s, W = np.pad(s, (0, width - len(s))), Wt.T[:, :k]
     floor = ZERO * width * EPS
     s[s <= floor * s[0]] = 0
     found = min(k, int(np.count_nonzero(s)))
-    W = W * fixed_signs(W if Z is None else Z @ W)
-    V = W[:, :k] if Z is None else Z @ W[:, :k]
-    X, T = V[:, :found] / s[:found], None
+    W, V = _signed(W, Z)
+    X, T = _padded(W[:, :found] / s[:found], more), None
     if found:
-        H, _ = workers.run(Gram(X))
+        (H,) = run(Gram(X))
         T = np.linalg.inv(np.linalg.cholesky(H)).T
     zeros = f"; {k - found} of the {k} singular values are zero" if found < k else ""
     name = f"exact by tall-skinny QR, for sigma_k / sigma_1 is below {GRAM_RATIO:g}{zeros}"
-    return Small(s, V, X, T, float(energy), float(floor * s[0]), floor, name)
+    return Small(s, V, X, T, float(floor * s[0]), floor, name)
 
 
-def _residual(small: Small, k: int, *, whole: bool) -> tuple[float | None, str]:
-    """Return ||A - U diag(s) V^T||_F where the energy says it to correct digits, else None."""
-    tail = float(np.sum(small.s[k:] ** 2)) if whole else small.energy - float(np.sum(small.s[:k] ** 2))
-    if small.energy == 0:
-        return 0.0, "A is zero"
-    if tail < IDENTITY_DIGITS * small.energy:
-        return None, ""
-    by = "the singular values left out" if whole else IDENTITY
-    return float(np.sqrt(tail)), by
+def _signed(W: NDArray[np.float64], Z: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return singular vectors of A Z and of A, with the signs that the latter are given."""
+    V = W if Z is None else Z @ W
+    signs = fixed_signs(V)
+    return W * signs, V * signs
 
 
-def _agree(residual: float, squares: NDArray[np.float64], rounding_error: float) -> None:
-    """Refuse factors whose residual on random vectors is not what the energy says."""
+def _padded(X: NDArray[np.float64], more: int) -> NDArray[np.float64]:
+    return np.pad(X, ((0, more), (0, 0)))
+
+
+@dataclass(frozen=True)
+class Left:
+    """What the factors leave out of A.
+
+    Attributes:
+        energy: ||A||_F^2.
+        tail: The part of it that is left out.
+        how: It was found.
+    """
+
+    energy: float
+    tail: float
+    how: str
+
+    @property
+    def residual(self) -> float | None:
+        """||A - U diag(s) V^T||_F where the energy says it to correct digits, else None."""
+        if self.energy == 0:
+            return 0.0
+        return None if self.tail < IDENTITY_DIGITS * self.energy else float(np.sqrt(self.tail))
+
+    @property
+    def by(self) -> str:
+        """How it was found."""
+        return "A is zero" if self.energy == 0 else self.how
+
+
+def check_agreement(residual: float, squares: NDArray[np.float64], rounding_error: float) -> None:
+    """Refuse factors whose residual on random vectors is not what the energy says.
+
+    Raises:
+        CtbasisError: They differ by more than chance.
+    """
     # The sum over r probes is ||E||_F^2 times at most a chi-square: r (1 + 8) is passed with a probability below 1e-9.
     measured = float(np.sqrt(np.mean(squares)))
     if measured > 3 * np.hypot(residual, rounding_error) + rounding_error:
@@ -195,17 +261,3 @@ def _agree(residual: float, squares: NDArray[np.float64], rounding_error: float)
             cause="the matrix changed between two passes, or a worker's memory or disk is faulty",
             remedy="run the step again",
         )
-
-
-def _spectral(
-    small: Small, k: int, normal: NDArray[np.float64], residual: float, *, whole: bool
-) -> tuple[float, str, float]:
-    """Return a bound of ||A - U diag(s) V^T||_2, how it was found, and the probability that it fails."""
-    if whole:
-        following = float(small.s[k]) if k < len(small.s) else 0.0
-        return min(residual, following) + small.error, "sigma_(k+1), and the error of the method", 0.0
-    outside = normal - small.V @ (small.V.T @ normal)
-    bound = normal_norm_bound(outside) + small.error
-    if bound < residual:
-        return bound, "random vectors under the residual's normal matrix", FAILURE
-    return residual + small.error, "the Frobenius norm of the residual", 0.0

@@ -30,7 +30,7 @@ PIECE_ELEMENTS = 1 << 18
 """Elements of a row block that are float64 at a time: 2 MiB, which stay in the processor's cache from the conversion to
 the product."""
 
-LEAST_PIECE_ROWS = 256
+LEAST_PIECE_ROWS = 128
 """Rows of a piece at least, however many columns: with fewer, what is added to W takes longer than what is in it."""
 
 
@@ -62,12 +62,35 @@ class Pass(Protocol):
 
 
 def fold(work: Pass, blocks: Iterable[tuple[slice, NDArray[Any]]]) -> Parts | None:
-    """Return what `work` makes of all `blocks` together, None where there are none."""
+    """Return what `work` makes of all `blocks` together, None where there are none.
+
+    Raises:
+        CtbasisError: A block holds NaN or Inf, or values whose squares are Inf.
+    """
     total: Parts | None = None
-    for rows, A in blocks:
-        part = work(rows, A)
-        total = part if total is None else work.merge(total, part)
+    # Numbers that are not finite are refused here, in our words.
+    with np.errstate(invalid="ignore", over="ignore"):
+        for rows, A in blocks:
+            part = work(rows, A)
+            if work.reads and A.dtype.kind == "f":
+                check_finite(rows, part)
+            total = part if total is None else work.merge(total, part)
     return total
+
+
+def check_finite(rows: slice, part: Parts) -> None:
+    """Refuse what a pass made of a row block of which a value is not finite, for it is in every product with it.
+
+    Raises:
+        CtbasisError: It holds NaN or Inf.
+    """
+    if not all(np.isfinite(array).all() for array in part):
+        raise CtbasisError(
+            f"NaN or Inf in rows {rows.start} to {rows.stop} of the matrix",
+            expected="finite HU, and squares that are",
+            cause="the matrix was not written by the matrix step, or its source holds them",
+            remedy="run the matrix step again and look at qc.json",
+        )
 
 
 def merged(work: Pass, parts: Iterable[Parts]) -> Parts:
@@ -96,29 +119,38 @@ def piece_rows(columns: int) -> int:
     return max(LEAST_PIECE_ROWS, PIECE_ELEMENTS // max(1, columns))
 
 
-def pieces(rows: slice, A: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
-    """Yield row block A in float64, a few rows at a time.
+def pieces(A: NDArray[Any], *, least: int = 0) -> Iterator[NDArray[np.float64]]:
+    """Yield row block A in float64, a few rows at a time and `least` rows at least.
 
-    Raises:
-        CtbasisError: It holds NaN or Inf, or values whose squares are Inf.
+    A piece is to be used before the next one is asked for: they are converted in one place.
     """
-    step = piece_rows(A.shape[1])
+    step = max(least, piece_rows(A.shape[1]))
+    place = None if A.dtype == np.float64 and A.flags.c_contiguous else np.empty((min(step, len(A)), A.shape[1]))
     for start in range(0, len(A), step):
-        piece = np.ascontiguousarray(A[start : start + step], np.float64)
-        # One sum of squares tells: it is finite if every value is, and costs nothing beside the products.
-        if A.dtype.kind == "f" and not np.isfinite(np.vdot(piece, piece)):
-            raise CtbasisError(
-                f"NaN or Inf in rows {rows.start + start} to {rows.start + start + len(piece)} of the matrix",
-                expected="finite HU, and squares that are",
-                cause="the matrix was not written by the matrix step, or its source holds them",
-                remedy="run the matrix step again and look at qc.json",
-            )
-        yield piece
+        part = A[start : start + step]
+        if place is None:
+            yield part
+        else:
+            np.copyto(place[: len(part)], part)
+            yield place[: len(part)]
+
+
+class Sum:
+    """A sum of products of matrices, each of which is made in one place."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.total = np.zeros((rows, columns))
+        self._term = np.empty((rows, columns))
+
+    def add_product(self, one: NDArray[np.float64], other: NDArray[np.float64]) -> None:
+        """Add `one` @ `other`."""
+        np.matmul(one, other, out=self._term)
+        self.total += self._term
 
 
 @dataclass(frozen=True)
 class Gram:
-    """(A Z)^T (A Z) and ||A||_F^2; without Z, A^T A.
+    """(A Z)^T (A Z); without Z, A^T A.
 
     Attributes:
         Z: (n, l), or None for the identity.
@@ -129,33 +161,31 @@ class Gram:
     reads: bool = True
     merge = staticmethod(add)
 
-    def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:
-        """Return the Gram matrix, (l, l), and the energy, ()."""
+    def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:  # noqa: ARG002 - all rows weigh alike
+        """Return the Gram matrix, (l, l)."""
         width = A.shape[1] if self.Z is None else self.Z.shape[1]
-        G, energy = np.zeros((width, width)), np.zeros(())
-        for piece in pieces(rows, A):
+        G = Sum(width, width)
+        # n rows at least: a sum of n x n takes as long as 2 of them.
+        for piece in pieces(A, least=width if self.Z is None else 0):
             Y = piece if self.Z is None else piece @ self.Z
-            G += Y.T @ Y
-            energy += np.vdot(piece, piece)
-        return G, energy
+            G.add_product(Y.T, Y)
+        return (G.total,)
 
 
 @dataclass(frozen=True)
 class Triangle:
-    """R of the QR of A Z; without Z, of A: orthogonal transformations alone, so that small singular values are right.
+    """R of the QR of A: orthogonal transformations alone, so that small singular values are right.
 
     Tall-skinny QR: the R of two stacked R is that of both blocks' rows (Demmel, Grigori, Hoemmen, Langou,
     Communication-optimal parallel and sequential QR, SIAM J. Sci. Comput. 34(1), 2012).
     """
 
-    Z: NDArray[np.float64] | None = None
     what: str = "R of QR"
     reads: bool = True
 
-    def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:
-        """Return R, (min(rows, l), l)."""
-        tall = np.vstack([piece if self.Z is None else piece @ self.Z for piece in pieces(rows, A)])
-        return (np.asarray(np.linalg.qr(tall, mode="r")),)
+    def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:  # noqa: ARG002 - all rows weigh alike
+        """Return R, (min(rows, n), n)."""
+        return (np.asarray(np.linalg.qr(np.asarray(A, np.float64), mode="r")),)
 
     def merge(self, one: Parts, other: Parts) -> Parts:
         """Return the R of both."""
@@ -164,7 +194,7 @@ class Triangle:
 
 @dataclass(frozen=True)
 class Normal:
-    """A^T (A Z) and ||A||_F^2: one power iteration of the row space, in one pass.
+    """A^T (A Z): one power iteration of the row space, in one pass.
 
     Attributes:
         Z: (n, l).
@@ -175,13 +205,12 @@ class Normal:
     reads: bool = True
     merge = staticmethod(add)
 
-    def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:
-        """Return A^T A Z, (n, l), and the energy, ()."""
-        W, energy = np.zeros(self.Z.shape), np.zeros(())
-        for piece in pieces(rows, A):
-            W += piece.T @ (piece @ self.Z)
-            energy += np.vdot(piece, piece)
-        return W, energy
+    def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:  # noqa: ARG002 - all rows weigh alike
+        """Return A^T A Z, (n, l)."""
+        W = Sum(*self.Z.shape)
+        for piece in pieces(A):
+            W.add_product(piece.T, piece @ self.Z)
+        return (W.total,)
 
 
 class WithFactors:
@@ -201,68 +230,63 @@ class WithFactors:
 
 @dataclass(frozen=True)
 class Sketch(WithFactors):
-    """Y = A Omega, written beside the factors, with Y^T Y, A^T Y and ||A||_F^2: all that a single pass over A leaves.
+    """Y = A Omega, written beside the factors, with Y^T Y, A^T Y and ||A||_F^2.
 
     Attributes:
         Omega: (n, l).
         factors_uri: Where `FactorWriter.create_sketch` made room for Y.
+        back: Column of Y from which on A^T Y is taken.
     """
 
     Omega: NDArray[np.float64]
     factors_uri: str
+    back: int = 0
     what: str = "sketch"
     reads: bool = True
     merge = staticmethod(add)
 
     def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:
-        """Write Y[rows] and return Y^T Y (l, l), A^T Y (n, l) and the energy ()."""
-        width = self.Omega.shape[1]
+        """Write Y[rows] and return Y^T Y (l, l), A^T Y (n, l - back) and the energy ()."""
+        n, width = self.Omega.shape
         Y = np.empty((len(A), width))
-        H, W, energy = np.zeros((width, width)), np.zeros(self.Omega.shape), np.zeros(())
+        H, W, energy = Sum(width, width), Sum(n, width - self.back), np.zeros(())
         first = 0
-        for piece in pieces(rows, A):
+        for piece in pieces(A):
             part = Y[first : first + len(piece)]
             np.matmul(piece, self.Omega, out=part)
-            H += part.T @ part
-            W += piece.T @ part
+            H.add_product(part.T, part)
+            W.add_product(piece.T, part[:, self.back :])
             energy += np.vdot(piece, piece)
             first += len(piece)
         self._writer.write_sketch(rows, Y)
-        return H, W, energy
+        return H.total, W.total, energy
 
 
 @dataclass(frozen=True)
-class FinishSketch(WithFactors):
-    """U = Y X from the sketch, without A, and the answers of the columns of Y that were held out as probes.
+class Sketched(WithFactors):
+    """Another pass over the sketch, as if that were A.
 
     Attributes:
-        X: (l, j).
-        rank: k; columns from j on belong to singular values of zero and complete the basis in the first block.
-        weighted: diag(s) V^T Omega of the columns held out, (k, r).
-        basis: Random vectors, (k, r).
-        factors_uri: Where the factors and the sketch are.
-        dtype: Of U there.
+        work: That pass.
+        factors_uri: Where the sketch is.
     """
 
-    X: NDArray[np.float64]
-    rank: int
-    weighted: NDArray[np.float64]
-    basis: NDArray[np.float64]
+    work: Pass
     factors_uri: str
-    dtype: str
-    what: str = "U from the sketch"
     reads: bool = False
-    merge = staticmethod(add)
+
+    @property
+    def what(self) -> str:
+        """Its name."""
+        return f"{self.work.what} of the sketch"
 
     def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:  # noqa: ARG002 - A is not read
-        """Write U[rows] and return ||(A - U diag(s) V^T) Omega||^2 (r,) and U^T U Omega_k (k, r)."""
-        Y = self._writer.read_sketch(rows)
-        used, found = self.X.shape
-        U = completed(np.asarray(Y[:, :used] @ self.X, self.dtype), rows, found, self.rank)
-        self._writer.write_block(rows, U)
-        stored = np.asarray(U, np.float64)
-        difference = Y[:, used:] - stored @ self.weighted
-        return np.einsum("ij,ij->j", difference, difference), stored.T @ (stored @ self.basis)
+        """Return what the pass makes of Y[rows]."""
+        return self.work(rows, self._writer.read_sketch(rows))
+
+    def merge(self, one: Parts, other: Parts) -> Parts:
+        """Return what it makes of both blocks' rows."""
+        return self.work.merge(one, other)
 
 
 @dataclass(frozen=True)
@@ -271,13 +295,11 @@ class Probes:
 
     Attributes:
         columns: Omega, (n, r), standard normal.
-        outside: (I - V V^T) Omega, (n, r).
         weighted: diag(s) V^T Omega, (k, r).
         basis: (k, r), standard normal.
     """
 
     columns: NDArray[np.float64]
-    outside: NDArray[np.float64]
     weighted: NDArray[np.float64]
     basis: NDArray[np.float64]
 
@@ -306,37 +328,35 @@ class WriteU(WithFactors):
     merge = staticmethod(add)
 
     def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:
-        """Write U[rows] and return the answers.
-
-        Returns:
-            ||(A - U diag(s) V^T) Omega||^2 of each probe (r,); A^T A (I - V V^T) Omega (n, r); U^T U Omega_k (k, r).
-        """
+        """Write U[rows] and return ||(A - U diag(s) V^T) Omega||^2 of each probe (r,), and U^T U Omega_k (k, r)."""
         probes, found = self.probes, self.X.shape[1]
         U = np.zeros((len(A), self.rank), self.dtype)
-        squares, normal = np.zeros(probes.columns.shape[1]), np.zeros(probes.columns.shape)
-        gram = np.zeros(probes.basis.shape)
-        both = np.hstack([probes.outside, probes.columns])
         width = probes.columns.shape[1]
+        squares, gram = np.zeros(width), np.zeros(probes.basis.shape)
+        both = np.hstack([self.X, probes.columns])
+        asked = np.hstack([probes.weighted[:found], probes.basis[:found]])
         first = 0
-        for piece in pieces(rows, A):
-            # On its own: the very product that `Gram` took, to the last bit, or T would not fit it.
-            Y = piece @ self.X
-            asked = piece @ both
-            outside, along = asked[:, :width], asked[:, width:]
+        for piece in pieces(A):
+            if self.T is None:
+                product = piece @ both
+                Y, along = product[:, :found], product[:, found:]
+            else:
+                # On its own: the very product that `Gram` took, to the last bit, or T would not fit it.
+                Y, along = (piece @ self.X) @ self.T, piece @ probes.columns
             stored = U[first : first + len(piece)]
-            stored[:, :found] = Y if self.T is None else Y @ self.T
-            normal += piece.T @ outside
+            stored[:, :found] = Y
             as_stored = np.asarray(stored[:, :found], np.float64)
-            difference = along - as_stored @ probes.weighted[:found]
+            answers = as_stored @ asked
+            difference = along - answers[:, :width]
             squares += np.einsum("ij,ij->j", difference, difference)
-            gram[:found] += as_stored.T @ (as_stored @ probes.basis[:found])
+            gram[:found] += as_stored.T @ answers[:, width:]
             first += len(piece)
         if found < self.rank:
             U = completed(U[:, :found], rows, found, self.rank)
-            stored = np.asarray(U, np.float64)
-            gram = stored.T @ (stored @ probes.basis)
+            as_stored = np.asarray(U, np.float64)
+            gram = as_stored.T @ (as_stored @ probes.basis)
         self._writer.write_block(rows, U)
-        return squares, normal, gram
+        return squares, gram
 
 
 def completed(U: NDArray[Any], rows: slice, found: int, rank: int) -> NDArray[Any]:
@@ -371,7 +391,7 @@ class Residual(WithFactors):
         residual, energy = np.zeros(()), np.zeros(())
         normal, gram = np.zeros(self.probes.columns.shape), np.zeros(self.probes.basis.shape)
         first = 0
-        for piece in pieces(rows, A):
+        for piece in pieces(A):
             part = np.asarray(U[first : first + len(piece)], np.float64)
             difference = piece - part @ self.weights.T
             residual += np.vdot(difference, difference)

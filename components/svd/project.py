@@ -20,7 +20,7 @@ from components.patch.volume import StoredVolume
 from components.svd.basis import fixed_signs
 from components.svd.engines.numpy import Threads, thread_bytes
 from components.svd.factors import FactorStore, FactorWriter
-from components.svd.passes import add, pieces
+from components.svd.passes import Sum, add, pieces
 from components.svd.plan import plan_factorization
 from components.svd.verify import question, report
 
@@ -54,13 +54,13 @@ class Weigh:
     def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:
         """Return U[rows]^T A[rows], (k, n), and the energy, ()."""
         U = self._basis.read_back(rows)
-        W, energy = np.zeros((U.shape[1], A.shape[1])), np.zeros(())
+        W, energy = Sum(U.shape[1], A.shape[1]), np.zeros(())
         first = 0
-        for piece in pieces(rows, A):
-            W += np.asarray(U[first : first + len(piece)], np.float64).T @ piece
+        for piece in pieces(A):
+            W.add_product(np.asarray(U[first : first + len(piece)], np.float64).T, piece)
             energy += np.vdot(piece, piece)
             first += len(piece)
-        return W, energy
+        return W.total, energy
 
     @cached_property
     def _basis(self) -> FactorWriter:

@@ -3,10 +3,10 @@
 Subspace iteration on the side of the columns (HMT, algorithm 4.4, applied to A^T): Z spans n x l, and one pass over
 the row blocks gives A^T (A Z), which is orthonormalised in float64 before the next, as it must be: without that, and
 in float32, sigma_50 has been seen 70 times too small. So a power iteration costs one pass, where the two-sided
-algorithm 4.4 takes two, and nothing tall is kept. q + 1 iterations make an exponent of 2q + 2, at least the 2q + 1 of
-HMT's scheme at the same
+algorithm 4.4 takes two. q + 1 iterations make an exponent of 2q + 2, at least the 2q + 1 of HMT's scheme at the same
 q: the error is that of their theorem 10.6 for A^T, or better. Directions below sqrt(eps) = 1e-8 of sigma_1 drown in
-rounding.
+rounding. The pass after them leaves A Z beside the factors, l of n columns, and whatever the SVD of that takes is
+asked of it and not of A.
 
 The single pass, for data that can be read once, takes Y = A Omega and A^T Y together. As whole rows pass by, Q^T A =
 R^-T (A^T Y)^T is exact, where the sketches of HMT 5.5 and Tropp, Yurtsever, Udell, Cevher (SIAM J. Matrix Anal.
@@ -17,23 +17,45 @@ U is made of it. (Compare Yu, Gu, Li, Liu, Li, Single-pass PCA of large high-dim
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from components.errors import CtbasisError
-from components.svd.accuracy import EPS, FAILURE, PROBES, Accuracy, basis_error, norm_bound, rounding, weights_error
+from components.svd.accuracy import (
+    EPS,
+    FAILURE,
+    PROBES,
+    basis_error,
+    make_probes,
+    norm_bound,
+    normal_norm_bound,
+    rounding,
+)
 from components.svd.basis import complete_basis, fixed_signs
 from components.svd.engines import Spectrum
-from components.svd.exact import IDENTITY, IDENTITY_DIGITS, ZERO, factorize_exact
-from components.svd.passes import FinishSketch, Normal, Sketch
+from components.svd.exact import (
+    IDENTITY,
+    IDENTITY_DIGITS,
+    MEASURED,
+    ZERO,
+    Left,
+    accounted,
+    check_agreement,
+    small_svd,
+)
+from components.svd.passes import Normal, Residual, Sketch, Sketched, WriteU
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from components.svd.factors import FactorWriter
+    from components.svd.passes import Parts, Pass
     from components.svd.plan import Plan
     from components.svd.workers import Workers
+
+SPECTRAL = "sigma_(k+1) within the span, and random vectors outside of it under the normal matrix"
 
 RANDOM_RATIO = 1e-7
 """sigma / sigma_1 down to which subspace iteration on A^T A finds a direction: sqrt(eps), and a digit."""
@@ -43,22 +65,63 @@ SKETCH_RATIO = 1e-4
 
 
 def factorize_randomized(workers: Workers, factors: FactorWriter, plan: Plan) -> Spectrum:
-    """Factor A by q + 3 passes: q + 1 power iterations, and the exact SVD of A Z.
+    """Factor A by q + 2 passes: q + 1 power iterations, and one that leaves A Z, whose exact SVD needs no more of A.
+
+    Z may leave out directions that A has, so the spectral error is in two parts: with E_1 = A (I - Z Z^T), which random
+    vectors bound, and E_2 = A Z (I - W_k W_k^T), ||E_2||_2 = sigma_(k+1) of A Z, on orthogonal spaces,
+
+        ||A - U diag(s) V^T||_2^2 = ||E_1 + E_2 Z^T||_2^2 <= ||E_1||_2^2 + ||E_2||_2^2.
 
     Raises:
-        CtbasisError: A holds NaN or Inf.
+        CtbasisError: A holds NaN or Inf, or U does not come out orthonormal.
     """
-    seed = drawn(plan)
-    width = plan.rank + plan.oversample
+    seed, k = drawn(plan), plan.rank
+    width = k + plan.oversample
     Z = np.linalg.qr(np.random.default_rng(seed).standard_normal((plan.cols, width)))[0]
     for _ in range(plan.power_iters + 1):
-        W, _ = workers.run(Normal(Z))
+        (W,) = workers.run(Normal(Z))
         Z = np.linalg.qr(W)[0]
+    rng = np.random.default_rng([seed, 1])
+    Omega = rng.standard_normal((plan.cols, PROBES))
+    along = Z.T @ Omega
+
+    def of_sketch(work: Pass) -> Parts:
+        return workers.run(Sketched(work, factors.uri))
+
+    factors.create_sketch(width + PROBES)
+    try:
+        H, W, squared = workers.run(Sketch(np.hstack([Z, Omega - Z @ along]), factors.uri, back=width))
+        energy = float(squared)
+        small = small_svd(H[:width, :width], of_sketch, k, Z=Z, more=PROBES)
+        s = small.s[:k]
+        probes = make_probes(Omega, s, small.V, rng)
+        # A Omega is of the sketch's columns too.
+        asked = replace(probes, columns=np.vstack([along, np.eye(PROBES)]))
+        squares, gram = of_sketch(WriteU(small.X, small.T, k, asked, factors.uri, factors.dtype))
+    finally:
+        factors.drop_sketch()
+    left = Left(energy, energy - float(np.sum(s**2)), IDENTITY)
+    residual, by = left.residual, left.by
+    if residual is None:
+        squared, _, normal, gram = workers.run(Residual(small.V * s, probes, factors.uri))
+        residual, by = float(np.sqrt(squared)), MEASURED
+        spectral = normal_norm_bound(normal), "random vectors under its normal matrix", FAILURE
+    else:
+        check_agreement(residual, squares, rounding(s, factors.dtype))
+        inside = float(small.s[k]) if k < len(small.s) else 0.0
+        outside = normal_norm_bound(W - Z @ (Z.T @ W))
+        spectral = float(np.hypot(inside, outside)) + small.error, SPECTRAL, FAILURE
+        if spectral[0] >= residual:
+            spectral = residual + small.error, "the Frobenius norm of the residual", 0.0
     note = (
         f"randomized, {plan.power_iters + 1} orthonormalised power iterations on {width} directions, seed {seed}; "
-        "in their span "
+        f"in their span {small.name}"
     )
-    return factorize_exact(workers, factors, plan, Z=Z, valid_to=RANDOM_RATIO, note=note)
+    basis, valid_to = basis_error(gram, probes.basis, factors.uri), max(RANDOM_RATIO, small.valid_to)
+    accuracy = accounted(
+        workers, s, small.V, energy, (residual, by), spectral, basis=basis, dtype=factors.dtype, valid_to=valid_to
+    )
+    return Spectrum(s=s, V=small.V, note=note, accuracy=accuracy)
 
 
 def factorize_single_pass(workers: Workers, factors: FactorWriter, plan: Plan) -> Spectrum:
@@ -83,10 +146,12 @@ def factorize_single_pass(workers: Workers, factors: FactorWriter, plan: Plan) -
     signs = fixed_signs(V)
     V = V * signs
     X = whiten @ (W_small[:, :found] * signs[:found])
-    basis = np.random.default_rng([seed, 1]).standard_normal((k, PROBES))
-    weighted = s[:, None] * (V.T @ Omega[:, width:])
+    probes = make_probes(Omega[:, width:], s, V, np.random.default_rng([seed, 1]))
+    # A times them is what the sketch has beyond A Omega.
+    asked = replace(probes, columns=np.eye(width + PROBES)[:, width:])
+    finish = WriteU(np.pad(X, ((0, PROBES), (0, 0))), None, k, asked, factors.uri, factors.dtype)
     try:
-        squares, gram = workers.run(FinishSketch(X, k, weighted, basis, factors.uri, factors.dtype))
+        squares, gram = workers.run(Sketched(finish, factors.uri))
     finally:
         factors.drop_sketch()
     residual, residual_by = _left(float(energy), s, squares)
@@ -94,21 +159,17 @@ def factorize_single_pass(workers: Workers, factors: FactorWriter, plan: Plan) -
     bound, by, failure = norm_bound(np.sqrt(squares)[None, :]), "random vectors held out of the sketch", FAILURE
     if residual <= bound and residual_by == IDENTITY:
         bound, by, failure = residual + error, "the Frobenius norm of the residual", 0.0
-    accuracy = Accuracy(
-        norm=float(np.sqrt(energy)),
-        residual=residual,
-        residual_by=residual_by,
-        rounding=rounding(s, factors.dtype),
-        spectral_error=bound,
-        spectral_by=by,
-        failure=failure,
-        basis_error=basis_error(gram, basis, factors.uri),
-        weights_error=weights_error(V),
-        ratio=float(s[-1] / s[0]) if s[0] > 0 else 0.0,
+    basis = basis_error(gram, probes.basis, factors.uri)
+    accuracy = accounted(
+        workers,
+        s,
+        V,
+        float(energy),
+        (residual, residual_by),
+        (bound, by, failure),
+        basis=basis,
+        dtype=factors.dtype,
         valid_to=SKETCH_RATIO,
-        passes=workers.passes,
-        bytes_read=workers.bytes_read,
-        bytes_shuffled=workers.bytes_shuffled,
     )
     note = f"single pass, {width} directions and no power iteration, seed {seed}"
     return Spectrum(s=s, V=V, note=note, accuracy=accuracy)

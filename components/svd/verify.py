@@ -9,6 +9,7 @@ import numpy as np
 from components.svd.accuracy import (
     EPS,
     FAILURE,
+    PROBES,
     Accuracy,
     basis_error,
     make_probes,
@@ -34,7 +35,8 @@ def question(s: NDArray[np.float64], V: NDArray[np.float64], factors_uri: str, *
     Its random vectors are of a stream of their own, so that the factors cannot have been made to fit them, and of the
     run's `seed`, so that a run that is repeated reports the same.
     """
-    return Residual(V * s, make_probes(np.random.default_rng([seed, STREAM]), s, V), factors_uri)
+    rng = np.random.default_rng([seed, STREAM])
+    return Residual(V * s, make_probes(rng.standard_normal((len(V), PROBES)), s, V, rng), factors_uri)
 
 
 def report(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -157,11 +157,15 @@ Gather: TypeAlias = "Callable[[RowBlocks, int], Workers]"
 """What gives workers of one engine for a matrix; a worker needs so many bytes at most."""
 
 
-def operands(work: Pass) -> Parts:
-    """Return the arrays that a pass carries to the workers."""
-    held = [value for value in vars(work).values() if isinstance(value, np.ndarray)]
-    nested = [inner for value in vars(work).values() if hasattr(value, "columns") for inner in vars(value).values()]
-    return (*held, *nested)
+def operands(work: object) -> Parts:
+    """Return the arrays that a pass carries to the workers, those of a pass or of probes within it too."""
+    held: list[NDArray[Any]] = []
+    for value in vars(work).values():
+        if isinstance(value, np.ndarray):
+            held.append(value)
+        elif is_dataclass(value):
+            held.extend(operands(value))
+    return tuple(held)
 
 
 def ranges(count: int, parts: int) -> list[range]:

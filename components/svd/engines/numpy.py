@@ -142,4 +142,4 @@ def thread_bytes(matrix: RowBlocks, plan: Plan) -> int:
     width = n if exact else 2 * plan.rank + plan.oversample + 16
     block = rows * n * (3 * matrix.dtype.itemsize + (16 if exact else 0))
     piece = 8 * min(rows, piece_rows(n)) * (n + 2 * width)
-    return int(block + 24 * rows * (width if not exact else plan.rank) + 4 * 8 * n * width + piece + 8 * MIB)
+    return int(block + rows * (24 * plan.rank if exact else 40 * width) + 4 * 8 * n * width + piece + 8 * MIB)
