@@ -118,12 +118,12 @@ def _run_patch(options: argparse.Namespace) -> str:
 
 def _run_fused(options: argparse.Namespace) -> str:
     from components.deidentify.deidentification import Deidentification
-    from components.svd.engines.spark import spark_session
+    from components.svd.engines.spark import spark_context
     from components.svd.fused import Fused
 
     identity = Deidentification.of(options.retain) if options.deidentify else None
     _say(str(identity or "not de-identified: the factors name the patient as the source does"))
-    fused = Fused(spark_session(options.cluster).sparkContext, options.source, deidentification=identity)
+    fused = Fused(spark_context(options.cluster), options.source, deidentification=identity)
     try:
         plan = _planned(options, fused.matrix)
         factors, spectrum = fused.factorize(options.factors, plan, dtype=options.dtype)

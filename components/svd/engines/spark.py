@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from py4j.protocol import Py4JJavaError
     from pyspark import RDD, Broadcast, SparkContext
-    from pyspark.sql import SparkSession
 
     from components.matrix.store import MatrixStore
     from components.svd.engines import Spectrum
@@ -53,7 +52,7 @@ def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectru
     Raises:
         CtbasisError: Spark cannot be started or reached, or the matrix holds NaN or Inf, or a block is missing.
     """
-    spark = spark_session(plan.cluster).sparkContext
+    spark = spark_context(plan.cluster)
     return factorize_by(Executors(spark, matrix, Stored(spark, matrix)), factors, plan)
 
 
@@ -61,7 +60,7 @@ def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectru
 def gathered(cluster: str = "", memory: int = 0) -> Iterator[Gather]:
     """Yield what gives the executors of the Spark application that this process drives; what they need is its own."""
     del memory
-    spark = spark_session(cluster).sparkContext
+    spark = spark_context(cluster)
     yield lambda matrix, _each: Executors(spark, matrix, Stored(spark, matrix))
 
 
@@ -114,9 +113,10 @@ class Executors(Workers):
         partial = blocks.mapPartitions(lambda values: folded(shared, values))
         count = partial.getNumPartitions()
         try:
-            total: Parts = partial.treeReduce(
-                lambda one, other: merged(shared.value, [one, other]), depth=1 if count <= REDUCE_FLAT else 2
-            )
+            if count <= REDUCE_FLAT:
+                total = merged(work, partial.collect())
+            else:
+                total = partial.treeReduce(lambda one, other: merged(shared.value, [one, other]), depth=2)
         except Py4JJavaError as error:
             raise refusal_of_task(error) or error from error
         finally:
@@ -138,32 +138,33 @@ def folded(work: Broadcast[Pass], blocks: Iterable[tuple[slice, NDArray[Any]]]) 
         yield found
 
 
-def spark_session(cluster: str = "") -> SparkSession:
-    """Return the session of the Spark application, or start one: on `cluster`, or where its settings say.
+def spark_context(cluster: str = "") -> SparkContext:
+    """Return the context of the Spark application, or start one: on `cluster`, or where its settings say.
+
+    A session is not asked for: its catalog and its settings take half a second, and nothing here is SQL.
 
     Raises:
         CtbasisError: There is no Java, or the master does not answer.
     """
+    from pyspark import SparkConf, SparkContext
     from pyspark.errors import PySparkRuntimeError
-    from pyspark.sql import SparkSession
 
     # Workers on this machine are to be the interpreter in use; on others it is the same by path or the image's own.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    builder = SparkSession.builder.appName("ctbasis-svd").config("spark.ui.showConsoleProgress", "false")
+    conf = SparkConf().setAppName("ctbasis-svd").set("spark.ui.showConsoleProgress", "false")
     if cluster:
-        builder = builder.master(cluster)
+        conf.setMaster(cluster)
     try:
-        session = builder.getOrCreate()
+        spark = SparkContext.getOrCreate(conf)
     except PySparkRuntimeError as error:
         raise CtbasisError(
             "Spark does not start here",
             expected="`java` 17 or newer on PATH or in JAVA_HOME",
             remedy="run `make setup`, or choose --engine numpy",
         ) from error
-    spark = session.sparkContext
     if cluster and spark.master != cluster:
         raise CtbasisError(f"this process drives Spark at {spark.master}", expected=f"none, or one at {cluster}")
-    return session
+    return spark
 
 
 def refusal_of_task(error: Py4JJavaError) -> CtbasisError | None:

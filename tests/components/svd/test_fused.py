@@ -23,7 +23,7 @@ from components.matrix import store
 from components.matrix.ingest import ingest
 from components.matrix.store import MatrixStore
 from components.svd.engines import engine_named
-from components.svd.engines.spark import spark_session
+from components.svd.engines.spark import spark_context
 from components.svd.factors import FactorStore, FactorWriter
 from components.svd.fused import Column, Fused, decode_columns, files, read_headers
 from components.svd.plan import plan_factorization
@@ -71,7 +71,7 @@ def staged(folder: Path, scratch: Path, identity: Deidentification | None = None
 def fused(
     source: str, uri: str, identity: Deidentification | None = None, **options: Any
 ) -> tuple[FactorStore, dict[str, Any]]:
-    mode = Fused(spark_session().sparkContext, source, deidentification=identity)
+    mode = Fused(spark_context(), source, deidentification=identity)
     try:
         plan = plan_factorization(
             engine="spark",
@@ -163,7 +163,7 @@ def test_a_source_without_ct_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ct").mkdir()
     (tmp_path / "ct" / "readme.txt").write_text("no DICOM")
     with pytest.raises(CtbasisError, match="no CT image among 1 files"):
-        Fused(spark_session().sparkContext, str(tmp_path / "ct"))
+        Fused(spark_context(), str(tmp_path / "ct"))
 
 
 def test_frames_and_repeated_slices_are_columns_as_in_the_staged_mode(
