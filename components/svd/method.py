@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from threadpoolctl import threadpool_limits
+
 from components.errors import CtbasisError
 from components.svd.exact import factorize_exact
 from components.svd.randomized import factorize_randomized, factorize_single_pass
@@ -17,10 +19,15 @@ if TYPE_CHECKING:
 EXACT_COLUMNS = 4096
 """n up to which the exact SVD is taken: its n x n matrices take 128 MiB, and eigh of one takes seconds.
 
-It costs m n (n + 2k) operations and 2 passes against 4 m n (k + p) (q + 2) and q + 3 passes: at k = 50, p = 15 and q
-= 2 it is the cheaper one to n = 940, and beyond that what it costs more buys all singular values and an error that is
+It costs m n (n + 2k) operations and 2 passes against 4 m n (k + p) (q + 3/2) and q + 2 passes: at k = 50, p = 15 and q
+= 2 it is the cheaper one to n = 810, and beyond that what it costs more buys all singular values and an error that is
 optimal.
 """
+
+WORTH_THREADS = 1e9
+"""n l^2, to which the operations between two passes (QR of n x l, eigh of l x l) are in proportion, from which BLAS may
+take threads for them. Below, threads that wait for one another take longer than one: QR of 6,000 x 65 takes 19 ms alone
+and 24 by two, and 160 where another process has a core."""
 
 
 def factorize_by(workers: Workers, factors: FactorWriter, plan: Plan) -> Spectrum:
@@ -29,11 +36,12 @@ def factorize_by(workers: Workers, factors: FactorWriter, plan: Plan) -> Spectru
     Raises:
         CtbasisError: A holds NaN or Inf, or a block is missing or corrupt.
     """
-    if chosen_method(plan) == "exact":
-        return factorize_exact(workers, factors, plan)
-    if chosen_method(plan) == "single-pass":
-        return factorize_single_pass(workers, factors, plan)
-    return factorize_randomized(workers, factors, plan)
+    method = {"exact": factorize_exact, "randomized": factorize_randomized, "single-pass": factorize_single_pass}
+    width = plan.cols if chosen_method(plan) == "exact" else plan.rank + plan.oversample
+    # The workers have limits of their own; this one is for what is done between passes.
+    alone = 1 if plan.cols * width**2 < WORTH_THREADS else None
+    with threadpool_limits(alone, user_api="blas"):
+        return method[chosen_method(plan)](workers, factors, plan)
 
 
 def chosen_method(plan: Plan) -> str:

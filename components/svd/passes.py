@@ -136,15 +136,24 @@ def pieces(A: NDArray[Any], *, least: int = 0) -> Iterator[NDArray[np.float64]]:
 
 
 class Sum:
-    """A sum of products of matrices, each of which is made in one place."""
+    """A sum of products of matrices, each of which but the first is made in one place.
+
+    Attributes:
+        total: (rows, columns).
+    """
 
     def __init__(self, rows: int, columns: int) -> None:
         self.total = np.zeros((rows, columns))
-        self._term = np.empty((rows, columns))
+        self._begun = False
+        self._term: NDArray[np.float64] | None = None
 
     def add_product(self, one: NDArray[np.float64], other: NDArray[np.float64]) -> None:
         """Add `one` @ `other`."""
-        np.matmul(one, other, out=self._term)
+        if not self._begun:
+            self._begun = True
+            np.matmul(one, other, out=self.total)
+            return
+        self._term = np.matmul(one, other, out=self._term)
         self.total += self._term
 
 

@@ -171,6 +171,19 @@ def test_a_matrix_of_zeros_or_of_air_has_orthonormal_bases_too(
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_values_on_disk_are_taken_for_the_float64_that_they_are(
+    method: str, dtype: str, store_matrix: StoreMatrix, tmp_path: Path
+) -> None:
+    # More rows than a piece and an odd number of columns, so that pieces are cut and one is short.
+    A = np.random.default_rng(0).integers(-1000, 3000, (3 * 256 + 7, 41)).astype(dtype)
+    narrow, U, _ = factored(store_matrix(A), tmp_path / "f", rank=6, method=method)
+    wide, U_wide, _ = factored(store_matrix(A.astype(float), name="wide.zarr"), tmp_path / "g", rank=6, method=method)
+    np.testing.assert_allclose(narrow.s, wide.s, rtol=1e-13)
+    np.testing.assert_allclose(U, U_wide, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_one_thread_and_many_give_the_same_bits(
     method: str, store_matrix: StoreMatrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +297,48 @@ def test_passes_are_as_few_as_the_method_needs(store_matrix: StoreMatrix, tmp_pa
         passes[name] = said.passes
         assert said.bytes_read <= said.passes * 700 * 40 * 8
     assert passes == {"exact": 2, "randomized": 4, "single-pass": 1}
+
+
+def test_a_randomized_run_reads_the_matrix_no_oftener_where_small_singular_values_take_a_qr(
+    store_matrix: StoreMatrix, tmp_path: Path
+) -> None:
+    s = 1e5 * np.geomspace(1, 1e-6, 24)
+    said = factored(store_matrix(with_spectrum(900, s)), tmp_path / "f", rank=24, method="randomized")[2]
+    assert "by tall-skinny QR" in said.note
+    assert said.accuracy is not None
+    # q + 2, and one that finds the residual, of which the energy has no digits.
+    assert (said.accuracy.passes, said.accuracy.residual_by) == (4, "one more pass over A and U")
+
+
+@pytest.mark.parametrize("method", ["randomized", "single-pass"])
+def test_nothing_of_the_sketch_is_left_beside_the_factors(
+    method: str, store_matrix: StoreMatrix, tmp_path: Path
+) -> None:
+    matrix = store_matrix(with_spectrum(700, 1e4 / np.arange(1, 41)))
+    factored(matrix, tmp_path / "f", rank=5, method=method)
+    assert {path.name for path in (tmp_path / "f").iterdir() if path.is_dir()} >= {"U", "V"}
+    assert not (tmp_path / "f" / "sketch").exists()
+
+
+@pytest.mark.parametrize("oversample", [0, 3, 20])
+@pytest.mark.parametrize("power_iters", [0, 2])
+def test_the_randomized_bound_of_the_spectral_error_is_the_sum_of_what_is_in_the_span_and_what_is_not(
+    oversample: int, power_iters: int, store_matrix: StoreMatrix, tmp_path: Path
+) -> None:
+    s = 1e4 / np.arange(1, 81)
+    A, k = with_spectrum(1000, s), 8
+    factors, U, spectrum = factored(
+        store_matrix(A), tmp_path / "f", rank=k, oversample=oversample, power_iters=power_iters, method="randomized"
+    )
+    assert spectrum.accuracy is not None
+    error = np.linalg.norm(A - U @ factors.weights.T, 2)
+    assert error <= spectrum.accuracy.spectral_error
+    # ||E||_2^2 is overestimated by (sum of sigma^4)^(1/2) / sigma_(l+1)^2 and the quantile of one of 8 normal numbers.
+    following = s[k + oversample :]
+    most = np.hypot(s[k], 3 * np.sum(following**4) ** 0.25 / accuracy.quantile() ** 0.5)
+    assert spectrum.accuracy.spectral_error <= 1.2 * most
+    if oversample == 20:
+        assert spectrum.accuracy.spectral_error < 0.8 * spectrum.accuracy.residual
 
 
 def test_a_matrix_that_fits_is_read_once_and_one_that_does_not_is_read_each_time(
