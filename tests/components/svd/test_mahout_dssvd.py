@@ -58,9 +58,9 @@ def spark(spark_application: None) -> SparkSession:  # noqa: ARG001 - it starts 
 @pytest.fixture
 def kernels(spark: SparkSession, request: pytest.FixtureRequest) -> Iterator[str]:
     """Choose the kernels of a test."""
-    spark.conf.set(mahout.KERNELS, request.param)
+    spark.sparkContext.setLocalProperty(mahout.KERNELS, request.param)
     yield request.param
-    spark.conf.unset(mahout.KERNELS)
+    spark.sparkContext.setLocalProperty(mahout.KERNELS, None)
 
 
 def factored(
@@ -213,7 +213,7 @@ def cases(draw: st.DrawFn) -> Case:
 def by_both(spark: SparkSession, case: Case, A: NDArray[Any]) -> Iterator[Found]:
     """Yield the factors of the replaced kernels and of Mahout's own."""
     for kernels in ("replaced", "stock"):
-        spark.conf.set(mahout.KERNELS, kernels)
+        spark.sparkContext.setLocalProperty(mahout.KERNELS, kernels)
         try:
             yield factored(
                 A,
@@ -224,7 +224,7 @@ def by_both(spark: SparkSession, case: Case, A: NDArray[Any]) -> Iterator[Found]
                 seed=case.seed,
             )
         finally:
-            spark.conf.unset(mahout.KERNELS)
+            spark.sparkContext.setLocalProperty(mahout.KERNELS, None)
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
@@ -285,12 +285,12 @@ def test_one_row_in_the_first_block_is_too_few_to_complete_a_basis_in() -> None:
 
 
 def test_kernels_that_do_not_exist_are_refused(spark: SparkSession) -> None:
-    spark.conf.set(mahout.KERNELS, "cuda")
+    spark.sparkContext.setLocalProperty(mahout.KERNELS, "cuda")
     try:
         with pytest.raises(CtbasisError, match="kernels=cuda") as refused:
             factored(np.eye(3), rank=1)
     finally:
-        spark.conf.unset(mahout.KERNELS)
+        spark.sparkContext.setLocalProperty(mahout.KERNELS, None)
     assert "one of replaced, java, stock" in str(refused.value)
 
 
