@@ -31,7 +31,7 @@ from components.svd.engines.mahout import (
     encode,
     java_class,
     orthonormal,
-    spark_session,
+    spark_context,
 )
 from components.svd.engines.spark import refusal_of_task
 
@@ -68,7 +68,7 @@ class MahoutFactor:
         Raises:
             CtbasisError: The Spark application lacks Mahout, or a task failed.
         """
-        spark = spark_session().sparkContext
+        spark = spark_context()
         stores.open_group(self.scratch, mode="w")
         try:
             every = [
@@ -100,7 +100,7 @@ class MahoutFactor:
         rows = partial(encode_rows, self.scratch, bases.mean[chosen])
         # The Java side of a context and of an RDD is private in PySpark, and there is no public way to it.
         A = spark.parallelize(blocks, len(blocks)).flatMap(rows)._reserialize(NoOpSerializer())  # noqa: SLF001
-        run = java_class(spark, "DsSvd")(spark._jsc, chosen_kernels(spark_session()))  # noqa: SLF001
+        run = java_class(spark, "DsSvd")(spark._jsc, chosen_kernels(spark))  # noqa: SLF001
         try:
             spark.setJobDescription(f"dssvd of class {chosen + 1}")
             run.run(A._jrdd, m, n, n, 0, 0, chosen)  # noqa: SLF001

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from pyspark import RDD, Broadcast, SparkContext
-    from pyspark.sql import SparkSession
 
     from components.matrix.store import MatrixStore
     from components.svd.accuracy import Accuracy
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from components.svd.workers import Gather
 
 KERNELS = "spark.ctbasis.mahout.kernels"
-"""Spark property, one of `KERNEL_SETS`; `replaced` where it is not set."""
+"""Spark property, of the application or local to a thread, one of `KERNEL_SETS`; `replaced` where it is not set."""
 
 KERNEL_SETS = ("replaced", "java", "stock")
 """BLAS, native where it is installed; the same in Java alone; Mahout's own in-core loops and shuffles, many times
@@ -93,7 +92,7 @@ def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectru
             holds NaN or Inf; or its singular values fall so fast that no orthonormal factors come out.
     """
     check_limits(matrix.rows, matrix.cols, min(matrix.block_rows, matrix.rows))
-    run = _Run(spark_session(), matrix, factors, plan)
+    run = _Run(spark_context(), matrix, factors, plan)
     k, p = plan.rank, plan.oversample
     found = run.dssvd(k, p)
     if found is not None:
@@ -125,18 +124,18 @@ def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectru
 def gathered(cluster: str = "", memory: int = 0) -> Iterator[Gather]:
     """Yield what gives the executors of the Spark application that this process drives, once it can run Mahout."""
     del cluster, memory
-    spark = spark_session().sparkContext
+    spark = spark_context()
     yield lambda matrix, _each: Executors(spark, matrix, Stored(spark, matrix))
 
 
 class _Run:
     """One matrix and one plan in one Spark application: the passes over A."""
 
-    def __init__(self, session: SparkSession, matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> None:
-        self.spark, self.matrix, self.factors, self.plan = session.sparkContext, matrix, factors, plan
+    def __init__(self, spark: SparkContext, matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> None:
+        self.spark, self.matrix, self.factors, self.plan = spark, matrix, factors, plan
         self.seed = drawn(plan)
         self.stored = StoredMatrix(matrix.uri, uuid.uuid4().hex)
-        self.kernels = chosen_kernels(session)
+        self.kernels = chosen_kernels(spark)
         self.reads = 0
 
     def blocks(self) -> RDD[int]:
@@ -188,7 +187,7 @@ class _Run:
         from pyspark import RDD
         from pyspark.serializers import NoOpSerializer
 
-        task = partial(write_blocks, matrix=self.stored, block_rows=self.matrix.block_rows, signs=signs)
+        task = partial(write_blocks, matrix=self.stored, signs=signs)
         shared = self.spark.broadcast(asked)
         self.reads += 1
         return self.total(RDD(U, self.spark, NoOpSerializer()).mapPartitions(lambda blocks: task(blocks, asked=shared)))
@@ -281,12 +280,7 @@ def project_blocks(
 
 
 def write_blocks(
-    blocks: Iterable[bytes],
-    *,
-    matrix: StoredMatrix,
-    block_rows: int,
-    signs: NDArray[np.float64],
-    asked: Broadcast[Residual],
+    parts: Iterable[bytes], *, matrix: StoredMatrix, signs: NDArray[np.float64], asked: Broadcast[Residual]
 ) -> Iterator[Parts]:
     """Write the blocks of U that a partition holds, and yield U^T U and what is asked of A and U, both as stored.
 
@@ -296,16 +290,31 @@ def write_blocks(
     rank = residual.weights.shape[1]
     factors = FactorWriter(residual.factors_uri)
     with threadpool_limits(1, user_api="blas"):
-        for encoded in blocks:
-            first, values = decode(encoded)
-            U = values * signs
+        for index, U in whole_blocks(parts, matrix.open(), signs):
             if U.shape[1] < rank:
-                U = complete_basis(U, rank) if first == 0 else np.pad(U, ((0, 0), (0, rank - U.shape[1])))
-            for start in range(0, len(U), block_rows):
-                part = U[start : start + block_rows]
-                ((rows, A),) = matrix.blocks([(first + start) // block_rows])
-                factors.write_block(rows, part)
-                yield (part.T @ part, *residual(rows, A))
+                U = complete_basis(U, rank) if index == 0 else np.pad(U, ((0, 0), (0, rank - U.shape[1])))  # noqa: PLW2901
+            ((rows, A),) = matrix.blocks([index])
+            factors.write_block(rows, U)
+            yield (U.T @ U, *residual(rows, A))
+
+
+def whole_blocks(
+    parts: Iterable[bytes], matrix: MatrixStore, signs: NDArray[np.float64]
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Yield numbers and values of whole row blocks, float64, of their encoded parts, which come one after the other."""
+    for encoded in parts:
+        row, part = decode(encoded)
+        while len(part):
+            index = row // matrix.block_rows
+            rows = matrix.block(index)
+            if row == rows.start:
+                U = np.empty((rows.stop - rows.start, len(signs)))
+            values = part[: rows.stop - row]
+            np.multiply(values, signs, out=U[row - rows.start : row - rows.start + len(values)])
+            row += len(values)
+            part = part[len(values) :]
+            if row == rows.stop:
+                yield index, U
 
 
 def orthonormal(gram: NDArray[np.float64]) -> bool:
@@ -331,16 +340,19 @@ def check_limits(rows: int, cols: int, block_rows: int) -> None:
         )
 
 
-def spark_session() -> SparkSession:
-    """Return the session of the Spark application, with its log kept to errors and a line for each job that ends.
+def spark_context() -> SparkContext:
+    """Return the context of the Spark application, with its log kept to errors and a line for each job that ends.
+
+    A session would load Spark SQL, a thousand classes of which Mahout uses none.
 
     Raises:
         CtbasisError: The application was started without a setting or without the jar.
     """
-    from pyspark.sql import SparkSession
+    from pyspark import SparkContext
 
-    session = SparkSession.builder.getOrCreate()
-    found = {key: session.conf.get(key, None) for key in REQUIRED_CONF}
+    spark = SparkContext.getOrCreate()
+    settings = spark.getConf()
+    found = {key: settings.get(key, None) for key in REQUIRED_CONF}
     missing = [key for key, value in REQUIRED_CONF.items() if found[key] != value]
     if missing:
         raise CtbasisError(
@@ -348,18 +360,17 @@ def spark_session() -> SparkSession:
             expected=", ".join(f"{key}={REQUIRED_CONF[key]}" for key in missing),
             remedy="start it from manifests/sparkapplication.yaml, or pass these by --conf",
         )
-    spark = session.sparkContext
     java_class(spark, "JobLog").attach(spark._jsc)  # noqa: SLF001 - private in PySpark, no public way to it
-    return session
+    return spark
 
 
-def chosen_kernels(session: SparkSession) -> str:
-    """Return the kernels that the session's settings choose.
+def chosen_kernels(spark: SparkContext) -> str:
+    """Return the kernels that the thread's local property or the application's setting `KERNELS` chooses.
 
     Raises:
         CtbasisError: There are none of that name.
     """
-    kernels = str(session.conf.get(KERNELS, KERNEL_SETS[0]))
+    kernels = spark.getLocalProperty(KERNELS) or spark.getConf().get(KERNELS) or KERNEL_SETS[0]
     if kernels not in KERNEL_SETS:
         raise CtbasisError(f"{KERNELS}={kernels}", expected=f"one of {', '.join(KERNEL_SETS)}")
     return kernels

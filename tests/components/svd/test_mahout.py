@@ -249,11 +249,11 @@ def test_stock_kernels_give_the_same_factors_as_the_replaced_ones(
     matrix = store_matrix(with_spectrum(1000, SPECTRA["slowly decaying"]))
     replaced, U_replaced, note = factored(matrix, tmp_path / "replaced", rank=K, power_iters=1)
     assert "replaced kernels" in note
-    spark.conf.set(mahout.KERNELS, "stock")
+    spark.sparkContext.setLocalProperty(mahout.KERNELS, "stock")
     try:
         stock, U_stock, note = factored(matrix, tmp_path / "stock", rank=K, power_iters=1)
     finally:
-        spark.conf.unset(mahout.KERNELS)
+        spark.sparkContext.setLocalProperty(mahout.KERNELS, None)
     assert "its own kernels" in note
     np.testing.assert_allclose(stock.s, replaced.s, rtol=1e-10)
     np.testing.assert_allclose(stock.V, replaced.V, atol=1e-8)

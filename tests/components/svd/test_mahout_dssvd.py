@@ -58,9 +58,9 @@ def spark(spark_application: None) -> SparkSession:  # noqa: ARG001 - it starts 
 @pytest.fixture
 def kernels(spark: SparkSession, request: pytest.FixtureRequest) -> Iterator[str]:
     """Choose the kernels of a test."""
-    spark.conf.set(mahout.KERNELS, request.param)
+    spark.sparkContext.setLocalProperty(mahout.KERNELS, request.param)
     yield request.param
-    spark.conf.unset(mahout.KERNELS)
+    spark.sparkContext.setLocalProperty(mahout.KERNELS, None)
 
 
 def factored(
@@ -213,7 +213,7 @@ def cases(draw: st.DrawFn) -> Case:
 def by_both(spark: SparkSession, case: Case, A: NDArray[Any]) -> Iterator[Found]:
     """Yield the factors of the replaced kernels and of Mahout's own."""
     for kernels in ("replaced", "stock"):
-        spark.conf.set(mahout.KERNELS, kernels)
+        spark.sparkContext.setLocalProperty(mahout.KERNELS, kernels)
         try:
             yield factored(
                 A,
@@ -224,7 +224,7 @@ def by_both(spark: SparkSession, case: Case, A: NDArray[Any]) -> Iterator[Found]
                 seed=case.seed,
             )
         finally:
-            spark.conf.unset(mahout.KERNELS)
+            spark.sparkContext.setLocalProperty(mahout.KERNELS, None)
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
@@ -285,12 +285,12 @@ def test_one_row_in_the_first_block_is_too_few_to_complete_a_basis_in() -> None:
 
 
 def test_kernels_that_do_not_exist_are_refused(spark: SparkSession) -> None:
-    spark.conf.set(mahout.KERNELS, "cuda")
+    spark.sparkContext.setLocalProperty(mahout.KERNELS, "cuda")
     try:
         with pytest.raises(CtbasisError, match="kernels=cuda") as refused:
             factored(np.eye(3), rank=1)
     finally:
-        spark.conf.unset(mahout.KERNELS)
+        spark.sparkContext.setLocalProperty(mahout.KERNELS, None)
     assert "one of replaced, java, stock" in str(refused.value)
 
 
@@ -303,6 +303,32 @@ def test_the_seed_of_the_plan_is_that_of_omega() -> None:
     assert (one.U == again.U).all()
     assert np.abs(one.V - other.V).max() > 1e-3
     assert "Omega drawn from seed 1" in one.note
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32", "float64"])
+@pytest.mark.usefixtures("spark")
+def test_blocks_that_are_multiplied_in_parts_give_what_small_ones_give_and_whole_blocks_of_u(dtype: str) -> None:
+    rng = np.random.default_rng(8)
+    spectrum = 4000 * 0.9 ** np.arange(300)
+    A = ((rng.standard_normal((4400, 300)) * spectrum) @ rng.standard_normal((300, 300)) / 50).astype(dtype)
+    # A part has 2^19 values at most, or 1,747 rows of these.
+    large, small = (factored(A, rank=6, power_iters=1, block_rows=rows) for rows in (4000, 500))
+    np.testing.assert_allclose(large.s, small.s, rtol=1e-10)
+    np.testing.assert_allclose(large.U, small.U, atol=1e-8)
+    again = factored(A, rank=6, power_iters=1, block_rows=4000)
+    assert (large.V == again.V).all()
+    assert (large.U == again.U).all()
+
+
+def test_parts_of_a_block_of_u_become_the_whole_of_it_and_parts_of_two_become_two(tmp_path: Path) -> None:
+    U = np.random.default_rng(9).standard_normal((7, 2)).astype("<f4")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "block_rows_for", lambda _: 4)
+        matrix = write_matrix(str(tmp_path / "matrix.zarr"), np.zeros((7, 2)))
+    parts = [b"".join(mahout.encode(first, U[first:last])) for first, last in ((0, 1), (1, 6), (6, 7))]
+    found = dict(mahout.whole_blocks(parts, matrix, np.array([1.0, -1.0])))
+    assert list(found) == [0, 1]
+    np.testing.assert_array_equal(np.vstack(list(found.values())), U * [1, -1])
 
 
 @pytest.mark.usefixtures("spark")

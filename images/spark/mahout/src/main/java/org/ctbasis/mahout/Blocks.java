@@ -8,6 +8,7 @@ import java.util.ArrayList;
 import java.util.Iterator;
 import java.util.List;
 import java.util.NoSuchElementException;
+import java.util.stream.IntStream;
 import org.apache.mahout.math.DenseMatrix;
 import org.apache.mahout.math.Matrix;
 import scala.Tuple2;
@@ -22,38 +23,58 @@ final class Blocks {
 
   private static final int HEADER = 4 * Integer.BYTES;
 
+  /** Elements of a part of a block. */
+  private static final int PART = 1 << 19;
+  private static final int LEAST_PART_ROWS = 1024;
+
   private Blocks() {}
 
-  /** Blocks of A from their headers and values. */
+  /** Blocks of A from their headers and values; but for Mahout's own kernels each in parts of few rows. */
   static Iterator<Tuple2<int[], Matrix>> decode(Iterator<byte[]> parts, boolean stock) {
     return new Iterator<>() {
+      private RowMajor block;
+      private int first;
+      private int done;
+
       @Override
       public boolean hasNext() {
-        return parts.hasNext();
+        return block != null || parts.hasNext();
       }
 
       @Override
       public Tuple2<int[], Matrix> next() {
-        return decodeOne(parts, stock);
+        if (block == null) {
+          ByteBuffer header = littleEndian(parts.next());
+          first = header.getInt();
+          block = read(parts, header.getInt(), header.getInt(), header.getInt());
+          done = 0;
+        }
+        int rows = stock ? block.rowSize() : Math.min(partRows(block.columnSize()), block.rowSize() - done);
+        RowMajor part = block.part(rows, block.columnSize(), block.at(done, 0));
+        Tuple2<int[], Matrix> keyed =
+            new Tuple2<>(IntStream.range(first + done, first + done + rows).toArray(), stock ? asMahoutHasIt(part) : part);
+        done += rows;
+        if (done == block.rowSize()) {
+          block = null;
+        }
+        return keyed;
       }
     };
   }
 
-  private static Tuple2<int[], Matrix> decodeOne(Iterator<byte[]> parts, boolean stock) {
-    ByteBuffer header = littleEndian(parts.next());
-    int first = header.getInt();
-    int rows = header.getInt();
-    int cols = header.getInt();
-    int width = header.getInt();
+  /**
+   * What is made of a part, and dropped, is small: it stays in the processor's cache and in the young generation, which
+   * is small. Not so few that adding up products of parts takes time.
+   */
+  private static int partRows(int cols) {
+    return Math.max(LEAST_PART_ROWS, PART / Math.max(1, cols));
+  }
+
+  private static RowMajor read(Iterator<byte[]> parts, int rows, int cols, int width) {
     Object values = read(parts, Math.multiplyExact(rows, cols), width);
-    int[] keys = new int[rows];
-    for (int i = 0; i < rows; i++) {
-      keys[i] = first + i;
-    }
-    RowMajor block = values instanceof double[]
+    return values instanceof double[]
         ? new FlatMatrix((double[]) values, rows, cols)
         : new NarrowMatrix(values, rows, cols);
-    return new Tuple2<>(keys, stock ? asMahoutHasIt(block) : block);
   }
 
   /** `count` values of `width` bytes, in an array of their type. */

@@ -42,6 +42,20 @@ public final class Dense {
     return new FlatMatrix(product, rows, cols);
   }
 
+  /** Whether no element is NaN or Inf. */
+  public static boolean finite(double[] values) {
+    // The sum of the magnitudes is finite only if they all are; it may overflow where they are.
+    if (Double.isFinite(Kernels.blas().dasum(values.length, values, 1))) {
+      return true;
+    }
+    for (double value : values) {
+      if (!Double.isFinite(value)) {
+        return false;
+      }
+    }
+    return true;
+  }
+
   private static FlatMatrix flat(RowMajor m) {
     return m instanceof FlatMatrix
         ? ((FlatMatrix) m).checked()
@@ -112,7 +126,7 @@ public final class Dense {
 
   /** The values of `m`, row by row, in a new array. */
   public static double[] packed(Matrix m) {
-    return m instanceof RowMajor ? ((RowMajor) m).packed() : ((FlatMatrix) rowMajor(m)).values;
+    return m instanceof RowMajor ? ((RowMajor) m).packed() : copied(m).values;
   }
 
   /** `m` itself where its values lie in one array, else a copy. */
@@ -120,6 +134,11 @@ public final class Dense {
     if (m instanceof RowMajor) {
       return (RowMajor) m;
     }
+    RowMajor omega = Omega.values(m);
+    return omega != null ? omega : copied(m);
+  }
+
+  static FlatMatrix copied(Matrix m) {
     int rows = m.rowSize();
     int cols = m.columnSize();
     double[] values = new double[Math.multiplyExact(rows, cols)];

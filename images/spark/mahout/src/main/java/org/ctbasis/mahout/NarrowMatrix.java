@@ -5,6 +5,7 @@ import com.esotericsoftware.kryo.Kryo;
 import com.esotericsoftware.kryo.Serializer;
 import com.esotericsoftware.kryo.io.Input;
 import com.esotericsoftware.kryo.io.Output;
+import java.util.Arrays;
 
 /**
  * A {@link RowMajor} of int16 or float32, for A: a quarter or a half of the memory that doubles take. It is read-only,
@@ -62,6 +63,12 @@ final class NarrowMatrix extends RowMajor {
     return shorts != null ? shorts : floats;
   }
 
+  /** Of the array what is this matrix's, which may be a part of another. */
+  private Object own() {
+    int end = rows == 0 ? offset : at(rows - 1, columns);
+    return shorts != null ? Arrays.copyOfRange(shorts, offset, end) : Arrays.copyOfRange(floats, offset, end);
+  }
+
   @Override
   public double getQuick(int row, int column) {
     return shorts != null ? shorts[at(row, column)] : floats[at(row, column)];
@@ -77,14 +84,14 @@ final class NarrowMatrix extends RowMajor {
 
     @Override
     public void write(Kryo kryo, Output output, NarrowMatrix matrix) {
-      output.writeInts(new int[] {matrix.rows, matrix.columns, matrix.offset, matrix.stride});
-      kryo.writeClassAndObject(output, matrix.array());
+      output.writeInts(new int[] {matrix.rows, matrix.columns, matrix.stride});
+      kryo.writeClassAndObject(output, matrix.own());
     }
 
     @Override
     public NarrowMatrix read(Kryo kryo, Input input, Class<NarrowMatrix> type) {
-      int[] shape = input.readInts(4);
-      return new NarrowMatrix(kryo.readClassAndObject(input), shape[0], shape[1], shape[2], shape[3]);
+      int[] shape = input.readInts(3);
+      return new NarrowMatrix(kryo.readClassAndObject(input), shape[0], shape[1], 0, shape[2]);
     }
   }
 }

@@ -1,5 +1,6 @@
 package org.apache.mahout.math;
 
+import java.util.Arrays;
 import org.ctbasis.mahout.Dense;
 import org.ctbasis.mahout.FlatMatrix;
 import org.ctbasis.mahout.Kernels;
@@ -15,8 +16,12 @@ public class CholeskyDecomposition {
 
   private static final double DEGENERATE = 1.0e-10;
 
+  /** What was decomposed last: DQR decomposes the one Y'Y for every block anew. */
+  private static volatile CholeskyDecomposition last;
+
   private final StockCholeskyDecomposition stock;
   private final int n;
+  private final double[] decomposed;
   /** L, column-major: all loops run down columns, which the JIT vectorizes. */
   private final double[] L;
   private boolean positiveDefinite = true;
@@ -32,13 +37,22 @@ public class CholeskyDecomposition {
     }
     if (pivot || Kernels.stock()) {
       stock = new StockCholeskyDecomposition(a, pivot);
+      decomposed = null;
       L = null;
-    } else {
-      stock = null;
-      // Symmetric, so that row-major is column-major.
-      L = Dense.packed(a);
-      decompose();
+      return;
     }
+    stock = null;
+    // Symmetric, so that row-major is column-major.
+    decomposed = Dense.packed(a);
+    CholeskyDecomposition before = last;
+    if (before != null && Arrays.equals(before.decomposed, decomposed)) {
+      L = before.L;
+      positiveDefinite = before.positiveDefinite;
+      return;
+    }
+    L = decomposed.clone();
+    decompose();
+    last = this;
   }
 
   /** Column by column: what is left of column k after the columns before it, divided by the root of its pivot. */
@@ -76,7 +90,7 @@ public class CholeskyDecomposition {
   }
 
   public Matrix getL() {
-    return stock == null ? Matrices.transposedView(new FlatMatrix(L, n, n)) : stock.getL();
+    return stock == null ? Matrices.transposedView(new FlatMatrix(L.clone(), n, n)) : stock.getL();
   }
 
   public PivotedMatrix getPermutedL() {
@@ -114,10 +128,8 @@ public class CholeskyDecomposition {
         substitute(x, row * n);
       }
     }
-    for (double value : x) {
-      if (!Double.isFinite(value)) {
-        throw new IllegalStateException("Invalid value found in z inv(L') (should not be possible)");
-      }
+    if (!Dense.finite(x)) {
+      throw new IllegalStateException("Invalid value found in z inv(L') (should not be possible)");
     }
     return new FlatMatrix(x, rows, n);
   }
