@@ -6,7 +6,8 @@ tell, the map of the variance follows from the image:
 
     var(x) = a B[exp(p)](x) + b B[exp(2 p)](x),      p = projection of mu
 
-B is back-projection. It is smooth, so all is done on a coarse grid with a sparse matrix.
+B is back-projection. It is smooth, so all is done on a coarse grid with a sparse matrix. What each direction adds to it
+is kept, for it tells the noise's texture (components/patch/texture.py).
 
 References:
     L. Yu, M. Shiung, D. Jondal, C. H. McCollough, "Development and validation of a practical lower-dose-simulation tool
@@ -30,12 +31,18 @@ MU_WATER = 0.02
 
 VIEWS = 90
 
+DIRECTIONS = 15
+"""Groups of neighbouring views."""
+
 LONGEST = 9.0
 """Line integral beyond which a ray carries no signal on any scanner: exp(9) = 1/8000 of the photons arrive."""
 
 
-def variance_shapes(hu: NDArray[np.floating], cell: tuple[float, float]) -> NDArray[np.float64]:
-    """Return B[exp(p)] and B[exp(2p)], (2, rows, columns, slices), each with a mean of one over the object.
+def directional_variances(hu: NDArray[np.floating], cell: tuple[float, float]) -> NDArray[np.float32]:
+    """Return B[exp(p)] and B[exp(2p)] by direction, (2, DIRECTIONS, rows, columns, slices).
+
+    Each has a mean of one over directions and object. Views are in order of their angle, from that whose detector lies
+    along the columns' index.
 
     Args:
         hu: Cell means, HU, (rows, columns, slices).
@@ -44,13 +51,20 @@ def variance_shapes(hu: NDArray[np.floating], cell: tuple[float, float]) -> NDAr
     rows, columns, slices = hu.shape
     system = _system(rows, columns, cell)
     mu = np.maximum(1.0 + hu.reshape(-1, slices) / 1000.0, 0.0) * MU_WATER
-    p = np.minimum(system @ mu, LONGEST)
-    weight = np.asarray(system.sum(axis=0)).reshape(-1, 1)
-    shapes = np.stack([system.T @ np.exp(power * p) / weight for power in (1.0, 2.0)])
     inside = mu > MU_WATER / 2
-    mean = shapes[:, inside].mean(axis=1) if inside.any() else shapes.mean(axis=(1, 2))
-    shapes /= mean[:, None, None]
-    return np.asarray(shapes.reshape(2, rows, columns, slices), np.float64)
+    counts = np.exp(np.minimum(system @ mu, LONGEST))
+    found = np.empty((2, DIRECTIONS, rows * columns, slices), np.float32)
+    rays = system.shape[0] // DIRECTIONS
+    for direction in range(DIRECTIONS):
+        own = slice(direction * rays, (direction + 1) * rays)
+        views = system[own]
+        weight = np.asarray(views.sum(axis=0)).reshape(-1, 1)
+        for power in (1, 2):
+            found[power - 1, direction] = views.T @ counts[own] ** power / weight
+    total = found.mean(axis=1)
+    mean = total[:, inside].mean(axis=1) if inside.any() else total.mean(axis=(1, 2))
+    found /= mean[:, None, None, None]
+    return found.reshape(2, DIRECTIONS, rows, columns, slices)
 
 
 def _system(rows: int, columns: int, cell: tuple[float, float]) -> sparse.csr_array:
