@@ -28,7 +28,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter1d, uniform_fil
 from scipy.special import gammaln
 
 from components.errors import CtbasisError
-from components.patch.path import directional_variances
+from components.patch.path import LONGEST, RayPaths
 from components.patch.texture import Seen, find_textures
 from components.patch.volume import slabs
 
@@ -145,7 +145,7 @@ class Noise:
 
     def patch_covariance(self, shape: tuple[int, int, int]) -> NDArray[np.float64]:
         """Return the covariance of a whole patch of noise over sigma, (voxels, voxels)."""
-        return self._of_patches(self.covariance[None], shape)[0]
+        return np.asarray(self._of_patches(self.covariance[None], shape)[0])
 
     def patch_covariances(self, shape: tuple[int, int, int]) -> NDArray[np.float64]:
         """Return that of every texture, (textures, voxels, voxels)."""
@@ -309,20 +309,43 @@ def fit_shape(volume: Volume, cells: Cells) -> tuple[NDArray[np.float64], NDArra
         columns, slices), each up to a factor.
     """
     dy, dx, _ = volume.spacing
-    rays = directional_variances(cells.mean, (dy * CELL, dx * CELL))
-    shapes = rays.mean(axis=1, dtype=np.float64)
+    paths = RayPaths(cells.mean, (dy * CELL, dx * CELL))
     tissue = cells.within(TISSUE)
     variance = np.maximum(uniform_filter1d(cells.variance.astype(np.float64), SLICES, axis=2, mode="nearest"), 1e-6)
-    current = np.ones(volume.shape[2])
+    tried = [_fit(paths.variances(longest), variance, tissue) for longest in LONGEST]
+    best = min(range(len(tried)), key=lambda index: tried[index].spread)
+    return tried[best].shape, paths.by_direction(tried[best].share, LONGEST[best])
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One way in which the variance may be distributed.
+
+    Attributes:
+        shape: The variance up to a factor, on cells.
+        share: That electronic noise has of it.
+        spread: How far from equally quiet the quietest cells are under it.
+    """
+
+    shape: NDArray[np.float64]
+    share: float
+    spread: float
+
+
+def _fit(shapes: NDArray[np.float64], variance: NDArray[np.float64], tissue: NDArray[np.bool_]) -> Fit:
+    """Return the share and the tube current under which the quietest cells are as quiet everywhere."""
+    current = np.ones(variance.shape[2])
     for _ in range(2):
-        share = _electronic_share(shapes, variance / current, tissue)
+        share, spread = _electronic_share(shapes, variance / current, tissue)
         shape = (1 - share) * shapes[0] + share * shapes[1]
         current = _current(variance / shape, tissue)
-    return np.asarray(shape * current), np.asarray((1 - share) * rays[0] + share * rays[1], np.float32)
+    return Fit(shape * current, share, spread)
 
 
-def _electronic_share(shapes: NDArray[np.float64], variance: NDArray[np.float64], tissue: NDArray[np.bool_]) -> float:
-    """Return the share under which the quietest cells are as quiet whatever their rays passed through.
+def _electronic_share(
+    shapes: NDArray[np.float64], variance: NDArray[np.float64], tissue: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """Return the share under which the quietest cells are as quiet whatever their rays passed through, and the spread.
 
     Anatomy lifts some groups and lowers none. So it is the share under which most groups lie lowest, over the lowest.
     """
@@ -333,12 +356,13 @@ def _electronic_share(shapes: NDArray[np.float64], variance: NDArray[np.float64]
     filled = [index for index in range(BINS) if (part == index).sum() >= FEW]
     if not filled:
         # All rays pass through as much, or there is hardly any tissue: nothing tells the shares apart.
-        return SHARES[0]
+        return SHARES[0], 0.0
     quiet = np.array([np.quantile(seen[part == index], 2 * QUIET) for index in filled])
     middle = np.array([np.median(contrast[part == index]) for index in filled])
     above = [np.sort(quiet - np.log(1 - share + share * middle)) for share in SHARES]
     most = max(2, len(filled) * 3 // 4)
-    return SHARES[int(np.argmin([level[:most].mean() - level[:2].mean() for level in above]))]
+    best = int(np.argmin([level[:most].mean() - level[:2].mean() for level in above]))
+    return SHARES[best], float(above[best].mean() - above[best][:2].mean())
 
 
 def _current(ratio: NDArray[np.float64], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:

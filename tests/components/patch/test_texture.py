@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from components.patch.basis import ClassRows, Drawn, PatchBasis, learn, whitening
 from components.patch.denoise import denoise
 from components.patch.noise import CELL, Noise, estimate
-from components.patch.path import DIRECTIONS, directional_variances
+from components.patch.path import DIRECTIONS, RayPaths
 from components.patch.texture import BANDS, correlations
 from components.patch.volume import ArrayVolume, Slab
 from instruments.dose import Dose, image_noise
@@ -73,7 +73,11 @@ def test_power_of_one_direction_changes_along_it_and_hardly_across_it() -> None:
 
 def test_rays_along_the_wide_axis_of_a_body_are_the_noisiest_in_its_middle() -> None:
     cells = oval().reshape(EDGE // CELL, CELL, EDGE // CELL, CELL, SLICES).mean(axis=(1, 3))
-    for variances in directional_variances(cells, (CELL * PIXEL, CELL * PIXEL)):
+    paths = RayPaths(cells, (CELL * PIXEL, CELL * PIXEL))
+    for share in (0.0, 1.0):
+        variances = paths.by_direction(share, 9.0)
+        # What all directions add up to is the variance of the place.
+        np.testing.assert_allclose(variances.sum(axis=0), paths.variances(9.0)[int(share)], rtol=1e-3)
         middle = variances[:, EDGE // CELL // 2, EDGE // CELL // 2, 0]
         # A detector along the rows' index, half way round, is that of rays along the columns.
         assert int(np.argmax(middle)) == DIRECTIONS // 2
