@@ -199,6 +199,7 @@ def noise_figure(views: Views, noise: Noise, along: NDArray[np.float64], texture
     marker = "." if len(along) == 1 else ""
     two.plot(np.arange(1, len(along) + 1), along, color=COLOURS[0], marker=marker)
     two.set_ylim(0, max(1.0, 1.15 * float(along.max())))
+    two.locator_params(axis="x", nbins=5)
     set_axes(two, "along the slices", "slice", "sigma, HU (median of the slice)")
     number = len(noise.textures)
     draw_image(three, texture, (0, max(1, number - 1)), TEXTURE_COLOURS, views.aspect)

@@ -202,7 +202,6 @@ PEERS = (
         _bm4d,
         [
             {"noise": "white", "level": 1.5},
-            {"noise": "psd", "level": 0.9},
             {"noise": "psd", "level": 1.1},
             {"noise": "psd", "level": 1.35},
             {"noise": "psd", "level": 1.6},
