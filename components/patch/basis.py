@@ -81,18 +81,18 @@ class Classes:
         """Return the likeliest class of every row of leading weights."""
         if self.number == 1:
             return np.zeros(len(weights), np.intp)
-        return np.asarray((_quadratic(weights - self.centre) @ self.forms).argmin(axis=1))
+        return np.asarray((self.forms.T @ _quadratic((weights - self.centre).T)).argmin(axis=0))
 
 
 def _quadratic(w: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return 1, every weight and every product of two, (rows, 1 + r + r (r + 1) / 2)."""
-    size = w.shape[1]
-    out = np.empty((len(w), 1 + size + size * (size + 1) // 2), w.dtype)
-    out[:, 0] = 1
-    out[:, 1 : size + 1] = w
+    """Return 1, every weight and every product of two of the columns of `w`, (1 + r + r (r + 1) / 2, columns)."""
+    size = len(w)
+    out = np.empty((1 + size + size * (size + 1) // 2, w.shape[1]), w.dtype)
+    out[0] = 1
+    out[1 : size + 1] = w
     at = size + 1
     for i in range(size):
-        np.multiply(w[:, i:], w[:, i : i + 1], out=out[:, at : at + size - i])
+        np.multiply(out[i + 1 : size + 1], out[i + 1], out=out[at : at + size - i])
         at += size - i
     return out
 

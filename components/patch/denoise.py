@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -159,9 +159,13 @@ class SlabDenoiser:
         sigma = self.noise.sigma_rows(slab.low, slab.high, columns)
         y = x / sigma
         patches = Patches(self.basis.shape, how, self.noise.texture_rows(slab.low, slab.high, columns), self.weights)
-        done = patches.denoised(y, slab, rows)
         if how.twice:
-            done = patches.denoised(y, slab, rows, pilot=done)
+            # Of the first stage, the rows that the second's patches reach.
+            near = (self.basis.shape[0] - 1) + how.stride
+            around = replace(slab, first=max(0, slab.first - near), stop=min(rows, slab.stop + near))
+            done = patches.denoised(y, slab, rows, pilot=patches.denoised(y, around, rows))
+        else:
+            done = patches.denoised(y, slab, rows)
         own = slice(slab.first - slab.low, slab.stop - slab.low)
         return np.asarray(done[own] * sigma[own], np.float32)
 
@@ -203,7 +207,7 @@ class Patches:
 
         Args:
             y: The slab over sigma.
-            slab: Where it is.
+            slab: Where it is; right are the rows that it does.
             rows: Of the whole volume.
             pilot: What the first stage made of it.
         """
@@ -212,7 +216,8 @@ class Patches:
         textures = self.texture[middles(self.shape)]
         at = places(y.shape[1], self.shape[1], stride)
         last = rows - self.shape[0]
-        for first in range(max(0, slab.low), slab.high - self.shape[0] + 1):
+        reach = self.shape[0] - 1
+        for first in range(max(0, slab.low, slab.first - reach), min(slab.high - reach, slab.stop)):
             # Places of the whole volume's grid, not of the slab's.
             if first % stride and first != last:
                 continue
