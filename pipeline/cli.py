@@ -423,7 +423,7 @@ def demo(out: Path, **chosen: Any) -> None:
 )
 @click.option("--method", "methods", multiple=True, help="quality: peers and modes to run, all without it; repeatable.")
 @click.option("--json", "json_file", type=PATH, help="Also write the rows there as JSON.")
-@click.option("--page", type=PATH, help="svd: also write its tables and plots to this folder.")
+@click.option("--page", type=PATH, help="svd, quality: also write tables and pictures to this folder.")
 def bench(
     what: tuple[str, ...],
     series: tuple[Path, ...],
@@ -435,18 +435,24 @@ def bench(
     """Measure WHAT, or everything but quality: ratios come from one run, side by side."""
     from instruments.bench.cases import chosen_cases
     from instruments.bench.page import write_page
-    from instruments.bench.quality import Wanted
+    from instruments.bench.quality import Views, Wanted
+    from instruments.bench.quality_page import write_quality_page
     from instruments.bench.run import bench as measure
     from instruments.bench.run import table
 
     given = {name: value for name, value in own.items() if value not in (None, ())}
     quality = {name: given.pop(name) for name in list(given) if name in Wanted.__dataclass_fields__}
-    rows = measure(what, series, chosen_cases(names, given, series=bool(series)), Wanted(**quality))
+    views: list[Views] = []
+    rows = measure(what, series, chosen_cases(names, given, series=bool(series)), Wanted(**quality), views=views)
     click.echo(table(rows))
     if json_file is not None:
         json_file.write_text(json.dumps({"rows": rows}, indent=2))
     if page is not None:
-        write_page([row for row in rows if row["bench"] == "svd"], page)
+        own_rows = [row for row in rows if row["bench"] == "svd"]
+        if own_rows:
+            write_page(own_rows, page)
+        if views:
+            write_quality_page(views, page)
 
 
 if __name__ == "__main__":

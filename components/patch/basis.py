@@ -3,7 +3,8 @@
 A patch y (HU over sigma) is whitened by the noise's covariance C: w = C^(-1/2) y, so that its noise is white with
 variance one. Patches of lung, vessel, muscle and bone edge do not lie in one small subspace; so they are told apart
 by their leading weights, in which noise hardly shows, by a mixture of Gaussians, and every class has its own basis:
-the eigenvectors of its Gram matrix, which are the right singular vectors of its rows.
+the eigenvectors of its Gram matrix, which are the right singular vectors of its rows. Where noise has several textures
+(components/patch/texture.py), patches of each are whitened by its own C and have classes of their own.
 
 Every pass is a sum over blocks of rows: classes need a sample, bases a Gram matrix and a mean per class.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from components.patch.rows import Shape
     from components.patch.volume import Slab, Sums, Volume
 
-VERSION = 1
+VERSION = 2
 """Of the layout of a stored basis and of the meaning of its arrays."""
 
 LEADING = 10
@@ -80,20 +81,45 @@ class Classes:
         """Return the likeliest class of every row of leading weights."""
         if self.number == 1:
             return np.zeros(len(weights), np.intp)
-        return np.asarray((_quadratic(weights - self.centre) @ self.forms).argmin(axis=1))
+        return np.asarray((self.forms.T @ _quadratic((weights - self.centre).T)).argmin(axis=0))
 
 
 def _quadratic(w: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return 1, every weight and every product of two, (rows, 1 + r + r (r + 1) / 2)."""
-    size = w.shape[1]
-    out = np.empty((len(w), 1 + size + size * (size + 1) // 2), w.dtype)
-    out[:, 0] = 1
-    out[:, 1 : size + 1] = w
+    """Return 1, every weight and every product of two of the columns of `w`, (1 + r + r (r + 1) / 2, columns)."""
+    size = len(w)
+    out = np.empty((1 + size + size * (size + 1) // 2, w.shape[1]), w.dtype)
+    out[0] = 1
+    out[1 : size + 1] = w
     at = size + 1
     for i in range(size):
-        np.multiply(w[:, i:], w[:, i : i + 1], out=out[:, at : at + size - i])
+        np.multiply(out[i + 1 : size + 1], out[i + 1], out=out[at : at + size - i])
         at += size - i
     return out
+
+
+@dataclass(frozen=True)
+class TextureBasis:
+    """The bases of patches whose noise is of one texture.
+
+    Attributes:
+        covariance: Of the noise over sigma, (voxels, voxels).
+        lead: Patch over sigma to its leading weights, (voxels, LEADING).
+        classes: By leading weights.
+        mean: Of each class, whitened, (classes, voxels).
+        vectors: Basis of each class, whitened, in columns, (classes, voxels, voxels).
+        energy: Variance of the weight on each vector, noise (1) included, (classes, voxels).
+    """
+
+    covariance: NDArray[np.float64]
+    lead: NDArray[np.float32]
+    classes: Classes
+    mean: NDArray[np.float32]
+    vectors: NDArray[np.float32]
+    energy: NDArray[np.float32]
+
+
+STORED = ("covariance", "lead", "mean", "vectors", "energy")
+"""Arrays of a `TextureBasis` in the store."""
 
 
 @dataclass(frozen=True)
@@ -103,31 +129,36 @@ class PatchBasis:
     Attributes:
         shape: Of a patch, voxels.
         spacing: mm, of the volumes it was learned on.
-        covariance: Of their noise over sigma, (voxels, voxels).
-        lead: Patch over sigma to its leading weights, (voxels, LEADING).
-        classes: By leading weights.
-        mean: Of each class, whitened, (classes, voxels).
-        vectors: Basis of each class, whitened, in columns, (classes, voxels, voxels).
-        energy: Variance of the weight on each vector, noise (1) included, (classes, voxels).
-        provenance: Version, patches, seed, and what it was learned on; no patient's data.
+        covariance: Of their noise over sigma, all textures together, (voxels, voxels).
+        textures: What was learned of each.
+        provenance: Version, patches of every class, seed, and what it was learned on; no patient's data.
     """
 
     shape: Shape
     spacing: tuple[float, float, float]
     covariance: NDArray[np.float64]
-    lead: NDArray[np.float32]
-    classes: Classes
-    mean: NDArray[np.float32]
-    vectors: NDArray[np.float32]
-    energy: NDArray[np.float32]
+    textures: tuple[TextureBasis, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> int:
+        """How many classes all textures have."""
+        return sum(len(texture.mean) for texture in self.textures)
+
+    def nearest(self, noise: Noise) -> NDArray[np.intp]:
+        """Return, for every texture of a series' noise, which of the basis's is most like it."""
+        return _nearest(
+            np.stack([texture.covariance for texture in self.textures]), noise.patch_covariances(self.shape)
+        )
 
     def save(self, uri: str) -> None:
         """Write it to `uri`, complete or not at all."""
         group = stores.open_group(uri, mode="w")
         group.attrs.update({"complete": False})
-        arrays = {name: getattr(self, name) for name in ("covariance", "lead", "mean", "vectors", "energy")}
-        arrays |= {f"class_{name}": getattr(self.classes, name) for name in ("centre", "forms")}
+        arrays: dict[str, NDArray[Any]] = {"covariance": self.covariance}
+        for number, texture in enumerate(self.textures, start=1):
+            arrays |= {f"{name}-{number}": getattr(texture, name) for name in STORED}
+            arrays |= {f"class_{name}-{number}": getattr(texture.classes, name) for name in ("centre", "forms")}
         for name, values in arrays.items():
             group.create_array(name, data=np.ascontiguousarray(values))
         described: dict[str, Any] = {
@@ -135,6 +166,7 @@ class PatchBasis:
             "version": VERSION,
             "shape": list(self.shape),
             "spacing": list(self.spacing),
+            "textures": len(self.textures),
         }
         group.attrs.update({**described, "provenance": self.provenance, "complete": True})
 
@@ -155,19 +187,32 @@ class PatchBasis:
                 remedy="learn it again",
             )
         attributes: dict[str, Any] = dict(group.attrs)
-        read = {
-            name: np.asarray(array_of(group, name)[:]) for name in ("covariance", "lead", "mean", "vectors", "energy")
-        }
-        mixture = Classes(*(np.asarray(array_of(group, f"class_{name}")[:]) for name in ("centre", "forms")))
+
+        def read(name: str) -> NDArray[Any]:
+            return np.asarray(array_of(group, name)[:])
+
+        textures = tuple(
+            TextureBasis(
+                classes=Classes(read(f"class_centre-{number}"), read(f"class_forms-{number}")),
+                **{name: read(f"{name}-{number}") for name in STORED},
+            )
+            for number in range(1, int(attributes["textures"]) + 1)
+        )
         rows, columns, slices = attributes["shape"]
         dy, dx, dz = attributes["spacing"]
         return cls(
             shape=(rows, columns, slices),
             spacing=(dy, dx, dz),
-            classes=mixture,
+            covariance=read("covariance"),
+            textures=textures,
             provenance=attributes["provenance"],
-            **read,
         )
+
+
+def _nearest(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return which covariance of `ours` is nearest to each of `theirs`."""
+    apart = [[np.linalg.norm(one - other) for one in ours] for other in theirs]
+    return np.asarray(np.argmin(apart, axis=1))
 
 
 def whitening(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -177,14 +222,14 @@ def whitening(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDA
     return (vectors / root) @ vectors.T, (vectors * root) @ vectors.T
 
 
-def learn(volume: Volume, noise: Noise, *, shape: Shape, classes: int = 64, seed: int = 0) -> PatchBasis:
+def learn(volume: Volume, noise: Noise, *, shape: Shape, classes: int = 16, seed: int = 0) -> PatchBasis:
     """Learn a basis from the patches of `volume`.
 
     Args:
         volume: HU.
         noise: Its noise.
         shape: Of a patch.
-        classes: Number of classes at most. More fit finer anatomy and need more patches.
+        classes: Of every texture of the noise, at most. More fit finer anatomy and need more patches.
         seed: Of the sample and the classes.
 
     Raises:
@@ -198,7 +243,7 @@ def learn_together(
     noises: Sequence[Noise],
     *,
     shape: Shape,
-    classes: int = 64,
+    classes: int = 16,
     seed: int = 0,
     factor: Factor | None = None,
 ) -> PatchBasis:
@@ -217,31 +262,33 @@ def learn_together(
     """
     # The products are small: spread over cores they mostly wait for one another.
     with threadpool_limits(1, user_api="blas"):
-        covariance = np.mean([noise.patch_covariance(shape) for noise in noises], axis=0)
-        W, _ = whitening(covariance)
+        covariances, used = _shared(noises, shape)
+        W = [whitening(covariance)[0].astype(np.float32) for covariance in covariances]
         drawn = [
-            Drawn(noise, shape, share, seed)
-            for noise, share in zip(noises, _shares(volumes, shape, SAMPLE), strict=True)
+            Drawn(noise, shape, share, seed, tuple(map(int, textures)))
+            for noise, share, textures in zip(noises, _shares(volumes, shape, SAMPLE), used, strict=True)
         ]
-        few = np.concatenate(
-            [
-                rows
-                for one, volume in zip(drawn, volumes, strict=True)
-                for rows in volume.each(one, row_slabs(volume, shape), "patch basis: classes")
-            ]
-        )
+        parts = [
+            part
+            for one, volume in zip(drawn, volumes, strict=True)
+            for part in volume.each(one, row_slabs(volume, shape), "patch basis: classes")
+        ]
+        few, texture = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         if not len(few):
             raise CtbasisError("the volume holds nothing but air", expected="a CT series of a body")
-        white = few @ W.astype(np.float32)
-        # A first basis, of all classes together, only to find the leading directions.
-        leading = np.linalg.eigh((white.T @ white).astype(np.float64))[1][:, ::-1][:, :LEADING]
-        lead = (W @ leading).astype(np.float32)
-        mixture = fit_classes(few @ lead, classes, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        leads, mixtures = [], []
+        for number, whiten in enumerate(W):
+            own = few[texture == number]
+            # A texture that hardly occurs has the classes of all.
+            lead, mixture = _told_apart(own if len(own) > ENOUGH * LEADING else few, whiten, classes, rng)
+            leads.append(lead)
+            mixtures.append(mixture)
         drawn = [
-            Drawn(noise, shape, share, seed + 1)
-            for noise, share in zip(noises, _shares(volumes, shape, LEARNED), strict=True)
+            replace(one, share=share, seed=seed + 1)
+            for one, share in zip(drawn, _shares(volumes, shape, LEARNED), strict=True)
         ]
-        rows = [ClassRows(one, W.astype(np.float32), lead, mixture) for one in drawn]
+        rows = [ClassRows(one, tuple(W), tuple(leads), tuple(mixtures)) for one in drawn]
         bases = (factor or factor_gram)(volumes, rows)
     provenance = {
         "ctbasis": importlib.metadata.version("ctbasis"),
@@ -250,9 +297,32 @@ def learn_together(
         "seed": seed,
         "factored_by": bases.by,
     }
-    return PatchBasis(
-        shape, volumes[0].spacing, covariance, lead, mixture, bases.mean, bases.vectors, bases.energy, provenance
+    of = rows[0].texture
+    textures = tuple(
+        TextureBasis(covariance, lead, mixture, *(array[of == number] for array in bases.arrays))
+        for number, (covariance, lead, mixture) in enumerate(zip(covariances, leads, mixtures, strict=True))
     )
+    mean = np.mean([noise.patch_covariance(shape) for noise in noises], axis=0)
+    return PatchBasis(shape, volumes[0].spacing, mean, textures, provenance)
+
+
+def _shared(noises: Sequence[Noise], shape: Shape) -> tuple[NDArray[np.float64], list[NDArray[np.intp]]]:
+    """Return the textures of several noises, those of the first, and which of them each noise's are most like."""
+    every = [noise.patch_covariances(shape) for noise in noises]
+    used = [_nearest(every[0], theirs) for theirs in every]
+    alike = np.concatenate(every), np.concatenate(used)
+    return np.stack([alike[0][alike[1] == number].mean(axis=0) for number in range(len(every[0]))]), used
+
+
+def _told_apart(
+    rows: NDArray[np.float32], whiten: NDArray[np.float32], classes: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], Classes]:
+    """Return what gives the leading weights of rows over sigma, (voxels, LEADING), and the classes by them."""
+    white = rows @ whiten
+    # A first basis, of all classes together, only to find the leading directions.
+    leading = np.linalg.eigh((white.T @ white).astype(np.float64))[1][:, ::-1][:, :LEADING]
+    lead = (whiten @ leading).astype(np.float32)
+    return lead, fit_classes(rows @ lead, classes, rng)
 
 
 def _shares(volumes: Sequence[Volume], shape: Shape, most: int) -> list[float]:
@@ -279,15 +349,17 @@ class Drawn:
         shape: Of a patch.
         share: Of patches that is drawn.
         seed: Of the draw.
+        textures: Those of the basis that the noise's are taken for.
     """
 
     noise: Noise
     shape: Shape
     share: float
     seed: int
+    textures: tuple[int, ...] = (0,)
 
-    def __call__(self, volume: Volume, slab: Slab) -> NDArray[np.float32]:
-        """Return the rows, (patches, voxels)."""
+    def __call__(self, volume: Volume, slab: Slab) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+        """Return the rows, (patches, voxels), and the texture of each."""
         rows, columns, _ = volume.shape
         y = volume.read(slab.low, slab.high)
         filled = y > EMPTY_AIR
@@ -298,35 +370,57 @@ class Drawn:
         drawn = np.nonzero(rng.random(windows[own].shape[:3], np.float32) < self.share)
         # By its size, as the last slab of a volume may hold no place of a patch.
         size = math.prod(self.shape)
-        return windows[own][drawn].reshape(-1, size)[held[own][drawn].reshape(-1, size).any(axis=1)]
+        some = held[own][drawn].reshape(-1, size).any(axis=1)
+        texture = self.noise.texture_rows(slab.low, slab.high, columns)[middles(self.shape)][own][drawn]
+        return windows[own][drawn].reshape(-1, size)[some], np.asarray(self.textures)[texture][some]
+
+
+def middles(shape: Shape) -> tuple[slice, slice, slice]:
+    """Return what cuts an array down to the middles of its patches, so that it is indexed by a patch's first voxel."""
+    rows, columns, slices = (slice(edge // 2, -((edge - 1) // 2) or None) for edge in shape)
+    return rows, columns, slices
 
 
 @dataclass(frozen=True)
 class ClassRows:
-    """The whitened rows of a slab, class by class.
+    """The whitened rows of a slab, class by class, those of a texture after those of the one before.
 
     Attributes:
         drawn: Draws them.
-        whiten: C^(-1/2), (voxels, voxels).
-        lead: See `PatchBasis`.
-        mixture: The classes.
+        whiten: C^(-1/2) of every texture, (voxels, voxels).
+        lead: Of every texture, see `TextureBasis`.
+        mixtures: The classes of every texture.
     """
 
     drawn: Drawn
-    whiten: NDArray[np.float32]
-    lead: NDArray[np.float32]
-    mixture: Classes
+    whiten: tuple[NDArray[np.float32], ...]
+    lead: tuple[NDArray[np.float32], ...]
+    mixtures: tuple[Classes, ...]
+
+    @property
+    def size(self) -> int:
+        """Voxels of a row."""
+        return len(self.whiten[0])
+
+    @property
+    def texture(self) -> NDArray[np.intp]:
+        """The texture of every class."""
+        return np.repeat(np.arange(len(self.mixtures)), [mixture.number for mixture in self.mixtures])
 
     def __call__(self, volume: Volume, slab: Slab) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield each class that occurs, and its rows."""
-        rows = self.drawn(volume, slab)
-        white = rows @ self.whiten
-        for chosen, members in by_class(self.mixture.of(rows @ self.lead), self.mixture.number):
-            yield chosen, white[members]
+        rows, texture = self.drawn(volume, slab)
+        before = 0
+        for number, (whiten, lead, mixture) in enumerate(zip(self.whiten, self.lead, self.mixtures, strict=True)):
+            own = rows[texture == number]
+            white = own @ whiten
+            for chosen, members in by_class(mixture.of(own @ lead), mixture.number):
+                yield before + chosen, white[members]
+            before += mixture.number
 
     def sums(self, volume: Volume, slab: Slab) -> Sums:
         """Return sum, Gram matrix and number of the rows of every class: what slabs add up to."""
-        size, number = len(self.whiten), self.mixture.number
+        size, number = self.size, len(self.texture)
         sums, grams, counts = np.zeros((number, size)), np.zeros((number, size, size)), np.zeros(number, np.intp)
         for chosen, part in self(volume, slab):
             sums[chosen] = part.sum(axis=0, dtype=np.float64)
@@ -353,6 +447,11 @@ class Bases:
     counts: NDArray[np.intp]
     by: str
 
+    @property
+    def arrays(self) -> tuple[NDArray[np.float32], ...]:
+        """Mean, vectors and energy, as a `TextureBasis` has them."""
+        return self.mean, self.vectors, self.energy
+
 
 Factor: TypeAlias = "Callable[[Sequence[Volume], Sequence[ClassRows]], Bases]"
 """What makes the bases of the rows of several volumes."""
@@ -363,27 +462,30 @@ def factor_gram(volumes: Sequence[Volume], rows: Sequence[ClassRows]) -> Bases:
     every = [
         one.total(of.sums, row_slabs(one, of.drawn.shape), "patch basis") for one, of in zip(volumes, rows, strict=True)
     ]
-    return bases_of(*(np.sum(arrays, axis=0) for arrays in zip(*every, strict=True)))
+    sums, grams, counts = (np.sum(arrays, axis=0) for arrays in zip(*every, strict=True))
+    return bases_of(sums, grams, counts, rows[0].texture)
 
 
-def bases_of(sums: NDArray[np.float64], grams: NDArray[np.float64], counts: NDArray[np.intp]) -> Bases:
-    """Return the bases from sum, Gram matrix and number of every class's rows."""
-    # A class that the sample had and the volume hardly has gets the basis of all.
-    poor = counts < 2 * sums.shape[1]
-    sums, grams = (
-        np.where(poor[:, None], sums.sum(axis=0), sums),
-        np.where(poor[:, None, None], grams.sum(axis=0), grams),
-    )
-    used = np.maximum(np.where(poor, counts.sum(), counts), 1)
-    mean = sums / used[:, None]
-    vectors, energy = np.empty(grams.shape, np.float32), np.empty(sums.shape, np.float32)
-    for number, n in enumerate(used):
-        values, basis = np.linalg.eigh(grams[number] / n - np.outer(mean[number], mean[number]))
-        vectors[number], energy[number] = basis[:, ::-1], np.maximum(values[::-1], 0)
-    return Bases(mean.astype(np.float32), vectors, energy, counts, "eigenvectors of Gram matrices")
+def bases_of(
+    sums: NDArray[np.float64], grams: NDArray[np.float64], counts: NDArray[np.intp], texture: NDArray[np.intp]
+) -> Bases:
+    """Return the bases from sum, Gram matrix and number of every class's rows, and the texture that it is of."""
+    size = sums.shape[1]
+    mean, energy = np.empty(sums.shape, np.float32), np.empty(sums.shape, np.float32)
+    vectors = np.empty(grams.shape, np.float32)
+    for number, own in enumerate(texture):
+        # A class that the sample had and the volume hardly has gets the basis of its texture's, or of all.
+        for alike in (np.arange(len(texture)) == number, texture == own, np.full(len(texture), fill_value=True)):
+            n = int(counts[alike].sum())
+            if n >= 2 * size:
+                break
+        centre = sums[alike].sum(axis=0) / max(n, 1)
+        values, basis = np.linalg.eigh(grams[alike].sum(axis=0) / max(n, 1) - np.outer(centre, centre))
+        mean[number], vectors[number], energy[number] = centre, basis[:, ::-1], np.maximum(values[::-1], 0)
+    return Bases(mean, vectors, energy, counts, "eigenvectors of Gram matrices")
 
 
-def by_class(labels: NDArray[np.intp], number: int) -> Iterator[tuple[int, NDArray[np.intp]]]:
+def by_class(labels: NDArray[np.integer], number: int) -> Iterator[tuple[int, NDArray[np.intp]]]:
     """Yield each class that occurs in `labels` and the rows that are of it."""
     order = np.argsort(labels, kind="stable")
     ends = np.searchsorted(labels[order], np.arange(number + 1))

@@ -1,9 +1,9 @@
 """Patches on their basis, small weights dropped, patches put back: the denoised volume, slab by slab.
 
-Each patch, over sigma and whitened, is w = mean + V c with c = V^T (w - mean) of its class. The noise of every weight
-has variance one, so weights below tau are noise as likely as not, and go (hard), or all shrink as their class's energy
-says (shrink). What is left is un-whitened and averaged over all patches that hold a voxel, each weighted by
-1 / (1 + weights kept): what rests on few weights holds little noise.
+Each patch, over sigma and whitened as the texture of the noise at its middle says, is w = mean + V c with
+c = V^T (w - mean) of its class. The noise of every weight has variance one, so weights below tau are noise as likely as
+not, and go (hard), or all shrink as their class's energy says (shrink). What is left is un-whitened and averaged over
+all patches that hold a voxel, each weighted by 1 / (1 + weights kept): what rests on few weights holds little noise.
 
 A second stage, Wiener's, shrinks every weight c by d^2 / (d^2 + 1) with d the weight of the first stage's result.
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -26,24 +26,22 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from components.errors import CtbasisError
-from components.patch.basis import HEIGHT, by_class, whitening
+from components.patch.basis import HEIGHT, by_class, middles, whitening
 from components.patch.plan import TAU
-from components.patch.rows import add_back, rows_at
+from components.patch.rows import add_back, places, rows_at
 from components.patch.volume import slabs
 from components.progress import progress
 from components.threads import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from components.patch.basis import PatchBasis
+    from components.patch.basis import PatchBasis, TextureBasis
     from components.patch.noise import Noise
+    from components.patch.rows import Shape
     from components.patch.volume import Slab, Volume
-
-BLOCK = 16384
-"""Patches that are multiplied together: what fits into a core's cache."""
 
 Threshold = Literal["hard", "shrink"]
 
@@ -52,9 +50,9 @@ Denoised: TypeAlias = "tuple[Slab, NDArray[np.float32]]"
 
 
 class Weights:
-    """The matrices of a basis as they are multiplied: sigma-normalised patch to weights, and back."""
+    """The matrices of one texture's classes as they are multiplied: sigma-normalised patch to weights, and back."""
 
-    def __init__(self, basis: PatchBasis) -> None:
+    def __init__(self, basis: TextureBasis) -> None:
         W, back = whitening(basis.covariance)
         self.basis = basis
         self.forward = np.stack([(W @ V).astype(np.float32) for V in basis.vectors])
@@ -148,9 +146,10 @@ class SlabDenoiser:
         return (self.basis.shape[0] - 1 + self.options.stride) * (2 if self.options.twice else 1)
 
     @cached_property
-    def weights(self) -> Weights:
-        """The basis as it is multiplied."""
-        return Weights(self.basis)
+    def weights(self) -> list[Weights]:
+        """The basis as it is multiplied, by texture of the noise."""
+        every = [Weights(texture) for texture in self.basis.textures]
+        return [every[number] for number in self.basis.nearest(self.noise)]
 
     def __call__(self, volume: Volume, slab: Slab) -> NDArray[np.float32]:
         """Return the slab's own rows without noise, HU."""
@@ -159,11 +158,14 @@ class SlabDenoiser:
         x = volume.read(slab.low, slab.high)
         sigma = self.noise.sigma_rows(slab.low, slab.high, columns)
         y = x / sigma
-        done = _pass(y, self.weights, slab, rows, tau=how.tau, threshold=how.threshold, stride=how.stride)
+        patches = Patches(self.basis.shape, how, self.noise.texture_rows(slab.low, slab.high, columns), self.weights)
         if how.twice:
-            done = _pass(
-                y, self.weights, slab, rows, tau=how.tau, threshold=how.threshold, stride=how.stride, pilot=done
-            )
+            # Of the first stage, the rows that the second's patches reach.
+            near = (self.basis.shape[0] - 1) + how.stride
+            around = replace(slab, first=max(0, slab.first - near), stop=min(rows, slab.stop + near))
+            done = patches.denoised(y, slab, rows, pilot=patches.denoised(y, around, rows))
+        else:
+            done = patches.denoised(y, slab, rows)
         own = slice(slab.first - slab.low, slab.stop - slab.low)
         return np.asarray(done[own] * sigma[own], np.float32)
 
@@ -182,62 +184,77 @@ def _check(basis: PatchBasis, shape: tuple[int, int, int], options: Options) -> 
         )
 
 
-def _pass(
-    y: NDArray[np.float32],
-    weights: Weights,
-    slab: Slab,
-    rows: int,
-    *,
-    tau: float,
-    threshold: Threshold,
-    stride: int,
-    pilot: NDArray[np.float32] | None = None,
-) -> NDArray[np.float32]:
-    """Return the average of all patches' estimates, over sigma; voxels that no patch holds stay."""
-    shape = weights.basis.shape
-    total, weight = np.zeros_like(y), np.zeros_like(y)
-    last = rows - shape[0]
-    for first in range(max(0, slab.low), slab.high - shape[0] + 1):
-        # Places of the whole volume's grid, not of the slab's.
-        if first % stride and first != last:
-            continue
-        own = first - slab.low
-        patches = rows_at(y, own, shape, stride)
-        guides = None if pilot is None else rows_at(pilot, own, shape, stride)
+@dataclass(frozen=True)
+class Patches:
+    """The patches of a slab.
+
+    Attributes:
+        shape: Of a patch.
+        options: How they are denoised.
+        texture: Of the noise at every voxel of the slab, (rows, columns, slices).
+        weights: By texture.
+    """
+
+    shape: Shape
+    options: Options
+    texture: NDArray[np.uint8]
+    weights: Sequence[Weights]
+
+    def denoised(
+        self, y: NDArray[np.float32], slab: Slab, rows: int, *, pilot: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the average of all patches' estimates, over sigma; voxels that no patch holds stay.
+
+        Args:
+            y: The slab over sigma.
+            slab: Where it is; right are the rows that it does.
+            rows: Of the whole volume.
+            pilot: What the first stage made of it.
+        """
+        stride = self.options.stride
+        total, weight = np.zeros_like(y), np.zeros_like(y)
+        textures = self.texture[middles(self.shape)]
+        at = places(y.shape[1], self.shape[1], stride)
+        last = rows - self.shape[0]
+        reach = self.shape[0] - 1
+        for first in range(max(0, slab.low, slab.first - reach), min(slab.high - reach, slab.stop)):
+            # Places of the whole volume's grid, not of the slab's.
+            if first % stride and first != last:
+                continue
+            own = first - slab.low
+            patches = rows_at(y, own, self.shape, stride)
+            guides = None if pilot is None else rows_at(pilot, own, self.shape, stride)
+            estimates, certainty = self.estimates(patches, textures[own][at].ravel(), guides)
+            add_back(total, weight, estimates, certainty, own, shape=self.shape, stride=stride)
+        return np.divide(total, weight, out=y.copy(), where=weight > 0)
+
+    def estimates(
+        self, patches: NDArray[np.float32], texture: NDArray[np.uint8], guides: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the estimates of rows of patches over sigma, of a texture each, and how certain each is."""
         estimates, certainty = np.empty_like(patches), np.empty(len(patches), np.float32)
-        for start in range(0, len(patches), BLOCK):
-            block = slice(start, start + BLOCK)
-            guide = None if guides is None else guides[block]
-            estimates[block], certainty[block] = estimate_rows(
-                patches[block], weights, tau=tau, threshold=threshold, guides=guide
-            )
-        add_back(total, weight, estimates, certainty, own, shape=shape, stride=stride)
-    return np.divide(total, weight, out=y.copy(), where=weight > 0)
+        for number, own in by_class(texture, len(self.weights)):
+            weights = self.weights[number]
+            source = (patches if guides is None else guides)[own]
+            labels = weights.basis.classes.of(source @ weights.basis.lead)
+            for chosen, members in by_class(labels, len(weights.mean)):
+                rows = own[members]
+                c = patches[rows] @ weights.forward[chosen] - weights.offset[chosen]
+                gain = self._gain(weights, chosen, c, None if guides is None else source[members])
+                c *= gain
+                estimates[rows] = c @ weights.back[chosen] + weights.mean[chosen]
+                certainty[rows] = 1 / (1 + np.einsum("ij,ij->i", gain, gain))
+        return estimates, certainty
 
-
-def estimate_rows(
-    patches: NDArray[np.float32],
-    weights: Weights,
-    *,
-    tau: float,
-    threshold: Threshold,
-    guides: NDArray[np.float32] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the estimates of rows of patches over sigma, and how certain each is."""
-    estimates = np.empty_like(patches)
-    certainty = np.ones(len(patches), np.float32)
-    labels = weights.basis.classes.of((patches if guides is None else guides) @ weights.basis.lead)
-    for chosen, members in by_class(labels, len(weights.mean)):
-        c = patches[members] @ weights.forward[chosen] - weights.offset[chosen]
+    def _gain(
+        self, weights: Weights, chosen: int, c: NDArray[np.float32], guides: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """Return what share of the weights `c` of patches of a class is kept."""
+        tau = self.options.tau
         if guides is not None:
-            d = guides[members] @ weights.forward[chosen] - weights.offset[chosen]
+            d = guides @ weights.forward[chosen] - weights.offset[chosen]
             d *= d
-            gain = d / (d + 1)
-        elif threshold == "hard":
-            gain = (np.abs(c) > tau).astype(np.float32) if tau > 0 else np.ones_like(c)
-        else:
-            gain = np.broadcast_to(weights.gain[chosen], c.shape)
-        c *= gain
-        estimates[members] = c @ weights.back[chosen] + weights.mean[chosen]
-        certainty[members] = 1 / (1 + np.einsum("ij,ij->i", gain, gain))
-    return estimates, certainty
+            return np.asarray(d / (d + 1), np.float32)
+        if self.options.threshold == "hard":
+            return (np.abs(c) > tau).astype(np.float32) if tau > 0 else np.ones_like(c)
+        return np.broadcast_to(weights.gain[chosen], c.shape)

@@ -76,7 +76,7 @@ class MahoutFactor:
                 for number, (volume, of) in enumerate(zip(volumes, rows, strict=True))
             ]
             sums, grams, counts = (np.sum([one[index] for one in every], axis=0) for index in range(3))
-            bases = bases_of(sums, grams, counts)
+            bases = bases_of(sums, grams, counts, rows[0].texture)
             done = 0
             for chosen in progress(range(len(counts)), "patch basis: Mahout", unit="factorization"):
                 parts = [part for number, one in enumerate(every) for part in _parts(number, one[3], chosen)]
@@ -133,7 +133,7 @@ class RowWriter:
 
     def __call__(self, volume: Volume, slab: Slab) -> Sums:
         """Write the rows; return sum, Gram matrix and number of every class's, and the numbers by slab."""
-        size, classes = len(self.rows.whiten), self.rows.mixture.number
+        size, classes = self.rows.size, len(self.rows.texture)
         sums, grams, counts = np.zeros((classes, size)), np.zeros((classes, size, size)), np.zeros(classes, np.intp)
         written = []
         for chosen, part in self.rows(volume, slab):

@@ -145,7 +145,7 @@ class _Run:
             )
             patches = sum(basis.provenance["patches"])
             _say(
-                f"basis {index + 1}: {len(basis.mean)} classes of {patches} patches of {len(group)} series, by "
+                f"basis {index + 1}: {basis.classes} classes of {patches} patches of {len(group)} series, by "
                 f"{basis.provenance['factored_by']}, {time.monotonic() - start:.1f} s"
             )
             bases.append(basis)

@@ -8,7 +8,8 @@ Anatomy only ever adds to what looks like noise, so it is kept out three times:
 3. How much noise there is, is told by the quietest cells over that map. The least of many measurements is less than
    the noise by chance; so the chance, whose distribution is known (chi-square), is taken out by deconvolution first.
 
-The covariance is that of the noise over its sigma, averaged over the quietest cells.
+The covariance is that of the noise over its sigma, averaged over the quietest cells; how it differs from place to place
+is told by which rays are noisy there (components/patch/texture.py).
 
 References:
     B. Efron, "Empirical Bayes deconvolution estimates", Biometrika 103(1), 1-20, 2016.
@@ -18,7 +19,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,8 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter1d, uniform_fil
 from scipy.special import gammaln
 
 from components.errors import CtbasisError
-from components.patch.path import variance_shapes
+from components.patch.path import LONGEST, RayPaths
+from components.patch.texture import Seen, find_textures
 from components.patch.volume import slabs
 
 if TYPE_CHECKING:
@@ -101,12 +103,17 @@ class Noise:
             (2 ry + 1, 2 rx + 1, 2 rz + 1); 1 at lag 0.
         cells: Number of quiet cells that it rests on.
         notes: What is to be said to the user.
+        textures: Covariances that are in different places, (textures, 2 ry + 1, 2 rx + 1, 2 rz + 1); by default
+            `covariance` is that of all.
+        texture: Which of them a cell has, (rows, columns, slices).
     """
 
     sigma: NDArray[np.float32]
     covariance: NDArray[np.float64]
     cells: int
     notes: tuple[str, ...] = field(default=())
+    textures: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    texture: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
 
     def __post_init__(self) -> None:
         """Fill holes of sigma, where it is no number or not above 0, from the nearest cell that has one.
@@ -120,6 +127,9 @@ class Noise:
         if holes.any():
             nearest = distance_transform_edt(holes, return_distances=False, return_indices=True)
             object.__setattr__(self, "sigma", self.sigma[tuple(nearest)])
+        if not self.textures.size:
+            object.__setattr__(self, "textures", self.covariance[None])
+            object.__setattr__(self, "texture", np.zeros(self.sigma.shape, np.uint8))
 
     def sigma_rows(self, first: int, stop: int, columns: int) -> NDArray[np.float32]:
         """Return sigma of image rows `first` to `stop`, HU, (rows, columns, slices), linear between cells' centres."""
@@ -128,14 +138,27 @@ class Noise:
         narrow = _mix(self.sigma, along, 0)
         return _mix(narrow, across, 1)
 
+    def texture_rows(self, first: int, stop: int, columns: int) -> NDArray[np.uint8]:
+        """Return the texture of image rows `first` to `stop`, (rows, columns, slices), that of the nearest cell."""
+        y, x = np.arange(first, stop) // CELL, np.arange(columns) // CELL
+        return np.asarray(self.texture[y[:, None], x])
+
     def patch_covariance(self, shape: tuple[int, int, int]) -> NDArray[np.float64]:
         """Return the covariance of a whole patch of noise over sigma, (voxels, voxels)."""
+        return np.asarray(self._of_patches(self.covariance[None], shape)[0])
+
+    def patch_covariances(self, shape: tuple[int, int, int]) -> NDArray[np.float64]:
+        """Return that of every texture, (textures, voxels, voxels)."""
+        return self._of_patches(self.textures, shape)
+
+    @staticmethod
+    def _of_patches(covariances: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[np.float64]:
         places = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).reshape(-1, 3)
         lags = places[:, None] - places[None]
-        reach = (np.array(self.covariance.shape) - 1) // 2
+        reach = (np.array(covariances.shape[1:]) - 1) // 2
         known = (np.abs(lags) <= reach).all(axis=-1)
         y, x, z = np.moveaxis(np.clip(lags + reach, 0, 2 * reach), -1, 0)
-        return np.where(known, self.covariance[y, x, z], 0.0)
+        return np.asarray(np.where(known, covariances[:, y, x, z], 0.0))
 
 
 def _between(pixels: NDArray[np.intp], cells: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
@@ -201,7 +224,7 @@ def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2)) -> Nois
     if found < FEWEST:
         note = f"noise: {found} cells of tissue, {FEWEST} are needed; nothing is removed"
         return Noise(np.full_like(cells.mean, LEAST), _white(reach), found, (note,))
-    shape = fit_shape(volume, cells)
+    shape, rays = fit_shape(volume, cells)
     pooled = min(SLICES, volume.shape[2])
     # Neighbouring slices share a slice, so three of them are worth two.
     worth = (pooled + 1) / 2
@@ -212,14 +235,22 @@ def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2)) -> Nois
     level = quiet_level(ratio[measured], FREEDOM * worth)
     quiet = quietest(ratio, measured, level, FREEDOM * worth)
     rough = Noise(np.sqrt(shape * np.exp(level)).astype(np.float32), _white(reach), int(quiet.sum()))
-    covariance, scale = measure_covariance(volume, rough, quiet, reach)
+    correlation = measure_covariance(volume, rough, quiet, reach)
+    covariance = correlation.covariance
     # Anatomy only adds, to the one and to the other: the lower is nearer. Thick slices differ by more than they hold.
     within, across = (quiet_level(seen[measured], freedom(covariance) * worth) for seen in (plane, ratio))
-    sigma = np.sqrt(shape * np.exp(min(within, across + 2 * np.log(scale))))
+    sigma = np.sqrt(shape * np.exp(min(within, across + 2 * np.log(correlation.scale))))
     notes = []
     if float(np.median(sigma[measured])) <= LITTLE:
         notes.append("noise: the series holds little noise (already denoised, or made); little will be removed")
-    return Noise(np.maximum(sigma, LEAST).astype(np.float32), covariance, int(quiet.sum()), tuple(notes))
+    noise = Noise(np.maximum(sigma, LEAST).astype(np.float32), covariance, int(quiet.sum()), tuple(notes))
+    textures = find_textures(
+        rays, cells.within(TISSUE), correlation.seen, spacing=volume.spacing[:2], reach=(reach[0], reach[1])
+    )
+    if textures is None:
+        return noise
+    along = covariance[reach[0], reach[1]]
+    return replace(noise, textures=textures.covariances[..., None] * along, texture=textures.where)
 
 
 def _white(reach: tuple[int, int, int]) -> NDArray[np.float64]:
@@ -270,22 +301,51 @@ def _tiles(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return tiles.transpose(0, 2, 4, 1, 3).reshape(tiles.shape[0], tiles.shape[2], slices, CELL * CELL)
 
 
-def fit_shape(volume: Volume, cells: Cells) -> NDArray[np.float64]:
-    """Return how the variance is distributed, on cells: what physics allows, as the quietest cells have it."""
+def fit_shape(volume: Volume, cells: Cells) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Return how the variance is distributed, on cells: what physics allows, as the quietest cells have it.
+
+    Returns:
+        The variance, (rows, columns, slices), and that of the rays through a cell by direction, (directions, rows,
+        columns, slices), each up to a factor.
+    """
     dy, dx, _ = volume.spacing
-    shapes = variance_shapes(cells.mean, (dy * CELL, dx * CELL))
+    paths = RayPaths(cells.mean, (dy * CELL, dx * CELL))
     tissue = cells.within(TISSUE)
     variance = np.maximum(uniform_filter1d(cells.variance.astype(np.float64), SLICES, axis=2, mode="nearest"), 1e-6)
-    current = np.ones(volume.shape[2])
+    tried = [_fit(paths.variances(longest), variance, tissue) for longest in LONGEST]
+    best = min(range(len(tried)), key=lambda index: tried[index].spread)
+    return tried[best].shape, paths.by_direction(tried[best].share, LONGEST[best])
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One way in which the variance may be distributed.
+
+    Attributes:
+        shape: The variance up to a factor, on cells.
+        share: That electronic noise has of it.
+        spread: How far from equally quiet the quietest cells are under it.
+    """
+
+    shape: NDArray[np.float64]
+    share: float
+    spread: float
+
+
+def _fit(shapes: NDArray[np.float64], variance: NDArray[np.float64], tissue: NDArray[np.bool_]) -> Fit:
+    """Return the share and the tube current under which the quietest cells are as quiet everywhere."""
+    current = np.ones(variance.shape[2])
     for _ in range(2):
-        share = _electronic_share(shapes, variance / current, tissue)
+        share, spread = _electronic_share(shapes, variance / current, tissue)
         shape = (1 - share) * shapes[0] + share * shapes[1]
         current = _current(variance / shape, tissue)
-    return np.asarray(shape * current)
+    return Fit(shape * current, share, spread)
 
 
-def _electronic_share(shapes: NDArray[np.float64], variance: NDArray[np.float64], tissue: NDArray[np.bool_]) -> float:
-    """Return the share under which the quietest cells are as quiet whatever their rays passed through.
+def _electronic_share(
+    shapes: NDArray[np.float64], variance: NDArray[np.float64], tissue: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """Return the share under which the quietest cells are as quiet whatever their rays passed through, and the spread.
 
     Anatomy lifts some groups and lowers none. So it is the share under which most groups lie lowest, over the lowest.
     """
@@ -296,12 +356,13 @@ def _electronic_share(shapes: NDArray[np.float64], variance: NDArray[np.float64]
     filled = [index for index in range(BINS) if (part == index).sum() >= FEW]
     if not filled:
         # All rays pass through as much, or there is hardly any tissue: nothing tells the shares apart.
-        return SHARES[0]
+        return SHARES[0], 0.0
     quiet = np.array([np.quantile(seen[part == index], 2 * QUIET) for index in filled])
     middle = np.array([np.median(contrast[part == index]) for index in filled])
     above = [np.sort(quiet - np.log(1 - share + share * middle)) for share in SHARES]
     most = max(2, len(filled) * 3 // 4)
-    return SHARES[int(np.argmin([level[:most].mean() - level[:2].mean() for level in above]))]
+    best = int(np.argmin([level[:most].mean() - level[:2].mean() for level in above]))
+    return SHARES[best], float(above[best].mean() - above[best][:2].mean())
 
 
 def _current(ratio: NDArray[np.float64], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -371,10 +432,25 @@ def quietest(
     return np.asarray(measured & (np.abs(ratio - level) < np.sqrt(2 / freedom)))
 
 
+@dataclass(frozen=True)
+class Correlation:
+    """How noise is correlated.
+
+    Attributes:
+        covariance: Of the noise over its sigma by lag, as `Noise` has it.
+        scale: The factor that sigma lacks.
+        seen: What of it was measured within slices, cell by cell.
+    """
+
+    covariance: NDArray[np.float64]
+    scale: float
+    seen: Seen
+
+
 def measure_covariance(
     volume: Volume, rough: Noise, quiet: NDArray[np.bool_], reach: tuple[int, int, int]
-) -> tuple[NDArray[np.float64], float]:
-    """Return the covariance of the noise over `rough.sigma` by lag, 1 at lag 0, and the factor that sigma lacks.
+) -> Correlation:
+    """Return the correlation of the noise over `rough.sigma`.
 
     Within a slice it is measured on the slice less its neighbours, along the slices on how it goes on into
     the next, so that anatomy is in neither; the two are taken to multiply, as they do where the kernel works on
@@ -397,7 +473,8 @@ def measure_covariance(
     # What was measured is the variance of a slice less its neighbours, over what it is where slices are independent.
     one, two = (float(profile[lag]) if lag < len(profile) else 0.0 for lag in (1, 2))
     gain = (1.5 - 2 * one + 0.5 * two) / 1.5 if slices > 1 else 1.0
-    return covariance, float(1 / np.sqrt(max(gain, 0.05)))
+    # The slabs in their order have the cells in theirs.
+    return Correlation(covariance, float(1 / np.sqrt(max(gain, 0.05))), Seen(places, np.array(within), plane))
 
 
 def covariance_slab(

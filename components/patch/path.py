@@ -6,7 +6,8 @@ tell, the map of the variance follows from the image:
 
     var(x) = a B[exp(p)](x) + b B[exp(2 p)](x),      p = projection of mu
 
-B is back-projection. It is smooth, so all is done on a coarse grid with a sparse matrix.
+B is back-projection. It is smooth, so all is done on a coarse grid with a sparse matrix. What each direction adds to it
+is kept, for it tells the noise's texture (components/patch/texture.py).
 
 References:
     L. Yu, M. Shiung, D. Jondal, C. H. McCollough, "Development and validation of a practical lower-dose-simulation tool
@@ -30,27 +31,66 @@ MU_WATER = 0.02
 
 VIEWS = 90
 
-LONGEST = 9.0
-"""Line integral beyond which a ray carries no signal on any scanner: exp(9) = 1/8000 of the photons arrive."""
+DIRECTIONS = 15
+"""Groups of neighbouring views."""
+
+LONGEST = (6.5, 7.0, 7.5, 8.0, 9.0)
+"""Line integrals beyond which a ray carries no signal and its variance grows no more, as no count is less than none.
+Which it is hangs on the photons; exp(-9) = 1/8000 of them are none on any scanner."""
 
 
-def variance_shapes(hu: NDArray[np.floating], cell: tuple[float, float]) -> NDArray[np.float64]:
-    """Return B[exp(p)] and B[exp(2p)], (2, rows, columns, slices), each with a mean of one over the object.
+class RayPaths:
+    """The rays through an image, slice by slice.
 
     Args:
         hu: Cell means, HU, (rows, columns, slices).
         cell: mm between cells along rows and columns.
     """
-    rows, columns, slices = hu.shape
-    system = _system(rows, columns, cell)
-    mu = np.maximum(1.0 + hu.reshape(-1, slices) / 1000.0, 0.0) * MU_WATER
-    p = np.minimum(system @ mu, LONGEST)
-    weight = np.asarray(system.sum(axis=0)).reshape(-1, 1)
-    shapes = np.stack([system.T @ np.exp(power * p) / weight for power in (1.0, 2.0)])
-    inside = mu > MU_WATER / 2
-    mean = shapes[:, inside].mean(axis=1) if inside.any() else shapes.mean(axis=(1, 2))
-    shapes /= mean[:, None, None]
-    return np.asarray(shapes.reshape(2, rows, columns, slices), np.float64)
+
+    def __init__(self, hu: NDArray[np.floating], cell: tuple[float, float]) -> None:
+        rows, columns, slices = self.shape = hu.shape
+        self._system = _system(rows, columns, cell)
+        self._weight = np.asarray(self._system.sum(axis=0)).reshape(-1, 1)
+        mu = np.maximum(1.0 + hu.reshape(-1, slices) / 1000.0, 0.0) * MU_WATER
+        self._inside = mu > MU_WATER / 2
+        self._p = self._system @ mu
+
+    def variances(self, longest: float) -> NDArray[np.float64]:
+        """Return B[exp(p)] and B[exp(2p)], (2, rows, columns, slices), each with a mean of one over the object.
+
+        Args:
+            longest: p is no more than this.
+        """
+        return np.stack([self._shape(power, longest).reshape(self.shape) for power in (1, 2)])
+
+    def by_direction(self, share: float, longest: float) -> NDArray[np.float32]:
+        """Return the variance of the rays through a cell by direction, (DIRECTIONS, rows, columns, slices).
+
+        Up to a factor. Views are in order of their angle, from that whose detector lies along the columns' index.
+
+        Args:
+            share: Of B[exp(2p)]; the rest is B[exp(p)].
+            longest: As above.
+        """
+        found = np.zeros((DIRECTIONS, *self._inside.shape), np.float32)
+        rays = self._system.shape[0] // DIRECTIONS
+        for power, part in ((1, 1 - share), (2, share)):
+            mean = self._mean(self._back(power, longest, slice(None)))
+            for direction in range(DIRECTIONS):
+                own = slice(direction * rays, (direction + 1) * rays)
+                found[direction] += part / mean * self._back(power, longest, own)
+        return found.reshape(DIRECTIONS, *self.shape)
+
+    def _shape(self, power: int, longest: float) -> NDArray[np.float64]:
+        found = self._back(power, longest, slice(None))
+        return found / self._mean(found)
+
+    def _back(self, power: int, longest: float, rays: slice) -> NDArray[np.float64]:
+        variance = np.exp(power * np.minimum(self._p[rays], longest))
+        return np.asarray(self._system[rays].T @ variance / self._weight)
+
+    def _mean(self, found: NDArray[np.float64]) -> float:
+        return float(found[self._inside].mean() if self._inside.any() else found.mean())
 
 
 def _system(rows: int, columns: int, cell: tuple[float, float]) -> sparse.csr_array:

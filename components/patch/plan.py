@@ -27,7 +27,7 @@ class PatchPlan:
         wiener: Whether the second stage was done.
         stride: Voxels between patches within the slice.
         basis: URI of the basis that was given, empty where it was learned.
-        classes: Of patches at most.
+        classes: Of the patches of every texture of the noise, at most.
         seed: Of the draw of patches.
         patches: By basis used: edges of a patch.
         bases: By series: which basis it was denoised with, from 1 on.
@@ -40,7 +40,7 @@ class PatchPlan:
     wiener: bool
     stride: int
     basis: str = ""
-    classes: int = 64
+    classes: int = 16
     seed: int = 0
     patches: list[list[int]] = field(default_factory=list)
     bases: list[int] = field(default_factory=list)

@@ -3,6 +3,7 @@
 A, aside, headers, ...    as in a `MatrixStore`, A float32, in the chunks of the matrix that was denoised
 sigma-N                   by series: sigma, HU, on cells of the image, (rows, columns, slices)
 covariance-N              by series: covariance of the noise over sigma, by lag
+textures-N, texture-N     by series: the covariances that it has in different places, and which a cell has
 attributes                `patch`: the plan as run; `noise`: what is known of each series' noise in words
 """
 
@@ -19,6 +20,10 @@ from components.patch.plan import PatchPlan
 if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
+
+
+ARRAYS = ("sigma", "covariance", "textures", "texture")
+"""Arrays of a `Noise` in the store."""
 
 
 class PatchStore(MatrixStore):
@@ -40,11 +45,9 @@ class PatchStore(MatrixStore):
         return self._last[1]
 
     def _read_noise(self, number: int) -> Noise:
-        sigma, covariance = (array_of(self._group, f"{name}-{number + 1}")[:] for name in ("sigma", "covariance"))
         said = self._noise[number]
-        return Noise(
-            np.asarray(sigma, np.float32), np.asarray(covariance, np.float64), said["cells"], tuple(said["notes"])
-        )
+        arrays: dict[str, Any] = {name: np.asarray(array_of(self._group, f"{name}-{number + 1}")[:]) for name in ARRAYS}
+        return Noise(cells=said["cells"], notes=tuple(said["notes"]), **arrays)
 
     def sigma_image(self, column: int) -> NDArray[np.float32]:
         """Return sigma of a slice, HU, (Rows, Columns)."""
@@ -56,8 +59,7 @@ class PatchStore(MatrixStore):
 
 def noise_arrays(noises: list[Noise]) -> dict[str, NDArray[Any]]:
     """Return the arrays of the layout above."""
-    arrays: dict[str, NDArray[Any]] = {f"sigma-{n}": noise.sigma for n, noise in enumerate(noises, start=1)}
-    return arrays | {f"covariance-{n}": noise.covariance for n, noise in enumerate(noises, start=1)}
+    return {f"{name}-{n}": getattr(noise, name) for n, noise in enumerate(noises, start=1) for name in ARRAYS}
 
 
 def noise_words(noises: list[Noise]) -> list[dict[str, Any]]:

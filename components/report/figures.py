@@ -252,7 +252,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def draw_image(
-    axes: Axes, image: NDArray[np.float32], limits: tuple[float, float], colours: str, aspect: float
+    axes: Axes, image: NDArray[np.float32] | NDArray[np.uint8], limits: tuple[float, float], colours: str, aspect: float
 ) -> AxesImage:
     """Draw an image in the limits of a window, without ticks."""
     axes.set_xticks([])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib import colormaps
 
+from components.patch.basis import whitening
 from components.report.figures import (
     COLOURS,
     DASHES,
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
     from components.patch.basis import PatchBasis
     from components.patch.noise import Noise
+
+TEXTURE_COLOURS = "Set2"
 
 CLASSES_SHOWN = 4
 """Classes whose patches are drawn: those of most patches."""
@@ -177,38 +182,67 @@ def _shares(where: NDArray[np.bool_], width: int) -> NDArray[np.float64]:
     return np.asarray((sums[:, width:] - sums[:, :-width]) / width)
 
 
-def noise_figure(views: Views, noise: Noise, along: NDArray[np.float64]) -> Figure:
-    """Draw sigma of the slice, sigma along the slices, and the covariance of the noise.
+def noise_figure(views: Views, noise: Noise, along: NDArray[np.float64], texture: NDArray[np.uint8]) -> Figure:
+    """Draw sigma of the slice, sigma along the slices, and how the noise is correlated where.
 
     Args:
         views: The slice.
         noise: Of its series.
         along: Median sigma of every slice of the series, HU, (slices,).
+        texture: Of every cell of the slice, (rows, columns).
     """
-    figure = new_figure(11, 3.8)
-    one, two, three = figure.subplots(1, 3, width_ratios=[1.2, 1.4, 1])
+    figure = new_figure(12, 3.8)
+    one, two, three, four = figure.subplots(1, 4, width_ratios=[1.2, 1.2, 0.9, 1.2])
     top = max(1.0, float(np.percentile(views.sigma, 99.5)))
     colour_bar(figure, draw_image(one, views.sigma, (0, top), "viridis", views.aspect), one, "sigma, HU")
     one.set_title(views.caption, fontsize=TICK)
     marker = "." if len(along) == 1 else ""
     two.plot(np.arange(1, len(along) + 1), along, color=COLOURS[0], marker=marker)
     two.set_ylim(0, max(1.0, 1.15 * float(along.max())))
+    two.locator_params(axis="x", nbins=5)
     set_axes(two, "along the slices", "slice", "sigma, HU (median of the slice)")
-    middle = noise.covariance[:, :, noise.covariance.shape[2] // 2].astype(np.float32)
-    colour_bar(figure, draw_image(three, middle, (-1, 1), "PuOr_r", views.aspect), three, "correlation")
-    three.set_title("between neighbouring voxels", fontsize=TITLE)
+    number = len(noise.textures)
+    draw_image(three, texture, (0, max(1, number - 1)), TEXTURE_COLOURS, views.aspect)
+    three.set_title("texture" if number > 1 else "one texture", fontsize=TITLE)
+    colour_bar(figure, draw_image(four, _mosaic(noise), (-1, 1), "PuOr_r", views.aspect), four, "correlation")
+    four.set_title("with voxels around, by texture" if number > 1 else "with voxels around", fontsize=TITLE)
+    for index, (row, column) in enumerate(np.ndindex(_grid(number))):
+        if index < number and number > 1:
+            high, wide = (edge + 1 for edge in noise.textures.shape[1:3])
+            shade = colormaps[TEXTURE_COLOURS](index / (number - 1))
+            four.plot(column * wide, row * high, marker="s", markersize=5, color=shade, markeredgecolor="black")
     return figure
+
+
+def _grid(number: int) -> tuple[int, int]:
+    """Return rows and columns of a mosaic of `number` tiles."""
+    columns = math.ceil(math.sqrt(number))
+    return -(-number // columns), columns
+
+
+def _mosaic(noise: Noise) -> NDArray[np.float32]:
+    """Return the covariances of all textures within a slice, tile beside tile."""
+    middle = noise.textures.shape[3] // 2
+    rows, columns = _grid(len(noise.textures))
+    high, wide = (edge + 1 for edge in noise.textures.shape[1:3])
+    tiles = np.full((rows * high - 1, columns * wide - 1), np.nan, np.float32)
+    for index, (row, column) in enumerate(np.ndindex(rows, columns)):
+        if index < len(noise.textures):
+            own = slice(row * high, (row + 1) * high - 1), slice(column * wide, (column + 1) * wide - 1)
+            tiles[own] = noise.textures[index, :, :, middle]
+    return tiles
 
 
 def energies(basis: PatchBasis, tau: float) -> Figure:
     """Draw the variance of the weights of every class: where it nears one, noise is all there is."""
     figure = new_figure(11, 4.2)
     axes = figure.subplots()
-    counts = np.array(basis.provenance.get("patches", [1] * len(basis.mean)), float)
-    index = np.arange(1, basis.energy.shape[1] + 1)
-    for number, energy in enumerate(basis.energy):
-        weight = 0.25 + 0.75 * counts[number] / max(1.0, counts.max())
-        axes.semilogy(index, np.maximum(energy, 1e-3), color=COLOURS[0], alpha=weight, linewidth=1)
+    energy = np.concatenate([texture.energy for texture in basis.textures])
+    counts = np.array(basis.provenance.get("patches", [1] * len(energy)), float)
+    index = np.arange(1, energy.shape[1] + 1)
+    for number, values in enumerate(energy):
+        weight = 0.15 + 0.85 * counts[number] / max(1.0, counts.max())
+        axes.semilogy(index, np.maximum(values, 1e-3), color=COLOURS[0], alpha=weight, linewidth=1)
     axes.axhline(1, color=COLOURS[1], linestyle=DASHES[1], label="noise alone")
     if tau > 0:
         axes.axhline(tau**2, color=COLOURS[2], linestyle=DASHES[2], label=f"threshold, tau = {tau:g}, squared")
@@ -217,27 +251,25 @@ def energies(basis: PatchBasis, tau: float) -> Figure:
     return figure
 
 
-def basis_patches(basis: PatchBasis, back: NDArray[np.float64]) -> Figure:
-    """Draw the mean and the first directions of the largest classes, middle slice of the patch.
-
-    Args:
-        basis: Of patches.
-        back: C^(1/2), from whitened to HU over sigma.
-    """
-    counts = np.array(basis.provenance.get("patches", [1] * len(basis.mean)))
+def basis_patches(basis: PatchBasis) -> Figure:
+    """Draw the mean and the first directions of the largest classes, middle slice of the patch, as they look in HU."""
+    every = [(texture, number) for texture in basis.textures for number in range(len(texture.mean))]
+    counts = np.array(basis.provenance.get("patches", [1] * len(every)))
     classes = np.argsort(-counts, kind="stable")[:CLASSES_SHOWN]
-    columns = min(VECTORS_SHOWN, basis.vectors.shape[2]) + 1
+    columns = min(VECTORS_SHOWN, len(basis.covariance)) + 1
     figure = new_figure(1.15 * columns + 1, 1.3 * len(classes) + 0.4)
     grid = figure.subplots(len(classes), columns, squeeze=False)
     middle = basis.shape[2] // 2
     share = counts / max(1, counts.sum())
-    for row, number in enumerate(classes):
-        shown = [basis.mean[number], *basis.vectors[number][:, : columns - 1].T]
+    for row, chosen in enumerate(classes):
+        texture, number = every[chosen]
+        back = whitening(texture.covariance)[1]
+        shown = [texture.mean[number], *texture.vectors[number][:, : columns - 1].T]
         for column, whitened in enumerate(shown):
             patch = (back @ whitened).reshape(basis.shape)[:, :, middle].astype(np.float32)
             limit = float(np.abs(patch).max()) or 1.0
             draw_image(grid[row, column], patch, (-limit, limit), "gray", basis.spacing[0] / basis.spacing[1])
             if row == 0:
                 grid[row, column].set_title("mean" if column == 0 else f"$v_{{{column}}}$", fontsize=LABEL)
-        grid[row, 0].set_ylabel(f"{share[number]:.0%}", fontsize=LABEL)
+        grid[row, 0].set_ylabel(f"{share[chosen]:.0%}", fontsize=LABEL)
     return figure

@@ -9,7 +9,7 @@ metrics.json   all numbers:
     engine, tau, wiener, stride, seed       as run
     basis                                   learned, or given
     basis_note                              what made it
-    patch, classes                          voxels of a patch, classes of patches, by basis
+    patch, textures, classes                voxels of a patch, textures of noise, classes of patches, by basis
     notes                                   what is to be said of noise and basis
     sigma_body_hu, sigma_lung_hu            root mean square of the estimated noise there
     removed_std_hu                          standard deviation of what was removed in the body (above -300 HU)
@@ -30,7 +30,6 @@ import numpy as np
 
 from components.matrix.store import MatrixStore
 from components.patch.bases import PatchBases
-from components.patch.basis import whitening
 from components.patch.result import PatchStore
 from components.progress import progress
 from components.report.figures import png
@@ -176,7 +175,8 @@ def _metrics(denoised: PatchStore, bases: PatchBases, found: Found, sigmas: NDAr
         "basis": "given" if plan.basis else "learned",
         "basis_note": plan.factored_by,
         "patch": [list(basis.shape) for basis in used],
-        "classes": [len(basis.mean) for basis in used],
+        "classes": [basis.classes for basis in used],
+        "textures": [len(basis.textures) for basis in used],
         "notes": list(plan.notes),
         "sigma_body_hu": _rms(sigmas[body]),
         "sigma_lung_hu": _rms(sigmas[lung]),
@@ -233,7 +233,9 @@ def _figures(denoised: PatchStore, bases: PatchBases, found: Found, sigmas: NDAr
     return {
         "figure1": png(patch_figure1(views)),
         "profiles": png(profiles(views, chosen_lines(views))),
-        "noise": png(noise_figure(views, noise, np.median(noise.sigma, axis=(0, 1)))),
+        "noise": png(
+            noise_figure(views, noise, np.median(noise.sigma, axis=(0, 1)), noise.texture[..., column - entry.first])
+        ),
         "energies": png(energies(basis, denoised.plan.tau)),
-        "basis": png(basis_patches(basis, whitening(basis.covariance)[1])),
+        "basis": png(basis_patches(basis)),
     }

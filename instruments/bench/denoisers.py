@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from instruments.nodules import Spacing
 
-AROUND = 2
+AROUND = 4
 """Slices on both sides of those that are scored, which a peer that works in three dimensions is given too."""
 
 
@@ -196,22 +196,23 @@ PEERS = (
     ),
     Denoiser("tv", _total_variation, [{"weight": weight} for weight in (0.15, 0.25, 0.4, 0.6, 0.9, 1.3)]),
     Denoiser("nlm", _non_local_means, [{"h": h, "patch": patch} for h in (0.5, 0.7, 0.9, 1.2) for patch in (3, 5)]),
-    Denoiser("bm3d", _bm3d, [{"level": level} for level in (0.8, 1.0, 1.25, 1.6)], module="bm3d"),
+    Denoiser("bm3d", _bm3d, [{"level": level} for level in (0.8, 1.0, 1.25, 1.6, 2.0)], module="bm3d"),
     Denoiser(
         "bm4d",
         _bm4d,
         [
             {"noise": "white", "level": 1.5},
-            {"noise": "psd", "level": 0.9},
             {"noise": "psd", "level": 1.1},
             {"noise": "psd", "level": 1.35},
+            {"noise": "psd", "level": 1.6},
+            {"noise": "psd", "level": 1.9},
         ],
         module="bm4d",
     ),
 )
 """Tuned on another series than the one they are measured on."""
 
-PATCH = (Denoiser("patch", _patch), Denoiser("patch wiener", _patch, [{"wiener": True}]))
+PATCH = (Denoiser("patch", _patch), Denoiser("patch one stage", _patch, [{"wiener": False}]))
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 0.9)
 """Ranks of global mode over the number of slices."""
@@ -223,5 +224,5 @@ def global_modes(slices: int) -> list[Denoiser]:
     return [Denoiser(f"global k={k}/{slices}", _global, [{"k": k}]) for k in ranks]
 
 
-METHODS = (*(peer.name for peer in PEERS), "global", "patch", "patch wiener")
+METHODS = (*(peer.name for peer in PEERS), "global", *(mode.name for mode in PATCH))
 """What `--method` names."""

@@ -152,12 +152,32 @@ class Case:
         return self.truth[self.noisy.scored.start : self.noisy.scored.stop]
 
 
-def bench_quality(series: Sequence[Path], wanted: Wanted | None = None) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Views:
+    """One slice of a case, the middle one of those scored, as every method leaves it.
+
+    Attributes:
+        rows: Of the case, `noisy` first.
+        truth: HU, (rows, columns).
+        images: HU by method, `noisy` among them.
+        aspect: Distance of rows over that of columns.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    truth: NDArray[np.float32]
+    images: dict[str, NDArray[np.float32]]
+    aspect: float
+
+
+def bench_quality(
+    series: Sequence[Path], wanted: Wanted | None = None, *, views: list[Views] | None = None
+) -> list[dict[str, Any]]:
     """Run all methods on all cases.
 
     Args:
         series: Folders of one CT series each; without any, two phantoms. One alone is tuned on a phantom.
         wanted: What is run.
+        views: Where pictures of every case are put, if anywhere.
 
     Returns:
         A row a case and method: case, series, resolution, kernel, noise_body, noise_lung, photons, slices, nodules,
@@ -180,7 +200,10 @@ def bench_quality(series: Sequence[Path], wanted: Wanted | None = None) -> list[
     for resolution, kernel, level in itertools.product(wanted.resolutions, wanted.kernels, wanted.levels):
         cases = [make_case(truth, resolution, kernel, level, wanted) for truth in truths]
         for index, case in enumerate(cases[:measured]):
-            rows += measure(case, cases[(index + 1) % len(cases)], wanted)
+            found = measure(case, cases[(index + 1) % len(cases)], wanted)
+            rows += found.rows
+            if views is not None:
+                views.append(found)
     return rows
 
 
@@ -313,9 +336,11 @@ def noise_power(
     return np.asarray(power * (sigma**2 / power.mean()))
 
 
-def measure(case: Case, other: Case, wanted: Wanted) -> list[dict[str, Any]]:
+def measure(case: Case, other: Case, wanted: Wanted) -> Views:
     """Run every method on `case`, tuned on `other`."""
     noisy = case.noisy
+    middle = len(case.wanted) // 2
+    images = {"noisy": noisy.wanted[middle]}
     # The edge ratio of the noisy image is the noise's own: what the perfect denoiser would remove.
     rows = [{**case.row, "method": "noisy", **scores(case, noisy.wanted, noisy.wanted - case.wanted)}]
     methods = [peer for peer in PEERS if peer.name in wanted.methods]
@@ -338,9 +363,10 @@ def measure(case: Case, other: Case, wanted: Wanted) -> list[dict[str, Any]]:
             "seconds_per_slice": seconds / worked,
         }
         rows.append({**row, **said})
+        images[method.name] = image[middle].copy()
         found = f"RMSE {said['rmse_body']:.4g} HU in the body, SSIM {said['ssim']:.4g}, {seconds:.3g} s"
         _say(f"{case.row['case']}: {method.name} {said['setting']}: {found}")
-    return rows
+    return Views(rows, case.wanted[middle], images, noisy.spacing[1] / noisy.spacing[2])
 
 
 def tuned(method: Denoiser, case: Case) -> dict[str, Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from instruments.bench.cases import Case
-    from instruments.bench.quality import Wanted
+    from instruments.bench.quality import Views, Wanted
 
 BENCHES = ("pipeline", "ingest", "svd")
 """What runs where nothing is named; `quality` takes half an hour and has to be."""
@@ -35,7 +35,12 @@ PHANTOM = {"slices": 133, "rows": 512, "columns": 512}
 
 
 def bench(
-    what: Sequence[str], series: Sequence[Path], cases: Sequence[Case] = (), wanted: Wanted | None = None
+    what: Sequence[str],
+    series: Sequence[Path],
+    cases: Sequence[Case] = (),
+    wanted: Wanted | None = None,
+    *,
+    views: list[Views] | None = None,
 ) -> list[dict[str, Any]]:
     """Run the benches named in `what`, all of `BENCHES` where it is empty.
 
@@ -45,6 +50,7 @@ def bench(
             matrices of `cases`.
         cases: Of svd.
         wanted: Of quality.
+        views: Where pictures of quality are put, if anywhere.
     """
     names = list(what or BENCHES)
     first = series[0] if series else None
@@ -56,7 +62,7 @@ def bench(
     if "svd" in names:
         rows += bench_svd(first, cases)
     if "quality" in names:
-        rows += bench_quality(series, wanted)
+        rows += bench_quality(series, wanted, views=views)
     return rows
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from components.patch.bases import PatchBases
 from components.svd.factors import FactorStore
 from pipeline import local
 from tests.e2e.kfp_namespace import small_package
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
     from tests.e2e.kfp_namespace import RunNamespace
     from tests.e2e.kfp_run import Run
 
-    Reference = Callable[[str], Path]
+    Reference = Callable[..., Path]
 
 pytestmark = pytest.mark.e2e
 
 ARGUMENTS = {"rank": "20", "ranks": "20,50", "seed": 7}
 OUTPUTS = {"denoised": ("reconstruct", "denoised"), "basis": ("svd", "basis"), "metrics.json": ("report", "metrics")}
+PATCH = {"mode": "patch", "seed": 7}
 
 SINGULAR_VALUES, PRODUCT, METRIC = 1e-6, 1e-5, 1e-3
 """Relative; how far Mahout may be from itself: executors add up in the order in which they end, and U is float32."""
@@ -36,18 +38,20 @@ SINGULAR_VALUES, PRODUCT, METRIC = 1e-6, 1e-5, 1e-3
 
 @pytest.fixture(scope="module")
 def reference(ct: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """Return a function that gives this machine's own run with an engine."""
+    """Return a function that gives this machine's own run with an engine and other arguments than ARGUMENTS."""
     made: dict[str, Path] = {}
 
-    def run(engine: str) -> Path:
-        if engine not in made:
-            out = tmp_path_factory.mktemp("reference") / engine
+    def run(engine: str, **arguments: Any) -> Path:
+        arguments = arguments or ARGUMENTS
+        name = f"{engine}-{arguments.get('mode', 'global')}"
+        if name not in made:
+            out = tmp_path_factory.mktemp("reference") / name
             with pytest.MonkeyPatch.context() as patch:
                 # Pods have none of this machine's: another kernel of OpenBLAS is another last bit.
                 for name in [name for name in os.environ if name.startswith("OPENBLAS_")]:
                     patch.delenv(name)
-                made[engine] = local.run({"source": str(ct), "engine": engine, **ARGUMENTS}, out=out).out
-        return made[engine]
+                made[name] = local.run({"source": str(ct), "engine": engine, **arguments}, out=out).out
+        return made[name]
 
     return run
 
@@ -110,6 +114,24 @@ def test_mahout_on_executors_gives_what_it_gives_on_one_machine(
     difference = np.abs(pixels(here / "denoised").astype(int) - pixels(there / "denoised"))
     assert difference.max() <= 1, "HU, by rounding"
     assert not apart(*(json.loads((folder / "metrics.json").read_text()) for folder in (here, there)))
+
+
+def test_patch_mode_on_executors_gives_what_it_gives_on_one_machine(
+    runs: RunNamespace, ct: Path, reference: Reference, tmp_path: Path
+) -> None:
+    runs.change_template()
+    run = runs.run(small_package(), source=runs.upload(ct), engine="spark", **PATCH).succeed()
+    sys.stderr.write(f"\n{transcript(runs, run)}")
+    here, there = reference("numpy", **PATCH), outputs(runs, run, tmp_path)
+    difference = np.abs(pixels(here / "denoised").astype(int) - pixels(there / "denoised"))
+    # By rounding; a weight within rounding of tau may go either way.
+    assert np.quantile(difference, 0.999) <= 1
+    one, other = (PatchBases.open(str(folder / "basis")).bases[0] for folder in (here, there))
+    assert other.provenance["patches"] == one.provenance["patches"]
+    for mine, yours in zip(one.textures, other.textures, strict=True):
+        np.testing.assert_allclose(yours.energy, mine.energy, rtol=1e-3, atol=1e-3)
+    noise = runs.artifact(run, "reconstruct", "noise", tmp_path / "noise")
+    assert np.abs(pixels(here / "noise").astype(int) - pixels(noise)).max() <= 1
 
 
 def test_a_run_that_fails_names_the_cause_and_the_exit_handler_runs(runs: RunNamespace) -> None:

@@ -138,7 +138,8 @@ def test_a_basis_is_what_it_was_when_it_is_read_again(tmp_path: object, basis: P
 
 
 def test_vectors_are_orthonormal_and_whitening_whitens(basis: PatchBasis) -> None:
-    for vectors in basis.vectors:
+    (texture,) = basis.textures
+    for vectors in texture.vectors:
         np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(vectors)), atol=1e-4)
     rng = np.random.default_rng(0)
     root = rng.normal(size=(20, 20))

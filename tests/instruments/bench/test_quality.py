@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from components.errors import CtbasisError
 from instruments.bench.denoisers import METHODS, PEERS, Denoiser, global_modes
@@ -23,6 +24,7 @@ from instruments.bench.quality import (
     read_truth,
     tuned,
 )
+from instruments.bench.quality_page import write_quality_page
 from instruments.bench.run import BENCHES, COLUMNS, table
 from pipeline.cli import main
 
@@ -87,7 +89,7 @@ def test_every_method_has_a_row_with_every_number_and_an_absent_peer_says_so(
     cases: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Denoiser, "absent", property(lambda self: bool(self.module)))
-    rows = measure(cases[0], cases[1], FAST)
+    rows = measure(cases[0], cases[1], FAST).rows
     names = [row["method"] for row in rows]
     assert names == ["noisy", "gaussian", "tv", "bm3d", *(mode.name for mode in global_modes(10))]
     by_name = {row["method"]: row for row in rows}
@@ -144,3 +146,19 @@ def test_a_folder_without_one_series_of_slices_enough_is_refused(series: Path, t
         bench_quality([tmp_path / "absent"], FAST)
     with pytest.raises(CtbasisError, match="holds 6 slices"):
         read_truth(series)
+
+
+def test_the_page_has_a_table_and_a_picture_and_says_how_patch_mode_stands_to_the_best_peer(
+    cases: list[Case], tmp_path: Path
+) -> None:
+    found = measure(cases[0], cases[1], replace(FAST, methods=("gaussian", "tv", "global", "patch")))
+    write_quality_page([found], tmp_path)
+    page = (tmp_path / "quality.md").read_text()
+    rows = {row["method"]: row for row in found.rows}
+    best = min(("gaussian", "tv"), key=lambda name: rows[name]["rmse_body"])
+    ratio = rows["patch"]["rmse_body"] / rows[best]["rmse_body"] - 1
+    assert f"| {ratio:+.0%} ({best}) |" in page
+    least = min(rows.values(), key=lambda row: row["rmse_body"])["rmse_body"]
+    assert f"| **{least:.3g}** |" in page
+    with Image.open(tmp_path / "quality-1.jpg") as picture:
+        assert picture.width > 500
