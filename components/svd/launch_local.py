@@ -30,6 +30,10 @@ JARS = Path(os.environ.get("CTBASIS_JARS", CHECKOUT / "images" / "spark" / "maho
 
 LEAST_JAVA = 17
 
+FIRST_HEAP = 1024
+"""MiB of the heap from the start, if it may be so large: it is not collected in order to grow. Executors in pods begin
+with all of theirs (images/spark/entrypoint.sh)."""
+
 LOOPBACK = "127.0.0.1"
 
 TAIL_LINES = 200
@@ -89,7 +93,10 @@ def spark_submit(manifest: Mapping[str, Any], *, master: str = "") -> list[str]:
     spec = manifest["spec"]
     driver, executor = spec["driver"], spec["executor"]
     cores = min(os.cpu_count() or 1, max(1, executor.get("instances", 1) * executor.get("cores", 1)))
-    java_options = dict.fromkeys(f"{driver.get('javaOptions', '')} {executor.get('javaOptions', '')}".split())
+    memory = max(driver["memory"], executor["memory"], key=_mebibytes)
+    java_options = [f"-Xms{min(FIRST_HEAP, int(_mebibytes(memory)))}m"]
+    # After ours: of two of a kind Java takes the last.
+    java_options += dict.fromkeys(f"{driver.get('javaOptions', '')} {executor.get('javaOptions', '')}".split())
     conf = {
         **{key: value for key, value in spec.get("sparkConf", {}).items() if not key.startswith("spark.kubernetes.")},
         "spark.driver.extraJavaOptions": " ".join(java_options),
@@ -104,7 +111,7 @@ def spark_submit(manifest: Mapping[str, Any], *, master: str = "") -> list[str]:
         conf |= {"spark.driver.bindAddress": LOOPBACK, "spark.driver.host": LOOPBACK}
     command = [str(_spark_home() / "bin" / "spark-submit"), "--master", master or f"local[{cores}]"]
     command += ["--name", manifest["metadata"]["name"]]
-    command += ["--driver-memory", max(driver["memory"], executor["memory"], key=_mebibytes)]
+    command += ["--driver-memory", memory]
     for key, value in sorted(conf.items()):
         command += ["--conf", f"{key}={value}"]
     jars = [_local(jar) for jar in spec.get("deps", {}).get("jars", [])]

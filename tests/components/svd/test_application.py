@@ -105,6 +105,18 @@ def test_one_jvm_gets_the_larger_memory_of_driver_and_executor(
     assert command[command.index("--driver-memory") + 1] == given
 
 
+@pytest.mark.usefixtures("jars")
+@pytest.mark.parametrize(("memory", "first"), [("768M", "-Xms768m"), ("6g", "-Xms1024m")])
+def test_the_heap_begins_no_larger_than_it_may_become_and_as_the_manifest_says_if_it_does(
+    manifest: Any, memory: str, first: str
+) -> None:
+    manifest["spec"]["driver"]["memory"] = manifest["spec"]["executor"]["memory"] = memory
+    assert options(launch_local.spark_submit(manifest))["spark.driver.extraJavaOptions"].split()[0] == first
+    manifest["spec"]["driver"]["javaOptions"] += " -Xms300m"
+    told = options(launch_local.spark_submit(manifest))["spark.driver.extraJavaOptions"].split()
+    assert [option for option in told if option.startswith("-Xms")][-1] == "-Xms300m"
+
+
 def test_a_jar_that_was_not_built_is_named_with_the_remedy(
     manifest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
