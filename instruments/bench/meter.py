@@ -8,7 +8,7 @@ from typing import Self
 
 import psutil
 
-SAMPLE_SECONDS = 0.2
+SAMPLE_SECONDS = 0.05
 
 
 class Meter:
