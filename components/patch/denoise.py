@@ -81,7 +81,7 @@ def denoise(
         noise: Its own noise, whatever the basis was learned on.
         basis: Learned on it or on others.
         tau: Hard threshold, standard deviations of noise. 0 gives back the volume. More removes more noise and, from
-            about 3, faint structures.
+            well above 3, faint structures.
         threshold: hard, or shrink, the optimal linear shrinkage of the weights of each class.
         wiener: Whether the second stage is done. Lungs, similarity and faint structures gain, for twice the time.
         stride: Voxels between patches within the slice. 2 takes a quarter of the time and is a little worse.

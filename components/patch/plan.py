@@ -7,7 +7,7 @@ from typing import Any
 
 from components.errors import CtbasisError
 
-TAU = 2.5
+TAU = 2.8
 """Standard deviations of noise below which a weight is dropped."""
 
 LARGEST_TAU = 20.0

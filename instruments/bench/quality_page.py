@@ -125,7 +125,7 @@ def _cell(value: object, *, bold: bool) -> str:
 
 
 def _picture(views: Sequence[Views]) -> Figure:
-    """Draw a slice of every dose: a row a dose and window, a column a method."""
+    """Draw a slice of every dose: a row a dose and window, a column a method, and what patch mode removed and erred."""
     shown = [_shown(view) for view in views]
     heads = list(shown[0])
     high, wide = views[0].truth.shape
@@ -142,10 +142,10 @@ def _picture(views: Sequence[Views]) -> Figure:
             axes[0].set_ylabel(f"{view.rows[0]['noise_body']:.0f} HU, {window.name}", fontsize=LABEL)
         removed = view.images["noisy"] - view.images[OURS] if OURS in view.images else np.zeros_like(view.truth)
         draw_image(grid[2 * index, -1], removed, (-REMOVED, REMOVED), "PuOr_r", view.aspect)
-        grid[2 * index, -1].set_title(f"removed by {OURS}, ±{REMOVED:.0f} HU", fontsize=TITLE)
+        grid[2 * index, -1].set_title(f"removed, ±{REMOVED:.0f} HU", fontsize=TITLE)
         error = view.images.get(OURS, view.truth) - view.truth
         draw_image(grid[2 * index + 1, -1], error, (-REMOVED, REMOVED), "PuOr_r", view.aspect)
-        grid[2 * index + 1, -1].set_title("its error", fontsize=TITLE)
+        grid[2 * index + 1, -1].set_title("error, same scale", fontsize=TITLE)
     return figure
 
 
