@@ -48,6 +48,12 @@ def test_the_user_is_a_number_that_kubernetes_can_tell_from_root(dockerfile: lis
     assert [line for line in dockerfile if line.startswith("USER")] == ["USER 185"]
 
 
+def test_the_code_in_an_image_knows_its_version_as_an_installed_package_does(dockerfile: list[str]) -> None:
+    (made,) = [line for line in dockerfile if line.startswith("RUN") and "dist-info/METADATA" in line]
+    assert "ctbasis-${VERSION}.dist-info" in made
+    assert "Name: ctbasis" in made
+
+
 def test_nothing_is_added_from_an_address_and_no_variable_is_a_secret(dockerfile: list[str]) -> None:
     assert not [line for line in dockerfile if line.startswith("ADD") or "curl" in line or "wget" in line]
     named = [line for line in dockerfile if line.startswith(("ARG", "ENV"))]
