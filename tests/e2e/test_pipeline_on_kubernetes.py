@@ -48,8 +48,8 @@ def reference(ct: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
             out = tmp_path_factory.mktemp("reference") / name
             with pytest.MonkeyPatch.context() as patch:
                 # Pods have none of this machine's: another kernel of OpenBLAS is another last bit.
-                for name in [name for name in os.environ if name.startswith("OPENBLAS_")]:
-                    patch.delenv(name)
+                for variable in [variable for variable in os.environ if variable.startswith("OPENBLAS_")]:
+                    patch.delenv(variable)
                 made[name] = local.run({"source": str(ct), "engine": engine, **arguments}, out=out).out
         return made[name]
 
