@@ -23,10 +23,11 @@ from threadpoolctl import threadpool_limits
 from components import stores
 from components.errors import CtbasisError
 from components.matrix.store import array_of, open_complete
+from components.patch.plan import CLASSES
 from components.patch.volume import slabs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -222,7 +223,7 @@ def whitening(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDA
     return (vectors / root) @ vectors.T, (vectors * root) @ vectors.T
 
 
-def learn(volume: Volume, noise: Noise, *, shape: Shape, classes: int = 16, seed: int = 0) -> PatchBasis:
+def learn(volume: Volume, noise: Noise, *, shape: Shape, classes: int = CLASSES, seed: int = 0) -> PatchBasis:
     """Learn a basis from the patches of `volume`.
 
     Args:
@@ -243,7 +244,7 @@ def learn_together(
     noises: Sequence[Noise],
     *,
     shape: Shape,
-    classes: int = 16,
+    classes: int = CLASSES,
     seed: int = 0,
     factor: Factor | None = None,
 ) -> PatchBasis:
@@ -420,9 +421,13 @@ class ClassRows:
 
     def sums(self, volume: Volume, slab: Slab) -> Sums:
         """Return sum, Gram matrix and number of the rows of every class: what slabs add up to."""
+        return self.summed(self(volume, slab))
+
+    def summed(self, parts: Iterable[tuple[int, NDArray[np.float32]]]) -> Sums:
+        """Return the same of rows that are there, class by class."""
         size, number = self.size, len(self.texture)
         sums, grams, counts = np.zeros((number, size)), np.zeros((number, size, size)), np.zeros(number, np.intp)
-        for chosen, part in self(volume, slab):
+        for chosen, part in parts:
             sums[chosen] = part.sum(axis=0, dtype=np.float64)
             grams[chosen] = part.T @ part
             counts[chosen] = len(part)

@@ -133,25 +133,19 @@ class RowWriter:
 
     def __call__(self, volume: Volume, slab: Slab) -> Sums:
         """Write the rows; return sum, Gram matrix and number of every class's, and the numbers by slab."""
-        size, classes = self.rows.size, len(self.rows.texture)
-        sums, grams, counts = np.zeros((classes, size)), np.zeros((classes, size, size)), np.zeros(classes, np.intp)
-        written = []
-        for chosen, part in self.rows(volume, slab):
-            sums[chosen] = part.sum(axis=0, dtype=np.float64)
-            grams[chosen] = part.T @ part
-            counts[chosen] = len(part)
-            written.append(part)
-        if written:
+        parts = list(self.rows(volume, slab))
+        sums, grams, counts = self.rows.summed(parts)
+        if parts:
             group = stores.open_group(self.scratch, mode="r+")
-            values = np.concatenate(written)
+            values = np.concatenate([part for _, part in parts])
             group.create_array(
                 _name(self.number, slab.first // HEIGHT),
                 data=values,
-                chunks=(min(CHUNK_ROWS, len(values)), size),
+                chunks=(min(CHUNK_ROWS, len(values)), self.rows.size),
                 compressors=None,
                 overwrite=True,
             )
-        by_slab = np.zeros((math.ceil(volume.shape[0] / HEIGHT), classes), np.intp)
+        by_slab = np.zeros((math.ceil(volume.shape[0] / HEIGHT), len(counts)), np.intp)
         by_slab[slab.first // HEIGHT] = counts
         return sums, grams, counts, by_slab
 

@@ -10,6 +10,9 @@ from components.errors import CtbasisError
 TAU = 2.8
 """Standard deviations of noise below which a weight is dropped."""
 
+CLASSES = 16
+"""Of the patches of every texture of the noise, at most."""
+
 LARGEST_TAU = 20.0
 """Beyond, nothing but the mean of every class is left, and surely a mistake was made."""
 
@@ -40,7 +43,7 @@ class PatchPlan:
     wiener: bool
     stride: int
     basis: str = ""
-    classes: int = 16
+    classes: int = CLASSES
     seed: int = 0
     patches: list[list[int]] = field(default_factory=list)
     bases: list[int] = field(default_factory=list)

@@ -107,9 +107,7 @@ def factorize_exact(workers: Workers, factors: FactorWriter, plan: Plan) -> Spec
     left = Left(energy, float(np.sum(small.s[k:] ** 2)), "the singular values left out")
     residual, by = left.residual, left.by
     if residual is None:
-        squared, _, normal, gram = workers.run(Residual(small.V * s, probes, factors.uri))
-        residual, by = float(np.sqrt(squared)), MEASURED
-        spectral = normal_norm_bound(normal), "random vectors under its normal matrix", FAILURE
+        (residual, by), spectral, gram = measured(workers, Residual(small.V * s, probes, factors.uri))
     else:
         check_agreement(residual, squares, rounding(s, dtype))
         following = float(small.s[k]) if k < len(small.s) else 0.0
@@ -119,6 +117,15 @@ def factorize_exact(workers: Workers, factors: FactorWriter, plan: Plan) -> Spec
         workers, s, small.V, energy, (residual, by), spectral, basis=basis, dtype=dtype, valid_to=small.valid_to
     )
     return Spectrum(s=s, V=small.V, note=small.name, accuracy=accuracy)
+
+
+def measured(
+    workers: Workers, asked: Residual
+) -> tuple[tuple[float, str], tuple[float, str, float], NDArray[np.float64]]:
+    """Return residual and spectral bound as `accounted` takes them, and U^T U Omega_k, by one more pass."""
+    squared, _, normal, gram = workers.run(asked)
+    spectral = normal_norm_bound(normal), "random vectors under its normal matrix", FAILURE
+    return (float(np.sqrt(squared)), MEASURED), spectral, gram
 
 
 def accounted(

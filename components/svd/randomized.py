@@ -38,11 +38,11 @@ from components.svd.engines import Spectrum
 from components.svd.exact import (
     IDENTITY,
     IDENTITY_DIGITS,
-    MEASURED,
     ZERO,
     Left,
     accounted,
     check_agreement,
+    measured,
     small_svd,
 )
 from components.svd.passes import Normal, Residual, Sketch, Sketched, WriteU
@@ -103,9 +103,7 @@ def factorize_randomized(workers: Workers, factors: FactorWriter, plan: Plan) ->
     left = Left(energy, energy - float(np.sum(s**2)), IDENTITY)
     residual, by = left.residual, left.by
     if residual is None:
-        squared, _, normal, gram = workers.run(Residual(small.V * s, probes, factors.uri))
-        residual, by = float(np.sqrt(squared)), MEASURED
-        spectral = normal_norm_bound(normal), "random vectors under its normal matrix", FAILURE
+        (residual, by), spectral, gram = measured(workers, Residual(small.V * s, probes, factors.uri))
     else:
         check_agreement(residual, squares, rounding(s, factors.dtype))
         inside = float(small.s[k]) if k < len(small.s) else 0.0

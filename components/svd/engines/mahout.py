@@ -28,6 +28,7 @@ from components.svd.basis import complete_basis, fixed_signs
 from components.svd.engines import Spectrum
 from components.svd.engines.spark import TASKS_PER_CORE, Executors, Stored, refusal_of_task
 from components.svd.factors import FactorWriter
+from components.svd.passes import completed
 from components.svd.randomized import drawn
 from components.svd.verify import question, report
 from components.svd.workers import StoredMatrix
@@ -290,10 +291,9 @@ def write_blocks(
     rank = residual.weights.shape[1]
     factors = FactorWriter(residual.factors_uri)
     with threadpool_limits(1, user_api="blas"):
-        for index, U in whole_blocks(parts, matrix.open(), signs):
-            if U.shape[1] < rank:
-                U = complete_basis(U, rank) if index == 0 else np.pad(U, ((0, 0), (0, rank - U.shape[1])))  # noqa: PLW2901
+        for index, found in whole_blocks(parts, matrix.open(), signs):
             ((rows, A),) = matrix.blocks([index])
+            U = completed(found, rows, found.shape[1], rank)
             factors.write_block(rows, U)
             yield (U.T @ U, *residual(rows, A))
 
