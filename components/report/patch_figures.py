@@ -206,30 +206,28 @@ def noise_figure(views: Views, noise: Noise, along: NDArray[np.float64], texture
     three.set_title("texture" if number > 1 else "one texture", fontsize=TITLE)
     colour_bar(figure, draw_image(four, _mosaic(noise), (-1, 1), "PuOr_r", views.aspect), four, "correlation")
     four.set_title("with voxels around, by texture" if number > 1 else "with voxels around", fontsize=TITLE)
-    for index, (row, column) in enumerate(np.ndindex(_grid(number))):
-        if index < number and number > 1:
-            high, wide = (edge + 1 for edge in noise.textures.shape[1:3])
+    if number > 1:
+        for index, (top, left) in enumerate(_corners(noise)):
             shade = colormaps[TEXTURE_COLOURS](index / (number - 1))
-            four.plot(column * wide, row * high, marker="s", markersize=5, color=shade, markeredgecolor="black")
+            four.plot(left, top, marker="s", markersize=5, color=shade, markeredgecolor="black")
     return figure
 
 
-def _grid(number: int) -> tuple[int, int]:
-    """Return rows and columns of a mosaic of `number` tiles."""
+def _corners(noise: Noise) -> list[tuple[int, int]]:
+    """Return row and column of the first pixel of every texture's tile, in a square with a pixel between tiles."""
+    number, high, wide, _ = noise.textures.shape
     columns = math.ceil(math.sqrt(number))
-    return -(-number // columns), columns
+    return [(index // columns * (high + 1), index % columns * (wide + 1)) for index in range(number)]
 
 
 def _mosaic(noise: Noise) -> NDArray[np.float32]:
     """Return the covariances of all textures within a slice, tile beside tile."""
-    middle = noise.textures.shape[3] // 2
-    rows, columns = _grid(len(noise.textures))
-    high, wide = (edge + 1 for edge in noise.textures.shape[1:3])
-    tiles = np.full((rows * high - 1, columns * wide - 1), np.nan, np.float32)
-    for index, (row, column) in enumerate(np.ndindex(rows, columns)):
-        if index < len(noise.textures):
-            own = slice(row * high, (row + 1) * high - 1), slice(column * wide, (column + 1) * wide - 1)
-            tiles[own] = noise.textures[index, :, :, middle]
+    _, high, wide, slices = noise.textures.shape
+    corners = _corners(noise)
+    last = np.max(corners, axis=0)
+    tiles = np.full((last[0] + high, last[1] + wide), np.nan, np.float32)
+    for (top, left), texture in zip(corners, noise.textures, strict=True):
+        tiles[top : top + high, left : left + wide] = texture[:, :, slices // 2]
     return tiles
 
 

@@ -14,7 +14,7 @@ from instruments.bench.cases import GROWTH
 from instruments.bench.contenders import BOUNDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     Row = dict[str, Any]
@@ -48,10 +48,8 @@ def write_page(rows: Sequence[Row], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     cases = {name: [row for row in rows if row["case"] == name] for name in dict.fromkeys(row["case"] for row in rows)}
     growth = cases.pop(GROWTH, [])
-    memory = psutil.virtual_memory().total / 2**30
     made = (
-        "Made by `ctbasis bench svd --page`, the contenders of a case in turn, on "
-        f"{psutil.cpu_count()} cores and {memory:.0f} GiB, Python {platform.python_version()}. `bare-blas` and "
+        f"Made by `ctbasis bench svd --page`, the contenders of a case in turn, on {machine()}. `bare-blas` and "
         "`bare-read` are bounds: the exact method's products on float64 in memory, and the bytes of A from the disk or "
         "its cache. The matrices of growth and out-of-core are of blocks that come again."
     )
@@ -76,11 +74,21 @@ def write_page(rows: Sequence[Row], folder: Path) -> None:
     (folder / "svd.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def machine() -> str:
+    """Return what a page is made on, in words."""
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{psutil.cpu_count()} cores and {memory:.0f} GiB, Python {platform.python_version()}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
 def _table(rows: Sequence[Row], *before: str) -> list[str]:
     keys = [*before, *(key for key in COLUMNS if any(row.get(key) is not None for row in rows))]
-    heads = [COLUMNS.get(key, key) for key in keys]
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(keys)]
-    return [*lines, *("| " + " | ".join(_cell(row.get(key)) for key in keys) + " |" for row in rows)]
+    return table([COLUMNS.get(key, key) for key in keys], [[_cell(row.get(key)) for key in keys] for row in rows])
 
 
 def _cell(value: object) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
 from components.report.figures import LABEL, TITLE, WINDOWS, draw_image, new_figure
 from instruments.bench.denoisers import PATCH, PEERS
+from instruments.bench.page import machine, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,10 +54,9 @@ def write_quality_page(views: Sequence[Views], folder: Path) -> None:
         folder: Made if it is not there; what is in it of a former run is replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    memory = psutil.virtual_memory().total / 2**30
     made = (
         "Made by `ctbasis bench quality --page`; docs/quality.md says what is measured and how. The best of a column "
-        f"is in bold. Seconds on {psutil.cpu_count()} cores and {memory:.0f} GiB, Python {platform.python_version()}."
+        f"is in bold. Seconds on {machine()}."
     )
     lines = ["# `ctbasis bench quality`", "", made, "", *_wins(views)]
     for index, ((series, resolution, kernel), own) in enumerate(_groups(views).items(), start=1):
@@ -87,8 +85,9 @@ def _groups(views: Sequence[Views]) -> dict[tuple[str, str, str], list[Views]]:
 
 def _wins(views: Sequence[Views]) -> list[str]:
     """Return a table of how patch mode stands to the input and to the best of all peers in every case."""
-    errors = [f"{place} | of noisy | of the best peer" for place in ("RMSE body", "RMSE lung")]
-    lines = [f"| case | {' | '.join(errors)} | SSIM | of the best peer |", "|" + " --- |" * 9]
+    error = ("of noisy", "of the best peer")
+    heads = ("case", "RMSE body", *error, "RMSE lung", *error, "SSIM", "of the best peer")
+    lines: list[list[str]] = []
     peers = {peer.name for peer in PEERS}
     for view in views:
         rows = {row["method"]: row for row in view.rows}
@@ -105,18 +104,16 @@ def _wins(views: Sequence[Views]) -> list[str]:
             ]
         best = max(others, key=lambda row: row["ssim"])
         cells += [f"{ours['ssim']:.3f}", f"{best['ssim']:.3f} ({best['method']})"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        lines.append(cells)
+    return table(heads, lines)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    best = {key: least for key in LOWER if (least := min((row[key] for row in rows if key in row), default=None))}
-    best |= {key: most for key in HIGHER if (most := max((row[key] for row in rows if key in row), default=None))}
-    lines = ["| " + " | ".join(COLUMNS.values()) + " |", "|" + " --- |" * len(COLUMNS)]
-    for row in rows:
-        cells = [_cell(row.get(key), bold=key in best and row.get(key) == best[key]) for key in COLUMNS]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    # A peer that is not installed has a row without scores; the noisy image always has them.
+    best = {key: min(row[key] for row in rows if key in row) for key in LOWER}
+    best |= {key: max(row[key] for row in rows if key in row) for key in HIGHER}
+    cells = [[_cell(row.get(key), bold=key in best and row.get(key) == best[key]) for key in COLUMNS] for row in rows]
+    return table(list(COLUMNS.values()), cells)
 
 
 def _cell(value: object, *, bold: bool) -> str:
