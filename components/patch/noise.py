@@ -4,7 +4,7 @@ Anatomy only ever adds to what looks like noise, so it is kept out three times:
 
 1. What is measured is the variance, cell by cell, of each slice less its neighbours and less its own surroundings.
 2. The map is not what was measured here or there, but the variance that physics allows (see components/patch/path.py)
-   with few numbers to fit: the share of electronic noise and the tube current slice by slice.
+   with few numbers to fit: what the scanner did (components/patch/scan.py).
 3. How much noise there is, is told by the quietest cells over that map. The least of many measurements is less than
    the noise by chance; so the chance, whose distribution is known (chi-square), is taken out by deconvolution first.
 
@@ -24,11 +24,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter1d, uniform_filter, uniform_filter1d
+from scipy.ndimage import distance_transform_edt, uniform_filter, uniform_filter1d
 from scipy.special import gammaln
 
 from components.errors import CtbasisError
-from components.patch.path import LONGEST, RayPaths
+from components.patch.scan import SLICES, find_scan
 from components.patch.texture import Seen, find_textures
 from components.patch.volume import slabs
 
@@ -46,8 +46,6 @@ SURROUNDINGS = 17
 FINE = 5
 """The same where slices are compared, so that hardly any anatomy is left."""
 
-SLICES = 3
-"""Slices whose variances are averaged in a cell: their noise is almost independent, their anatomy the same."""
 
 AIR = -995.0
 """HU at and below which a voxel may have been clipped."""
@@ -74,14 +72,6 @@ LEAST = 0.5
 LITTLE = 4.0
 """HU in soft tissue up to which the user is told that there is hardly anything to remove."""
 
-SHARES = tuple(float(share) for share in np.linspace(0, 1, 21))
-"""Shares of the variance that electronic noise may have, averaged over the body."""
-
-BINS = 10
-"""Groups of cells by what their rays passed through."""
-
-FEW = 20
-"""Cells of a slice or a group below which it says nothing."""
 
 FEWEST = 64
 """Cells without which nothing is estimated."""
@@ -224,7 +214,9 @@ def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2)) -> Nois
     if found < FEWEST:
         note = f"noise: {found} cells of tissue, {FEWEST} are needed; nothing is removed"
         return Noise(np.full_like(cells.mean, LEAST), _white(reach), found, (note,))
-    shape, rays = fit_shape(volume, cells)
+    dy, dx, _ = volume.spacing
+    scanned = find_scan(cells.mean, cells.variance, cells.within(TISSUE), (dy * CELL, dx * CELL))
+    shape = scanned.shape
     pooled = min(SLICES, volume.shape[2])
     # Neighbouring slices share a slice, so three of them are worth two.
     worth = (pooled + 1) / 2
@@ -245,7 +237,7 @@ def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2)) -> Nois
         notes.append("noise: the series holds little noise (already denoised, or made); little will be removed")
     noise = Noise(np.maximum(sigma, LEAST).astype(np.float32), covariance, int(quiet.sum()), tuple(notes))
     textures = find_textures(
-        rays, cells.within(TISSUE), correlation.seen, spacing=volume.spacing[:2], reach=(reach[0], reach[1])
+        scanned.rays, cells.within(TISSUE), correlation.seen, spacing=volume.spacing[:2], reach=(reach[0], reach[1])
     )
     if textures is None:
         return noise
@@ -299,86 +291,6 @@ def _tiles(values: NDArray[np.float32]) -> NDArray[np.float32]:
     full = np.pad(values, pad, mode="symmetric" if min(rows, columns) >= CELL else "wrap")
     tiles = full.reshape(full.shape[0] // CELL, CELL, full.shape[1] // CELL, CELL, slices)
     return tiles.transpose(0, 2, 4, 1, 3).reshape(tiles.shape[0], tiles.shape[2], slices, CELL * CELL)
-
-
-def fit_shape(volume: Volume, cells: Cells) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Return how the variance is distributed, on cells: what physics allows, as the quietest cells have it.
-
-    Returns:
-        The variance, (rows, columns, slices), and that of the rays through a cell by direction, (directions, rows,
-        columns, slices), each up to a factor.
-    """
-    dy, dx, _ = volume.spacing
-    paths = RayPaths(cells.mean, (dy * CELL, dx * CELL))
-    tissue = cells.within(TISSUE)
-    variance = np.maximum(uniform_filter1d(cells.variance.astype(np.float64), SLICES, axis=2, mode="nearest"), 1e-6)
-    tried = [_fit(paths.variances(longest), variance, tissue) for longest in LONGEST]
-    best = min(range(len(tried)), key=lambda index: tried[index].spread)
-    return tried[best].shape, paths.by_direction(tried[best].share, LONGEST[best])
-
-
-@dataclass(frozen=True)
-class Fit:
-    """One way in which the variance may be distributed.
-
-    Attributes:
-        shape: The variance up to a factor, on cells.
-        share: That electronic noise has of it.
-        spread: How far from equally quiet the quietest cells are under it.
-    """
-
-    shape: NDArray[np.float64]
-    share: float
-    spread: float
-
-
-def _fit(shapes: NDArray[np.float64], variance: NDArray[np.float64], tissue: NDArray[np.bool_]) -> Fit:
-    """Return the share and the tube current under which the quietest cells are as quiet everywhere."""
-    current = np.ones(variance.shape[2])
-    for _ in range(2):
-        share, spread = _electronic_share(shapes, variance / current, tissue)
-        shape = (1 - share) * shapes[0] + share * shapes[1]
-        current = _current(variance / shape, tissue)
-    return Fit(shape * current, share, spread)
-
-
-def _electronic_share(
-    shapes: NDArray[np.float64], variance: NDArray[np.float64], tissue: NDArray[np.bool_]
-) -> tuple[float, float]:
-    """Return the share under which the quietest cells are as quiet whatever their rays passed through, and the spread.
-
-    Anatomy lifts some groups and lowers none. So it is the share under which most groups lie lowest, over the lowest.
-    """
-    contrast = shapes[1][tissue] / shapes[0][tissue]
-    seen = np.log(variance[tissue] / shapes[0][tissue])
-    edges = np.quantile(contrast, np.linspace(0, 1, BINS + 1))
-    part = np.clip(np.searchsorted(edges, contrast, side="right") - 1, 0, BINS - 1)
-    filled = [index for index in range(BINS) if (part == index).sum() >= FEW]
-    if not filled:
-        # All rays pass through as much, or there is hardly any tissue: nothing tells the shares apart.
-        return SHARES[0], 0.0
-    quiet = np.array([np.quantile(seen[part == index], 2 * QUIET) for index in filled])
-    middle = np.array([np.median(contrast[part == index]) for index in filled])
-    above = [np.sort(quiet - np.log(1 - share + share * middle)) for share in SHARES]
-    most = max(2, len(filled) * 3 // 4)
-    best = int(np.argmin([level[:most].mean() - level[:2].mean() for level in above]))
-    return SHARES[best], float(above[best].mean() - above[best][:2].mean())
-
-
-def _current(ratio: NDArray[np.float64], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the factor of the variance of every slice, about one: tube current, smooth along the patient."""
-    slices = ratio.shape[2]
-    found, weight = np.zeros(slices), np.zeros(slices)
-    for z in range(slices):
-        values = ratio[..., z][tissue[..., z]]
-        if len(values) >= FEW:
-            found[z], weight[z] = np.log(np.quantile(values, 2 * QUIET)), 1.0
-    if weight.any():
-        found -= np.median(found[weight > 0])
-    width = min(3.0, slices / 4)
-    total = gaussian_filter1d(weight, width, mode="nearest")
-    smooth = gaussian_filter1d(found * weight, width, mode="nearest") / np.maximum(total, 1e-3)
-    return np.asarray(np.exp(smooth))
 
 
 WINDOW = 0.32

@@ -9,15 +9,22 @@ tell, the map of the variance follows from the image:
 B is back-projection. It is smooth, so all is done on a coarse grid with a sparse matrix. What each direction adds to it
 is kept, for it tells the noise's texture (components/patch/texture.py).
 
+I0 is not the same for all rays: a bow-tie filter takes photons from those that pass beside the middle of the body,
+and the tube current may follow the body around it. Either changes p by what it takes (`Scan`). What a scanner did is
+told by the noise itself (components/patch/scan.py).
+
 References:
     L. Yu, M. Shiung, D. Jondal, C. H. McCollough, "Development and validation of a practical lower-dose-simulation tool
         for optimizing computed tomography scan protocols", J. Comput. Assist. Tomogr. 36(4), 477-487, 2012.
+    M. Gies, W. A. Kalender, H. Wolf, C. Suess, "Dose reduction in CT by anatomically adapted tube current modulation.
+        I. Simulation studies", Med. Phys. 26(11), 2235-2247, 1999.
     A. C. Kak and M. Slaney, "Principles of Computerized Tomographic Imaging", IEEE Press, 1988, section 5.2.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,9 +41,26 @@ VIEWS = 90
 DIRECTIONS = 15
 """Groups of neighbouring views."""
 
-LONGEST = (6.5, 7.0, 7.5, 8.0, 9.0)
-"""Line integrals beyond which a ray carries no signal and its variance grows no more, as no count is less than none.
-Which it is hangs on the photons; exp(-9) = 1/8000 of them are none on any scanner."""
+THICKEST = 3.0
+"""-log of the share of the photons that the thickest part of a bow-tie filter lets through."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scanner does to how noise is distributed.
+
+    Attributes:
+        longest: p beyond which a ray carries no signal, so that its variance grows no more, as no count is less than
+            none. Which it is hangs on the photons; exp(-9) = 1/8000 of them are none on any scanner.
+        bow_tie: Radius in mm of the cylinder of water, about the middle of the image, whose paths the filter makes
+            alike; 0 is no filter.
+        modulation: Part of each view's longest path that the tube current makes up for: 0, the same current all around,
+            to 1, the same noise.
+    """
+
+    longest: float = 9.0
+    bow_tie: float = 0.0
+    modulation: float = 0.0
 
 
 class RayPaths:
@@ -53,41 +77,48 @@ class RayPaths:
         self._weight = np.asarray(self._system.sum(axis=0)).reshape(-1, 1)
         mu = np.maximum(1.0 + hu.reshape(-1, slices) / 1000.0, 0.0) * MU_WATER
         self._inside = mu > MU_WATER / 2
-        self._p = self._system @ mu
+        self._p = (self._system @ mu).reshape(VIEWS, -1, slices)
+        bins = self._p.shape[1]
+        self._positions = (np.arange(bins) - (bins - 1) / 2) * min(cell)
 
-    def variances(self, longest: float) -> NDArray[np.float64]:
-        """Return B[exp(p)] and B[exp(2p)], (2, rows, columns, slices), each with a mean of one over the object.
+    def variances(self, scan: Scan) -> NDArray[np.float64]:
+        """Return B[exp(p)] and B[exp(2p)], (2, rows, columns, slices), each with a mean of one over the object."""
+        lost = self._lost(scan)
+        found = [self._back(power, lost, slice(None)) for power in (1, 2)]
+        return np.stack([(one / self._mean(one)).reshape(self.shape) for one in found])
 
-        Args:
-            longest: p is no more than this.
-        """
-        return np.stack([self._shape(power, longest).reshape(self.shape) for power in (1, 2)])
-
-    def by_direction(self, share: float, longest: float) -> NDArray[np.float32]:
+    def by_direction(self, share: float, scan: Scan) -> NDArray[np.float32]:
         """Return the variance of the rays through a cell by direction, (DIRECTIONS, rows, columns, slices).
 
         Up to a factor. Views are in order of their angle, from that whose detector lies along the columns' index.
 
         Args:
             share: Of B[exp(2p)]; the rest is B[exp(p)].
-            longest: As above.
+            scan: As above.
         """
         found = np.zeros((DIRECTIONS, *self._inside.shape), np.float32)
-        rays = self._system.shape[0] // DIRECTIONS
+        lost = self._lost(scan)
+        rays = len(lost) // DIRECTIONS
         for power, part in ((1, 1 - share), (2, share)):
-            mean = self._mean(self._back(power, longest, slice(None)))
+            mean = self._mean(self._back(power, lost, slice(None)))
             for direction in range(DIRECTIONS):
                 own = slice(direction * rays, (direction + 1) * rays)
-                found[direction] += part / mean * self._back(power, longest, own)
+                found[direction] += part / mean * self._back(power, lost, own)
         return found.reshape(DIRECTIONS, *self.shape)
 
-    def _shape(self, power: int, longest: float) -> NDArray[np.float64]:
-        found = self._back(power, longest, slice(None))
-        return found / self._mean(found)
+    def _lost(self, scan: Scan) -> NDArray[np.float64]:
+        """Return -log of the photons that arrive along every ray, (rays, slices), up to a constant."""
+        lost = self._p.copy()
+        if scan.modulation:
+            longest = self._p.max(axis=1, keepdims=True)
+            lost -= scan.modulation * (longest - longest.mean())
+        if scan.bow_tie:
+            chord = 2 * np.sqrt(np.maximum(scan.bow_tie**2 - self._positions**2, 0.0))
+            lost += np.minimum(MU_WATER * (2 * scan.bow_tie - chord), THICKEST)[:, None]
+        return np.asarray(np.minimum(lost, scan.longest).reshape(-1, self.shape[2]))
 
-    def _back(self, power: int, longest: float, rays: slice) -> NDArray[np.float64]:
-        variance = np.exp(power * np.minimum(self._p[rays], longest))
-        return np.asarray(self._system[rays].T @ variance / self._weight)
+    def _back(self, power: int, lost: NDArray[np.float64], rays: slice) -> NDArray[np.float64]:
+        return np.asarray(self._system[rays].T @ np.exp(power * lost[rays]) / self._weight)
 
     def _mean(self, found: NDArray[np.float64]) -> float:
         return float(found[self._inside].mean() if self._inside.any() else found.mean())
