@@ -112,7 +112,7 @@ class _Run:
             noise = estimate(volume, reach=(rows, columns, slices))
             _say(
                 f"noise of series {number}: sigma {np.median(noise.sigma):.1f} HU in the median of the image, from "
-                f"{noise.cells} quiet cells, {time.monotonic() - start:.1f} s"
+                f"{noise.cells} quiet cells, {time.monotonic() - start:.1f} s; {noise.scanner or 'of no known kind'}"
             )
             found.append(noise)
             shapes.append(shape)

@@ -96,6 +96,7 @@ class Noise:
         textures: Covariances that are in different places, (textures, 2 ry + 1, 2 rx + 1, 2 rz + 1); by default
             `covariance` is that of all.
         texture: Which of them a cell has, (rows, columns, slices).
+        scanner: What the scanner did to how it is distributed, in words, as the noise tells.
     """
 
     sigma: NDArray[np.float32]
@@ -104,6 +105,7 @@ class Noise:
     notes: tuple[str, ...] = field(default=())
     textures: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     texture: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    scanner: str = ""
 
     def __post_init__(self) -> None:
         """Fill holes of sigma, where it is no number or not above 0, from the nearest cell that has one.
@@ -235,7 +237,13 @@ def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2)) -> Nois
     notes = []
     if float(np.median(sigma[measured])) <= LITTLE:
         notes.append("noise: the series holds little noise (already denoised, or made); little will be removed")
-    noise = Noise(np.maximum(sigma, LEAST).astype(np.float32), covariance, int(quiet.sum()), tuple(notes))
+    noise = Noise(
+        np.maximum(sigma, LEAST).astype(np.float32),
+        covariance,
+        int(quiet.sum()),
+        tuple(notes),
+        scanner=scanned.words(),
+    )
     textures = find_textures(
         scanned.rays, cells.within(TISSUE), correlation.seen, spacing=volume.spacing[:2], reach=(reach[0], reach[1])
     )

@@ -89,6 +89,20 @@ class Scanned:
     shape: NDArray[np.float64]
     rays: NDArray[np.float32]
 
+    def words(self) -> str:
+        """Return what the scanner did, for people."""
+        scan, said = self.scan, []
+        if scan.bow_tie:
+            said.append(f"bow-tie filter for a body of {2 * scan.bow_tie:.0f} mm")
+        if scan.modulation:
+            said.append(f"tube current that makes up for {scan.modulation:.0%} of the longest path of each view")
+        if scan.longest < Scan().longest:
+            said.append(f"rays that starve at a path of {scan.longest:g}")
+        said.append(f"{self.share:.0%} electronic noise")
+        if self.power < 1:
+            said.append(f"noise evened out, to the power {self.power:g}")
+        return ", ".join(said)
+
 
 def find_scan(
     mean: NDArray[np.floating], variance: NDArray[np.floating], tissue: NDArray[np.bool_], cell: tuple[float, float]

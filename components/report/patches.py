@@ -10,6 +10,7 @@ metrics.json   all numbers:
     basis                                   learned, or given
     basis_note                              what made it
     patch, textures, classes                voxels of a patch, textures of noise, classes of patches, by basis
+    scanner                                 what it did to how noise is distributed, as the noise tells, by series
     notes                                   what is to be said of noise and basis
     sigma_body_hu, sigma_lung_hu            root mean square of the estimated noise there
     removed_std_hu                          standard deviation of what was removed in the body (above -300 HU)
@@ -177,6 +178,7 @@ def _metrics(denoised: PatchStore, bases: PatchBases, found: Found, sigmas: NDAr
         "patch": [list(basis.shape) for basis in used],
         "classes": [basis.classes for basis in used],
         "textures": [len(basis.textures) for basis in used],
+        "scanner": [denoised.noise(number).scanner for number in range(len(denoised.series))],
         "notes": list(plan.notes),
         "sigma_body_hu": _rms(sigmas[body]),
         "sigma_lung_hu": _rms(sigmas[lung]),

@@ -77,6 +77,8 @@ def test_the_noise_is_kept_with_the_result_slice_by_slice(two_series: Noisy, by_
     alone = estimate(volume, reach=tuple(edge - 1 for edge in patch_shape(volume.shape, volume.spacing)))  # type: ignore[arg-type]
     np.testing.assert_allclose(clean.noise(1).sigma, alone.sigma, rtol=1e-5)
     np.testing.assert_allclose(clean.noise(1).covariance, alone.covariance, atol=1e-5)
+    assert clean.noise(1).scanner == alone.scanner
+    assert "electronic noise" in alone.scanner
     sigma = clean.noise(1).sigma_rows(0, EDGE, EDGE)[..., 2]
     np.testing.assert_array_equal(clean.sigma_image(SLICES[0] + 2), sigma)
 

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from components.patch.noise import CELL, estimate
 from components.patch.path import RayPaths, Scan
-from components.patch.scan import find_scan
+from components.patch.scan import Scanned, find_scan
 from components.patch.volume import ArrayVolume
 from instruments.dose import Dose, image_noise
 from instruments.projection import ParallelBeam
@@ -58,6 +58,14 @@ def test_the_distribution_is_found_whatever_the_scanner_did(scan: Scan) -> None:
             np.std(np.log((1 - s) * plain[0] + s * plain[1])[tissue] - np.log(true)[tissue])
             for s in np.linspace(0, 1, 11)
         )
+
+
+def test_what_the_scanner_did_is_said_and_what_it_did_not_is_left_out() -> None:
+    shape, rays = np.ones((1, 1, 1)), np.ones((1, 1, 1, 1), np.float32)
+    assert Scanned(Scan(), 0.2, 1.0, shape, rays).words() == "20% electronic noise"
+    said = Scanned(Scan(longest=7.0, bow_tie=130.0, modulation=0.5), 0.0, 0.25, shape, rays).words()
+    for words in ("bow-tie filter for a body of 260 mm", "50% of the longest path", "path of 7", "power 0.25"):
+        assert words in said
 
 
 def test_where_there_is_next_to_no_tissue_nothing_is_made_up() -> None:
