@@ -8,9 +8,9 @@ them, noise is stronger at the frequencies of those views: streaks. The power of
 
 with v the variance of the rays through x, which the image itself tells (components/patch/path.py), and s what kernel,
 detector and pixels make of it, the same everywhere. s is what explains the covariance that was measured over quiet
-cells, by non-negative least squares. What the scanner does against it, tube current modulation above all, is unknown:
-v goes in as v^g, with the g under which the quiet cells' own covariances are explained best; 0 is noise that has no
-direction anywhere.
+cells, by non-negative least squares. What evens it out, beyond what was found of the scanner
+(components/patch/scan.py), is unknown: v goes in as v^g, with the g under which the quiet cells' own covariances are
+explained best; 0 is noise that has no direction anywhere.
 
 Cells whose v is alike over the directions are of one texture; there are few, so that each has patches enough.
 
