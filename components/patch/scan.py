@@ -81,6 +81,7 @@ class Scanned:
         power: Of the variance of the rays that the image's has.
         shape: The variance of cells up to a factor, (rows, columns, slices).
         rays: That of the rays through a cell by direction, up to a factor, (directions, rows, columns, slices).
+        blocks: Of the image that told it; nothing is told by fewer than two.
     """
 
     scan: Scan
@@ -88,10 +89,13 @@ class Scanned:
     power: float
     shape: NDArray[np.float64]
     rays: NDArray[np.float32]
+    blocks: int
 
     def words(self) -> str:
-        """Return what the scanner did, for people."""
+        """Return what the scanner did, for people; nothing where that cannot be told."""
         scan, said = self.scan, []
+        if self.blocks < 2:  # noqa: PLR2004 - one is always like itself
+            return ""
         if scan.bow_tie:
             said.append(f"bow-tie filter for a body of {2 * scan.bow_tie:.0f} mm")
         if scan.modulation:
@@ -127,7 +131,7 @@ def find_scan(
         if other.unevenness < CLEARLY * best.unevenness:
             best = other
     shape = _mixed(shapes, best.share) ** best.power * np.exp(best.current)
-    return Scanned(scan, best.share, best.power, shape, paths.by_direction(best.share, scan))
+    return Scanned(scan, best.share, best.power, shape, paths.by_direction(best.share, scan), len(quiet.blocks))
 
 
 def _scan(paths: RayPaths, quiet: _Quiet) -> Scan:
@@ -176,6 +180,9 @@ class _Quiet:
     Args:
         variance: Of cells, HU^2, (rows, columns, slices).
         tissue: Which of them count.
+
+    Attributes:
+        blocks: Places among the cells that count, block by block, of the blocks that hold enough of them.
     """
 
     def __init__(self, variance: NDArray[np.float64], tissue: NDArray[np.bool_]) -> None:
@@ -183,7 +190,7 @@ class _Quiet:
         self._log_variance = np.log(np.maximum(variance[tissue], 1e-6))
         y, x, self._slice = np.nonzero(tissue)
         self._slices = _members(self._slice, tissue.shape[2])
-        self._blocks = [block for block in _members(_part(y) * BLOCKS + _part(x), BLOCKS * BLOCKS) if len(block) >= FEW]
+        self.blocks = [block for block in _members(_part(y) * BLOCKS + _part(x), BLOCKS * BLOCKS) if len(block) >= FEW]
 
     def fit(self, shapes: NDArray[np.float64], power: float = 1.0) -> _Fit:
         """Return the mixture of two variances, to a power, under which quiet places are most alike.
@@ -202,9 +209,9 @@ class _Quiet:
 
     def _unevenness(self, ratio: NDArray[np.float64]) -> float:
         """Return the spread of the levels of the blocks; anatomy lifts some and lowers none."""
-        if not self._blocks:
+        if not self.blocks:
             return 0.0
-        levels = np.sort([_level(ratio[block]) for block in self._blocks])
+        levels = np.sort([_level(ratio[block]) for block in self.blocks])
         return float(levels[: max(2, int(EVEN * len(levels)))].std())
 
     def _current(self, ratio: NDArray[np.float64]) -> NDArray[np.float64]:

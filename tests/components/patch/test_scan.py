@@ -62,8 +62,8 @@ def test_the_distribution_is_found_whatever_the_scanner_did(scan: Scan) -> None:
 
 def test_what_the_scanner_did_is_said_and_what_it_did_not_is_left_out() -> None:
     shape, rays = np.ones((1, 1, 1)), np.ones((1, 1, 1, 1), np.float32)
-    assert Scanned(Scan(), 0.2, 1.0, shape, rays).words() == "20% electronic noise"
-    said = Scanned(Scan(longest=7.0, bow_tie=130.0, modulation=0.5), 0.0, 0.25, shape, rays).words()
+    assert Scanned(Scan(), 0.2, 1.0, shape, rays, 9).words() == "20% electronic noise"
+    said = Scanned(Scan(longest=7.0, bow_tie=130.0, modulation=0.5), 0.0, 0.25, shape, rays, 9).words()
     for words in ("bow-tie filter for a body of 260 mm", "50% of the longest path", "path of 7", "power 0.25"):
         assert words in said
 
@@ -72,6 +72,7 @@ def test_where_there_is_next_to_no_tissue_nothing_is_made_up() -> None:
     mean = cell_means(body(EDGE, 2))
     found = find_scan(mean, measured(mean, Scan(bow_tie=155.0), 0.4), np.zeros(mean.shape, np.bool_), CELLS)
     assert found.scan == Scan()
+    assert not found.words()
     assert np.isfinite(found.shape).all()
     assert (found.shape > 0).all()
 
