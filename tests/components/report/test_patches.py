@@ -85,8 +85,9 @@ def test_the_numbers_are_those_of_the_two_matrices(denoised: tuple[Stores, Path]
     D = PatchStore.open(f"{place}/denoised.zarr").read_columns(slice(0, 12)).astype(np.float64)
     removed, body = stores.A - D, stores.A > -300
     assert metrics["mode"] == "patch"
-    assert len(metrics["scanner"]) == metrics["series"]
-    assert all("electronic noise" in words for words in metrics["scanner"])
+    # In a chest of this size, too few places tell what the scanner did.
+    assert metrics["scanner"] == [""] * metrics["series"]
+    assert "too little tissue to tell" in (tmp_path / "out" / "report.html").read_text()
     assert metrics["removed_std_hu"] == pytest.approx(removed[body].std(), rel=1e-3, abs=1e-3)
     assert metrics["relative_residual"] == pytest.approx(np.linalg.norm(removed) / np.linalg.norm(stores.A), rel=1e-3)
     noise = (stores.A - stores.T)[stores.T > -300]
