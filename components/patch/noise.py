@@ -46,7 +46,6 @@ SURROUNDINGS = 17
 FINE = 5
 """The same where slices are compared, so that hardly any anatomy is left."""
 
-
 AIR = -995.0
 """HU at and below which a voxel may have been clipped."""
 
@@ -71,7 +70,6 @@ LEAST = 0.5
 
 LITTLE = 4.0
 """HU in soft tissue up to which the user is told that there is hardly anything to remove."""
-
 
 FEWEST = 64
 """Cells without which nothing is estimated."""
@@ -209,15 +207,15 @@ def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2)) -> Nois
     """
     cells = survey(volume)
     reach = (reach[0], reach[1], min(reach[2], volume.shape[2] - 1))
-    measured = cells.within(SOFT)
+    measured, tissue = cells.within(SOFT), cells.within(TISSUE)
     if measured.sum() < FEWEST:
-        measured = cells.within(TISSUE)
+        measured = tissue
     found = int(measured.sum())
     if found < FEWEST:
         note = f"noise: {found} cells of tissue, {FEWEST} are needed; nothing is removed"
         return Noise(np.full_like(cells.mean, LEAST), _white(reach), found, (note,))
     dy, dx, _ = volume.spacing
-    scanned = find_scan(cells.mean, cells.variance, cells.within(TISSUE), (dy * CELL, dx * CELL))
+    scanned = find_scan(cells.mean, cells.variance, tissue, (dy * CELL, dx * CELL))
     shape = scanned.shape
     pooled = min(SLICES, volume.shape[2])
     # Neighbouring slices share a slice, so three of them are worth two.
@@ -245,7 +243,7 @@ def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2)) -> Nois
         scanner=scanned.words(),
     )
     textures = find_textures(
-        scanned.rays, cells.within(TISSUE), correlation.seen, spacing=volume.spacing[:2], reach=(reach[0], reach[1])
+        scanned.rays, tissue, correlation.seen, spacing=volume.spacing[:2], reach=(reach[0], reach[1])
     )
     if textures is None:
         return noise
