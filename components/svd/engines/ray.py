@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -57,6 +58,10 @@ RETRIES = 3
 PATIENCE_SECONDS = 30
 """How long the head may take to answer."""
 
+ATTEMPTS = 3
+"""Times that a connection is asked for. The head forks a server for each client, and gRPC's handlers of forks kill it
+now and then: https://github.com/ray-project/ray/issues/63202."""
+
 OBJECT_STORE_BYTES = 256 * 2**20
 """Ray's object store on this machine: results are small, and its default is a third of the memory."""
 
@@ -98,7 +103,13 @@ def connected(cluster: str) -> Iterator[None]:
     )
     try:
         _knock(address)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **settings)
+        _join(settings)
+    except ConnectionAbortedError as error:
+        raise CtbasisError(
+            f"the Ray head at {address} answers, but started no server for this client in {ATTEMPTS} attempts",
+            cause="gRPC's handlers of forks in the head, or packages that it lacks; see its ray_client_server*.err",
+            remedy="start the head with GRPC_ENABLE_FORK_SUPPORT=0 in its environment, or name it without ray://",
+        ) from error
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise CtbasisError(
             f"no Ray cluster answers at {address or 'this machine'} ({type(error).__name__})",
@@ -110,6 +121,26 @@ def connected(cluster: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(settings: dict[str, Any]) -> None:
+    """Connect as `settings` say, more than once if the head could not start a server for this client.
+
+    Raises:
+        ConnectionAbortedError: It could not in any of `ATTEMPTS`.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **settings)
+        except ConnectionAbortedError:
+            ray.shutdown()
+            if attempt == ATTEMPTS:
+                raise
+            again = f"asking again, attempt {attempt + 1} of {ATTEMPTS}"
+            sys.stderr.write(f"svd: the Ray head started no server for this client; {again}\n")
+            sys.stderr.flush()
+        else:
+            return
 
 
 def _knock(address: str) -> None:

@@ -111,6 +111,20 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def first_client_dies(folder: Path) -> Path:
+    """Return a folder for PYTHONPATH with which the first server that a Ray head starts for a client ends at once."""
+    folder = folder / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import os, pathlib, sys\n"
+        "died = pathlib.Path(__file__).with_name('died')\n"
+        "if '--mode=specific-server' in sys.orig_argv and not died.exists():\n"
+        "    died.touch()\n"
+        "    os._exit(1)\n"
+    )
+    return folder
+
+
 def test_ray_runs_on_the_head_that_is_named_by_its_address_and_by_its_clients(
     matrix: MatrixStore, tmp_path: Path
 ) -> None:
@@ -127,7 +141,10 @@ def test_ray_runs_on_the_head_that_is_named_by_its_address_and_by_its_clients(
             "factorize(sys.argv[1], sys.argv[2], rank=8, ranks=[8], engine='ray', cluster=sys.argv[3])"
         )
         open_to_all = {"RAY_AUTH_MODE": "disabled"}
-        with running(*head, until="Ray runtime started", **open_to_all):
+        # gRPC's handlers of forks kill the servers of clients now and then, on busy CPUs three of nine:
+        # https://github.com/ray-project/ray/issues/63202. Here one is killed on purpose, and only one.
+        no_handlers = {"GRPC_ENABLE_FORK_SUPPORT": "0", "PYTHONPATH": f"{first_client_dies(tmp_path)}:{CHECKOUT}"}
+        with running(*head, until="Ray runtime started", **open_to_all, **no_handlers):
             for number, address in enumerate((f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}")):
                 done = subprocess.run(
                     [sys.executable, "-c", program, matrix.uri, str(tmp_path / str(number)), address],
@@ -138,6 +155,7 @@ def test_ray_runs_on_the_head_that_is_named_by_its_address_and_by_its_clients(
                 )
                 assert done.returncode == 0, done.stderr
                 product_is_right(matrix, FactorStore.open(str(tmp_path / str(number))))
+            assert "attempt 2 of 3" in done.stderr
 
 
 @pytest.mark.java
