@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 COLUMNS = {
     "engine": "engine",
+    "first_seconds": "first run, s",
     "seconds": "seconds",
     "cpu_seconds": "CPU s",
     "peak_mib": "peak MiB",
@@ -51,7 +52,8 @@ def write_page(rows: Sequence[Row], folder: Path) -> None:
     made = (
         f"Made by `ctbasis bench svd --page`, the contenders of a case in turn, on {machine()}. `bare-blas` and "
         "`bare-read` are bounds: the exact method's products on float64 in memory, and the bytes of A from the disk or "
-        "its cache. The matrices of growth and out-of-core are of blocks that come again."
+        "its cache. The matrices of growth and out-of-core are of blocks that come again. A contender runs once, in a "
+        "process of its own; of growth several times in it, and the fastest run counts."
     )
     lines = ["# `ctbasis bench svd`", "", made]
     for name, own in cases.items():

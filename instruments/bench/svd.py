@@ -40,9 +40,9 @@ def bench_svd(series: Path | None, cases: Sequence[Case]) -> list[dict[str, Any]
         A row a contender: case, engine, rows, cols, dtype, rank, oversample, power_iters, seconds, cpu_seconds,
         peak_mib (of all processes; for peers and bare BLAS with the matrix, which they need in memory),
         residual_over_optimal = ||A - A_k||_F / sqrt(sum_{i>k} sigma_i^2), us_per_row, and what its seconds are over
-        those of scikit-learn, bare BLAS and Mahout's stock kernels where they ran; of `series` also how far its
-        factors are from the exact ones (`contenders.agreement`); where reading is among the contenders also
-        share_of_bound, the seconds of what binds over its own.
+        those of scikit-learn, bare BLAS and Mahout's stock kernels where they ran; of a case of several runs also
+        first_seconds; of `series` also how far its factors are from the exact ones (`contenders.agreement`); where
+        reading is among the contenders also share_of_bound, the seconds of what binds over its own.
     """
     rows: list[dict[str, Any]] = []
     for case in cases:
@@ -118,6 +118,7 @@ def contend(
     command += ["--scratch", str(scratch), "--rank", str(rank), "--oversample", str(case.oversample)]
     command += ["--power-iters", str(case.power_iters)]
     command += ["--memory", case.memory] if case.memory else []
+    command += ["--runs", str(case.runs)]
     command += ["--reference", reference] if reference else []
     sys.stderr.write(f"bench: {name} on {matrix.rows} x {matrix.cols} {matrix.dtype}, rank {rank}\n")
     sys.stderr.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from components.errors import CtbasisError
 from components.matrix import store
 from instruments.bench.cases import CASES, USUAL, Case, chosen_cases
+from instruments.bench.contenders import measured
 from instruments.bench.matrices import STRENGTH, write_decaying
 from instruments.bench.svd import bench_svd, optimal_residual
 from pipeline.cli import main
@@ -121,3 +123,21 @@ def test_unknown_cases_and_contenders_are_refused(names: tuple[str, ...], own: d
 def test_a_case_that_the_disk_does_not_hold_is_refused_before_it_is_made() -> None:
     with pytest.raises(CtbasisError, match=r"case own takes .* GB of disk"):
         bench_svd(None, [Case(rows=1 << 40)])
+
+
+def test_of_several_runs_the_fastest_counts_and_the_first_is_told() -> None:
+    pauses = [0.3, 0.05, 0.2]
+    left = iter(pauses)
+    prepared: list[int] = []
+
+    def work() -> float:
+        pause = next(left)
+        time.sleep(pause)
+        return pause
+
+    given, found = measured(work, 3, before=lambda: prepared.append(1))
+    assert given == pauses[-1]
+    assert len(prepared) == len(pauses)
+    assert pauses[1] <= found["seconds"] < found["first_seconds"]
+    assert found["first_seconds"] >= pauses[0]
+    assert "first_seconds" not in measured(lambda: None, 1)[1]

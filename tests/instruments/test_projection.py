@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +14,8 @@ import pytest
 from instruments.projection import KERNELS, ParallelBeam, project, ramp, reconstruct, window
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from instruments.projection import Kernel
@@ -147,3 +152,25 @@ def test_arrays_of_another_geometry_are_refused() -> None:
         project(np.zeros((32, 31, 1), np.float32), beam)
     with pytest.raises(ValueError, match="views"):
         reconstruct(np.zeros((beam.views, beam.bins + 1, 1), np.float32), beam)
+
+
+SCANNED = """
+import hashlib
+import numpy as np
+from instruments.projection import ParallelBeam, project, reconstruct
+
+image = np.random.default_rng(0).random((48, 64, 3), np.float32)
+beam = ParallelBeam.around(image.shape[:2], (0.7, 0.8))
+projections = project(image, beam)
+print(hashlib.sha256(projections.tobytes() + reconstruct(projections, beam).tobytes()).hexdigest())
+"""
+
+
+def test_a_process_that_compiles_gives_the_bits_that_the_next_has_from_the_cache(tmp_path: Path) -> None:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", SCANNED]
+    first, second = (
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    )
+    assert any(tmp_path.rglob("*.nbc"))
+    assert first == second
