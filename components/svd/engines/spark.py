@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 TASKS_PER_CORE = 3
 """Enough that no core idles long at the end of a pass, few enough that little has to be added up."""
 
-TASK_BLOCKS = 4
+TASK_BLOCKS = 16
 """Row blocks from which a task is worth its start, where there are cores enough without it."""
 
 REDUCE_FLAT = 16
@@ -91,7 +91,7 @@ class Stored:
 def tasks_for(blocks: int, cores: int) -> int:
     """Return how many tasks share `blocks` row blocks: one a core at least, while there are blocks.
 
-    >>> [tasks_for(blocks, cores=2) for blocks in (1, 8, 16, 1000)]
+    >>> [tasks_for(blocks, cores=2) for blocks in (1, 8, 64, 1000)]
     [1, 2, 4, 6]
     """
     return min(blocks, max(cores, min(TASKS_PER_CORE * cores, blocks // TASK_BLOCKS)))
