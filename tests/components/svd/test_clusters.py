@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,9 +107,25 @@ def test_dask_runs_on_the_scheduler_that_is_named(
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a port that nobody has, and that the system gives to nobody who asks for any."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+
+
+def await_listener(port: int) -> None:
+    """Return once somebody listens at `port`: a head says that it has started before its server of clients has."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, f"nobody listens at port {port}"
+            time.sleep(0.2)
+        else:
+            return
 
 
 def first_client_dies(folder: Path) -> Path:
@@ -145,6 +162,7 @@ def test_ray_runs_on_the_head_that_is_named_by_its_address_and_by_its_clients(
         # https://github.com/ray-project/ray/issues/63202. Here one is killed on purpose, and only one.
         no_handlers = {"GRPC_ENABLE_FORK_SUPPORT": "0", "PYTHONPATH": f"{first_client_dies(tmp_path)}:{CHECKOUT}"}
         with running(*head, until="Ray runtime started", **open_to_all, **no_handlers):
+            await_listener(client)
             for number, address in enumerate((f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}")):
                 done = subprocess.run(
                     [sys.executable, "-c", program, matrix.uri, str(tmp_path / str(number)), address],
