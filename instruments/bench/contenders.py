@@ -4,7 +4,8 @@
 
 prints one line of JSON. What a contender needs first is not measured: imports, a Spark session, a Ray cluster; for
 those that want the matrix in memory, reading it. Ours read the store and write the factors within the time that is
-measured. With `--runs` it is done so often in that process, and the fastest run counts.
+measured. With `--runs` it is done so often in that process, and the fastest run counts. Before each run free memory is
+touched once, so that all find it alike (`touch_free_memory`).
 
 Two are no contenders but what bounds them: `bare-blas`, the products of the exact method on float64 in memory, and
 `bare-read`, the bytes of A as they lie on disk.
@@ -38,7 +39,7 @@ from components.svd.launch_local import spark_submit
 from components.svd.memory import parse_memory
 from components.svd.plan import plan_factorization
 from components.threads import in_order
-from instruments.bench.meter import Meter
+from instruments.bench.meter import Meter, touch_free_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,6 +55,12 @@ BOUNDS = ("bare-read", "bare-blas")
 
 MOST_HELD = 2 << 30
 """Bytes of a float64 matrix beyond which `bare-blas` multiplies one row block again and again, for want of memory."""
+
+MOST_TOUCHED = 4 << 30
+"""Bytes of free memory that are touched before a run, at most; see `touch_free_memory`."""
+
+MATRICES_TOUCHED = 4
+"""The same, in matrices of float64: the hungriest contender holds three and a half."""
 
 IN_MEMORY = ("bare-blas", "scikit-learn", "dask")
 """Contenders that are given A as a float64 array; dask is `dask.array.linalg.svd_compressed`."""
@@ -78,27 +85,32 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     HU, as in `agreement`.
     """
     matrix = MatrixStore.open(options.matrix)
+
+    def settle() -> None:
+        touch_free_memory(min(MATRICES_TOUCHED * 8 * matrix.rows * matrix.cols, MOST_TOUCHED))
+
     if options.name == "bare-read":
-        return _bound(lambda: _read(matrix), options.runs)
+        return _bound(lambda: _read(matrix), options.runs, before=settle)
     if options.name == "bare-blas" and 8 * matrix.rows * matrix.cols > MOST_HELD:
-        return _bound(lambda: _products(matrix, options.rank), options.runs)
+        return _bound(lambda: _products(matrix, options.rank), options.runs, before=settle)
     if options.name in IN_MEMORY:
         # What the process holds at its peak includes the matrix: without it these cannot begin.
         with Meter() as held:
             A = _whole(matrix)
-            (U, weights), found = measured(_prepared(options, A), options.runs)
+            (U, weights), found = measured(_prepared(options, A), options.runs, before=settle)
         found["peak_mib"] = held.peak_mib
 
         def blocks(index: int) -> NDArray[Any]:
             return np.asarray(U[matrix.block(index)])
     else:
         factors_uri = str(Path(options.scratch) / "factors.zarr")
+
+        def cleared() -> None:
+            shutil.rmtree(factors_uri, ignore_errors=True)
+            settle()
+
         with _started(options) as factorize:
-            _, found = measured(
-                lambda: factorize(matrix, factors_uri),
-                options.runs,
-                before=lambda: shutil.rmtree(factors_uri, ignore_errors=True),
-            )
+            _, found = measured(lambda: factorize(matrix, factors_uri), options.runs, before=cleared)
         factors = FactorStore.open(factors_uri)
         weights = factors.weights
 
@@ -143,9 +155,9 @@ def measured(
     return given, found | ({"first_seconds": meters[0].seconds} if runs > 1 else {})
 
 
-def _bound(work: Callable[[], None], runs: int) -> dict[str, Any]:
+def _bound(work: Callable[[], None], runs: int, *, before: Callable[[], None]) -> dict[str, Any]:
     """Measure a bound, which leaves no factors."""
-    return measured(work, runs)[1] | {"residual": None}
+    return measured(work, runs, before=before)[1] | {"residual": None}
 
 
 def _read(matrix: MatrixStore) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 
+import psutil
 import pytest
 
-from instruments.bench.meter import Meter
+from instruments.bench.meter import Meter, touch_free_memory
 
 HELD = 150
 """MiB."""
@@ -27,3 +29,13 @@ def test_processor_time_is_that_of_children_too_and_hardly_any_of_the_meter() ->
     with Meter() as meter:
         subprocess.run([sys.executable, "-c", "import time; time.sleep(1)"], check=True)
     assert 0 < meter.cpu_seconds < 0.5
+
+
+def test_free_memory_is_touched_once_and_given_back() -> None:
+    size = 256 << 20
+    before, faults = psutil.Process().memory_info().rss, resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    touch_free_memory(size)
+    # Pages may be huge: 2 MiB and not 4 KiB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults >= size >> 21
+    assert psutil.Process().memory_info().rss - before < size / 4
+    touch_free_memory(0)
