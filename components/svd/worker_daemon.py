@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     Main = Callable[[io.BufferedReader, io.BufferedWriter], None]
     """PySpark's `worker.main`: runs the next task that comes, and sends what comes of it."""
 
-QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)
-"""Linux alone can be told when to acknowledge."""
+QUICK_ACK = getattr(socket, "TCP_QUICKACK", 0)
+"""Linux alone can be told when to acknowledge; 0 elsewhere."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h."""
@@ -73,6 +73,7 @@ class Acknowledging(io.RawIOBase):
     def __init__(self, stream: io.BufferedReader) -> None:
         self._stream = stream
         self._socket = socket.socket(fileno=os.dup(stream.fileno()))
+        self._told = QUICK_ACK != 0 and self._socket.family in {socket.AF_INET, socket.AF_INET6}
 
     def readable(self) -> bool:
         """It is."""
@@ -81,7 +82,7 @@ class Acknowledging(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         """Read what has come, as much as there is room for; 0 at the end."""
         found = self._stream.readinto1(buffer)
-        if QUICK_ACK is not None and self._socket.family in {socket.AF_INET, socket.AF_INET6}:
+        if self._told:
             # Each time, for the kernel goes back to putting it off by and by.
             self._socket.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 1)
         return found

@@ -4,8 +4,8 @@
 
 prints one line of JSON. What a contender needs first is not measured: imports, a Spark session, a Ray cluster; for
 those that want the matrix in memory, reading it. Ours read the store and write the factors within the time that is
-measured. With `--runs` it is done so often in that process, and the fastest run counts. Before each run free memory is
-touched once, so that all find it alike (`touch_free_memory`).
+measured. With `--runs` it is done so often in that process, and the fastest run counts. Free memory is touched
+before each run, or before the matrix is read by those that want it, so that all find it alike (`touch_free_memory`).
 
 Two are no contenders but what bounds them: `bare-blas`, the products of the exact method on float64 in memory, and
 `bare-read`, the bytes of A as they lie on disk.

@@ -30,11 +30,8 @@ def touch_free_memory(most: int) -> None:
     if size < mmap.PAGESIZE:
         return
     with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        for start in range(0, size, TOUCHED):
-            memory[start : start + TOUCHED] = bytes(min(TOUCHED, size - start))
-
-
-TOUCHED = 1 << 20
+        for start in range(0, size, mmap.PAGESIZE):
+            memory[start] = 1
 
 
 class Meter:

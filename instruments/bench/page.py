@@ -53,7 +53,7 @@ def write_page(rows: Sequence[Row], folder: Path) -> None:
         f"Made by `ctbasis bench svd --page`, the contenders of a case in turn, on {machine()}. `bare-blas` and "
         "`bare-read` are bounds: the exact method's products on float64 in memory, and the bytes of A from the disk or "
         "its cache. The matrices of growth and out-of-core are of blocks that come again. A contender runs once, in a "
-        "process of its own; of growth several times in it, and the fastest run counts. Before each run free memory is "
+        "process of its own; of growth several times in it, and the fastest run counts. Before it runs, free memory is "
         "touched once: the host of a virtual machine gives again slowly what it took back."
     )
     lines = ["# `ctbasis bench svd`", "", made]
