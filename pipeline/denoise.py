@@ -92,6 +92,7 @@ def denoise(
     tau: float = p.TAU.default,
     wiener: bool = p.WIENER.default,
     stride: int = p.STRIDE.default,
+    target_noise: float = p.TARGET_NOISE.default,
     seed: int = p.SEED.default,
     method: str = p.METHOD.default,
     memory: str = p.MEMORY.default,
@@ -143,6 +144,7 @@ def denoise(
                 tau=tau,
                 wiener=wiener,
                 stride=stride,
+                target_noise=target_noise,
                 run=run,
             ),
             # Of the Spark application's pods, not of the one that starts them.

@@ -9,8 +9,9 @@ from components import stores
 from components.deidentify.profile import OPTIONS
 from components.deidentify.profile import check as check_deidentification
 from components.errors import CtbasisError
+from components.patch.plan import TARGET_NOISE as PATCH_TARGET_NOISE
 from components.patch.plan import TAU as PATCH_TAU
-from components.patch.plan import check_stride, parse_tau
+from components.patch.plan import check_stride, parse_target_noise, parse_tau
 from components.reconstruct.lossless import CHOICES, UNCOMPRESSED
 from components.svd.engines import ENGINES
 from components.svd.memory import parse_memory
@@ -130,6 +131,14 @@ STRIDE = Parameter(
     "noise.",
     least=1,
 )
+TARGET_NOISE = Parameter(
+    "target_noise",
+    PATCH_TARGET_NOISE,
+    "Patch mode: HU in soft tissue, of the scan of standard dose that the series is made to look like. Of what is "
+    "removed, the share of that scan's noise is put back: nearly nothing at low dose, all of it where there is no more "
+    "noise than that. 0 leaves none.",
+    metavar="HU",
+)
 SEED = Parameter(
     "seed",
     SEED_DRAWN,
@@ -206,6 +215,7 @@ PARAMETERS: tuple[Parameter[str] | Parameter[int] | Parameter[bool] | Parameter[
     TAU,
     WIENER,
     STRIDE,
+    TARGET_NOISE,
     SEED,
     METHOD,
     MEMORY,
@@ -223,6 +233,7 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "ranks": parse_ranks,
     "tau": parse_tau,
     "stride": lambda text: check_stride(int(text)),
+    "target_noise": parse_target_noise,
     "store": stores.check,
 }
 """What refuses a value by its form."""

@@ -7,6 +7,11 @@ all patches that hold a voxel, each weighted by 1 / (1 + weights kept): what res
 
 A second stage, Wiener's, shrinks every weight c by d^2 / (d^2 + 1) with d the weight of the first stage's result.
 
+What a low-dose scan is denoised for is to look like one of standard dose, which has noise too: t of the sigma here in
+soft tissue. Noise of the dose that was there anyway, variance t^2, and that which was spared, sigma^2 - t^2, look the
+same; given their sum r, which is what was removed, the mean of the former is r t^2 / sigma^2. That share is put back,
+so a series of standard dose comes back as it is, and one of low dose loses nearly all that it has too much.
+
 References:
     L. Zhang, W. Dong, D. Zhang, G. Shi, "Two-stage image denoising by principal component analysis with local pixel
         grouping", Pattern Recognition 43(4), 1531-1549, 2010.
@@ -27,7 +32,7 @@ from threadpoolctl import threadpool_limits
 
 from components.errors import CtbasisError
 from components.patch.basis import HEIGHT, by_class, middles, whitening
-from components.patch.plan import TAU
+from components.patch.plan import TARGET_NOISE, TAU
 from components.patch.rows import add_back, places, rows_at
 from components.patch.volume import slabs
 from components.progress import progress
@@ -71,6 +76,7 @@ def denoise(
     threshold: Threshold = "hard",
     wiener: bool = True,
     stride: int = 1,
+    target_noise: float = TARGET_NOISE,
     height: int = HEIGHT,
     workers: int | None = None,
 ) -> Iterator[Denoised]:
@@ -85,13 +91,14 @@ def denoise(
         threshold: hard, or shrink, the optimal linear shrinkage of the weights of each class.
         wiener: Whether the second stage is done. Lungs, similarity and faint structures gain, for twice the time.
         stride: Voxels between patches within the slice. 2 takes a quarter of the time and is a little worse.
+        target_noise: HU in soft tissue, of the scan that it is made to look like; 0 leaves no noise that is found.
         height: Image rows of a slab. Memory is proportional to it.
         workers: Slabs done at once; each takes one core. All cores by default.
 
     Raises:
-        CtbasisError: The basis does not fit the volume, or `tau` is negative or not finite.
+        CtbasisError: The basis does not fit the volume, or `tau` or `target_noise` is negative or not finite.
     """
-    options = Options(tau=tau, threshold=threshold, wiener=wiener, stride=stride)
+    options = Options(tau=tau, threshold=threshold, wiener=wiener, stride=stride, target_noise=target_noise)
     work = SlabDenoiser(noise, basis, options)
     work.check(volume.shape)
     parts = list(slabs(volume.shape[0], height=height, halo=work.halo))
@@ -110,6 +117,7 @@ class Options:
     threshold: Threshold = "hard"
     wiener: bool = True
     stride: int = 1
+    target_noise: float = TARGET_NOISE
 
     @property
     def twice(self) -> bool:
@@ -145,6 +153,11 @@ class SlabDenoiser:
         # The second stage's patches reach as far again into the first stage's result.
         return (self.basis.shape[0] - 1 + self.options.stride) * (2 if self.options.twice else 1)
 
+    @property
+    def put_back(self) -> float:
+        """Share of what was removed that is put back: noise that a scan of the target's dose has too."""
+        return put_back(self.noise, self.options.target_noise)
+
     @cached_property
     def weights(self) -> list[Weights]:
         """The basis as it is multiplied, by texture of the noise."""
@@ -156,6 +169,9 @@ class SlabDenoiser:
         rows, columns, _ = volume.shape
         how = self.options
         x = volume.read(slab.low, slab.high)
+        own = slice(slab.first - slab.low, slab.stop - slab.low)
+        if self.put_back == 1:
+            return np.array(x[own], np.float32)
         sigma = self.noise.sigma_rows(slab.low, slab.high, columns)
         y = x / sigma
         patches = Patches(self.basis.shape, how, self.noise.texture_rows(slab.low, slab.high, columns), self.weights)
@@ -166,14 +182,21 @@ class SlabDenoiser:
             done = patches.denoised(y, slab, rows, pilot=patches.denoised(y, around, rows))
         else:
             done = patches.denoised(y, slab, rows)
-        own = slice(slab.first - slab.low, slab.stop - slab.low)
-        return np.asarray(done[own] * sigma[own], np.float32)
+        clean = done[own] * sigma[own]
+        return np.asarray(clean + np.float32(self.put_back) * (x[own] - clean), np.float32)
+
+
+def put_back(noise: Noise, target_noise: float) -> float:
+    """Return the share of what is removed of a series with such noise that is put back, see above; 1 is all of it."""
+    return min(1.0, (target_noise / noise.soft) ** 2)
 
 
 def _check(basis: PatchBasis, shape: tuple[int, int, int], options: Options) -> None:
-    tau, stride = options.tau, options.stride
+    tau, stride, target = options.tau, options.stride, options.target_noise
     if not np.isfinite(tau) or tau < 0:
         raise CtbasisError(f"tau is {tau}", expected="a number, at least 0, such as 2.3")
+    if not np.isfinite(target) or target < 0:
+        raise CtbasisError(f"target_noise is {target}", expected="HU, at least 0, such as 10")
     if stride < 1 or stride > min(basis.shape[:2]):
         raise CtbasisError(f"stride is {stride}", expected=f"from 1 to {min(basis.shape[:2])}: every voxel in a patch")
     if any(edge > size for edge, size in zip(basis.shape, shape, strict=True)):

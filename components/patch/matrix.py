@@ -21,7 +21,7 @@ from components.errors import CtbasisError
 from components.matrix.store import AIR, MatrixStore, MatrixWriter
 from components.patch.bases import PatchBases, grouped
 from components.patch.basis import HEIGHT, learn_together
-from components.patch.denoise import Options, SlabDenoiser
+from components.patch.denoise import Options, SlabDenoiser, put_back
 from components.patch.engine import Address, EngineVolume, Pieces, worker_bytes
 from components.patch.noise import Noise, estimate
 from components.patch.plan import PatchPlan, check_stride
@@ -67,7 +67,8 @@ def denoise_matrix(
         run = _Run(matrix, plan, gather)
         noises, shapes = run.noises(given)
         bases, used, notes = run.applied(given, noises) if given else run.learned(noises, shapes, f"{out}.rows")
-        notes = [*(f"series {n}: {note}" for n, noise in enumerate(noises, 1) for note in noise.notes), *notes]
+        said = ((n, note) for n, noise in enumerate(noises, 1) for note in (*noise.notes, *kept(noise, plan)))
+        notes = [*(f"series {n}: {note}" for n, note in said), *notes]
         for note in notes:
             _say(note)
         done = replace(
@@ -81,6 +82,19 @@ def denoise_matrix(
         bases.save(bases_uri)
         run.write(out, noises, [bases.bases[number] for number in used], done)
     return PatchStore.open(out)
+
+
+def kept(noise: Noise, plan: PatchPlan) -> tuple[str, ...]:
+    """Return what is to be said of noise that is left in a series on purpose: nothing where it is little."""
+    share = put_back(noise, plan.target_noise)
+    if share < MUCH:
+        return ()
+    left = "nothing is removed" if share == 1 else f"{share:.0%} of what would be removed stays"
+    return (f"noise: {noise.soft:.1f} HU in soft tissue, for a target_noise of {plan.target_noise:g} HU {left}",)
+
+
+MUCH = 0.5
+"""Share of the noise that is left on purpose from which it is said so."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +177,7 @@ class _Run:
 
     def write(self, out: str, noises: list[Noise], bases: Sequence[Any], plan: PatchPlan) -> None:
         """Denoise, row block by row block of the matrix, and declare the result complete."""
-        options = Options(tau=plan.tau, wiener=plan.wiener, stride=plan.stride)
+        options = Options(tau=plan.tau, wiener=plan.wiener, stride=plan.stride, target_noise=plan.target_noise)
         denoisers = tuple(SlabDenoiser(noise, basis, options) for noise, basis in zip(noises, bases, strict=True))
         for denoiser, volume in zip(denoisers, self.volumes, strict=True):
             denoiser.check(volume.shape)

@@ -95,6 +95,7 @@ class Noise:
             `covariance` is that of all.
         texture: Which of them a cell has, (rows, columns, slices).
         scanner: What the scanner did to how it is distributed, in words, as the noise tells.
+        soft: Sigma in soft tissue, its median, HU; by default that of all cells.
     """
 
     sigma: NDArray[np.float32]
@@ -104,6 +105,7 @@ class Noise:
     textures: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     texture: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
     scanner: str = ""
+    soft: float = 0.0
 
     def __post_init__(self) -> None:
         """Fill holes of sigma, where it is no number or not above 0, from the nearest cell that has one.
@@ -117,6 +119,8 @@ class Noise:
         if holes.any():
             nearest = distance_transform_edt(holes, return_distances=False, return_indices=True)
             object.__setattr__(self, "sigma", self.sigma[tuple(nearest)])
+        if not self.soft:
+            object.__setattr__(self, "soft", float(np.median(self.sigma)))
         if not self.textures.size:
             object.__setattr__(self, "textures", self.covariance[None])
             object.__setattr__(self, "texture", np.zeros(self.sigma.shape, np.uint8))
@@ -232,8 +236,9 @@ def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2)) -> Nois
     # Anatomy only adds, to the one and to the other: the lower is nearer. Thick slices differ by more than they hold.
     within, across = (quiet_level(seen[measured], freedom(covariance) * worth) for seen in (plane, ratio))
     sigma = np.sqrt(shape * np.exp(min(within, across + 2 * np.log(correlation.scale))))
+    soft = float(np.median(sigma[measured]))
     notes = []
-    if float(np.median(sigma[measured])) <= LITTLE:
+    if soft <= LITTLE:
         notes.append("noise: the series holds little noise (already denoised, or made); little will be removed")
     noise = Noise(
         np.maximum(sigma, LEAST).astype(np.float32),
@@ -241,6 +246,7 @@ def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2)) -> Nois
         int(quiet.sum()),
         tuple(notes),
         scanner=scanned.words(),
+        soft=max(soft, LEAST),
     )
     textures = find_textures(
         scanned.rays, tissue, correlation.seen, spacing=volume.spacing[:2], reach=(reach[0], reach[1])

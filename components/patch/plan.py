@@ -10,11 +10,17 @@ from components.errors import CtbasisError
 TAU = 2.8
 """Standard deviations of noise below which a weight is dropped."""
 
+TARGET_NOISE = 10.0
+"""HU in soft tissue: about what a chest scan of standard dose has in slices of 3 to 5 mm."""
+
 CLASSES = 16
 """Of the patches of every texture of the noise, at most."""
 
 LARGEST_TAU = 20.0
 """Beyond, nothing but the mean of every class is left, and surely a mistake was made."""
+
+LARGEST_TARGET = 1000.0
+"""HU. Nobody wants more noise than soft tissue differs from air by."""
 
 LARGEST_STRIDE = 5
 """Edge of a patch: beyond, voxels would be in none."""
@@ -29,6 +35,7 @@ class PatchPlan:
         tau: Hard threshold, standard deviations of noise.
         wiener: Whether the second stage was done.
         stride: Voxels between patches within the slice.
+        target_noise: HU in soft tissue, of the scan that the series is made to look like.
         basis: URI of the basis that was given, empty where it was learned.
         classes: Of the patches of every texture of the noise, at most.
         seed: Of the draw of patches.
@@ -42,6 +49,7 @@ class PatchPlan:
     tau: float
     wiener: bool
     stride: int
+    target_noise: float = TARGET_NOISE
     basis: str = ""
     classes: int = CLASSES
     seed: int = 0
@@ -63,7 +71,7 @@ class PatchPlan:
         return (
             f"3-D patches ({'; '.join('x'.join(map(str, edges)) for edges in self.patches)} voxels) whitened by the "
             f"estimated noise, on {learned}, weights below {self.tau:g} standard deviations of noise dropped{stage}, "
-            f"stride {self.stride}, engine {self.engine}"
+            f"for noise of {self.target_noise:g} HU, stride {self.stride}, engine {self.engine}"
         )
 
 
@@ -73,16 +81,28 @@ def parse_tau(text: str) -> float:
     Raises:
         CtbasisError: It is no number, negative or absurd.
     """
+    expected = f"a number from 0 (nothing is removed) to {LARGEST_TAU:g}, such as {TAU:g}"
+    return _number("tau", text, LARGEST_TAU, expected)
+
+
+def parse_target_noise(text: str) -> float:
+    """Read the noise of the scan that the series is made to look like as the user writes it.
+
+    Raises:
+        CtbasisError: It is no number, negative or absurd.
+    """
+    expected = f"HU from 0 (all noise that is found is removed) to {LARGEST_TARGET:g}, such as {TARGET_NOISE:g}"
+    return _number("target_noise", text, LARGEST_TARGET, expected)
+
+
+def _number(name: str, text: str, most: float, expected: str) -> float:
     try:
-        tau = float(text)
+        value = float(text)
     except ValueError:
-        tau = float("nan")
-    if not 0 <= tau <= LARGEST_TAU:
-        raise CtbasisError(
-            f"tau is {text.strip()!r}",
-            expected=f"a number from 0 (nothing is removed) to {LARGEST_TAU:g}, such as {TAU:g}",
-        )
-    return tau
+        value = float("nan")
+    if not 0 <= value <= most:
+        raise CtbasisError(f"{name} is {text.strip()!r}", expected=expected)
+    return value
 
 
 def check_stride(stride: int) -> int:

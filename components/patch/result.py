@@ -47,7 +47,7 @@ class PatchStore(MatrixStore):
     def _read_noise(self, number: int) -> Noise:
         said = self._noise[number]
         arrays: dict[str, Any] = {name: np.asarray(array_of(self._group, f"{name}-{number + 1}")[:]) for name in ARRAYS}
-        return Noise(cells=said["cells"], notes=tuple(said["notes"]), scanner=said["scanner"], **arrays)
+        return Noise(**{**said, "notes": tuple(said["notes"])}, **arrays)
 
     def sigma_image(self, column: int) -> NDArray[np.float32]:
         """Return sigma of a slice, HU, (Rows, Columns)."""
@@ -64,4 +64,7 @@ def noise_arrays(noises: list[Noise]) -> dict[str, NDArray[Any]]:
 
 def noise_words(noises: list[Noise]) -> list[dict[str, Any]]:
     """Return the attributes of the layout above."""
-    return [{"cells": noise.cells, "notes": list(noise.notes), "scanner": noise.scanner} for noise in noises]
+    return [
+        {"cells": noise.cells, "notes": list(noise.notes), "scanner": noise.scanner, "soft": noise.soft}
+        for noise in noises
+    ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from components.matrix.store import MatrixStore
 from components.patch.bases import PatchBases
-from components.patch.plan import check_stride, parse_tau
+from components.patch.plan import TARGET_NOISE, check_stride, parse_target_noise, parse_tau
 from components.patch.result import PatchStore
 from components.svd.engines import ENGINES, engine_named
 from components.svd.factorize import chosen_engine
@@ -24,6 +24,7 @@ def denoise(
     tau: float,
     wiener: bool,
     stride: int,
+    target_noise: float = TARGET_NOISE,
     basis: str = "",
     engine: str = "auto",
     seed: int | None = None,
@@ -41,6 +42,7 @@ def denoise(
         tau: Standard deviations of noise below which a weight is dropped.
         wiener: Whether the second stage is done.
         stride: Voxels between patches within the slice.
+        target_noise: HU in soft tissue, of the scan that the series is made to look like.
         basis: URI of `PatchBases` to apply; empty to learn them on these series.
         engine: A row of `ENGINES`, or `auto`.
         seed: Of the draw of patches; None for 0, so that equal runs give equal files.
@@ -57,12 +59,13 @@ def denoise(
     # Refuses nonsense here, before a cluster is asked for anything.
     parse_tau(str(tau))
     check_stride(stride)
+    parse_target_noise(str(target_noise))
     if basis:
         PatchBases.open(basis)
     name = choose_engine(cluster) if engine == "auto" else engine
     arguments = ["--mode", "patch", "--matrix", matrix_uri, "--denoised", out, "--factors", bases_uri]
     arguments += ["--engine", name, "--tau", str(tau), "--stride", str(stride), "--seed", str(seed or 0)]
-    arguments += ["--wiener"] * wiener
+    arguments += ["--target-noise", str(target_noise), *["--wiener"] * wiener]
     optional = {"basis": basis, "memory": memory, "cluster": cluster}
     for option, value in optional.items():
         if value:

@@ -7,6 +7,9 @@ metrics.json   all numbers:
     mode                                    patch
     rows, cols, series                      m, n, number of series
     engine, tau, wiener, stride, seed       as run
+    target_noise                            HU, as run
+    put_back                                share of what was removed that was put back for it, by series
+    sigma_soft_hu                           median of the estimated noise in soft tissue, by series
     basis                                   learned, or given
     basis_note                              what made it
     patch, textures, classes                voxels of a patch, textures of noise, classes of patches, by basis
@@ -31,6 +34,7 @@ import numpy as np
 
 from components.matrix.store import MatrixStore
 from components.patch.bases import PatchBases
+from components.patch.denoise import put_back
 from components.patch.result import PatchStore
 from components.progress import progress
 from components.report.figures import png
@@ -163,6 +167,7 @@ def _metrics(denoised: PatchStore, bases: PatchBases, found: Found, sigmas: NDAr
     guide = found.after if found.truth is None else found.truth
     body, lung = guide > TISSUE, (guide > LUNG[0]) & (guide < LUNG[1])
     used = [bases.bases[number - 1] for number in sorted(set(plan.bases))]
+    noises = [denoised.noise(number) for number in range(len(denoised.series))]
     metrics: dict[str, Any] = {
         "mode": "patch",
         "rows": denoised.rows,
@@ -172,13 +177,16 @@ def _metrics(denoised: PatchStore, bases: PatchBases, found: Found, sigmas: NDAr
         "tau": plan.tau,
         "wiener": plan.wiener,
         "stride": plan.stride,
+        "target_noise": plan.target_noise,
+        "put_back": [put_back(noise, plan.target_noise) for noise in noises],
+        "sigma_soft_hu": [noise.soft for noise in noises],
         "seed": plan.seed,
         "basis": "given" if plan.basis else "learned",
         "basis_note": plan.factored_by,
         "patch": [list(basis.shape) for basis in used],
         "classes": [basis.classes for basis in used],
         "textures": [len(basis.textures) for basis in used],
-        "scanner": [denoised.noise(number).scanner for number in range(len(denoised.series))],
+        "scanner": [noise.scanner for noise in noises],
         "notes": list(plan.notes),
         "sigma_body_hu": _rms(sigmas[body]),
         "sigma_lung_hu": _rms(sigmas[lung]),

@@ -42,6 +42,7 @@ def svd(
     tau: float,
     wiener: bool,
     stride: int,
+    target_noise: float,
     run: str,
     task_config: dsl.TaskConfig,
     basis: dsl.Output[dsl.Model],
@@ -66,6 +67,7 @@ def svd(
         tau: patch: standard deviations of noise below which a weight is dropped.
         wiener: patch: whether a second stage is done.
         stride: patch: voxels between patches within the slice.
+        target_noise: patch: HU in soft tissue, of the scan that the series is made to look like.
         run: The run's id; the SparkApplication is named after it, and its folder below the store.
         task_config: What Kubeflow decided for this pod; filled in by Kubeflow.
         basis: Basis vectors, weights and singular values; or the patch bases.
@@ -99,6 +101,7 @@ def svd(
                 tau=tau,
                 wiener=wiener,
                 stride=stride,
+                target_noise=target_noise,
                 basis=stored_basis,
                 engine=engine,
                 seed=None if seed < 0 else seed,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from components.errors import refusing
 from components.matrix.store import MatrixStore
-from components.patch.plan import TAU, PatchPlan, parse_tau
+from components.patch.plan import TARGET_NOISE, TAU, PatchPlan, parse_target_noise, parse_tau
 from components.svd.engines import ENGINES, engine_named
 from components.svd.factors import FactorWriter
 from components.svd.memory import parse_memory
@@ -61,6 +61,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     patch.add_argument("--basis", default="", metavar="URI", help="patch basis to apply; learned where it is left out")
     patch.add_argument("--tau", type=parse_tau, default=TAU, help="threshold, sigmas of noise")
     patch.add_argument("--stride", type=int, default=1, help="voxels between patches within the slice")
+    patch.add_argument(
+        "--target-noise", type=parse_target_noise, default=TARGET_NOISE, help="HU in soft tissue, that may stay"
+    )
     patch.add_argument("--wiener", action="store_true", help="a second stage")
     options = parser.parse_args(arguments)
     if options.mode == "patch":
@@ -109,6 +112,7 @@ def _run_patch(options: argparse.Namespace) -> str:
         tau=options.tau,
         wiener=options.wiener,
         stride=options.stride,
+        target_noise=options.target_noise,
         basis=options.basis,
         seed=options.seed or 0,
     )

@@ -97,6 +97,7 @@ def test_the_basis_denoises_a_series_on_its_own_with_all_stores_on_s3(
         ({"tau": float("nan")}, "tau is 'nan'"),
         ({"stride": 0}, "stride is 0"),
         ({"stride": 7}, "stride is 7"),
+        ({"target_noise": -2.0}, "target_noise is '-2.0'"),
         ({"basis": "{out}/nothing"}, "no basis at"),
         ({"basis": "{out}/denoised"}, "no basis at"),
         ({"basis": "{out}/basis", "mode": "global"}, "is of a run in patch mode, and mode is global"),

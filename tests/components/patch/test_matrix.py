@@ -182,6 +182,14 @@ def test_a_constant_series_comes_back_as_it_is_with_a_note(level: int, tmp_path:
     assert clean.plan.notes
 
 
+def test_what_noise_stays_on_purpose_is_said(two_series: Noisy, tmp_path: Path) -> None:
+    matrix = two_series.matrix
+    untouched = denoised(matrix, tmp_path, replace(PLAN, target_noise=2 * SIGMA))
+    np.testing.assert_array_equal(values(untouched), values(matrix))
+    assert next(note for note in untouched.plan.notes if "nothing is removed" in note).startswith("series 1: noise: ")
+    assert untouched.noise(0).soft == pytest.approx(SIGMA, rel=0.1)
+
+
 def test_a_series_of_nothing_but_air_is_refused(tmp_path: Path) -> None:
     matrix = write(str(tmp_path / "matrix.zarr"), np.full((64, 64, 4), -1000, np.int16), (4,))
     with pytest.raises(CtbasisError, match="nothing but air"):
@@ -195,6 +203,8 @@ def test_a_series_of_nothing_but_air_is_refused(tmp_path: Path) -> None:
         ({"tau": float("nan")}, "tau is"),
         ({"stride": 0}, "stride is 0"),
         ({"stride": 9}, "9"),
+        ({"target_noise": -1.0}, "target_noise is"),
+        ({"target_noise": float("inf")}, "target_noise is"),
     ],
 )
 def test_impossible_settings_are_refused_before_anything_is_read(

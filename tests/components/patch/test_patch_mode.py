@@ -127,10 +127,41 @@ def test_the_noise_falls_and_the_mean_stays(
     assert abs(after.mean()) < 1.0
 
 
+def test_a_series_of_standard_dose_comes_back_as_it_is(noisy: ArrayVolume, basis: PatchBasis) -> None:
+    for target in (30.0, 45.0):
+        np.testing.assert_array_equal(whole(noisy, known(noisy.shape, 30.0), basis, target_noise=target), noisy.hu)
+
+
+def test_the_share_of_noise_that_the_target_has_is_put_back(noisy: ArrayVolume, basis: PatchBasis) -> None:
+    noise = known(noisy.shape, 30.0)
+    clean = whole(noisy, noise, basis, target_noise=0.0)
+    np.testing.assert_allclose(whole(noisy, noise, basis, target_noise=10.0), clean + (noisy.hu - clean) / 9, atol=1e-3)
+
+
+@pytest.mark.parametrize("spared", [5.0, 10.0, 30.0])
+def test_no_series_of_less_dose_is_further_from_the_standard_one_after(
+    truth: NDArray[np.float32], spared: float
+) -> None:
+    # The scan of standard dose has 10 HU of its own, which must not be held against the one that keeps it.
+    standard = truth + white_noise(truth.shape, 10.0)
+    more = np.random.default_rng(2).normal(0, spared, truth.shape).astype(np.float32)
+    low = ArrayVolume(standard + more, (1.4, 1.4, 2.5))
+    noise = known(low.shape, float(np.hypot(10.0, spared)))
+    basis = learn(low, noise, shape=SHAPE, classes=8)
+    inside = truth > -300
+
+    def error(hu: NDArray[np.float32]) -> float:
+        return float(np.sqrt(np.square((hu - standard)[inside]).mean()))
+
+    kept, all_gone = (error(whole(low, noise, basis, target_noise=target)) for target in (10.0, 0.0))
+    assert kept < 0.95 * error(low.hu)
+    assert kept < all_gone
+
+
 def test_of_nothing_but_noise_little_is_left() -> None:
     volume = ArrayVolume(white_noise((64, 64, 10)))
     noise = known(volume.shape, 30.0)
-    left = whole(volume, noise, learn(volume, noise, shape=SHAPE, classes=4), tau=2.7)
+    left = whole(volume, noise, learn(volume, noise, shape=SHAPE, classes=4), tau=2.7, target_noise=0.0)
     assert left.std() < 0.15 * 30.0
 
 
@@ -294,7 +325,17 @@ def test_sigma_of_correlated_slices_is_found_within_a_fifth() -> None:
     assert abs(found.covariance[4, 4, 3] - 2 / 3) < 0.15
 
 
-@pytest.mark.parametrize("wrong", [{"tau": -1.0}, {"tau": float("nan")}, {"stride": 0}, {"stride": 6}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tau": -1.0},
+        {"tau": float("nan")},
+        {"stride": 0},
+        {"stride": 6},
+        {"target_noise": -1.0},
+        {"target_noise": float("nan")},
+    ],
+)
 def test_impossible_settings_are_refused(noisy: ArrayVolume, basis: PatchBasis, wrong: dict[str, float]) -> None:
     with pytest.raises(CtbasisError):
         whole(noisy, known(noisy.shape, 30.0), basis, **wrong)
