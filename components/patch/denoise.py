@@ -196,7 +196,7 @@ def _check(basis: PatchBasis, shape: tuple[int, int, int], options: Options) -> 
     if not np.isfinite(tau) or tau < 0:
         raise CtbasisError(f"tau is {tau}", expected="a number, at least 0, such as 2.3")
     if not np.isfinite(target) or target < 0:
-        raise CtbasisError(f"target_noise is {target}", expected="HU, at least 0, such as 10")
+        raise CtbasisError(f"target_noise is {target}", expected=f"HU, at least 0, such as {TARGET_NOISE:g}")
     if stride < 1 or stride > min(basis.shape[:2]):
         raise CtbasisError(f"stride is {stride}", expected=f"from 1 to {min(basis.shape[:2])}: every voxel in a patch")
     if any(edge > size for edge, size in zip(basis.shape, shape, strict=True)):

@@ -10,8 +10,8 @@ from components.errors import CtbasisError
 TAU = 2.8
 """Standard deviations of noise below which a weight is dropped."""
 
-TARGET_NOISE = 10.0
-"""HU in soft tissue: about what a chest scan of standard dose has in slices of 3 to 5 mm."""
+TARGET_NOISE = 8.0
+"""HU in soft tissue: the least that chest scans of standard dose commonly have in slices of 3 to 5 mm."""
 
 CLASSES = 16
 """Of the patches of every texture of the noise, at most."""

@@ -110,7 +110,7 @@ def render_patch_markdown(*, metrics: Mapping[str, Any], warnings: Sequence[str]
         f"# Patch-mode denoising of {metrics['cols']} CT slices",
         "",
         *(f"> **Note:** {warning}\n" for warning in warnings),
-        "Engine {engine}, basis {basis}, tau {tau}, stride {stride}.".format(**metrics),
+        "Engine {engine}, basis {basis}, tau {tau}, target {target_noise:g} HU, stride {stride}.".format(**metrics),
         "",
         "| estimated noise, body (HU) | lung (HU) | removed in the body, std (HU) | edge ratio |",
         "|---|---|---|---|",
