@@ -7,10 +7,11 @@ all patches that hold a voxel, each weighted by 1 / (1 + weights kept): what res
 
 A second stage, Wiener's, shrinks every weight c by d^2 / (d^2 + 1) with d the weight of the first stage's result.
 
-What a low-dose scan is denoised for is to look like one of standard dose, which has noise too: t of the sigma here in
-soft tissue. Noise of the dose that was there anyway, variance t^2, and that which was spared, sigma^2 - t^2, look the
-same; given their sum r, which is what was removed, the mean of the former is r t^2 / sigma^2. That share is put back,
-so a series of standard dose comes back as it is, and one of low dose loses nearly all that it has too much.
+What a low-dose scan is denoised for is to look like one of standard dose, which has noise too, t of the sigma here in
+soft tissue, and the two cannot be told apart. If nothing but noise were removed, the error against that scan would be
+least with t^2 / sigma^2 of it put back; as a little anatomy always is, it is t^2 / (sigma^2 - t^2), the variance that
+a standard dose has over that beyond it. The two hardly differ at low dose, and a series whose noise beyond that of a
+standard dose is no more than that comes back as it is.
 
 References:
     L. Zhang, W. Dong, D. Zhang, G. Shi, "Two-stage image denoising by principal component analysis with local pixel
@@ -188,7 +189,8 @@ class SlabDenoiser:
 
 def put_back(noise: Noise, target_noise: float) -> float:
     """Return the share of what is removed of a series with such noise that is put back, see above; 1 is all of it."""
-    return min(1.0, (target_noise / noise.soft) ** 2)
+    standard, beyond = target_noise**2, noise.soft**2 - target_noise**2
+    return 1.0 if standard >= beyond else standard / beyond
 
 
 def _check(basis: PatchBasis, shape: tuple[int, int, int], options: Options) -> None:
