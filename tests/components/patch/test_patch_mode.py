@@ -138,7 +138,7 @@ def test_the_share_of_noise_that_the_target_has_is_put_back(noisy: ArrayVolume, 
     np.testing.assert_allclose(whole(noisy, noise, basis, target_noise=10.0), clean + (noisy.hu - clean) / 8, atol=1e-3)
 
 
-@pytest.mark.parametrize(("spared", "most"), [(12.0, 0.9), (20.0, 1.0), (40.0, 1.01)])
+@pytest.mark.parametrize(("spared", "most"), [(12.0, 0.97), (20.0, 1.0), (40.0, 1.01)])
 def test_no_series_of_less_dose_is_further_from_the_standard_one_after(
     truth: NDArray[np.float32], spared: float, most: float
 ) -> None:
