@@ -38,14 +38,18 @@ if TYPE_CHECKING:
 VERSION = 2
 """Of the layout of a stored basis and of the meaning of its arrays."""
 
-LEADING = 10
+LEADING = 12
 """Weights by which classes are told apart."""
 
-SAMPLE = 80_000
+SAMPLE = 160_000
 """Patches on which classes are found."""
 
 LEARNED = 2_000_000
 """Patches on which bases are learned; more of them change nothing that can be measured."""
+
+ROOM = 16
+"""Patches for each voxel of a patch that a class has for its basis, on average: with few, the basis holds their noise,
+which then stays. A short series has fewer classes."""
 
 QUIETEST = 1e-2
 """Eigenvalue of the noise's covariance, over their mean, that is taken for no less: a soft kernel leaves directions
@@ -277,18 +281,19 @@ def learn_together(
         few, texture = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         if not len(few):
             raise CtbasisError("the volume holds nothing but air", expected="a CT series of a body")
+        shares = _shares(volumes, shape, LEARNED)
+        # So many patches of the pass to come are worth one of these.
+        more = shares[0] / drawn[0].share
         rng = np.random.default_rng(seed)
         leads, mixtures = [], []
         for number, whiten in enumerate(W):
             own = few[texture == number]
+            most = min(classes, max(1, int(more * len(own) / (ROOM * math.prod(shape)))))
             # A texture that hardly occurs has the classes of all.
-            lead, mixture = _told_apart(own if len(own) > ENOUGH * LEADING else few, whiten, classes, rng)
+            lead, mixture = _told_apart(own if len(own) > ENOUGH * LEADING else few, whiten, most, rng)
             leads.append(lead)
             mixtures.append(mixture)
-        drawn = [
-            replace(one, share=share, seed=seed + 1)
-            for one, share in zip(drawn, _shares(volumes, shape, LEARNED), strict=True)
-        ]
+        drawn = [replace(one, share=share, seed=seed + 1) for one, share in zip(drawn, shares, strict=True)]
         rows = [ClassRows(one, tuple(W), tuple(leads), tuple(mixtures)) for one in drawn]
         bases = (factor or factor_gram)(volumes, rows)
     provenance = {

@@ -8,6 +8,7 @@ one place.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import uuid
@@ -188,6 +189,8 @@ class _Run:
             worker_bytes([work.slab(run, denoiser.halo) for run in runs], volume.shape)
             for denoiser, volume in zip(denoisers, self.volumes, strict=True)
         )
+        # Of each class, its basis, and what takes weights there and back.
+        need += max(3 * 4 * basis.classes * math.prod(basis.shape) ** 2 for basis in bases)
         longest = max(run.stop - run.start for run in runs)
         self.gather(Pieces(self.matrix.uri, len(runs)), need + 4 * longest * self.matrix.cols).run(work)
         writer.finish_like(self.matrix, noise_arrays(noises), {"patch": vars(plan), "noise": noise_words(noises)})
