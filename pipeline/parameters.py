@@ -135,8 +135,8 @@ TARGET_NOISE = Parameter(
     "target_noise",
     PATCH_TARGET_NOISE,
     "Patch mode: HU in soft tissue, of the scan of standard dose that the series is made to look like. Of what is "
-    "removed, the share of that scan's noise is put back: nearly nothing at low dose, all of it where there is no more "
-    "noise than that. 0 leaves none.",
+    "removed, the share of that scan's noise is put back: nearly nothing at low dose, all of it up to 1.4 times as "
+    "much noise. 0 leaves none.",
     metavar="HU",
 )
 SEED = Parameter(

@@ -72,7 +72,7 @@ class PatchPlan:
         return (
             f"3-D patches ({'; '.join('x'.join(map(str, edges)) for edges in self.patches)} voxels) whitened by the "
             f"estimated noise, on {learned}, weights below {self.tau:g} standard deviations of noise dropped{stage}, "
-            f"for noise of {self.target_noise:g} HU, stride {self.stride}, engine {self.engine}"
+            f"target noise {self.target_noise:g} HU, stride {self.stride}, engine {self.engine}"
         )
 
 

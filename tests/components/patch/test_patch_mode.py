@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from components.errors import CtbasisError
-from components.patch.basis import PatchBasis, learn, whitening
+from components.patch.basis import ROOM, PatchBasis, learn, whitening
 from components.patch.denoise import denoise
 from components.patch.noise import Noise, estimate
 from components.patch.rows import add_back, patch_shape, places, rows_at
@@ -156,6 +156,12 @@ def test_no_series_of_less_dose_is_further_from_the_standard_one_after(
     kept, all_gone = (error(whole(low, noise, basis, target_noise=target)) for target in (10.0, 0.0))
     assert kept < 0.95 * error(low.hu)
     assert kept < most * all_gone
+
+
+def test_a_short_series_has_no_more_classes_than_patches_for_their_bases() -> None:
+    volume = ArrayVolume(body(64, 10))
+    few = learn(volume, known(volume.shape, 30.0), shape=SHAPE, classes=64)
+    assert 1 < few.classes <= 60 * 60 * 8 / (ROOM * 75)
 
 
 def test_of_nothing_but_noise_little_is_left() -> None:
