@@ -42,9 +42,6 @@ TASK_BLOCKS = 16
 REDUCE_FLAT = 16
 """Partial results that the driver adds up alone; beyond, executors do so first, in a tree."""
 
-TREE_BYTES = 64 * 2**20
-"""What of partial results may come to the driver at once."""
-
 
 def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectrum:
     """Factor `matrix` by the plan's method on the executors of the Spark application that this process drives.
