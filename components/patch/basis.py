@@ -269,9 +269,10 @@ def learn_together(
     with threadpool_limits(1, user_api="blas"):
         covariances, used = _shared(noises, shape)
         W = [whitening(covariance)[0].astype(np.float32) for covariance in covariances]
+        sampled, learned = (_share(volumes, shape, most) for most in (SAMPLE, LEARNED))
         drawn = [
-            Drawn(noise, shape, share, seed, tuple(map(int, textures)))
-            for noise, share, textures in zip(noises, _shares(volumes, shape, SAMPLE), used, strict=True)
+            Drawn(noise, shape, sampled, seed, tuple(map(int, textures)))
+            for noise, textures in zip(noises, used, strict=True)
         ]
         parts = [
             part
@@ -281,19 +282,18 @@ def learn_together(
         few, texture = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         if not len(few):
             raise CtbasisError("the volume holds nothing but air", expected="a CT series of a body")
-        shares = _shares(volumes, shape, LEARNED)
-        # So many patches of the pass to come are worth one of these.
-        more = shares[0] / drawn[0].share
         rng = np.random.default_rng(seed)
         leads, mixtures = [], []
         for number, whiten in enumerate(W):
             own = few[texture == number]
-            most = min(classes, max(1, int(more * len(own) / (ROOM * math.prod(shape)))))
+            # Of the pass to come, which draws more of them.
+            patches = len(own) * learned / sampled
+            most = min(classes, max(1, int(patches / (ROOM * math.prod(shape)))))
             # A texture that hardly occurs has the classes of all.
             lead, mixture = _told_apart(own if len(own) > ENOUGH * LEADING else few, whiten, most, rng)
             leads.append(lead)
             mixtures.append(mixture)
-        drawn = [replace(one, share=share, seed=seed + 1) for one, share in zip(drawn, shares, strict=True)]
+        drawn = [replace(one, share=learned, seed=seed + 1) for one in drawn]
         rows = [ClassRows(one, tuple(W), tuple(leads), tuple(mixtures)) for one in drawn]
         bases = (factor or factor_gram)(volumes, rows)
     provenance = {
@@ -331,12 +331,12 @@ def _told_apart(
     return lead, fit_classes(rows @ lead, classes, rng)
 
 
-def _shares(volumes: Sequence[Volume], shape: Shape, most: int) -> list[float]:
-    """Return the share of each volume's patches that is drawn, so that about `most` are in all."""
+def _share(volumes: Sequence[Volume], shape: Shape, most: int) -> float:
+    """Return the share of the volumes' patches that is drawn, so that there are about `most`."""
     places = sum(
         math.prod(max(0, size - edge + 1) for size, edge in zip(volume.shape, shape, strict=True)) for volume in volumes
     )
-    return [min(1.0, most / max(1, places))] * len(volumes)
+    return min(1.0, most / max(1, places))
 
 
 def row_slabs(volume: Volume, shape: Shape) -> list[Slab]:

@@ -154,11 +154,6 @@ class SlabDenoiser:
         # The second stage's patches reach as far again into the first stage's result.
         return (self.basis.shape[0] - 1 + self.options.stride) * (2 if self.options.twice else 1)
 
-    @property
-    def put_back(self) -> float:
-        """Share of what was removed that is put back: noise that a scan of the target's dose has too."""
-        return put_back(self.noise, self.options.target_noise)
-
     @cached_property
     def weights(self) -> list[Weights]:
         """The basis as it is multiplied, by texture of the noise."""
@@ -169,10 +164,10 @@ class SlabDenoiser:
         """Return the slab's own rows without noise, HU."""
         rows, columns, _ = volume.shape
         how = self.options
+        share = put_back(self.noise.soft, how.target_noise)
+        if share == 1:
+            return volume.read(slab.first, slab.stop)
         x = volume.read(slab.low, slab.high)
-        own = slice(slab.first - slab.low, slab.stop - slab.low)
-        if self.put_back == 1:
-            return np.array(x[own], np.float32)
         sigma = self.noise.sigma_rows(slab.low, slab.high, columns)
         y = x / sigma
         patches = Patches(self.basis.shape, how, self.noise.texture_rows(slab.low, slab.high, columns), self.weights)
@@ -183,13 +178,14 @@ class SlabDenoiser:
             done = patches.denoised(y, slab, rows, pilot=patches.denoised(y, around, rows))
         else:
             done = patches.denoised(y, slab, rows)
+        own = slice(slab.first - slab.low, slab.stop - slab.low)
         clean = done[own] * sigma[own]
-        return np.asarray(clean + np.float32(self.put_back) * (x[own] - clean), np.float32)
+        return np.asarray(clean + np.float32(share) * (x[own] - clean), np.float32)
 
 
-def put_back(noise: Noise, target_noise: float) -> float:
-    """Return the share of what is removed of a series with such noise that is put back, see above; 1 is all of it."""
-    standard, beyond = target_noise**2, noise.soft**2 - target_noise**2
+def put_back(sigma: float, target_noise: float) -> float:
+    """Return the share of what is removed that is put back, see above; 1 is all of it. Both in soft tissue, HU."""
+    standard, beyond = target_noise**2, sigma**2 - target_noise**2
     return 1.0 if standard >= beyond else standard / beyond
 
 

@@ -87,7 +87,7 @@ def denoise_matrix(
 
 def kept(noise: Noise, plan: PatchPlan) -> tuple[str, ...]:
     """Return what is to be said of noise that is left in a series on purpose: nothing where it is little."""
-    share = put_back(noise, plan.target_noise)
+    share = put_back(noise.soft, plan.target_noise)
     if share < MUCH or noise.cells < FEWEST:
         return ()
     left = "nothing is removed" if share == 1 else f"{share:.0%} of what would be removed stays"

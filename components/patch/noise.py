@@ -236,17 +236,18 @@ def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2)) -> Nois
     # Anatomy only adds, to the one and to the other: the lower is nearer. Thick slices differ by more than they hold.
     within, across = (quiet_level(seen[measured], freedom(covariance) * worth) for seen in (plane, ratio))
     sigma = np.sqrt(shape * np.exp(min(within, across + 2 * np.log(correlation.scale))))
+    sigma = np.maximum(sigma, LEAST)
     soft = float(np.median(sigma[measured]))
     notes = []
     if soft <= LITTLE:
         notes.append("noise: the series holds little noise (already denoised, or made); little will be removed")
     noise = Noise(
-        np.maximum(sigma, LEAST).astype(np.float32),
+        sigma.astype(np.float32),
         covariance,
         int(quiet.sum()),
         tuple(notes),
         scanner=scanned.words(),
-        soft=max(soft, LEAST),
+        soft=soft,
     )
     textures = find_textures(
         scanned.rays, tissue, correlation.seen, spacing=volume.spacing[:2], reach=(reach[0], reach[1])

@@ -27,7 +27,12 @@ ARRAYS = ("sigma", "covariance", "textures", "texture")
 
 
 class PatchStore(MatrixStore):
-    """A denoised matrix that is complete, open for reading."""
+    """A denoised matrix that is complete, open for reading.
+
+    Attributes:
+        plan: As run.
+        words: What is known of each series' noise in words and single numbers, as `noise_words` gives it.
+    """
 
     step = "svd"
 
@@ -35,7 +40,7 @@ class PatchStore(MatrixStore):
         super().__init__(group, uri)
         attributes: dict[str, Any] = dict(group.attrs)
         self.plan = PatchPlan.of(attributes["patch"])
-        self._noise = attributes["noise"]
+        self.words: list[dict[str, Any]] = attributes["noise"]
         self._last: tuple[int, Noise] | None = None
 
     def noise(self, number: int) -> Noise:
@@ -45,7 +50,7 @@ class PatchStore(MatrixStore):
         return self._last[1]
 
     def _read_noise(self, number: int) -> Noise:
-        said = self._noise[number]
+        said = self.words[number]
         arrays: dict[str, Any] = {name: np.asarray(array_of(self._group, f"{name}-{number + 1}")[:]) for name in ARRAYS}
         return Noise(**{**said, "notes": tuple(said["notes"])}, **arrays)
 

@@ -167,7 +167,7 @@ def _metrics(denoised: PatchStore, bases: PatchBases, found: Found, sigmas: NDAr
     guide = found.after if found.truth is None else found.truth
     body, lung = guide > TISSUE, (guide > LUNG[0]) & (guide < LUNG[1])
     used = [bases.bases[number - 1] for number in sorted(set(plan.bases))]
-    noises = [denoised.noise(number) for number in range(len(denoised.series))]
+    softs = [said["soft"] for said in denoised.words]
     metrics: dict[str, Any] = {
         "mode": "patch",
         "rows": denoised.rows,
@@ -178,15 +178,15 @@ def _metrics(denoised: PatchStore, bases: PatchBases, found: Found, sigmas: NDAr
         "wiener": plan.wiener,
         "stride": plan.stride,
         "target_noise": plan.target_noise,
-        "put_back": [put_back(noise, plan.target_noise) for noise in noises],
-        "sigma_soft_hu": [noise.soft for noise in noises],
+        "put_back": [put_back(soft, plan.target_noise) for soft in softs],
+        "sigma_soft_hu": softs,
         "seed": plan.seed,
         "basis": "given" if plan.basis else "learned",
         "basis_note": plan.factored_by,
         "patch": [list(basis.shape) for basis in used],
         "classes": [basis.classes for basis in used],
         "textures": [len(basis.textures) for basis in used],
-        "scanner": [noise.scanner for noise in noises],
+        "scanner": [said["scanner"] for said in denoised.words],
         "notes": list(plan.notes),
         "sigma_body_hu": _rms(sigmas[body]),
         "sigma_lung_hu": _rms(sigmas[lung]),

@@ -16,7 +16,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from components.errors import CtbasisError
-from instruments.s3server import HOST, S3Server
+from instruments.ports import HOST
+from instruments.s3server import S3Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

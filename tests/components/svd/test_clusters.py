@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from components.matrix import store
 from components.svd import factorize as step
 from components.svd.factorize import factorize
 from components.svd.factors import FactorStore
+from instruments.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,15 +106,6 @@ def test_dask_runs_on_the_scheduler_that_is_named(
     assert factors.accuracy["bytes_shuffled"] > 0
 
 
-def free_port() -> int:
-    """Return a port that nobody has, and that the system gives to nobody who asks for any."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as listener, suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port
-
-
 def await_listener(port: int) -> None:
     """Return once somebody listens at `port`: a head says that it has started before its server of clients has."""
     deadline = time.monotonic() + PATIENCE
@@ -145,7 +136,7 @@ def first_client_dies(folder: Path) -> Path:
 def test_ray_runs_on_the_head_that_is_named_by_its_address_and_by_its_clients(
     matrix: MatrixStore, tmp_path: Path
 ) -> None:
-    port, client = free_port(), free_port()
+    port, client = free_ports(2)
     # A short path: Ray's sockets lie below it. Worker ports from the system, that they take neither of ours.
     with tempfile.TemporaryDirectory(prefix="ray-") as scratch:
         head = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
