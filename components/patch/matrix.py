@@ -24,7 +24,7 @@ from components.patch.bases import PatchBases, grouped
 from components.patch.basis import HEIGHT, learn_together
 from components.patch.denoise import Options, SlabDenoiser, put_back
 from components.patch.engine import Address, EngineVolume, Pieces, worker_bytes
-from components.patch.noise import FEWEST, Noise, estimate
+from components.patch.noise import LEAST, Noise, estimate
 from components.patch.plan import PatchPlan, check_stride
 from components.patch.result import PatchStore, noise_arrays, noise_words
 from components.patch.rows import patch_shape
@@ -88,7 +88,8 @@ def denoise_matrix(
 def kept(noise: Noise, plan: PatchPlan) -> tuple[str, ...]:
     """Return what is to be said of noise that is left in a series on purpose: nothing where it is little."""
     share = put_back(noise.soft, plan.target_noise)
-    if share < MUCH or noise.cells < FEWEST:
+    # Where sigma is the least there is, it was not measured, or there is none: that is said already.
+    if share < MUCH or noise.soft <= LEAST:
         return ()
     left = "nothing is removed" if share == 1 else f"{share:.0%} of what would be removed stays"
     return (f"noise: {noise.soft:.1f} HU in soft tissue, for a target_noise of {plan.target_noise:g} HU {left}",)

@@ -14,8 +14,8 @@ from components.patch import step
 from components.patch.bases import PatchBases
 from components.patch.basis import learn_together
 from components.patch.denoise import denoise
-from components.patch.matrix import denoise_matrix, row_runs
-from components.patch.noise import estimate
+from components.patch.matrix import denoise_matrix, kept, row_runs
+from components.patch.noise import LEAST, estimate
 from components.patch.plan import PatchPlan
 from components.patch.rows import patch_shape
 from components.patch.volume import StoredVolume
@@ -188,6 +188,10 @@ def test_what_noise_stays_on_purpose_is_said(two_series: Noisy, tmp_path: Path) 
     np.testing.assert_array_equal(values(untouched), values(matrix))
     assert next(note for note in untouched.plan.notes if "nothing is removed" in note).startswith("series 1: noise: ")
     assert untouched.noise(0).soft == pytest.approx(SIGMA, rel=0.1)
+    few = replace(untouched.noise(0), cells=10)
+    assert kept(few, untouched.plan)
+    assert not kept(few, replace(untouched.plan, target_noise=SIGMA / 4))
+    assert not kept(replace(few, soft=LEAST), untouched.plan)
 
 
 def test_a_series_of_nothing_but_air_is_refused(tmp_path: Path) -> None:
