@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.ndimage import label
+from scipy.optimize import brentq
 
 from components.errors import CtbasisError
 from components.matrix.ingest import ingest
@@ -66,9 +67,11 @@ BORDER, MULTIPLE = 8, 32
 FEWEST = 8
 """Slices that a series needs: fewer are no volume to learn from."""
 
-CALIBRATION, POWER = 8, 1.4
-"""Rounds in which the photons for a level are found, and what power of the noise they follow: noise falls with their
-root where they are many, and with themselves where read-out noise rules. Between 2 and 1, so that it settles."""
+PHOTONS = 1e3, 1e9
+"""Between which those for a level are sought."""
+
+SETTLED = 0.005
+"""Of them, at the end."""
 
 
 @dataclass(frozen=True)
@@ -304,14 +307,26 @@ def make_case(truth: Truth, resolution: str, kernel: Kernel, level: float, wante
 
 
 def photons_for(level: float, hu: NDArray[np.float32], beam: ParallelBeam, kernel: Kernel) -> float:
-    """Return I0 that gives noise of `level` HU in the body."""
+    """Return I0 that gives noise of `level` HU in the body, to three digits.
+
+    Raises:
+        CtbasisError: None of those tried does.
+    """
     middle = hu[len(hu) // 2][None]
     body = middle > TISSUE
-    photons = 1e5
-    for _ in range(CALIBRATION):
-        found = float(image_noise(middle, beam, Dose(photons, kernel=kernel))[body].std())
-        photons *= (found / level) ** POWER
-    return float(f"{photons:.3g}")
+
+    def too_much(log_photons: float) -> float:
+        noise = image_noise(middle, beam, Dose(float(np.exp(log_photons)), kernel=kernel))
+        return float(np.log(noise[body].std() / level))
+
+    fewest, most = np.log(PHOTONS)
+    if too_much(fewest) < 0 or too_much(most) > 0:
+        raise CtbasisError(
+            f"noise of {level:g} HU in the body was asked for",
+            expected="a level that {:g} to {:g} photons give".format(*PHOTONS),
+            remedy="another --noise",
+        )
+    return float(f"{np.exp(brentq(too_much, fewest, most, xtol=SETTLED)):.3g}")
 
 
 def noise_power(
