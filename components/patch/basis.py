@@ -51,7 +51,7 @@ ROOM = 16
 """Patches for each voxel of a patch that a class has for its basis, on average: with few, the basis holds their noise,
 which then stays. A short series has fewer classes."""
 
-QUIETEST = 1e-2
+QUIETEST = 5e-2
 """Eigenvalue of the noise's covariance, over their mean, that is taken for no less: a soft kernel leaves directions
 without noise, and nobody's covariance is right to a hundredth."""
 

@@ -7,11 +7,11 @@ all patches that hold a voxel, each weighted by 1 / (1 + weights kept): what res
 
 A second stage, Wiener's, shrinks every weight c by d^2 / (d^2 + 1) with d the weight of the first stage's result.
 
-What a low-dose scan is denoised for is to look like one of standard dose, which has noise too, t of the sigma here in
-soft tissue, and the two cannot be told apart. If nothing but noise were removed, the error against that scan would be
-least with t^2 / sigma^2 of it put back; as a little anatomy always is, it is t^2 / (sigma^2 - t^2), the variance that
-a standard dose has over that beyond it. The two hardly differ at low dose, and a series whose noise beyond that of a
-standard dose is no more than that comes back as it is.
+What a low-dose scan is denoised for is to look like one of standard dose, which has noise of photons too, t of the
+sigma that it has here in soft tissue, and the two cannot be told apart. If nothing but noise were removed, the error
+against that scan would be least with t^2 / sigma^2 of it put back; as a little anatomy always is, it is
+t^2 / (sigma^2 - t^2), the variance that a standard dose has over that beyond it. The two hardly differ at low dose, and
+a series whose noise beyond that of a standard dose is no more than that comes back as it is.
 
 References:
     L. Zhang, W. Dong, D. Zhang, G. Shi, "Two-stage image denoising by principal component analysis with local pixel
@@ -164,7 +164,7 @@ class SlabDenoiser:
         """Return the slab's own rows without noise, HU."""
         rows, columns, _ = volume.shape
         how = self.options
-        share = put_back(self.noise.soft, how.target_noise)
+        share = put_back(self.noise.soft, self.noise.left, how.target_noise)
         if share == 1:
             return volume.read(slab.first, slab.stop)
         x = volume.read(slab.low, slab.high)
@@ -183,9 +183,16 @@ class SlabDenoiser:
         return np.asarray(clean + np.float32(share) * (x[own] - clean), np.float32)
 
 
-def put_back(sigma: float, target_noise: float) -> float:
-    """Return the share of what is removed that is put back, see above; 1 is all of it. Both in soft tissue, HU."""
-    standard, beyond = target_noise**2, sigma**2 - target_noise**2
+def put_back(sigma: float, left: float, target_noise: float) -> float:
+    """Return the share of what is removed that is put back, see above; 1 is all of it.
+
+    Args:
+        sigma: HU, in soft tissue.
+        left: Share of the variance that is not removed to begin with.
+        target_noise: HU, in soft tissue.
+    """
+    standard = target_noise**2
+    beyond = (1 - left) * sigma**2 - standard
     return 1.0 if standard >= beyond else standard / beyond
 
 

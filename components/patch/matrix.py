@@ -87,16 +87,24 @@ def denoise_matrix(
 
 def kept(noise: Noise, plan: PatchPlan) -> tuple[str, ...]:
     """Return what is to be said of noise that is left in a series on purpose: nothing where it is little."""
-    share = put_back(noise.soft, plan.target_noise)
+    said = []
+    if noise.left >= TOLD:
+        of = "of the variance of noise is flat in frequency, as no reconstruction makes it (pixels too wide, rounding)"
+        said.append(f"noise: {noise.left:.0%} {of}; it stays")
+    share = put_back(noise.soft, noise.left, plan.target_noise)
     # Where sigma is the least there is, it was not measured, or there is none: that is said already.
     if share < MUCH or noise.soft <= LEAST:
-        return ()
+        return tuple(said)
     left = "nothing is removed" if share == 1 else f"{share:.0%} of what would be removed stays"
-    return (f"noise: {noise.soft:.1f} HU in soft tissue, for a target_noise of {plan.target_noise:g} HU {left}",)
+    said.append(f"noise: {noise.soft:.1f} HU in soft tissue, for a target_noise of {plan.target_noise:g} HU {left}")
+    return tuple(said)
 
 
 MUCH = 0.5
-"""Share of the noise that is left on purpose from which it is said so."""
+"""Share of what would be removed that is put back from which it is said so."""
+
+TOLD = 0.25
+"""Share of the variance that is left from which it is said so."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ class _Run:
             shape = patch_shape(volume.shape, volume.spacing)
             edges = np.max([shape, *(basis.shape for basis in given.bases)] if given else [shape], axis=0)
             rows, columns, slices = (int(edge) - 1 for edge in edges)
-            noise = estimate(volume, reach=(rows, columns, slices))
+            noise = estimate(volume, reach=(rows, columns, slices), target_noise=self.plan.target_noise)
             _say(
                 f"noise of series {number}: sigma {np.median(noise.sigma):.1f} HU in the median of the image, from "
                 f"{noise.cells} quiet cells, {time.monotonic() - start:.1f} s; {noise.scanner or 'of no known kind'}"

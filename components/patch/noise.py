@@ -28,6 +28,7 @@ from scipy.ndimage import distance_transform_edt, uniform_filter, uniform_filter
 from scipy.special import gammaln
 
 from components.errors import CtbasisError
+from components.patch.plan import TARGET_NOISE
 from components.patch.scan import SLICES, find_scan
 from components.patch.texture import Seen, find_textures
 from components.patch.volume import slabs
@@ -74,6 +75,10 @@ LITTLE = 4.0
 FEWEST = 64
 """Cells without which nothing is estimated."""
 
+MOST_LEFT = 2.0
+"""Flat noise over the target noise, up to which it is left: it is not what few photons make
+(components/patch/texture.py), and all the finest anatomy is in it."""
+
 MOST_CELLS = 1500
 """Quietest cells that the covariance is measured on."""
 
@@ -91,11 +96,12 @@ class Noise:
             (2 ry + 1, 2 rx + 1, 2 rz + 1); 1 at lag 0.
         cells: Number of quiet cells that it rests on.
         notes: What is to be said to the user.
-        textures: Covariances that are in different places, (textures, 2 ry + 1, 2 rx + 1, 2 rz + 1); by default
-            `covariance` is that of all.
+        textures: Covariances of what is to be removed in different places, over the same sigma, (textures, 2 ry + 1,
+            2 rx + 1, 2 rz + 1); at lag 0 in the mean 1 less `left`. By default `covariance` is that of all.
         texture: Which of them a cell has, (rows, columns, slices).
         scanner: What the scanner did to how it is distributed, in words, as the noise tells.
         soft: Sigma in soft tissue, its median, HU; by default that of all cells.
+        left: Share of the variance that is not to be removed.
     """
 
     sigma: NDArray[np.float32]
@@ -106,6 +112,7 @@ class Noise:
     texture: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
     scanner: str = ""
     soft: float = 0.0
+    left: float = 0.0
 
     def __post_init__(self) -> None:
         """Fill holes of sigma, where it is no number or not above 0, from the nearest cell that has one.
@@ -142,7 +149,7 @@ class Noise:
         return np.asarray(self._of_patches(self.covariance[None], shape)[0])
 
     def patch_covariances(self, shape: tuple[int, int, int]) -> NDArray[np.float64]:
-        """Return that of every texture, (textures, voxels, voxels)."""
+        """Return that of what is to be removed, of every texture, (textures, voxels, voxels)."""
         return self._of_patches(self.textures, shape)
 
     @staticmethod
@@ -198,12 +205,13 @@ SLAB_CELLS = 8
 """Rows of cells that are measured together."""
 
 
-def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2)) -> Noise:
+def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2), target_noise: float = TARGET_NOISE) -> Noise:
     """Estimate the noise of `volume`, blind.
 
     Args:
         volume: HU.
         reach: Largest lag of the covariance along rows, columns and slices; what a patch spans, less one.
+        target_noise: HU in soft tissue, of the scan that the series is to look like; 0 leaves nothing.
 
     Returns:
         The noise. Where there is too little tissue to measure it, sigma is LEAST everywhere, with a note, so that
@@ -255,7 +263,9 @@ def estimate(volume: Volume, *, reach: tuple[int, int, int] = (4, 4, 2)) -> Nois
     if textures is None:
         return noise
     along = covariance[reach[0], reach[1]]
-    return replace(noise, textures=textures.covariances[..., None] * along, texture=textures.where)
+    left = min(textures.share, (MOST_LEFT * target_noise / soft) ** 2)
+    removed = textures.covariances - left / max(textures.share, 1e-12) * textures.flat
+    return replace(noise, textures=removed[..., None] * along, texture=textures.where, left=left)
 
 
 def _white(reach: tuple[int, int, int]) -> NDArray[np.float64]:

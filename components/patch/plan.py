@@ -7,7 +7,7 @@ from typing import Any
 
 from components.errors import CtbasisError
 
-TAU = 2.8
+TAU = 3.0
 """Standard deviations of noise below which a weight is dropped."""
 
 TARGET_NOISE = 8.0

@@ -3,7 +3,7 @@
 A, aside, headers, ...    as in a `MatrixStore`, A float32, in the chunks of the matrix that was denoised
 sigma-N                   by series: sigma, HU, on cells of the image, (rows, columns, slices)
 covariance-N              by series: covariance of the noise over sigma, by lag
-textures-N, texture-N     by series: the covariances that it has in different places, and which a cell has
+textures-N, texture-N     by series: the covariances of what was removed in different places, and which a cell has
 attributes                `patch`: the plan as run; `noise`: what is known of each series' noise in words
 """
 
@@ -70,6 +70,12 @@ def noise_arrays(noises: list[Noise]) -> dict[str, NDArray[Any]]:
 def noise_words(noises: list[Noise]) -> list[dict[str, Any]]:
     """Return the attributes of the layout above."""
     return [
-        {"cells": noise.cells, "notes": list(noise.notes), "scanner": noise.scanner, "soft": noise.soft}
+        {
+            "cells": noise.cells,
+            "notes": list(noise.notes),
+            "scanner": noise.scanner,
+            "soft": noise.soft,
+            "left": noise.left,
+        }
         for noise in noises
     ]

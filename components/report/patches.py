@@ -10,6 +10,7 @@ metrics.json   all numbers:
     target_noise                            HU, as run
     put_back                                share of what was removed that was put back for it, by series
     sigma_soft_hu                           median of the estimated noise in soft tissue, by series
+    left                                    share of its variance, flat in frequency, that was to stay, by series
     basis                                   learned, or given
     basis_note                              what made it
     patch, textures, classes                voxels of a patch, textures of noise, classes of patches, by basis
@@ -167,7 +168,6 @@ def _metrics(denoised: PatchStore, bases: PatchBases, found: Found, sigmas: NDAr
     guide = found.after if found.truth is None else found.truth
     body, lung = guide > TISSUE, (guide > LUNG[0]) & (guide < LUNG[1])
     used = [bases.bases[number - 1] for number in sorted(set(plan.bases))]
-    softs = [said["soft"] for said in denoised.words]
     metrics: dict[str, Any] = {
         "mode": "patch",
         "rows": denoised.rows,
@@ -178,8 +178,9 @@ def _metrics(denoised: PatchStore, bases: PatchBases, found: Found, sigmas: NDAr
         "wiener": plan.wiener,
         "stride": plan.stride,
         "target_noise": plan.target_noise,
-        "put_back": [put_back(soft, plan.target_noise) for soft in softs],
-        "sigma_soft_hu": softs,
+        "put_back": [put_back(said["soft"], said["left"], plan.target_noise) for said in denoised.words],
+        "sigma_soft_hu": [said["soft"] for said in denoised.words],
+        "left": [said["left"] for said in denoised.words],
         "seed": plan.seed,
         "basis": "given" if plan.basis else "learned",
         "basis_note": plan.factored_by,

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from components.errors import CtbasisError
 from components.patch.basis import ROOM, PatchBasis, learn, whitening
-from components.patch.denoise import denoise
+from components.patch.denoise import denoise, put_back
 from components.patch.noise import Noise, estimate
 from components.patch.rows import add_back, patch_shape, places, rows_at
 from components.patch.volume import ArrayVolume, slabs
@@ -136,6 +136,8 @@ def test_the_share_of_noise_that_the_target_has_is_put_back(noisy: ArrayVolume, 
     noise = known(noisy.shape, 30.0)
     clean = whole(noisy, noise, basis, target_noise=0.0)
     np.testing.assert_allclose(whole(noisy, noise, basis, target_noise=10.0), clean + (noisy.hu - clean) / 8, atol=1e-3)
+    # Of 30 HU half the variance is left to begin with: 100 of the 350 beyond 10 HU.
+    assert put_back(30.0, 0.5, 10.0) == pytest.approx(100 / 350)
 
 
 @pytest.mark.parametrize(("spared", "most"), [(12.0, 0.97), (20.0, 1.0), (40.0, 1.01)])
@@ -186,7 +188,7 @@ def test_vectors_are_orthonormal_and_whitening_whitens(basis: PatchBasis) -> Non
         np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(vectors)), atol=1e-4)
     rng = np.random.default_rng(0)
     root = rng.normal(size=(20, 20))
-    covariance = root @ root.T + np.eye(20)
+    covariance = root @ root.T + 3 * np.eye(20)
     W, back = whitening(covariance)
     np.testing.assert_allclose(W @ covariance @ W, np.eye(20), atol=1e-8)
     np.testing.assert_allclose(W @ back, np.eye(20), atol=1e-8)
