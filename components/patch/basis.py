@@ -53,7 +53,7 @@ which then stays. A short series has fewer classes."""
 
 QUIETEST = 5e-2
 """Eigenvalue of the noise's covariance, over their mean, that is taken for no less: a soft kernel leaves directions
-without noise, and nobody's covariance is right to a hundredth."""
+without noise, and nobody's covariance is right to a twentieth."""
 
 EMPTY_AIR = -990.0
 """HU: a patch with nothing above is clipped air, has no noise to speak of, and is left out of the basis."""

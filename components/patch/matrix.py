@@ -93,10 +93,9 @@ def kept(noise: Noise, plan: PatchPlan) -> tuple[str, ...]:
         said.append(f"noise: {noise.left:.0%} {of}; it stays")
     share = put_back(noise.soft, noise.left, plan.target_noise)
     # Where sigma is the least there is, it was not measured, or there is none: that is said already.
-    if share < MUCH or noise.soft <= LEAST:
-        return tuple(said)
-    left = "nothing is removed" if share == 1 else f"{share:.0%} of what would be removed stays"
-    said.append(f"noise: {noise.soft:.1f} HU in soft tissue, for a target_noise of {plan.target_noise:g} HU {left}")
+    if share >= MUCH and noise.soft > LEAST:
+        left = "nothing is removed" if share == 1 else f"{share:.0%} of what would be removed stays"
+        said.append(f"noise: {noise.soft:.1f} HU in soft tissue, for a target_noise of {plan.target_noise:g} HU {left}")
     return tuple(said)
 
 

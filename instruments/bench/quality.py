@@ -319,14 +319,15 @@ def photons_for(level: float, hu: NDArray[np.float32], beam: ParallelBeam, kerne
         noise = image_noise(middle, beam, Dose(float(np.exp(log_photons)), kernel=kernel))
         return float(np.log(noise[body].std() / level))
 
-    fewest, most = np.log(PHOTONS)
-    if too_much(fewest) < 0 or too_much(most) > 0:
+    try:
+        found = brentq(too_much, *np.log(PHOTONS), xtol=SETTLED)
+    except ValueError as error:  # too much at both ends, or at none
         raise CtbasisError(
             f"noise of {level:g} HU in the body was asked for",
             expected="a level that {:g} to {:g} photons give".format(*PHOTONS),
             remedy="another --noise",
-        )
-    return float(f"{np.exp(brentq(too_much, fewest, most, xtol=SETTLED)):.3g}")
+        ) from error
+    return float(f"{np.exp(found):.3g}")
 
 
 def noise_power(

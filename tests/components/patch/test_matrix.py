@@ -192,6 +192,8 @@ def test_what_noise_stays_on_purpose_is_said(two_series: Noisy, tmp_path: Path) 
     assert kept(few, untouched.plan)
     assert not kept(few, replace(untouched.plan, target_noise=SIGMA / 4))
     assert not kept(replace(few, soft=LEAST), untouched.plan)
+    (flat,) = kept(replace(few, soft=LEAST, left=0.3), untouched.plan)
+    assert "30% of the variance" in flat
 
 
 def test_a_series_of_nothing_but_air_is_refused(tmp_path: Path) -> None:
