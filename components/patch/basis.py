@@ -24,6 +24,7 @@ from components import stores
 from components.errors import CtbasisError
 from components.matrix.store import array_of, open_complete
 from components.patch.plan import CLASSES
+from components.patch.rows import compiled
 from components.patch.volume import slabs
 
 if TYPE_CHECKING:
@@ -86,7 +87,20 @@ class Classes:
         """Return the likeliest class of every row of leading weights."""
         if self.number == 1:
             return np.zeros(len(weights), np.intp)
-        return np.asarray((self.forms.T @ _quadratic((weights - self.centre).T)).argmin(axis=0))
+        return _lowest(self.forms.T @ _quadratic((weights - self.centre).T))
+
+
+@compiled
+def _lowest(distances: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Return in which row every column is lowest; several times as fast as argmin, which goes down each column."""
+    number, columns = distances.shape
+    least, found = distances[0].copy(), np.zeros(columns, np.intp)
+    for row in range(1, number):
+        for column in range(columns):
+            if distances[row, column] < least[column]:
+                least[column] = distances[row, column]
+                found[column] = row
+    return found
 
 
 def _quadratic(w: NDArray[np.float32]) -> NDArray[np.float32]:

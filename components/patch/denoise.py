@@ -5,7 +5,10 @@ c = V^T (w - mean) of its class. The noise of every weight has variance one, so 
 not, and go (hard), or all shrink as their class's energy says (shrink). What is left is un-whitened and averaged over
 all patches that hold a voxel, each weighted by 1 / (1 + weights kept): what rests on few weights holds little noise.
 
-A second stage, Wiener's, shrinks every weight c by d^2 / (d^2 + 1) with d the weight of the first stage's result.
+A second stage, Wiener's, shrinks every weight c by d^2 / (d^2 + 1) with d the weight of the first stage's result, its
+pilot, for which every other patch does. Shrunk one by one, the many small weights of a small nodule lose a tenth of it
+to a half. So in the lung the pilot's patch less its mean is the template of a matched filter, and what the image has
+along it stays (components/patch/gain.py). In soft tissue templates are mostly noise: there it would harm.
 
 What a low-dose scan is denoised for is to look like one of standard dose, which has noise of photons too, t of the
 sigma that it has here in soft tissue, and the two cannot be told apart. If nothing but noise were removed, the error
@@ -29,12 +32,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
+from scipy.ndimage import uniform_filter
 from threadpoolctl import threadpool_limits
 
 from components.errors import CtbasisError
 from components.patch.basis import HEIGHT, by_class, middles, whitening
+from components.patch.gain import keep_above, wiener
 from components.patch.plan import TARGET_NOISE, TAU
-from components.patch.rows import add_back, places, rows_at
+from components.patch.rows import add_back, chequered, places, rows_at
 from components.patch.volume import slabs
 from components.progress import progress
 from components.threads import in_order
@@ -51,6 +56,9 @@ if TYPE_CHECKING:
 
 Threshold = Literal["hard", "shrink"]
 
+LUNG = -500.0
+"""HU: mean of a patch below which it is of lung, and what it shows beside its mean is matched."""
+
 Denoised: TypeAlias = "tuple[Slab, NDArray[np.float32]]"
 """A slab, and its own rows without noise, HU."""
 
@@ -65,7 +73,14 @@ class Weights:
         self.back = np.stack([(V.T @ back).astype(np.float32) for V in basis.vectors])
         self.offset = np.stack([(m @ V).astype(np.float32) for m, V in zip(basis.mean, basis.vectors, strict=True)])
         self.mean = (basis.mean @ back).astype(np.float32)
+        self.flat = self.forward.sum(axis=1)
         self.gain = np.maximum(1 - 1 / np.maximum(basis.energy, 1e-12), 0).astype(np.float32)
+
+    def of(self, patches: NDArray[np.float32], chosen: int) -> NDArray[np.float32]:
+        """Return the weights of patches over sigma on the basis of a class, its mean taken off, (rows, voxels)."""
+        c: NDArray[np.float32] = patches @ self.forward[chosen]
+        c -= self.offset[chosen]
+        return c
 
 
 def denoise(
@@ -169,8 +184,9 @@ class SlabDenoiser:
             return volume.read(slab.first, slab.stop)
         x = volume.read(slab.low, slab.high)
         sigma = self.noise.sigma_rows(slab.low, slab.high, columns)
+        texture = self.noise.texture_rows(slab.low, slab.high, columns)
         y = x / sigma
-        patches = Patches(self.basis.shape, how, self.noise.texture_rows(slab.low, slab.high, columns), self.weights)
+        patches = Patches(self.basis.shape, how, sigma, texture, self.weights)
         if how.twice:
             # Of the first stage, the rows that the second's patches reach.
             near = (self.basis.shape[0] - 1) + how.stride
@@ -219,12 +235,14 @@ class Patches:
     Attributes:
         shape: Of a patch.
         options: How they are denoised.
-        texture: Of the noise at every voxel of the slab, (rows, columns, slices).
+        sigma: At every voxel of the slab, HU, (rows, columns, slices).
+        texture: Of the noise there.
         weights: By texture.
     """
 
     shape: Shape
     options: Options
+    sigma: NDArray[np.float32]
     texture: NDArray[np.uint8]
     weights: Sequence[Weights]
 
@@ -242,7 +260,10 @@ class Patches:
         stride = self.options.stride
         total, weight = np.zeros_like(y), np.zeros_like(y)
         textures = self.texture[middles(self.shape)]
-        at = places(y.shape[1], self.shape[1], stride)
+        lung = None if pilot is None else self._lung(pilot)
+        every = places(y.shape[1], self.shape[1], stride)
+        # A pilot hardly gains from the other half, where places are as near to each other as can be.
+        half = self.options.twice and pilot is None and stride == 1
         last = rows - self.shape[0]
         reach = self.shape[0] - 1
         for first in range(max(0, slab.low, slab.first - reach), min(slab.high - reach, slab.stop)):
@@ -250,39 +271,65 @@ class Patches:
             if first % stride and first != last:
                 continue
             own = first - slab.low
-            patches = rows_at(y, own, self.shape, stride)
-            guides = None if pilot is None else rows_at(pilot, own, self.shape, stride)
-            estimates, certainty = self.estimates(patches, textures[own][at].ravel(), guides)
-            add_back(total, weight, estimates, certainty, own, shape=self.shape, stride=stride)
+            at = chequered(every, first) if half and 0 < first < last else every
+            patches = rows_at(y, own, self.shape, at)
+            if pilot is None or lung is None:
+                guide = None
+            else:
+                guide = Guide(rows_at(pilot, own, self.shape, at), lung[own][at].ravel())
+            estimates, certainty = self.estimates(patches, textures[own][at].ravel(), guide)
+            add_back(total, weight, estimates, certainty, own, shape=self.shape, at=at)
         return np.divide(total, weight, out=y.copy(), where=weight > 0)
 
+    def _lung(self, pilot: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which patches are of lung, by first voxel: mostly air, as their mean in the pilot says."""
+        mean = uniform_filter(pilot * self.sigma, self.shape, mode="nearest")[middles(self.shape)]
+        return np.asarray(mean < LUNG)
+
     def estimates(
-        self, patches: NDArray[np.float32], texture: NDArray[np.uint8], guides: NDArray[np.float32] | None = None
+        self, patches: NDArray[np.float32], texture: NDArray[np.uint8], guide: Guide | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the estimates of rows of patches over sigma, of a texture each, and how certain each is."""
         estimates, certainty = np.empty_like(patches), np.empty(len(patches), np.float32)
+        source = patches if guide is None else guide.patches
         for number, own in by_class(texture, len(self.weights)):
             weights = self.weights[number]
-            source = (patches if guides is None else guides)[own]
-            labels = weights.basis.classes.of(source @ weights.basis.lead)
+            labels = weights.basis.classes.of(source[own] @ weights.basis.lead)
             for chosen, members in by_class(labels, len(weights.mean)):
                 rows = own[members]
-                c = patches[rows] @ weights.forward[chosen] - weights.offset[chosen]
-                gain = self._gain(weights, chosen, c, None if guides is None else source[members])
-                c *= gain
-                estimates[rows] = c @ weights.back[chosen] + weights.mean[chosen]
-                certainty[rows] = 1 / (1 + np.einsum("ij,ij->i", gain, gain))
+                c = weights.of(patches[rows], chosen)
+                certainty[rows] = self._keep(weights, chosen, c, None if guide is None else guide[rows])
+                back = c @ weights.back[chosen]
+                back += weights.mean[chosen]
+                estimates[rows] = back
         return estimates, certainty
 
-    def _gain(
-        self, weights: Weights, chosen: int, c: NDArray[np.float32], guides: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        """Return what share of the weights `c` of patches of a class is kept."""
-        tau = self.options.tau
-        if guides is not None:
-            d = guides @ weights.forward[chosen] - weights.offset[chosen]
-            d *= d
-            return np.asarray(d / (d + 1), np.float32)
+    def _keep(
+        self, weights: Weights, chosen: int, c: NDArray[np.float32], guide: Guide | None
+    ) -> NDArray[np.float32] | float:
+        """Take off the weights `c` of patches of a class what is noise, and return how certain the rest is."""
+        if guide is not None:
+            d = weights.of(guide.patches, chosen)
+            return wiener(c, d, weights.offset[chosen], weights.flat[chosen], guide.lung)
         if self.options.threshold == "hard":
-            return (np.abs(c) > tau).astype(np.float32) if tau > 0 else np.ones_like(c)
-        return np.broadcast_to(weights.gain[chosen], c.shape)
+            return keep_above(c, self.options.tau)
+        gain = weights.gain[chosen]
+        c *= gain
+        return float(1 / (1 + gain @ gain))
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What the first stage made of rows of patches.
+
+    Attributes:
+        patches: Over sigma, (rows, voxels).
+        lung: Which of them are of lung, (rows,).
+    """
+
+    patches: NDArray[np.float32]
+    lung: NDArray[np.bool_]
+
+    def __getitem__(self, rows: NDArray[np.intp]) -> Guide:
+        """Return that of some of the rows."""
+        return Guide(self.patches[rows], self.lung[rows])

@@ -42,20 +42,24 @@ def places(length: int, edge: int, stride: int) -> NDArray[np.intp]:
     return np.unique(np.append(np.arange(0, last + 1, stride), last))
 
 
-def rows_at(slab: NDArray[np.float32], first: int, shape: Shape, stride: int) -> NDArray[np.float32]:
+def chequered(at: NDArray[np.intp], number: int) -> NDArray[np.intp]:
+    """Return every other one of the places `at` of line `number`, in turn as on a chessboard, and always both ends."""
+    some = at[number % 2 :: 2]
+    return np.unique(np.concatenate([at[:1], some, at[-1:]]))
+
+
+def rows_at(slab: NDArray[np.float32], first: int, shape: Shape, at: NDArray[np.intp]) -> NDArray[np.float32]:
     """Return the patches whose first row is row `first` of the slab, (places, voxels of a patch).
 
     Args:
         slab: (rows, columns, slices).
         first: Row.
         shape: Of a patch.
-        stride: Voxels between patches within the slice; along the slices every place is taken.
+        at: First columns; along the slices every place is taken.
     """
-    _, columns, slices = slab.shape
     windows = sliding_window_view(slab[first : first + shape[0]], shape)[0]
-    at = places(columns, shape[1], stride)
     chosen = windows if len(at) == len(windows) else windows[at]
-    return np.ascontiguousarray(chosen.reshape(len(at) * (slices - shape[2] + 1), -1))
+    return np.ascontiguousarray(chosen.reshape(len(at) * windows.shape[1], -1))
 
 
 def add_back(
@@ -66,7 +70,7 @@ def add_back(
     first: int,
     *,
     shape: Shape,
-    stride: int,
+    at: NDArray[np.intp],
 ) -> None:
     """Add estimates of the patches that `rows_at` gave to where they came from.
 
@@ -77,19 +81,17 @@ def add_back(
         certainty: Of each, (places,).
         first: As given to `rows_at`.
         shape: Of a patch.
-        stride: As given to `rows_at`.
+        at: As given to `rows_at`.
     """
-    columns, slices = total.shape[1:]
-    at = places(columns, shape[1], stride)
-    _add(total, weight, rows, certainty, first, at, np.array([*shape, slices - shape[2] + 1]))
+    _add(total, weight, rows, certainty, first, at, np.array([*shape, total.shape[2] - shape[2] + 1]))
 
 
-def _compiled(function: Callable[P, R]) -> Callable[P, R]:
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Compile `function`; it lets go of the interpreter's lock, so that slabs are done in threads."""
     return cast("Callable[P, R]", numba.njit(cache=True, nogil=True, fastmath=True)(function))
 
 
-@_compiled
+@compiled
 def _add(
     total: NDArray[np.float32],
     weight: NDArray[np.float32],

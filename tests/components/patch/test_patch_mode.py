@@ -12,7 +12,7 @@ from components.errors import CtbasisError
 from components.patch.basis import ROOM, PatchBasis, learn, whitening
 from components.patch.denoise import denoise, put_back
 from components.patch.noise import Noise, estimate
-from components.patch.rows import add_back, patch_shape, places, rows_at
+from components.patch.rows import add_back, chequered, patch_shape, places, rows_at
 from components.patch.volume import ArrayVolume, slabs
 from instruments.dose import Dose, image_noise
 from instruments.projection import ParallelBeam
@@ -77,10 +77,11 @@ def basis(noisy: ArrayVolume) -> PatchBasis:
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_patches_put_back_unchanged_give_the_slab_at_every_border(stride: int) -> None:
     slab = white_noise((5, 17, 6))
-    rows = rows_at(slab, 0, SHAPE, stride)
+    at = places(17, 5, stride)
+    rows = rows_at(slab, 0, SHAPE, at)
     total, weight = np.zeros_like(slab), np.zeros_like(slab)
     certainty = np.linspace(0.5, 2, len(rows)).astype(np.float32)
-    add_back(total, weight, rows, certainty, 0, shape=SHAPE, stride=stride)
+    add_back(total, weight, rows, certainty, 0, shape=SHAPE, at=at)
     assert (weight > 0).all()
     np.testing.assert_allclose(total / weight, slab, rtol=1e-5)
 
@@ -90,6 +91,17 @@ def test_places_reach_the_last_voxel_whatever_the_stride() -> None:
         for stride in range(1, 6):
             held = {voxel for place in places(length, 5, stride) for voxel in range(place, place + 5)}
             assert held == set(range(length))
+
+
+def test_every_other_place_still_holds_every_voxel_from_end_to_end() -> None:
+    every = places(23, 5, 1)
+    held = np.zeros((23, 23), np.intp)
+    for line in every:
+        for place in chequered(every, line) if 0 < line < every[-1] else every:
+            held[line : line + 5, place : place + 5] += 1
+    assert held.min() >= 1
+    assert held[5:-5, 5:-5].min() >= 12
+    assert held[5:-5, 5:-5].max() <= 13
 
 
 def test_slabs_do_every_row_once() -> None:
