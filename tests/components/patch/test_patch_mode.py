@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_erosion, gaussian_filter
 
 from components.errors import CtbasisError
 from components.patch.basis import ROOM, PatchBasis, learn, whitening
@@ -15,6 +15,7 @@ from components.patch.noise import Noise, estimate
 from components.patch.rows import add_back, chequered, patch_shape, places, rows_at
 from components.patch.volume import ArrayVolume, slabs
 from instruments.dose import Dose, image_noise
+from instruments.nodules import Contrast, InsertedNodule, insert
 from instruments.projection import ParallelBeam
 
 if TYPE_CHECKING:
@@ -137,6 +138,37 @@ def test_the_noise_falls_and_the_mean_stays(
     before, after = (noisy.hu - truth)[inside], (clean - truth)[inside]
     assert after.std() < 0.6 * before.std()
     assert abs(after.mean()) < 1.0
+
+
+def test_a_nodule_in_the_lung_keeps_more_by_its_template_and_tissue_is_as_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    truth = np.moveaxis(body(), -1, 0).copy()
+    spacing = (2.5, 1.4, 1.4)
+    lungs = [
+        InsertedNodule(z, y, x, 3.0, 300.0)
+        for z, y, x in ((4.0, 48.5, 30.5), (8.0, 62.5, 44.5), (6.0, 48.5, 84.5), (3.0, 62.5, 98.5))
+    ]
+    insert(truth, lungs, spacing)
+    beam = ParallelBeam.around((128, 128), spacing[1:], 200)
+    noisy = truth + image_noise(truth, beam, Dose(2e3, kernel="hann"))
+    volume = ArrayVolume(np.ascontiguousarray(np.moveaxis(noisy, 0, -1)), (1.4, 1.4, 2.5))
+    noise = estimate(volume, reach=tuple(edge - 1 for edge in SHAPE))
+    basis = learn(volume, noise, shape=SHAPE)
+
+    def denoised() -> tuple[NDArray[np.float32], float]:
+        clean = np.moveaxis(whole(volume, noise, basis), -1, 0)
+        contrast = Contrast(lungs, (128, 128), spacing)
+        for z in range(len(truth)):
+            contrast.add(z, truth[z], clean[z])
+        return clean, float(contrast.kinds()[0]["recovered"])
+
+    matched, kept = denoised()
+    monkeypatch.setattr("components.patch.denoise.LUNG", -np.inf)
+    alone, kept_alone = denoised()
+    assert kept > kept_alone + 0.05
+    tissue = binary_erosion(truth > -300, np.ones((1, 11, 11)))
+    np.testing.assert_array_equal(matched[tissue], alone[tissue])
 
 
 def test_a_series_of_standard_dose_comes_back_as_it_is(noisy: ArrayVolume, basis: PatchBasis) -> None:
