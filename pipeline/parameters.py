@@ -127,7 +127,7 @@ WIENER = Parameter(
 STRIDE = Parameter(
     "stride",
     1,
-    "Patch mode: voxels between patches within the slice. 2 takes about a quarter of the time and leaves a little more "
+    "Patch mode: voxels between patches within the slice. 2 takes less than half the time and leaves a little more "
     "noise.",
     least=1,
 )

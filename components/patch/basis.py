@@ -23,8 +23,8 @@ from threadpoolctl import threadpool_limits
 from components import stores
 from components.errors import CtbasisError
 from components.matrix.store import array_of, open_complete
+from components.patch.kernels import compiled
 from components.patch.plan import CLASSES
-from components.patch.rows import compiled
 from components.patch.volume import slabs
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.patch.rows import compiled
+from components.patch.kernels import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,7 +56,7 @@ def wiener(
     """Shrink every weight by d^2 / (d^2 + 1), and by less along the template where patches are `matched`.
 
     The template is what the pilot shows of the patch beside its mean: u = f - (f.o / o.o) o, f = d + start its weights
-    and o = `flat` those of a patch of ones. Along it c loses nothing but 1 / (1 + |u|^2 / TEMPLATE).
+    and o = `flat` those of a patch of ones. Of what c would lose along it, 1 / (1 + |u|^2 / TEMPLATE) is lost.
 
     Args:
         c: Weights of rows of patches less the mean of their class, noise of variance one, (rows, voxels), changed.

@@ -6,19 +6,15 @@ with its halo where it is needed, by any engine.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from components.patch.kernels import compiled
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 THICK = 1.6
 """Slice distance over pixel size from which a patch spans three slices and not five."""
@@ -42,10 +38,17 @@ def places(length: int, edge: int, stride: int) -> NDArray[np.intp]:
     return np.unique(np.append(np.arange(0, last + 1, stride), last))
 
 
-def chequered(at: NDArray[np.intp], number: int) -> NDArray[np.intp]:
-    """Return every other one of the places `at` of line `number`, in turn as on a chessboard, and always both ends."""
-    some = at[number % 2 :: 2]
-    return np.unique(np.concatenate([at[:1], some, at[-1:]]))
+def chequered(at: NDArray[np.intp], line: int, last: int) -> NDArray[np.intp]:
+    """Return every other one of the places `at` of a line, in turn as on a chessboard, and all that lie at an edge.
+
+    Args:
+        at: First columns, every one there is.
+        line: First row.
+        last: The last there is.
+    """
+    if line in {0, last}:
+        return at
+    return np.unique(np.concatenate([at[:1], at[line % 2 :: 2], at[-1:]]))
 
 
 def rows_at(slab: NDArray[np.float32], first: int, shape: Shape, at: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -84,11 +87,6 @@ def add_back(
         at: As given to `rows_at`.
     """
     _add(total, weight, rows, certainty, first, at, np.array([*shape, total.shape[2] - shape[2] + 1]))
-
-
-def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile `function`; it lets go of the interpreter's lock, so that slabs are done in threads."""
-    return cast("Callable[P, R]", numba.njit(cache=True, nogil=True, fastmath=True)(function))
 
 
 @compiled

@@ -98,7 +98,7 @@ def test_every_other_place_still_holds_every_voxel_from_end_to_end() -> None:
     every = places(23, 5, 1)
     held = np.zeros((23, 23), np.intp)
     for line in every:
-        for place in chequered(every, line) if 0 < line < every[-1] else every:
+        for place in chequered(every, line, every[-1]):
             held[line : line + 5, place : place + 5] += 1
     assert held.min() >= 1
     assert held[5:-5, 5:-5].min() >= 12

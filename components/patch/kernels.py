@@ -1,0 +1,18 @@
+"""How patch mode's inner loops are compiled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+
+import numba
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile `function`; it lets go of the interpreter's lock, so that slabs are done in threads."""
+    return cast("Callable[P, R]", numba.njit(cache=True, nogil=True, fastmath=True)(function))
