@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from threadpoolctl import threadpool_limits
 
 from components import stores
@@ -25,6 +24,7 @@ from components.errors import CtbasisError
 from components.matrix.store import array_of, open_complete
 from components.patch.kernels import compiled
 from components.patch.plan import CLASSES
+from components.patch.rows import Grid
 from components.patch.volume import slabs
 
 if TYPE_CHECKING:
@@ -381,24 +381,18 @@ class Drawn:
     def __call__(self, volume: Volume, slab: Slab) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
         """Return the rows, (patches, voxels), and the texture of each."""
         rows, columns, _ = volume.shape
-        y = volume.read(slab.low, slab.high)
-        filled = y > EMPTY_AIR
-        y /= self.noise.sigma_rows(slab.low, slab.high, columns)
-        windows, held = sliding_window_view(y, self.shape), sliding_window_view(filled, self.shape)
-        own = slice(slab.first - slab.low, min(slab.stop, rows - self.shape[0] + 1) - slab.low)
+        hu = volume.read(slab.low, slab.high)
+        grid = Grid(self.shape, (len(hu), *volume.shape[1:]))
+        # Perhaps none: the last slab of a volume may hold no place of a patch.
+        lines = max(0, min(slab.stop, rows - self.shape[0] + 1) - slab.first)
+        across, along = (size - edge + 1 for size, edge in zip(volume.shape[1:], self.shape[1:], strict=True))
         rng = np.random.default_rng((self.seed, slab.first))
-        drawn = np.nonzero(rng.random(windows[own].shape[:3], np.float32) < self.share)
-        # By its size, as the last slab of a volume may hold no place of a patch.
-        size = math.prod(self.shape)
-        some = held[own][drawn].reshape(-1, size).any(axis=1)
-        texture = self.noise.texture_rows(slab.low, slab.high, columns)[middles(self.shape)][own][drawn]
-        return windows[own][drawn].reshape(-1, size)[some], np.asarray(self.textures)[texture][some]
-
-
-def middles(shape: Shape) -> tuple[slice, slice, slice]:
-    """Return what cuts an array down to the middles of its patches, so that it is indexed by a patch's first voxel."""
-    rows, columns, slices = (slice(edge // 2, -((edge - 1) // 2) or None) for edge in shape)
-    return rows, columns, slices
+        line, column, place = np.nonzero(rng.random((lines, across, along), np.float32) < self.share)
+        patches = np.ravel_multi_index((line + slab.first - slab.low, column, place), grid.slab)
+        patches = patches[(grid.rows(hu, patches) > EMPTY_AIR).any(axis=1)]
+        texture = grid.middles(self.noise.texture_rows(slab.low, slab.high, columns), patches)
+        hu /= self.noise.sigma_rows(slab.low, slab.high, columns)
+        return grid.rows(hu, patches), np.asarray(self.textures)[texture]
 
 
 @dataclass(frozen=True)
@@ -433,9 +427,10 @@ class ClassRows:
         before = 0
         for number, (whiten, lead, mixture) in enumerate(zip(self.whiten, self.lead, self.mixtures, strict=True)):
             own = rows[texture == number]
-            white = own @ whiten
-            for chosen, members in by_class(mixture.of(own @ lead), mixture.number):
-                yield before + chosen, white[members]
+            order, parts = by_class(mixture.of(own @ lead), mixture.number)
+            white = own[order] @ whiten
+            for chosen, part in parts:
+                yield before + chosen, white[part]
             before += mixture.number
 
     def sums(self, volume: Volume, slab: Slab) -> Sums:
@@ -509,13 +504,13 @@ def bases_of(
     return Bases(mean, vectors, energy, counts, "eigenvectors of Gram matrices")
 
 
-def by_class(labels: NDArray[np.integer], number: int) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Yield each class that occurs in `labels` and the rows that are of it."""
-    order = np.argsort(labels, kind="stable")
+def by_class(labels: NDArray[np.integer], number: int) -> tuple[NDArray[np.intp], list[tuple[int, slice]]]:
+    """Return the order that puts rows class by class, and each class that occurs in `labels` with its part of it."""
+    # Numbers of 16 bits are sorted by radix.
+    order = np.argsort(labels.astype(np.uint16), kind="stable")
     ends = np.searchsorted(labels[order], np.arange(number + 1))
-    for chosen in range(number):
-        if ends[chosen + 1] > ends[chosen]:
-            yield chosen, order[ends[chosen] : ends[chosen + 1]]
+    parts = [(chosen, slice(ends[chosen], ends[chosen + 1])) for chosen in range(number)]
+    return order, [(chosen, part) for chosen, part in parts if part.start < part.stop]
 
 
 def fit_classes(weights: NDArray[np.float32], classes: int, rng: np.random.Generator) -> Classes:

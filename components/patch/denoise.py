@@ -36,10 +36,10 @@ from scipy.ndimage import uniform_filter
 from threadpoolctl import threadpool_limits
 
 from components.errors import CtbasisError
-from components.patch.basis import HEIGHT, by_class, middles, whitening
+from components.patch.basis import HEIGHT, by_class, whitening
 from components.patch.gain import keep_above, wiener
 from components.patch.plan import TARGET_NOISE, TAU
-from components.patch.rows import add_back, chequered, places, rows_at
+from components.patch.rows import Grid, chequered, places
 from components.patch.volume import slabs
 from components.progress import progress
 from components.threads import in_order
@@ -247,12 +247,17 @@ class Patches:
     texture: NDArray[np.uint8]
     weights: Sequence[Weights]
 
+    @cached_property
+    def grid(self) -> Grid:
+        """Of the slab."""
+        rows, columns, slices = self.sigma.shape
+        return Grid(self.shape, (rows, columns, slices))
+
     def pilot(self, y: NDArray[np.float32], slab: Slab, rows: int) -> Guide:
         """Return what the first stage makes of a slab; see `denoised`."""
         # It hardly gains from the other half of the places, where they are as near to each other as can be.
         image = self.denoised(y, slab, rows, half=self.options.stride == 1)
-        mean = uniform_filter(image * self.sigma, self.shape, mode="nearest")[middles(self.shape)]
-        return Guide(image, mean < LUNG)
+        return Guide(image, uniform_filter(image * self.sigma, self.shape, mode="nearest") < LUNG)
 
     def denoised(
         self,
@@ -273,8 +278,7 @@ class Patches:
             half: Whether every other place does.
         """
         stride = self.options.stride
-        total, weight = np.zeros_like(y), np.zeros_like(y)
-        textures = self.texture[middles(self.shape)]
+        total, certainty = np.zeros_like(y), np.zeros_like(y)
         every = places(y.shape[1], self.shape[1], stride)
         last = rows - self.shape[0]
         reach = self.shape[0] - 1
@@ -282,31 +286,33 @@ class Patches:
             # Places of the whole volume's grid, not of the slab's.
             if first % stride and first != last:
                 continue
-            own = first - slab.low
-            at = chequered(every, first, last) if half else every
-            patches = rows_at(y, own, self.shape, at)
-            guide = None if pilot is None else pilot.at(own, self.shape, at)
-            estimates, certainty = self.estimates(patches, textures[own][at].ravel(), guide)
-            add_back(total, weight, estimates, certainty, own, shape=self.shape, at=at)
+            line = self.grid.line(first - slab.low, chequered(every, first, last) if half else every)
+            order, parts = by_class(self.grid.middles(self.texture, line), len(self.weights))
+            for number, part in parts:
+                patches, rows_of, sure = self.estimates(self.weights[number], y, line[order[part]], pilot)
+                self.grid.add_back(total, rows_of, sure, patches)
+                certainty.reshape(-1)[patches] = sure
+        weight = self.grid.held(certainty)
         return np.divide(total, weight, out=y.copy(), where=weight > 0)
 
     def estimates(
-        self, patches: NDArray[np.float32], texture: NDArray[np.uint8], guide: GuideRows | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the estimates of rows of patches over sigma, of a texture each, and how certain each is."""
-        estimates, certainty = np.empty_like(patches), np.empty(len(patches), np.float32)
-        source = patches if guide is None else guide.patches
-        for number, own in by_class(texture, len(self.weights)):
-            weights = self.weights[number]
-            labels = weights.basis.classes.of(source[own] @ weights.basis.lead)
-            for chosen, members in by_class(labels, len(weights.mean)):
-                rows = own[members]
-                c = weights.of(patches[rows], chosen)
-                certainty[rows] = self._keep(weights, chosen, c, None if guide is None else guide[rows])
-                back = c @ weights.back[chosen]
-                back += weights.mean[chosen]
-                estimates[rows] = back
-        return estimates, certainty
+        self, weights: Weights, y: NDArray[np.float32], patches: NDArray[np.intp], pilot: Guide | None
+    ) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
+        """Return patches of a texture class by class, their estimates over sigma, and how certain each is."""
+        source = self.grid.rows(y if pilot is None else pilot.image, patches)
+        labels = weights.basis.classes.of(source @ weights.basis.lead)
+        order, parts = by_class(labels, len(weights.mean))
+        patches, source = patches[order], source[order]
+        own = source if pilot is None else self.grid.rows(y, patches)
+        lung = None if pilot is None else self.grid.middles(pilot.lung, patches)
+        estimates, certainty = np.empty_like(own), np.empty(len(own), np.float32)
+        for chosen, part in parts:
+            c = weights.of(own[part], chosen)
+            guide = None if lung is None else GuideRows(source[part], lung[part])
+            certainty[part] = self._keep(weights, chosen, c, guide)
+            np.matmul(c, weights.back[chosen], out=estimates[part])
+            estimates[part] += weights.mean[chosen]
+        return patches, estimates, certainty
 
     def _keep(
         self, weights: Weights, chosen: int, c: NDArray[np.float32], guide: GuideRows | None
@@ -328,15 +334,11 @@ class Guide:
 
     Attributes:
         image: Over sigma, (rows, columns, slices).
-        lung: Which patches are of lung: mostly air, as their mean says; by first voxel.
+        lung: Around which voxels a patch is of lung: mostly air, as its mean says.
     """
 
     image: NDArray[np.float32]
     lung: NDArray[np.bool_]
-
-    def at(self, first: int, shape: Shape, at: NDArray[np.intp]) -> GuideRows:
-        """Return the patches that `rows_at` gives."""
-        return GuideRows(rows_at(self.image, first, shape, at), self.lung[first][at].ravel())
 
 
 @dataclass(frozen=True)
@@ -350,7 +352,3 @@ class GuideRows:
 
     patches: NDArray[np.float32]
     lung: NDArray[np.bool_]
-
-    def __getitem__(self, rows: NDArray[np.intp]) -> GuideRows:
-        """Return that of some of the rows."""
-        return GuideRows(self.patches[rows], self.lung[rows])

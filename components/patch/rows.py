@@ -6,10 +6,12 @@ with its halo where it is needed, by any engine.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from scipy.ndimage import correlate1d
 
 from components.patch.kernels import compiled
 
@@ -51,63 +53,79 @@ def chequered(at: NDArray[np.intp], line: int, last: int) -> NDArray[np.intp]:
     return np.unique(np.concatenate([at[:1], at[line % 2 :: 2], at[-1:]]))
 
 
-def rows_at(slab: NDArray[np.float32], first: int, shape: Shape, at: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Return the patches whose first row is row `first` of the slab, (places, voxels of a patch).
+@dataclass(frozen=True)
+class Grid:
+    """The patches of a slab, each known by the number of its first voxel in the slab, read row by row.
 
-    Args:
-        slab: (rows, columns, slices).
-        first: Row.
+    Attributes:
         shape: Of a patch.
-        at: First columns; along the slices every place is taken.
+        slab: Rows, columns and slices of the slab; arrays of it are C-contiguous.
     """
-    windows = sliding_window_view(slab[first : first + shape[0]], shape)[0]
-    chosen = windows if len(at) == len(windows) else windows[at]
-    return np.ascontiguousarray(chosen.reshape(len(at) * windows.shape[1], -1))
+
+    shape: Shape
+    slab: Shape
+
+    @cached_property
+    def _voxels(self) -> NDArray[np.intp]:
+        """Of a patch, counted from its first."""
+        return np.asarray(np.ravel_multi_index(tuple(np.indices(self.shape)), self.slab).ravel())
+
+    def line(self, row: int, at: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the patches that begin in row `row` and columns `at`; along the slices every place is taken."""
+        along = np.arange(self.slab[2] - self.shape[2] + 1)
+        return np.asarray(((row * self.slab[1] + at)[:, None] * self.slab[2] + along).ravel())
+
+    def middles(self, of: NDArray[Any], patches: NDArray[np.intp]) -> NDArray[Any]:
+        """Return what an array of the slab has in the middle of patches."""
+        middle = np.ravel_multi_index([edge // 2 for edge in self.shape], self.slab)
+        return np.asarray(of.ravel()[patches + middle])
+
+    def rows(self, of: NDArray[np.float32], patches: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return patches of an array of the slab as rows, (patches, voxels of a patch)."""
+        return _gathered(of.ravel(), patches, self._voxels)
+
+    def add_back(
+        self,
+        total: NDArray[np.float32],
+        rows: NDArray[np.float32],
+        certainty: NDArray[np.float32],
+        patches: NDArray[np.intp],
+    ) -> None:
+        """Add `certainty` times `rows`, (patches, voxels of a patch), to where they came from.
+
+        Args:
+            total: Of the slab, changed.
+            rows: Estimates of the patches.
+            certainty: Of each, (patches,).
+            patches: Which.
+        """
+        _add(total.reshape(-1), rows, certainty, patches, self._voxels)
+
+    def held(self, certainty: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return for each voxel the sum of `certainty`, of the slab, by first voxel, over all patches that hold it."""
+        for axis, edge in enumerate(self.shape):
+            # Sums of a few, not running ones: where no patch is, the sum is exactly 0.
+            certainty = correlate1d(certainty, np.ones(edge), axis, mode="constant", origin=(edge - 1) // 2)
+        return certainty
 
 
-def add_back(
-    total: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    rows: NDArray[np.float32],
-    certainty: NDArray[np.float32],
-    first: int,
-    *,
-    shape: Shape,
-    at: NDArray[np.intp],
-) -> None:
-    """Add estimates of the patches that `rows_at` gave to where they came from.
-
-    Args:
-        total: Sum of certainty times estimate, (rows, columns, slices), changed.
-        weight: Sum of certainty, changed.
-        rows: Estimates, (places, voxels of a patch).
-        certainty: Of each, (places,).
-        first: As given to `rows_at`.
-        shape: Of a patch.
-        at: As given to `rows_at`.
-    """
-    _add(total, weight, rows, certainty, first, at, np.array([*shape, total.shape[2] - shape[2] + 1]))
+@compiled
+def _gathered(values: NDArray[np.float32], patches: NDArray[np.intp], voxels: NDArray[np.intp]) -> NDArray[np.float32]:
+    out = np.empty((len(patches), len(voxels)), np.float32)
+    for row in range(len(patches)):
+        for i in range(len(voxels)):
+            out[row, i] = values[patches[row] + voxels[i]]
+    return out
 
 
 @compiled
 def _add(
     total: NDArray[np.float32],
-    weight: NDArray[np.float32],
     rows: NDArray[np.float32],
     certainty: NDArray[np.float32],
-    first: int,
-    at: NDArray[np.intp],
-    size: NDArray[np.intp],
+    patches: NDArray[np.intp],
+    voxels: NDArray[np.intp],
 ) -> None:
-    height, width, depth, along = size
-    for place in range(len(at)):
-        for z in range(along):
-            row = place * along + z
-            share = certainty[row]
-            voxel = 0
-            for i in range(height):
-                for j in range(width):
-                    for k in range(depth):
-                        total[first + i, at[place] + j, z + k] += share * rows[row, voxel]
-                        weight[first + i, at[place] + j, z + k] += share
-                        voxel += 1
+    for row in range(len(patches)):
+        for i in range(len(voxels)):
+            total[patches[row] + voxels[i]] += certainty[row] * rows[row, i]

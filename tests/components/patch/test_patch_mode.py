@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import binary_erosion, gaussian_filter
 
 from components.errors import CtbasisError
 from components.patch.basis import ROOM, PatchBasis, learn, whitening
 from components.patch.denoise import denoise, put_back
 from components.patch.noise import Noise, estimate
-from components.patch.rows import add_back, chequered, patch_shape, places, rows_at
+from components.patch.rows import Grid, chequered, patch_shape, places
 from components.patch.volume import ArrayVolume, slabs
 from instruments.dose import Dose, image_noise
 from instruments.nodules import Contrast, InsertedNodule, insert
@@ -78,13 +79,32 @@ def basis(noisy: ArrayVolume) -> PatchBasis:
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_patches_put_back_unchanged_give_the_slab_at_every_border(stride: int) -> None:
     slab = white_noise((5, 17, 6))
-    at = places(17, 5, stride)
-    rows = rows_at(slab, 0, SHAPE, at)
-    total, weight = np.zeros_like(slab), np.zeros_like(slab)
-    certainty = np.linspace(0.5, 2, len(rows)).astype(np.float32)
-    add_back(total, weight, rows, certainty, 0, shape=SHAPE, at=at)
+    grid = Grid(SHAPE, (5, 17, 6))
+    patches = grid.line(0, places(17, 5, stride))
+    rows = grid.rows(slab, patches)
+    total, certainty = np.zeros_like(slab), np.zeros_like(slab)
+    certainty.reshape(-1)[patches] = np.linspace(0.5, 2, len(rows))
+    grid.add_back(total, rows, certainty.reshape(-1)[patches], patches)
+    weight = grid.held(certainty)
     assert (weight > 0).all()
     np.testing.assert_allclose(total / weight, slab, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5, 5, 3), (4, 5, 2), (1, 2, 1)])
+def test_a_patch_is_its_voxels_from_first_to_last_with_its_middle_among_them(shape: tuple[int, int, int]) -> None:
+    slab = white_noise((9, 11, 6))
+    grid = Grid(shape, (9, 11, 6))
+    patches = grid.line(2, np.array([1, 4]))
+    windows = sliding_window_view(slab, shape)[2, [1, 4]].reshape(-1, *shape)
+    np.testing.assert_array_equal(grid.rows(slab, patches), windows.reshape(len(windows), -1))
+    middle = tuple(edge // 2 for edge in shape)
+    np.testing.assert_array_equal(grid.middles(slab, patches), windows[:, *middle])
+    certainty = np.zeros_like(slab)
+    certainty[2, 1, 0], certainty[3, 2, 1] = 0.5, 2.0
+    expected = np.zeros_like(slab)
+    expected[2 : 2 + shape[0], 1 : 1 + shape[1], : shape[2]] += 0.5
+    expected[3 : 3 + shape[0], 2 : 2 + shape[1], 1 : 1 + shape[2]] += 2.0
+    np.testing.assert_array_equal(grid.held(certainty), expected)
 
 
 def test_places_reach_the_last_voxel_whatever_the_stride() -> None:
