@@ -14,6 +14,7 @@ noiseless series has, and one of too few rows, get the eigenvectors of the Gram 
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -34,6 +35,7 @@ from components.svd.engines.mahout import (
     spark_context,
 )
 from components.svd.engines.spark import refusal_of_task
+from components.threads import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,6 +49,15 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 4096
 """Rows of a chunk: 2 MB of 125 voxels, of which a class of a slab has a few."""
+
+BLOCK_ROWS = 16384
+"""Of a block that is handed to Mahout, at least: a task takes a tenth of a second whatever it does."""
+
+AT_ONCE = 16
+"""Classes at most that are factored at once; the driver does the small matrices of each."""
+
+JOB_LOG_MANY = "ctbasis.log.many"
+"""Spark's local property by which JobLog.java says long jobs only: there are a thousand, and classes are counted."""
 
 Part: TypeAlias = "tuple[str, int, int]"
 """Rows of one class in one slab: the array's name, the first row and one past the last."""
@@ -77,11 +88,16 @@ class MahoutFactor:
             ]
             sums, grams, counts = (np.sum([one[index] for one in every], axis=0) for index in range(3))
             bases = bases_of(sums, grams, counts, rows[0].texture)
-            done = 0
-            for chosen in progress(range(len(counts)), "patch basis: Mahout", unit="factorization"):
+
+            def factored(chosen: int) -> bool:
                 parts = [part for number, one in enumerate(every) for part in _parts(number, one[3], chosen)]
-                if counts[chosen] >= 2 * sums.shape[1] and self._factor(spark, parts, bases, chosen):
-                    done += 1
+                return bool(counts[chosen] >= 2 * sums.shape[1]) and self._factor(spark, parts, bases, chosen)
+
+            # A class is a few jobs of a task or a few: most of its time is the scheduler's.
+            at_once = min(2 * spark.defaultParallelism, AT_ONCE)
+            with ThreadPoolExecutor(at_once) as pool:
+                found = in_order(pool, factored, range(len(counts)), ahead=at_once)
+                done = sum(progress(found, "patch basis: Mahout", total=len(counts), unit="factorization"))
         finally:
             stores.delete(self.scratch)
         by = f"Mahout 14.1 dssvd of {done} classes"
@@ -95,7 +111,7 @@ class MahoutFactor:
         from pyspark.serializers import NoOpSerializer
 
         m, n = sum(stop - first for _, first, stop in parts), bases.mean.shape[1]
-        blocks = gathered_blocks(parts, spark.defaultParallelism)
+        blocks = gathered_blocks(parts, min(spark.defaultParallelism, math.ceil(m / BLOCK_ROWS)))
         check_limits(m, n, max(sum(stop - first for _, first, stop in block) for _, block in blocks))
         rows = partial(encode_rows, self.scratch, bases.mean[chosen])
         # The Java side of a context and of an RDD is private in PySpark, and there is no public way to it.
@@ -103,6 +119,7 @@ class MahoutFactor:
         run = java_class(spark, "DsSvd")(spark._jsc, chosen_kernels(spark))  # noqa: SLF001
         try:
             spark.setJobDescription(f"dssvd of class {chosen + 1}")
+            spark.setLocalProperty(JOB_LOG_MANY, "true")
             run.run(A._jrdd, m, n, n, 0, 0, chosen)  # noqa: SLF001
             s, V = decode(run.s())[1][0], decode(run.V())[1]
         except Py4JJavaError as error:

@@ -16,8 +16,10 @@ import org.apache.mahout.sparkbindings.blocks.BlockDrm;
 import org.apache.mahout.sparkbindings.drm.CheckpointedDrmSpark;
 import org.apache.spark.api.java.JavaRDD;
 import org.apache.spark.api.java.JavaSparkContext;
+import org.apache.spark.rdd.RDD;
 import scala.Tuple2;
 import scala.Tuple3;
+import scala.collection.JavaConverters;
 
 /** One run of Mahout's own DS-SVD over row blocks that come as bytes; U goes as bytes, block by block. */
 public final class DsSvd implements AutoCloseable {
@@ -27,8 +29,8 @@ public final class DsSvd implements AutoCloseable {
   private static final String ROW_WISE_GRAM_AS_STARTED = System.getProperty(ROW_WISE_GRAM);
 
   private final JavaSparkContext context;
-  private final Set<Integer> persistedBefore;
   private final boolean stock;
+  private int blocks = -1;
   private DrmLike<Object> tallU;
   private byte[] s;
   private byte[] V;
@@ -40,7 +42,6 @@ public final class DsSvd implements AutoCloseable {
   public DsSvd(JavaSparkContext context, String kernels) {
     this.context = context;
     stock = kernels.equals(Kernels.STOCK);
-    persistedBefore = new HashSet<>(context.getPersistentRDDs().keySet());
     Kernels.choose(context.sc(), kernels);
     if (ROW_WISE_GRAM_AS_STARTED == null) {
       if (stock) {
@@ -59,6 +60,7 @@ public final class DsSvd implements AutoCloseable {
    * @throws RankDeficientException dqrThin found Y to have fewer than k + p independent columns
    */
   public void run(JavaRDD<byte[]> blocks, long m, int n, int k, int p, int q, long seed) {
+    this.blocks = blocks.id();
     boolean asMahoutHasThem = stock;
     CheckpointedDrmSpark<Object> A = BlockDrm.of(
         blocks.mapPartitions(parts -> Blocks.decode(parts, asMahoutHasThem)).rdd(), m, n, stock);
@@ -119,13 +121,21 @@ public final class DsSvd implements AutoCloseable {
         .distinct().sorted().collect(Collectors.joining(", ", "replaced kernels (", ")"));
   }
 
-  /** Let go of what the run keeps in the executors' memory. */
+  /** Let go of what this run, and no other of those under way, keeps in the executors' memory. */
   @Override
   public void close() {
     context.getPersistentRDDs().forEach((id, rdd) -> {
-      if (!persistedBefore.contains(id)) {
+      if (descends(rdd.rdd(), new HashSet<>())) {
         rdd.unpersist();
       }
     });
+  }
+
+  private boolean descends(RDD<?> rdd, Set<Integer> seen) {
+    if (rdd.id() == blocks) {
+      return true;
+    }
+    return seen.add(rdd.id())
+        && JavaConverters.seqAsJavaList(rdd.dependencies()).stream().anyMatch(parent -> descends(parent.rdd(), seen));
   }
 }

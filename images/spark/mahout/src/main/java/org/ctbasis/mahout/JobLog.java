@@ -11,8 +11,13 @@ import org.apache.spark.scheduler.SparkListenerJobEnd;
 import org.apache.spark.scheduler.SparkListenerJobStart;
 import org.apache.spark.scheduler.SparkListenerTaskEnd;
 
-/** Spark's progress on stderr: a line for each job that ends, and one every few seconds of a long one. */
+/**
+ * Spark's progress on stderr: a line for each job that ends, and one every few seconds of a long one. Of jobs whose local
+ * property {@link #MANY} is "true", thousands of a step that reports its own progress, only long ones are said.
+ */
 public final class JobLog extends SparkListener {
+
+  static final String MANY = "ctbasis.log.many";
 
   private static final long EVERY_MS = 5000;
 
@@ -39,10 +44,12 @@ public final class JobLog extends SparkListener {
   private static final class Job {
     private final long started;
     private final String name;
+    private final boolean many;
     private int tasks;
 
     private Job(SparkListenerJobStart start) {
       started = start.time();
+      many = Boolean.parseBoolean(start.properties().getProperty(MANY));
       String description = start.properties().getProperty("spark.job.description", "");
       name = String.format("spark: job %d (%s)", start.jobId(), description);
     }
@@ -61,7 +68,7 @@ public final class JobLog extends SparkListener {
     Job job = jobOfStage.get(task.stageId());
     if (job != null) {
       job.tasks++;
-      if (System.currentTimeMillis() - lastSaid >= EVERY_MS) {
+      if (!job.many && System.currentTimeMillis() - lastSaid >= EVERY_MS) {
         say(String.format("%s, %d tasks so far", job.name, job.tasks));
       }
     }
@@ -71,7 +78,9 @@ public final class JobLog extends SparkListener {
   public void onJobEnd(SparkListenerJobEnd end) {
     Job job = jobs.remove(end.jobId());
     jobOfStage.values().removeIf(job::equals);
-    say(String.format("%s, %d tasks, %.1f s", job.name, job.tasks, (end.time() - job.started) / 1000.0));
+    if (!job.many || end.time() - job.started >= EVERY_MS) {
+      say(String.format("%s, %d tasks, %.1f s", job.name, job.tasks, (end.time() - job.started) / 1000.0));
+    }
   }
 
   private void say(String line) {
