@@ -186,7 +186,7 @@ class SlabDenoiser:
         x = volume.read(slab.low, slab.high)
         sigma = self.noise.sigma_rows(slab.low, slab.high, columns)
         texture = self.noise.texture_rows(slab.low, slab.high, columns)
-        y = x / sigma
+        y = np.ascontiguousarray(x / sigma)
         patches = Patches(self.basis.shape, how, sigma, texture, self.weights)
         if how.twice:
             # Of the first stage, the rows that the second's patches reach.
@@ -278,7 +278,7 @@ class Patches:
             half: Whether every other place does.
         """
         stride = self.options.stride
-        total, certainty = np.zeros_like(y), np.zeros_like(y)
+        total, certainty = (np.zeros(y.shape, np.float32) for _ in range(2))
         every = places(y.shape[1], self.shape[1], stride)
         last = rows - self.shape[0]
         reach = self.shape[0] - 1
