@@ -308,19 +308,17 @@ class Patches:
         estimates, certainty = np.empty_like(own), np.empty(len(own), np.float32)
         for chosen, part in parts:
             c = weights.of(own[part], chosen)
-            guide = None if lung is None else GuideRows(source[part], lung[part])
-            certainty[part] = self._keep(weights, chosen, c, guide)
+            if lung is None:
+                certainty[part] = self._keep(weights, chosen, c)
+            else:
+                d = weights.of(source[part], chosen)
+                certainty[part] = wiener(c, d, weights.offset[chosen], weights.flat[chosen], lung[part])
             np.matmul(c, weights.back[chosen], out=estimates[part])
             estimates[part] += weights.mean[chosen]
         return patches, estimates, certainty
 
-    def _keep(
-        self, weights: Weights, chosen: int, c: NDArray[np.float32], guide: GuideRows | None
-    ) -> NDArray[np.float32] | float:
-        """Take off the weights `c` of patches of a class what is noise, and return how certain the rest is."""
-        if guide is not None:
-            d = weights.of(guide.patches, chosen)
-            return wiener(c, d, weights.offset[chosen], weights.flat[chosen], guide.lung)
+    def _keep(self, weights: Weights, chosen: int, c: NDArray[np.float32]) -> NDArray[np.float32] | float:
+        """Take off the weights `c` of a class what the first stage holds for noise; return how certain the rest is."""
         if self.options.threshold == "hard":
             return keep_above(c, self.options.tau)
         gain = weights.gain[chosen]
@@ -338,17 +336,4 @@ class Guide:
     """
 
     image: NDArray[np.float32]
-    lung: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class GuideRows:
-    """What the first stage made of rows of patches.
-
-    Attributes:
-        patches: Over sigma, (rows, voxels).
-        lung: Which of them are of lung, (rows,).
-    """
-
-    patches: NDArray[np.float32]
     lung: NDArray[np.bool_]

@@ -80,6 +80,8 @@ class MahoutFactor:
             CtbasisError: The Spark application lacks Mahout, or a task failed.
         """
         spark = spark_context()
+        # Here, as local properties of this thread are not those of the threads below.
+        kernels = chosen_kernels(spark)
         stores.open_group(self.scratch, mode="w")
         try:
             every = [
@@ -91,7 +93,7 @@ class MahoutFactor:
 
             def factored(chosen: int) -> bool:
                 parts = [part for number, one in enumerate(every) for part in _parts(number, one[3], chosen)]
-                return bool(counts[chosen] >= 2 * sums.shape[1]) and self._factor(spark, parts, bases, chosen)
+                return bool(counts[chosen] >= 2 * sums.shape[1]) and self._factor(spark, kernels, parts, bases, chosen)
 
             # A class is a few jobs of a task or a few: most of its time is the scheduler's.
             at_once = min(2 * spark.defaultParallelism, AT_ONCE)
@@ -105,7 +107,7 @@ class MahoutFactor:
             by += f", {len(counts) - done} by Gram matrices: of too few or of deficient rows"
         return Bases(bases.mean, bases.vectors, bases.energy, counts, by)
 
-    def _factor(self, spark: SparkContext, parts: list[Part], bases: Bases, chosen: int) -> bool:
+    def _factor(self, spark: SparkContext, kernels: str, parts: list[Part], bases: Bases, chosen: int) -> bool:
         """Put Mahout's basis of a class in the place of that of its Gram matrix; say whether it gave one."""
         from py4j.protocol import Py4JJavaError
         from pyspark.serializers import NoOpSerializer
@@ -116,7 +118,7 @@ class MahoutFactor:
         rows = partial(encode_rows, self.scratch, bases.mean[chosen])
         # The Java side of a context and of an RDD is private in PySpark, and there is no public way to it.
         A = spark.parallelize(blocks, len(blocks)).flatMap(rows)._reserialize(NoOpSerializer())  # noqa: SLF001
-        run = java_class(spark, "DsSvd")(spark._jsc, chosen_kernels(spark))  # noqa: SLF001
+        run = java_class(spark, "DsSvd")(spark._jsc, kernels)  # noqa: SLF001
         try:
             spark.setJobDescription(f"dssvd of class {chosen + 1}")
             spark.setLocalProperty(JOB_LOG_MANY, "true")

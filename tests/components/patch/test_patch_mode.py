@@ -312,12 +312,19 @@ def test_fewer_slices_than_a_patch_spans_are_denoised_all_the_same(slices: int) 
     assert (clean - truth)[inside].std() < 0.8 * 30.0
 
 
-def estimated(truth: NDArray[np.float32], hu: NDArray[np.float32], **options: object) -> tuple[float, float, Noise]:
-    """Denoise blind; return RMSE over the body before and after, HU, and the noise that was found."""
-    volume = ArrayVolume(hu, (1.4, 1.4, 2.5))
+def blind(
+    hu: NDArray[np.float32], spacing: tuple[float, float, float] = (1.4, 1.4, 2.5), **options: object
+) -> tuple[NDArray[np.float32], Noise]:
+    """Denoise by what is found in the volume itself; return the result and the noise that was found."""
+    volume = ArrayVolume(hu, spacing)
     shape = patch_shape(volume.shape, volume.spacing)
     noise = estimate(volume, reach=(shape[0] - 1, shape[1] - 1, shape[2] - 1))
-    clean = whole(volume, noise, learn(volume, noise, shape=shape, classes=8), **options)
+    return whole(volume, noise, learn(volume, noise, shape=shape, classes=8), **options), noise
+
+
+def estimated(truth: NDArray[np.float32], hu: NDArray[np.float32], **options: object) -> tuple[float, float, Noise]:
+    """Denoise blind; return RMSE over the body before and after, HU, and the noise that was found."""
+    clean, noise = blind(hu, **options)
     assert np.isfinite(clean).all()
     inside = (truth > -300) & (truth < 1000)
     before, after = ((image - truth)[inside] for image in (hu, clean))
@@ -349,9 +356,7 @@ def test_the_texture_of_an_iterative_reconstruction_is_denoised_and_neither_body
     sigma = float((plain - slices)[slices > -300].std())
     smooth = np.stack([denoise_tv_chambolle(image / sigma, weight=0.8) * sigma for image in plain.astype(np.float64)])
     hu = np.maximum(np.moveaxis((1 - strength) * plain + strength * smooth, 0, -1), -1000).astype(np.float32)
-    volume = ArrayVolume(hu, (2.8, 2.8, 2.5))
-    noise = estimate(volume, reach=tuple(edge - 1 for edge in SHAPE))  # type: ignore[arg-type]
-    clean = whole(volume, noise, learn(volume, noise, shape=SHAPE, classes=8))
+    clean, _ = blind(hu, (2.8, 2.8, 2.5))
     lung = (truth > -950) & (truth < -600)
     for region, most in ((truth > -300, in_body), (lung, in_lung)):
         before, after = (np.sqrt(np.mean((image - truth)[region] ** 2)) for image in (hu, clean))
