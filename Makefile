@@ -83,7 +83,7 @@ overhead: cluster-check setup ## Measure what the svd step adds to a bare SparkA
 CASES ?= 20000
 SEED ?= 0
 fuzz: setup ## Read damaged DICOM files: CASES of them, drawn from SEED
-	$(PY) -m instruments.fuzz --cases $(CASES) --seed $(SEED)
+	$(PY) -m ctbasis.bench.fuzz --cases $(CASES) --seed $(SEED)
 
 clean: ## Remove what setup and demo made
 	rm -rf .venv .cache demo demo.partial $(MAHOUT)/target

@@ -6,13 +6,13 @@ In mode patch the SVD is of the matrix of all patches, and the svd step leaves t
 from kfp import dsl, kubernetes
 
 from components.cleanup.component import cleanup
-from components.deidentify.pseudonyms import SALT
 from components.fetch.component import fetch
 from components.matrix.component import matrix
 from components.reconstruct.component import reconstruct
 from components.report.component import report
 from components.svd.component import svd
-from pipeline import parameters as p
+from ctbasis import parameters as p
+from ctbasis.dicom.deidentify.pseudonyms import SALT
 
 S3_SECRET = "ctbasis-s3"  # noqa: S105 - the name of a Secret, not its content
 S3_KEYS = {

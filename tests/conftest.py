@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+pytest_plugins = ["tests.services"]
+
 # The same cases on every machine, however slow: what fails in CI fails at home.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from pipeline.images import STEPS
+from ctbasis.kubeflow.images import STEPS
 
 
 @dsl.component(base_image=STEPS, install_kfp_package=False)
@@ -17,8 +17,8 @@ def cleanup(workspace: str, store: str, run: str, status: dsl.PipelineTaskFinalS
     """
     from pathlib import Path
 
-    from components.cleanup.cleanup import cleanup
-    from components.errors import refusing
+    from ctbasis.steps.cleanup import cleanup
+    from ctbasis.errors import refusing
 
     with refusing():
         print(f"cleanup: the run {status.state}")

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from pipeline.images import STEPS
+from ctbasis.kubeflow.images import STEPS
 
 
 @dsl.component(base_image=STEPS, install_kfp_package=False)
@@ -25,8 +25,8 @@ def fetch(source: str, truth: str, deidentify: bool, workspace: str) -> NamedTup
     """
     from pathlib import Path
 
-    from components.errors import refusing
-    from components.fetch.fetch import fetch
+    from ctbasis.errors import refusing
+    from ctbasis.sources.fetch import fetch
 
     folder, truth_folder = Path(workspace) / "source", Path(workspace) / "truth"
     with refusing():

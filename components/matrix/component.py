@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from pipeline.images import STEPS
+from ctbasis.kubeflow.images import STEPS
 
 
 @dsl.component(base_image=STEPS, install_kfp_package=False)
@@ -36,10 +36,10 @@ def matrix(
     """
     from pathlib import Path
 
-    from components.deidentify.deidentification import Deidentification
-    from components.errors import refusing
-    from components.matrix.ingest import ingest
-    from components.stores import run_folder
+    from ctbasis.dicom.deidentify.deidentification import Deidentification
+    from ctbasis.errors import refusing
+    from ctbasis.matrix.ingest import ingest
+    from ctbasis.storage.stores import run_folder
 
     place = run_folder(workspace, store, run)
     uri, truth_uri = f"{place}/matrix.zarr", f"{place}/truth.zarr"

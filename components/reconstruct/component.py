@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from pipeline.images import STEPS
+from ctbasis.kubeflow.images import STEPS
 
 
 @dsl.component(base_image=STEPS, install_kfp_package=False)
@@ -28,8 +28,8 @@ def reconstruct(
     """
     from pathlib import Path
 
-    from components.errors import refusing
-    from components.reconstruct.reconstruct import reconstruct, reconstruct_patches
+    from ctbasis.errors import refusing
+    from ctbasis.steps.reconstruct import reconstruct, reconstruct_patches
 
     with refusing():
         if denoised_matrix:

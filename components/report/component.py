@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from pipeline.images import STEPS
+from ctbasis.kubeflow.images import STEPS
 
 
 @dsl.component(base_image=STEPS, install_kfp_package=False)
@@ -38,10 +38,10 @@ def report(
     import tempfile
     from pathlib import Path
 
-    from components.errors import refusing
-    from components.report.patches import write_patch_report
-    from components.report.report import write_report
-    from components.svd.rank import parse_ranks
+    from ctbasis.errors import refusing
+    from ctbasis.report.patches import write_patch_report
+    from ctbasis.report.report import write_report
+    from ctbasis.svd.rank import parse_ranks
 
     with refusing(), tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "report"

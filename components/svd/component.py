@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from pipeline.images import STEPS
+from ctbasis.kubeflow.images import STEPS
 
 
 @dsl.component(
@@ -78,13 +78,13 @@ def svd(
     """
     from pathlib import Path
 
-    from components.errors import refusing
-    from components.patch.step import denoise
-    from components.svd.factorize import factorize, publish
-    from components.svd.memory import parse_memory
-    from components.svd.placement import Placement
-    from components.svd.rank import parse_rank, parse_ranks
-    from components.stores import run_folder
+    from ctbasis.errors import refusing
+    from ctbasis.steps.patch import denoise
+    from ctbasis.steps.svd import factorize, publish
+    from ctbasis.svd.memory import parse_memory
+    from ctbasis.spark.placement import Placement
+    from ctbasis.svd.rank import parse_rank, parse_ranks
+    from ctbasis.storage.stores import run_folder
 
     decided = {name: value for name, value in vars(task_config).items() if value}
     placement = Placement(**decided)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from instruments.phantom import write_chest
+from ctbasis.simulate.phantom import write_chest
 from tests.e2e.cluster import new_namespace
 from tests.e2e.kfp_namespace import RunNamespace
 from tests.e2e.object_store import object_store

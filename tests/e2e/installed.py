@@ -34,7 +34,7 @@ SMALL = {"coreRequest": "100m", "memory": "768M", "memoryOverhead": "400M"}
 WRITE_MATRIX = """
 import sys
 import numpy as np
-from components.matrix import store
+from ctbasis.matrix import store
 rng = np.random.default_rng(7)
 m, n = int(sys.argv[1]), 24
 store.BLOCK_ELEMENTS = m * n // 8

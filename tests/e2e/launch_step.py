@@ -13,12 +13,12 @@ import os
 import sys
 from typing import Any
 
-from components.errors import refusing
-from components.svd import launch_kubernetes
-from components.svd.application import SparkApplication
-from components.svd.kubernetes.patience import Patience
-from components.svd.launch import application_name
-from components.svd.placement import Placement
+from ctbasis.errors import refusing
+from ctbasis.spark import launch_kubernetes
+from ctbasis.spark.application import SparkApplication
+from ctbasis.spark.kubernetes.patience import Patience
+from ctbasis.spark.launch import application_name
+from ctbasis.spark.placement import Placement
 
 
 def rendered(template: SparkApplication, asked: dict[str, Any]) -> SparkApplication:

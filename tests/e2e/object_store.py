@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import boto3
 
-from instruments.s3server import weed_binary
+from ctbasis.demo.s3server import weed_binary
 from tests.e2e.cluster import STEPS_IMAGE, hardened, kubectl, pod, ready, wait_until
 
 REGION = "us-east-1"

@@ -23,9 +23,9 @@ from typing import Any
 
 from kubernetes import client, config
 
-from components.svd import launch_kubernetes
-from components.svd.kubernetes.api_server import ApiServer
-from components.svd.launch import application_name
+from ctbasis.spark import launch_kubernetes
+from ctbasis.spark.kubernetes.api_server import ApiServer
+from ctbasis.spark.launch import application_name
 from tests.e2e.cluster import GENEROUS_SECONDS, kubectl, new_namespace
 from tests.e2e.launch_step import rendered
 from tests.e2e.step_namespace import StepNamespace, asked_of_a_step, job_arguments

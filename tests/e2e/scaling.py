@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from instruments.phantom import write_chest
+from ctbasis.simulate.phantom import write_chest
 from tests.e2e.cluster import CHECKOUT, new_namespace
 from tests.e2e.kfp_namespace import RunNamespace, small_package
 from tests.e2e.kfp_pods import BUCKET, BUCKET_PATH

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import pytest
 
-from components.svd.launch import application_name
+from ctbasis.spark.launch import application_name
 from tests.e2e.cluster import CHECKOUT, GENEROUS_SECONDS, SPARK_IMAGE, base, kubectl, ready, wait_until
 from tests.e2e.launch_step import merge
 
@@ -28,7 +28,7 @@ SMALL = {"memory": "768M", "coreRequest": "100m"}
 
 WRITE_MATRIX = """
 import numpy as np
-from components.matrix import store
+from ctbasis.matrix import store
 store.BLOCK_ELEMENTS = 1
 rng = np.random.default_rng(7)
 m, n = 4096, 24
@@ -45,8 +45,8 @@ SINGULAR_VALUES, PRODUCT = 1e-6, 1e-5
 COMPARE = """
 import json, sys
 import numpy as np
-from components.svd import job
-from components.svd.factors import FactorStore
+from ctbasis.spark import job
+from ctbasis.svd.factors import FactorStore
 local = "/workspace/local.zarr"
 job.run(job.parse(["--matrix", "/workspace/matrix.zarr", "--factors", local, "--engine", "numpy", "--rank", "6",
                    "--seed", "1", "--dtype", "float64"]))
@@ -62,7 +62,7 @@ print(json.dumps({
 def job_arguments(
     factors: str, *, matrix: str = "/workspace/matrix.zarr", engine: str = "mahout", power_iters: int = 2
 ) -> list[str]:
-    """Return arguments of components/svd/job.py; many power iterations leave time to break something."""
+    """Return arguments of ctbasis/spark/job.py; many power iterations leave time to break something."""
     wanted = ["--engine", engine, "--rank", "6", "--power-iters", str(power_iters), "--seed", "1", "--dtype", "float64"]
     return ["--matrix", matrix, "--factors", f"/workspace/{factors}", *wanted]
 
@@ -181,7 +181,7 @@ class StepNamespace:
         """Start the launching half of the step as a process that has the launcher's rights alone.
 
         Args:
-            job: Arguments of components/svd/job.py.
+            job: Arguments of ctbasis/spark/job.py.
             run: The run's id.
             spec: What is changed in the application's spec.
             patience: What is changed in `Patience`.

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import yaml
 
-from components.svd.factors import FactorStore
-from pipeline import local
+from ctbasis.kubeflow import local
+from ctbasis.svd.factors import FactorStore
 from tests.e2e.cluster import CHECKOUT, kubectl, new_namespace, tell_chaos, wait_until
 from tests.e2e.kfp_namespace import RunNamespace, small_package
 from tests.e2e.object_store import ObjectStore, behind_proxy, cut, mend, object_store

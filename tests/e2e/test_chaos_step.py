@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from components.errors import refusal_in
+from ctbasis.errors import refusal_in
 from tests.e2e.cluster import GENEROUS_SECONDS, kubectl, tell_chaos, wait_until
 from tests.e2e.step_namespace import job_arguments
 

@@ -42,9 +42,9 @@ json.dump(found, sys.stdout)
 
 EVERY_MODULE = """
 import importlib, pkgutil
-import components
-names = [module.name for module in pkgutil.walk_packages(components.__path__, "components.")]
-names.remove("components.svd.engines.ray")  # the image has it where it was built with EXTRAS="--extra ray"
+import ctbasis
+names = [module.name for module in pkgutil.walk_packages(ctbasis.__path__, "ctbasis.")]
+names.remove("ctbasis.svd.engines.ray")  # the image has it where it was built with EXTRAS="--extra ray"
 for name in names:
     importlib.import_module(name)
 print(len(names))
@@ -107,7 +107,7 @@ def test_every_step_finds_what_it_imports() -> None:
 
 
 def test_driver_and_executors_find_what_they_import() -> None:
-    job = ["components.svd.job", "components.svd.engines.mahout", "components.matrix.store", "components.svd.factors"]
+    job = ["ctbasis.spark.job", "ctbasis.svd.engines.mahout", "ctbasis.matrix.store", "ctbasis.svd.factors"]
     program = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint('all')"
     assert said(SPARK_IMAGE, program, *job).split() == ["all"]
 

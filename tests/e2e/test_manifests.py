@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from components.svd.application import SparkApplication
-from pipeline.lint import crds
+from ctbasis.kubeflow.lint import crds
+from ctbasis.spark.application import SparkApplication
 from tests.e2e.cluster import kubectl, new_namespace, require_cluster, wait_until
 from tests.e2e.installed import OVERLAYS, TEMPLATE, installed, rendered
 
@@ -49,7 +49,7 @@ def test_the_lint_checks_against_the_operators_definitions_of_this_cluster() -> 
         definition = json.loads(kubectl("get", "crd", f"{kind}.{crds.GROUP}", "--output=json"))
         for name, text in crds.published(definition).items():
             vendored = (crds.FOLDER / name).read_text()
-            assert vendored == text, f"{name} is of another version of the operator; pipeline/lint/crds.py renews it"
+            assert vendored == text, f"{name} is of another version; ctbasis/kubeflow/lint/crds.py renews it"
 
 
 def test_the_suspended_template_is_at_rest_and_starts_no_pod(hardened: Installed) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from components.patch.bases import PatchBases
-from components.svd.factors import FactorStore
-from pipeline import local
+from ctbasis.kubeflow import local
+from ctbasis.patch.bases import PatchBases
+from ctbasis.svd.factors import FactorStore
 from tests.e2e.kfp_namespace import small_package
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from components.errors import refusal_in
-from components.svd.kubernetes.owner import POD_NAME
-from components.svd.launch import application_name
+from ctbasis.errors import refusal_in
+from ctbasis.spark.kubernetes.owner import POD_NAME
+from ctbasis.spark.launch import application_name
 from tests.e2e.cluster import CHECKOUT, SPARK_IMAGE, hardened, pod, wait_until
 from tests.e2e.step_namespace import job_arguments
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from components.svd.factors import FactorStore
+from ctbasis.svd.factors import FactorStore
 from tests.e2e.kfp_namespace import small_package
 from tests.e2e.test_pipeline_on_kubernetes import (
     ARGUMENTS,

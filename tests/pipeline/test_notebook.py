@@ -11,10 +11,9 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-import pipeline
-from tests.pipeline.kfp_stand_in import KfpStandIn, picture
+from tests.kubeflow.kfp_stand_in import KfpStandIn, picture
 
-NOTEBOOK = Path(pipeline.__file__).with_name("trigger.ipynb")
+NOTEBOOK = Path(__file__).parents[2] / "pipeline" / "trigger.ipynb"
 
 
 def execute(stand_in: KfpStandIn, home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -1,0 +1,1 @@
+"""Low-dose chest CT denoised by a distributed stochastic SVD: the library and the command line."""

@@ -1,0 +1,228 @@
+"""The denoisers that `ctbasis bench quality` sets side by side, each with the settings among which it is tuned.
+
+Peers are told what a blind method has to find out: the true standard deviation of the noise in body and lung, and BM3D
+and BM4D its true power spectrum. ctbasis' own modes are told nothing and run with their defaults.
+
+References:
+    K. Dabov, A. Foi, V. Katkovnik, K. Egiazarian, "Image denoising by sparse 3-D transform-domain collaborative
+        filtering", IEEE Trans. Image Process. 16(8), 2080-2095, 2007.
+    Y. Makinen, L. Azzari, A. Foi, "Collaborative filtering of correlated noise: exact transform-domain variance for
+        improved shrinkage and patch matching", IEEE Trans. Image Process. 29, 8339-8354, 2020 (BM3D with a PSD).
+    M. Maggioni, V. Katkovnik, K. Egiazarian, A. Foi, "Nonlocal transform-domain filter for volumetric data denoising
+        and reconstruction", IEEE Trans. Image Process. 22(1), 119-133, 2013 (BM4D).
+    A. Buades, B. Coll, J. M. Morel, "A non-local algorithm for image denoising", CVPR 2, 60-65, 2005.
+    A. Chambolle, "An algorithm for total variation minimization and applications", J. Math. Imaging Vis. 20, 89-97,
+        2004.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
+
+from ctbasis.patch.basis import learn
+from ctbasis.patch.denoise import denoise
+from ctbasis.patch.noise import estimate
+from ctbasis.patch.rows import patch_shape
+from ctbasis.patch.volume import ArrayVolume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from ctbasis.simulate.nodules import Spacing
+
+AROUND = 4
+"""Slices on both sides of those that are scored, which a peer that works in three dimensions is given too."""
+
+
+@dataclass(frozen=True)
+class NoisyVolume:
+    """What a denoiser is given.
+
+    Attributes:
+        hu: The whole run of slices, HU, (slices, rows, columns).
+        spacing: mm between slices, rows and columns.
+        scored: The slices that are wanted.
+        sigma: True standard deviation of the noise in body and lung, HU.
+        power: True power of the noise within a slice, HU^2 a pixel, (rows, columns), in the order of numpy.fft; its
+            mean is `sigma` squared.
+    """
+
+    hu: NDArray[np.float32]
+    spacing: Spacing
+    scored: range
+    sigma: float
+    power: NDArray[np.float64]
+
+    @property
+    def wanted(self) -> NDArray[np.float32]:
+        """The slices that are scored."""
+        return self.hu[self.scored.start : self.scored.stop]
+
+    @property
+    def near(self) -> tuple[NDArray[np.float32], slice]:
+        """The slices that are scored with AROUND more on both sides, and which of those are scored."""
+        first = max(0, self.scored.start - AROUND)
+        own = slice(self.scored.start - first, self.scored.stop - first)
+        return self.hu[first : self.scored.stop + AROUND], own
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A method.
+
+    Attributes:
+        name: As rows have it.
+        run: Of a volume and a setting; returns the slices that are scored, and how many it had to work through.
+        settings: What it is tuned among; a single one is not tuned.
+        module: That it needs, of the extra `peers`; empty if none.
+    """
+
+    name: str
+    run: Callable[[NoisyVolume, Mapping[str, Any]], tuple[NDArray[np.float32], int]]
+    settings: Sequence[Mapping[str, Any]] = field(default=({},))
+    module: str = ""
+
+    @property
+    def absent(self) -> bool:
+        """Whether what it needs is not installed."""
+        return bool(self.module) and importlib.util.find_spec(self.module) is None
+
+
+def _gaussian(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
+    volume, own = noisy.near
+    pixels = setting["pixels"]
+    return gaussian_filter(volume, (setting["slices"], pixels, pixels))[own], len(volume)
+
+
+def _total_variation(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
+    volume, own = noisy.near
+    # The weight is of an image scaled to noise of one.
+    scaled = denoise_tv_chambolle(volume / noisy.sigma, weight=setting["weight"], max_num_iter=100)
+    return np.asarray(scaled * noisy.sigma, np.float32)[own], len(volume)
+
+
+def _non_local_means(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
+    found = [
+        denoise_nl_means(
+            image,
+            patch_size=setting["patch"],
+            patch_distance=7,
+            h=setting["h"] * noisy.sigma,
+            sigma=noisy.sigma,
+            fast_mode=True,
+        )
+        for image in noisy.wanted
+    ]
+    return np.asarray(found, np.float32), len(found)
+
+
+@contextmanager
+def _trapz() -> Iterator[None]:
+    """Give NumPy back the name by which bm4d 4.2.5, and BM3D with it, calls `trapezoid` for a PSD: 2.4 dropped it."""
+    if hasattr(np, "trapz"):
+        yield
+        return
+    np.trapz = np.trapezoid  # type: ignore[attr-defined]  # noqa: NPY201 - the old name is the point
+    try:
+        yield
+    finally:
+        del np.trapz  # type: ignore[attr-defined]  # noqa: NPY201 - as above
+
+
+def _bm3d(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
+    from bm3d import bm3d
+
+    level = setting["level"]
+    # Its PSD is that of an unnormalised transform: its sum over the squared number of pixels is the variance.
+    psd = noisy.power * noisy.power.size * level**2
+    with _trapz():
+        found = [bm3d(image.astype(np.float64), psd) for image in noisy.wanted]
+    return np.asarray(found, np.float32), len(found)
+
+
+def _bm4d(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
+    from bm4d import bm4d
+
+    volume, own = noisy.near
+    level = setting["level"]
+    if setting["noise"] == "white":
+        found = bm4d(volume, level * noisy.sigma)
+    else:
+        # White along the slices, as inserted noise is.
+        power = np.broadcast_to(noisy.power, volume.shape)
+        with _trapz():
+            found = bm4d(volume, np.ascontiguousarray(power * power.size * level**2))
+    return np.asarray(found, np.float32)[own], len(volume)
+
+
+def _global(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
+    """Project on the leading k right singular vectors: exactly what the engines of global mode approximate."""
+    A = noisy.hu.reshape(len(noisy.hu), -1)
+    G = (A @ A.T).astype(np.float64)
+    V = np.linalg.eigh(G)[1][:, ::-1][:, : setting["k"]]
+    own = V[noisy.scored.start : noisy.scored.stop]
+    found = (own @ V.T).astype(np.float32) @ A
+    return found.reshape(noisy.wanted.shape), len(noisy.hu)
+
+
+def _patch(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
+    dz, dy, dx = noisy.spacing
+    volume = ArrayVolume(np.moveaxis(noisy.hu, 0, -1), (dy, dx, dz))
+    shape = patch_shape(volume.shape, volume.spacing)
+    noise = estimate(volume, reach=(shape[0] - 1, shape[1] - 1, shape[2] - 1))
+    basis = learn(volume, noise, shape=shape)
+    whole = np.concatenate([hu for _, hu in denoise(volume, noise, basis, **setting)])
+    return np.moveaxis(whole, -1, 0)[noisy.scored.start : noisy.scored.stop], len(noisy.hu)
+
+
+PEERS = (
+    Denoiser(
+        "gaussian",
+        _gaussian,
+        [
+            {"pixels": pixels, "slices": slices}
+            for pixels in (0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+            for slices in (0.0, 0.4, 0.6)
+        ],
+    ),
+    Denoiser("tv", _total_variation, [{"weight": weight} for weight in (0.15, 0.25, 0.4, 0.6, 0.9, 1.3)]),
+    Denoiser("nlm", _non_local_means, [{"h": h, "patch": patch} for h in (0.5, 0.7, 0.9, 1.2) for patch in (3, 5)]),
+    Denoiser("bm3d", _bm3d, [{"level": level} for level in (0.8, 1.0, 1.25, 1.6, 2.0)], module="bm3d"),
+    Denoiser(
+        "bm4d",
+        _bm4d,
+        [
+            {"noise": "white", "level": 1.5},
+            {"noise": "psd", "level": 1.1},
+            {"noise": "psd", "level": 1.35},
+            {"noise": "psd", "level": 1.6},
+            {"noise": "psd", "level": 1.9},
+        ],
+        module="bm4d",
+    ),
+)
+"""Tuned on another series than the one they are measured on."""
+
+PATCH = (Denoiser("patch", _patch), Denoiser("patch one stage", _patch, [{"wiener": False}]))
+
+SHARES = (0.125, 0.25, 0.5, 0.75, 0.9)
+"""Ranks of global mode over the number of slices."""
+
+
+def global_modes(slices: int) -> list[Denoiser]:
+    """Return global mode at several k of `slices`."""
+    ranks = sorted({max(1, round(share * slices)) for share in SHARES})
+    return [Denoiser(f"global k={k}/{slices}", _global, [{"k": k}]) for k in ranks]
+
+
+METHODS = (*(peer.name for peer in PEERS), "global", *(mode.name for mode in PATCH))
+"""What `--method` names."""

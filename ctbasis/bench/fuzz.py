@@ -1,0 +1,243 @@
+"""Damaged DICOM files against the reader: each is read right, refused by name, or costs one worker process.
+
+`python -m ctbasis.bench.fuzz --cases 1000000 --seed 7` goes on for as long as one likes; a case that fails is written
+to `--keep` and told by its number, and `--only` runs that one again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import random
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pydicom
+from pydicom.data import get_testdata_file
+
+from ctbasis.dicom.hounsfield import Pixels, to_hounsfield
+from ctbasis.dicom.instance import read_slices, read_values
+from ctbasis.dicom.limits import limited
+from ctbasis.dicom.series import arrange
+from ctbasis.dicom.unfit import SetAside
+from ctbasis.dicom.workers import Workers
+from ctbasis.progress import progress
+from ctbasis.simulate.awkward import PATIENT, forms
+from ctbasis.simulate.mutations import elements, mutated
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctbasis.dicom.instance import Slice
+    from ctbasis.simulate.mutations import Element
+
+PACKAGE_FILES = ("CT_small.dcm", "693_J2KI.dcm", "UN_sequence.dcm", "DICOMDIR", "nested_priv_SQ.dcm")
+"""Files that pydicom brings, beside those of `forms`."""
+
+SECONDS = 10.0
+"""Of processor time that a case may take before its process is ended: no file of the corpus needs a tenth of one."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What became of one damaged file.
+
+    Attributes:
+        number: Of the case, which with the seed makes the file again.
+        outcome: `read`, `set aside`, `refused` or `isolated`; `wrong` where the reader failed.
+        reason: Of a refusal, or what is wrong.
+        peak_kib: The most memory that the process of the case has taken so far, beyond what it began with.
+    """
+
+    number: int
+    outcome: str
+    reason: str = ""
+    peak_kib: int = 0
+
+
+@dataclass
+class Summary:
+    """What became of all of them."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    wrong: list[Case] = field(default_factory=list)
+    peak_mib: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, case: Case) -> None:
+        """Count a case."""
+        self.outcomes[case.outcome] += 1
+        self.reasons[case.reason] += bool(case.reason)
+        self.peak_mib = max(self.peak_mib, case.peak_kib / 1024)
+        if case.outcome == "wrong":
+            self.wrong.append(case)
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common())
+        taken = f"at most {self.peak_mib:.0f} MiB taken by a process"
+        lines = [f"{self.outcomes.total()} cases in {self.seconds:.0f} s: {counts}; {taken}"]
+        lines += [f"  case {case.number}: {case.reason}" for case in self.wrong]
+        return "\n".join(lines)
+
+
+def fuzz(cases: Sequence[int], *, seed: int, workers: int = 2) -> Summary:
+    """Run the cases of these numbers."""
+    corpus()
+    summary = Summary()
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch, Workers(workers, most_losses=len(cases)) as pool:
+        done = pool.map(
+            partial(run_case, Path(scratch), seed), cases, lambda number, why: Case(number, "isolated", why)
+        )
+        for case in progress(done, "fuzz", total=len(cases), unit="case"):
+            summary.add(case)
+    summary.seconds = time.monotonic() - start
+    return summary
+
+
+@cache
+def corpus() -> list[tuple[bytes, list[Element]]]:
+    """Return whole files with their elements."""
+    paths = [get_testdata_file(name) for name in PACKAGE_FILES]
+    whole = [*forms().values(), *(Path(path).read_bytes() for path in paths if isinstance(path, str))]
+    return [(content, elements(content)) for content in whole]
+
+
+def damaged_file(seed: int, number: int) -> bytes:
+    """Return the file of a case."""
+    rng = random.Random(f"{seed} {number}")  # noqa: S311 - to be the same again, not for secrecy
+    return mutated(*rng.choice(corpus()), rng)
+
+
+def run_case(scratch: Path, seed: int, number: int) -> Case:
+    """Read one damaged file and judge what comes of it."""
+    before = _held_at_first()
+    content = damaged_file(seed, number)
+    name = f"{number}.dcm"
+    (scratch / name).write_bytes(content)
+    try:
+        with limited(seconds=SECONDS):
+            outcome, reason = _judge(scratch, name, content)
+    except Exception as error:  # noqa: BLE001 - whatever comes out of the reader is a finding
+        outcome, reason = "wrong", f"{type(error).__name__}: {error}"
+    finally:
+        (scratch / name).unlink()
+    return Case(number, outcome, reason, _peak_kib() - before)
+
+
+@cache
+def _held_at_first() -> int:
+    """Return what this worker held before its first case: a fork begins with all that its parent has."""
+    return _peak_kib()
+
+
+def _peak_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _judge(folder: Path, name: str, content: bytes) -> tuple[str, str]:
+    found = read_slices(folder, name)
+    aside = [entry for entry in found if isinstance(entry, SetAside)]
+    slices = [entry for entry in found if not isinstance(entry, SetAside)]
+    faults = ["nothing was said of the file"] if not found else []
+    outcome, reason = "read", ""
+    if not slices and aside:
+        outcome, reason = ("refused" if aside[0].broken else "set aside"), aside[0].reason
+    reference = _reference(content) if slices else None
+    faults += [_fault_of_header(entry, header, reference) for entry, header in slices]
+    try:
+        faults += [_fault_of_values(folder, entry, reference) for entry, _ in slices]
+    except ValueError as error:
+        outcome, reason = "refused", str(error)
+    if PATIENT in reason + str(aside):
+        faults.append("a reason names the patient")
+    fault = next(filter(None, faults), "")
+    return ("wrong", fault) if fault else (outcome, reason)
+
+
+def _reference(content: bytes) -> pydicom.Dataset | None:
+    """Return what pydicom makes of the file as a whole, None where it makes nothing of it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pydicom.dcmread(io.BytesIO(content), force=True)
+    except Exception:  # noqa: BLE001 - it may raise what it likes; then there is nothing to compare with
+        return None
+
+
+def _fault_of_header(entry: Slice, header: bytes, reference: pydicom.Dataset | None) -> str:
+    """Compare what was read with the header that later steps will read, and with pydicom's own reading of the file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kept = pydicom.dcmread(io.BytesIO(header))
+    if Pixels.of(kept) != entry.pixels and entry.pixels.lut is None:
+        return "the kept header describes other pixels"
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient"):
+        said = getattr(entry, keyword)
+        if tuple(map(float, kept[keyword].value)) != said:
+            return f"{keyword} of the kept header differs"
+        theirs = None if reference is None or entry.frame else reference.get(keyword)
+        if theirs is not None and tuple(map(float, theirs)) != said:
+            return f"{keyword} differs from pydicom's"
+    (series,) = arrange([entry])
+    if not np.isfinite(series.positions).all():
+        return "a position is no number"
+    return ""
+
+
+def _fault_of_values(folder: Path, entry: Slice, reference: pydicom.Dataset | None) -> str:
+    """Compare stored values that are not compressed with those that pydicom reads, where it reads any."""
+    values = read_values(folder, entry)
+    if values.shape != (entry.Rows, entry.Columns):
+        return f"values of shape {values.shape}"
+    hu = np.empty(values.shape, np.float32)
+    to_hounsfield(values, entry.pixels, hu)
+    if not np.isfinite(hu).all():
+        return "HU that are no numbers"
+    if reference is not None and not entry.stored.syntax:
+        try:
+            theirs: Any = reference.pixel_array
+        except Exception:  # noqa: BLE001 - as above
+            return ""
+        theirs = theirs[entry.frame - 1] if theirs.ndim > values.ndim else theirs
+        # pydicom has dropped the bits beyond BitsStored, which we do later.
+        used = (1 << entry.pixels.BitsStored) - 1
+        if theirs.shape == values.shape and ((theirs.astype(np.int64) ^ values.astype(np.int64)) & used).any():
+            return "values differ from pydicom's"
+    return ""
+
+
+def main() -> int:
+    """Run from the command line; 1 where a case is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=20_000, help="how many")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other cases")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--only", type=int, help="run the case of this number alone")
+    parser.add_argument("--keep", type=Path, help="folder for the files of cases that are wrong")
+    parser.add_argument("--reasons", action="store_true", help="tell how often each reason was given")
+    options = parser.parse_args()
+    cases = range(options.cases) if options.only is None else [options.only]
+    summary = fuzz(cases, seed=options.seed, workers=options.workers)
+    sys.stdout.write(f"{summary}\n")
+    if options.reasons:
+        sys.stdout.writelines(f"{count:8} {reason}\n" for reason, count in summary.reasons.most_common())
+    if options.keep:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        for case in summary.wrong:
+            (options.keep / f"{options.seed}-{case.number}.dcm").write_bytes(damaged_file(options.seed, case.number))
+    return 1 if summary.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Matrices of a known spectrum in a store, made row block by row block, so that they may be larger than memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctbasis.matrix.store import MatrixStore, MatrixWriter, Series, absent, block_rows_for, column_chunk_for
+from ctbasis.progress import progress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+STRENGTH = 300.0
+"""Root mean square of the values, about that of HU."""
+
+
+def write_decaying(uri: str, *, rows: int, cols: int, dtype: str, seed: int = 0, distinct: int = 0) -> MatrixStore:
+    """Write a matrix with the singular values c / i, i = 1 ... n, and random singular vectors.
+
+    Its left singular vectors are Gaussian blocks G_b R^-1 with R^T R = sum of G_b^T G_b: drawn twice, never held. int16
+    rounds the values, which adds a floor of sqrt(m / 12) to the singular values.
+
+    Args:
+        uri: Where the store goes.
+        rows: m.
+        cols: n, at most m.
+        dtype: float64, float32 or int16.
+        seed: Of the singular vectors.
+        distinct: Row blocks that differ, after which they come again, by hard links: a matrix of any size, which takes
+            no disk and is read from the page cache. 0 for all.
+    """
+    # What writes whole row blocks needs no narrow chunks to bound what it holds.
+    writer = MatrixWriter.create(
+        uri, image=(rows, 1), cols=cols, dtype=dtype, column_chunk=column_chunk_for(cols, block_rows_for(cols))
+    )
+    blocks = [slice(first, min(first + writer.block_rows, rows)) for first in range(0, rows, writer.block_rows)]
+    distinct = distinct or len(blocks)
+
+    def gaussian(index: int) -> NDArray[np.float64]:
+        block, index = blocks[index], index % distinct
+        return np.random.default_rng([seed, index]).standard_normal((block.stop - block.start, cols))
+
+    G = np.zeros((cols, cols))
+    for index in progress(range(min(distinct, len(blocks))), "bench: norms", unit="block"):
+        part = gaussian(index)
+        G += part.T @ part
+    G *= max(1.0, len(blocks) / distinct)
+    s = 1.0 / np.arange(1, cols + 1)
+    V, _ = np.linalg.qr(np.random.default_rng([seed, -1 % 2**32]).standard_normal((cols, cols)))
+    scale = STRENGTH * np.sqrt(rows * cols / np.sum(s**2))
+    X = np.linalg.inv(np.linalg.cholesky(G)).T @ (scale * s[:, None] * V.T)
+    for index in progress(range(len(blocks)), "bench: matrix", unit="block"):
+        if index >= distinct and blocks[index].stop - blocks[index].start == writer.block_rows:
+            again(Path(uri), index % distinct, index)
+            continue
+        values = _as(gaussian(index) @ X, dtype)
+        for first in range(0, cols, writer.column_chunk):
+            columns = slice(first, min(first + writer.column_chunk, cols))
+            part_of = values[:, columns]
+            writer.write(blocks[index], columns, part_of, np.full_like(part_of, absent(dtype)))
+    writer.finish(series=[Series("1.2.3", 0, cols)], headers=[b""] * cols)
+    return MatrixStore.open(uri)
+
+
+def again(store: Path, index: int, other: int) -> None:
+    """Let row block `other` of the matrix store be row block `index`, by hard links to its chunks."""
+    chunks = store / "A" / "c"
+    (chunks / str(other)).mkdir()
+    for chunk in (chunks / str(index)).iterdir():
+        (chunks / str(other) / chunk.name).hardlink_to(chunk)
+
+
+def _as(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
+    kind = np.dtype(dtype)
+    if kind.kind != "i":
+        return values.astype(kind)
+    limits = np.iinfo(kind)
+    # The lowest is what a chunk never written reads as.
+    return np.clip(np.round(values), limits.min + 1, limits.max).astype(kind)

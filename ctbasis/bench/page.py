@@ -1,0 +1,149 @@
+"""The rows of `ctbasis bench svd` as docs/bench holds them: one page of tables, and two plots."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ctbasis.bench.cases import GROWTH
+from ctbasis.bench.contenders import BOUNDS
+from ctbasis.report.figures import COLOURS, DASHES, DPI
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    Row = dict[str, Any]
+
+COLUMNS = {
+    "engine": "engine",
+    "first_seconds": "first run, s",
+    "seconds": "seconds",
+    "cpu_seconds": "CPU s",
+    "peak_mib": "peak MiB",
+    "residual_over_optimal": "residual / optimal",
+    "over_bare_blas": "× bare BLAS",
+    "over_scikit_learn": "× scikit-learn",
+    "over_mahout_stock": "× stock kernels",
+    "us_per_row": "µs a row",
+    "share_of_bound": "share of what binds",
+    "sigma": "σ, of σ₁",
+    "angle": "angle, degrees",
+    "hu_rms": "rms HU",
+    "hu_max": "max HU",
+}
+"""Columns of the tables, those that a case has values in, and their headings."""
+
+
+def write_page(rows: Sequence[Row], folder: Path) -> None:
+    """Write svd.md, speed.png and, where growth was measured, growth.png to `folder`.
+
+    Args:
+        rows: Of `bench_svd`.
+        folder: Made if it is not there; what is in it of a former run is replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    cases = {name: [row for row in rows if row["case"] == name] for name in dict.fromkeys(row["case"] for row in rows)}
+    growth = cases.pop(GROWTH, [])
+    made = (
+        f"Made by `ctbasis bench svd --page`, the contenders of a case in turn, on {machine()}. `bare-blas` and "
+        "`bare-read` are bounds: the exact method's products on float64 in memory, and the bytes of A from the disk or "
+        "its cache. The matrices of growth and out-of-core are of blocks that come again. A contender runs once, in a "
+        "process of its own; of growth several times in it, and the fastest run counts. Before it runs, free memory is "
+        "touched once: the host of a virtual machine gives again slowly what it took back."
+    )
+    lines = ["# `ctbasis bench svd`", "", made]
+    for name, own in cases.items():
+        first = own[0]
+        told = f"{first['rows']:,} × {first['cols']} {first['dtype']}, k = {first['rank']}"
+        lines += ["", f"## {name}: {told}, p = {first['oversample']}, q = {first['power_iters']}", "", *_table(own)]
+    if cases:
+        lines += ["", "![Seconds of every engine and peer, case by case](speed.png)"]
+        _save(_speed(cases), folder / "speed.png")
+    if growth:
+        lines += [
+            "",
+            "## growth",
+            "",
+            *_table(growth, "rows"),
+            "",
+            "![Time a row against the number of rows](growth.png)",
+        ]
+        _save(_growth(growth), folder / "growth.png")
+    (folder / "svd.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def machine() -> str:
+    """Return what a page is made on, in words."""
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{psutil.cpu_count()} cores and {memory:.0f} GiB, Python {platform.python_version()}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def _table(rows: Sequence[Row], *before: str) -> list[str]:
+    keys = [*before, *(key for key in COLUMNS if any(row.get(key) is not None for row in rows))]
+    return table([COLUMNS.get(key, key) for key in keys], [[_cell(row.get(key)) for key in keys] for row in rows])
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value < 0.01 else f"{value:.4g}"  # noqa: PLR2004
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _speed(cases: dict[str, list[Row]]) -> Figure:
+    """Draw the seconds of every contender as bars, a panel a case."""
+    figure = Figure(figsize=(9, 1.2 + 0.27 * sum(len(rows) + 2 for rows in cases.values())), layout="constrained")
+    panels = figure.subplots(len(cases), 1, squeeze=False, height_ratios=[len(rows) + 1 for rows in cases.values()])
+    for axes, (name, rows) in zip(panels[:, 0], cases.items(), strict=True):
+        engines, seconds = [row["engine"] for row in rows], [row["seconds"] for row in rows]
+        colours = ["#999999" if engine in BOUNDS else COLOURS[0] for engine in engines]
+        # Points: on a logarithmic axis the length of a bar means nothing.
+        axes.scatter(seconds, engines, color=colours, zorder=2)
+        for engine, value in zip(engines, seconds, strict=True):
+            axes.annotate(f"{value:.3g} s", (value, engine), (7, -4), textcoords="offset points")
+        axes.grid(axis="x", color="#dddddd")
+        axes.margins(y=0.5 / len(rows))
+        axes.invert_yaxis()
+        axes.set_xscale("log")
+        axes.set_xlim(min(seconds) / 2, max(seconds) * 3)
+        axes.spines[["top", "right"]].set_visible(False)
+        first = rows[0]
+        axes.set_title(f"{name}: {first['rows']:,} × {first['cols']} {first['dtype']}, k = {first['rank']}", loc="left")
+    panels[-1, 0].set_xlabel("seconds (grey: bounds)")
+    return figure
+
+
+def _growth(rows: Sequence[Row]) -> Figure:
+    """Draw the time a row against the number of rows."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for number, engine in enumerate(dict.fromkeys(row["engine"] for row in rows)):
+        own = [row for row in rows if row["engine"] == engine]
+        sizes, times = [row["rows"] for row in own], [row["us_per_row"] for row in own]
+        colour = "#999999" if engine in BOUNDS else COLOURS[number % len(COLOURS)]
+        dashes = ":" if engine in BOUNDS else DASHES[number % len(DASHES)]
+        axes.plot(sizes, times, marker="o", label=engine, color=colour, linestyle=dashes)
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("rows")
+    axes.set_ylabel("µs a row")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=3)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=DPI)

@@ -1,0 +1,97 @@
+"""Choose what is measured and on which series, and print the rows."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctbasis.bench.ingest import bench_ingest
+from ctbasis.bench.pipeline import bench_pipeline
+from ctbasis.bench.quality import bench_quality
+from ctbasis.bench.svd import bench_svd
+from ctbasis.simulate.phantom import write_chest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ctbasis.bench.cases import Case
+    from ctbasis.bench.quality import Views, Wanted
+
+BENCHES = ("pipeline", "ingest", "svd")
+"""What runs where nothing is named; `quality` takes half an hour and has to be."""
+
+COLUMNS = {
+    "quality": (
+        *("case", "method", "setting", "tuned_on", "rmse_body", "rmse_lung", "psnr", "ssim"),
+        *("nodule_600", "nodule_150", "edge_ratio", "seconds", "seconds_per_slice"),
+    )
+}
+"""Of the tables of benches whose rows hold more than a line shows."""
+
+PHANTOM = {"slices": 133, "rows": 512, "columns": 512}
+"""The size of a clinical chest series with 2.5 mm slices."""
+
+
+def bench(
+    what: Sequence[str],
+    series: Sequence[Path],
+    cases: Sequence[Case] = (),
+    wanted: Wanted | None = None,
+    *,
+    views: list[Views] | None = None,
+) -> list[dict[str, Any]]:
+    """Run the benches named in `what`, all of `BENCHES` where it is empty.
+
+    Args:
+        what: Of `BENCHES`, or `quality`.
+        series: What they run on, `quality` on all, the others on the first; without any a phantom, and for svd the
+            matrices of `cases`.
+        cases: Of svd.
+        wanted: Of quality.
+        views: Where pictures of quality are put, if anywhere.
+    """
+    names = list(what or BENCHES)
+    first = series[0] if series else None
+    rows: list[dict[str, Any]] = []
+    if set(names) & {"pipeline", "ingest"}:
+        with _series(first) as folder:
+            rows += bench_pipeline(folder) if "pipeline" in names else []
+            rows += bench_ingest(folder) if "ingest" in names else []
+    if "svd" in names:
+        rows += bench_svd(first, cases)
+    if "quality" in names:
+        rows += bench_quality(series, wanted, views=views)
+    return rows
+
+
+@contextmanager
+def _series(series: Path | None) -> Iterator[Path]:
+    if series is not None:
+        yield series
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "phantom"
+        write_chest(folder, **PHANTOM)
+        yield folder
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as text, a table a bench, columns as its rows have them or as `COLUMNS` says."""
+    lines: list[str] = []
+    for name in dict.fromkeys(row["bench"] for row in rows):
+        own = [row for row in rows if row["bench"] == name]
+        said = COLUMNS.get(name, dict.fromkeys(key for row in own for key in row))
+        keys = [key for key in said if key != "bench"]
+        cells = [keys, *([_cell(row.get(key)) for key in keys] for row in own)]
+        widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
+        lines.append(f"\n{name}")
+        lines += ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+    return "\n".join(lines).lstrip("\n")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,168 @@
+"""The engines and their peers on one matrix: time, memory, and their rank-k residual over the optimal one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctbasis.bench.matrices import write_decaying
+from ctbasis.errors import CtbasisError, refusal_in
+from ctbasis.matrix.ingest import ingest
+from ctbasis.matrix.store import MatrixStore
+from ctbasis.svd.engines.numpy import factorize
+from ctbasis.svd.factors import FactorWriter
+from ctbasis.svd.plan import plan_factorization
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctbasis.bench.cases import Case
+
+CHECKOUT = Path(__file__).parents[2]
+
+PEERS = (("scikit-learn", "over_scikit_learn"), ("bare-blas", "over_bare_blas"), ("mahout-stock", "over_mahout_stock"))
+
+PASSES = 2
+"""Over A, of the exact method by the Gram matrix: what a bound by reading counts twice."""
+
+
+def bench_svd(series: Path | None, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Factor the matrix of each case, or that of `series`, by every contender in turn.
+
+    Returns:
+        A row a contender: case, engine, rows, cols, dtype, rank, oversample, power_iters, seconds, cpu_seconds,
+        peak_mib (of all processes; for peers and bare BLAS with the matrix, which they need in memory),
+        residual_over_optimal = ||A - A_k||_F / sqrt(sum_{i>k} sigma_i^2), us_per_row, and what its seconds are over
+        those of scikit-learn, bare BLAS and Mahout's stock kernels where they ran; of a case of several runs also
+        first_seconds; of `series` also how far its factors are from the exact ones (`contenders.agreement`); where
+        reading is among the contenders also share_of_bound, the seconds of what binds over its own.
+    """
+    rows: list[dict[str, Any]] = []
+    for case in cases:
+        with tempfile.TemporaryDirectory(prefix="ctbasis-bench-") as scratch:
+            rows += _measured(_matrix(series, case, Path(scratch)), case, Path(scratch), compared=series is not None)
+    return rows
+
+
+def _matrix(series: Path | None, case: Case, scratch: Path) -> MatrixStore:
+    uri = str(scratch / "matrix.zarr")
+    if series is not None:
+        ingest(series, uri, scratch / "qc.json")
+        return MatrixStore.open(uri)
+    matrix = 0 if case.distinct else case.rows * case.cols * np.dtype(case.dtype).itemsize
+    need = matrix + case.rows * case.rank * np.dtype(np.float32).itemsize
+    free = shutil.disk_usage(scratch).free
+    if need > free:
+        raise CtbasisError(
+            f"case {case.name} takes {need / 1e9:.0f} GB of disk, and {scratch.parent} has {free / 1e9:.0f} GB free",
+            expected="room for the matrix and its factors",
+            remedy="name a larger disk by TMPDIR, or fewer --rows",
+        )
+    return write_decaying(uri, rows=case.rows, cols=case.cols, dtype=case.dtype, distinct=case.distinct)
+
+
+def _measured(matrix: MatrixStore, case: Case, scratch: Path, *, compared: bool) -> list[dict[str, Any]]:
+    rank = min(case.rank, matrix.cols, matrix.rows)
+    optimal = optimal_residual(matrix, rank, case.distinct)
+    reference = _reference(matrix, rank, scratch) if compared else ""
+    rows: list[dict[str, Any]] = []
+    for name in case.contenders:
+        found = contend(name, matrix, case, rank, scratch, reference=reference)
+        left = found.pop("residual")
+        rows.append(
+            {
+                "bench": "svd",
+                "case": case.name if not compared else "series",
+                "engine": name,
+                "rows": matrix.rows,
+                "cols": matrix.cols,
+                "dtype": str(matrix.dtype),
+                "rank": rank,
+                "oversample": min(case.oversample, min(matrix.rows, matrix.cols) - rank),
+                "power_iters": case.power_iters,
+                **found,
+                "residual_over_optimal": None if left is None or optimal == 0 else left / optimal,
+                "us_per_row": 1e6 * found["seconds"] / matrix.rows,
+            }
+        )
+    return _compared(rows)
+
+
+def _compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    seconds = {row["engine"]: row["seconds"] for row in rows}
+    for row in rows:
+        for peer, key in PEERS:
+            if peer in seconds:
+                row[key] = row["seconds"] / seconds[peer]
+        if {"bare-read", "bare-blas"} <= set(seconds):
+            row["share_of_bound"] = max(PASSES * seconds["bare-read"], seconds["bare-blas"]) / row["seconds"]
+    return rows
+
+
+def contend(
+    name: str, matrix: MatrixStore, case: Case, rank: int, scratch: Path, *, reference: str = ""
+) -> dict[str, Any]:
+    """Run one contender in a process of its own and return what it measured.
+
+    Raises:
+        CtbasisError: It failed; the text says why.
+    """
+    command = [sys.executable, "-m", "ctbasis.bench.contenders", name, "--matrix", matrix.uri]
+    command += ["--scratch", str(scratch), "--rank", str(rank), "--oversample", str(case.oversample)]
+    command += ["--power-iters", str(case.power_iters)]
+    command += ["--memory", case.memory] if case.memory else []
+    command += ["--runs", str(case.runs)]
+    command += ["--reference", reference] if reference else []
+    sys.stderr.write(f"bench: {name} on {matrix.rows} x {matrix.cols} {matrix.dtype}, rank {rank}\n")
+    sys.stderr.flush()
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        told = done.stderr.splitlines()
+        raise CtbasisError(refusal_in(told) or f"contender {name} failed:\n" + "\n".join(told[-15:]))
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _reference(matrix: MatrixStore, rank: int, scratch: Path) -> str:
+    """Factor exactly, and return where the factors are."""
+    uri = str(scratch / "reference.zarr")
+    plan = plan_factorization(
+        engine="numpy",
+        rows=matrix.rows,
+        cols=matrix.cols,
+        rank=rank,
+        oversample=0,
+        power_iters=0,
+        seed=0,
+        method="exact",
+    )
+    factors = FactorWriter.create(uri, matrix, rank=rank, dtype=np.float64)
+    found = factorize(matrix, factors, plan)
+    factors.finish(s=found.s, V=found.V, plan=plan, matrix=matrix, accuracy=found.accuracy)
+    return uri
+
+
+def optimal_residual(matrix: MatrixStore, rank: int, distinct: int = 0) -> float:
+    """Return sqrt(sum of sigma_i^2 for i > rank), from the Gram matrix added up block by block.
+
+    Args:
+        matrix: A.
+        rank: k.
+        distinct: Row blocks after which they come again, where they do so evenly.
+    """
+    count = matrix.block_count
+    again = bool(distinct) and count % distinct == 0 and matrix.rows % matrix.block_rows == 0
+    seen = distinct if again else count
+    G = np.zeros((matrix.cols, matrix.cols))
+    for index in range(seen):
+        A = matrix.read_block(index)
+        G += A.T @ A
+    squared = np.linalg.eigvalsh(G * (count / seen))[::-1]
+    return float(np.sqrt(np.maximum(squared[rank:], 0).sum()))

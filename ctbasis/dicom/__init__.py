@@ -1,0 +1,1 @@
+"""DICOM in (headers, pixels, series, Hounsfield units) and out (derived series)."""

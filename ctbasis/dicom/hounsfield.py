@@ -1,0 +1,330 @@
+"""Stored pixel values to Hounsfield units: DICOM PS3.3 C.11.1.1.2 (rescale), C.7.5.1.1.2 (padding)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctbasis.matrix.store import AIR, absent
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
+
+TISSUE_HU = (-900.0, 3000.0)
+"""Where lung, soft tissue and bone lie: a padding value declared in here hides anatomy, and is worth a remark."""
+
+LARGEST_HU = 2.0**24
+"""Up to here float32 tells whole HU apart; a real scanner ends at 32,767, metal included."""
+
+HOUNSFIELD = {"HU", "HU_MOD", "US"}
+"""Values of ModalityLUTType for HU; US says nothing, and in a CT image HU are meant."""
+
+OTHER_UNITS = {"OD", "MGML", "Z_EFF", "ED", "EDW", "PCT", "HGML"}
+"""Values of RescaleType that name another quantity (PS3.3 C.11.1.1.2): densities, effective atomic numbers, shares."""
+
+INT16 = np.iinfo(np.int16)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A Modality LUT (PS3.3 C.11.1.1): HU by stored value, where RescaleSlope and RescaleIntercept cannot say them.
+
+    Attributes:
+        first: The stored value that the first entry is for; those below take it too, those beyond the last the last.
+        entries: HU, as the bytes of little endian 16 bit numbers.
+    """
+
+    first: int
+    entries: bytes
+
+    @classmethod
+    def of(cls, item: Dataset, signed: int) -> Lookup:
+        """Read the item of ModalityLUTSequence.
+
+        Raises:
+            ValueError: It is not of HU, or contradicts itself.
+        """
+        kind = str(item.get("ModalityLUTType") or "US")
+        if kind not in HOUNSFIELD:
+            raise ValueError("ModalityLUTType is not HU: no Hounsfield units")
+        count, first, bits = (int(number) for number in _required(item, "LUTDescriptor"))
+        count = (count % (1 << 16)) or 1 << 16
+        first = _with_sign(first, 16, signed)
+        data = _required(item, "LUTData")
+        if isinstance(data, bytes):
+            entries = np.frombuffer(data, "<u2" if len(data) >= 2 * count else "u1")
+        else:
+            entries = np.asarray(data, np.int64)
+        if entries.size < count or bits not in range(8, 17) or entries.min() < 0 or entries.max() > INT16.max:
+            raise ValueError(f"LUTData has {entries.size} entries, {count} of {bits} bits that are HU expected")
+        return cls(first, entries[:count].astype("<i2").tobytes())
+
+    def apply(self, values: NDArray[Any]) -> NDArray[np.int16]:
+        """Return the HU of stored values."""
+        entries = np.frombuffer(self.entries, "<i2")
+        looked_up: NDArray[np.int16] = entries[np.clip(values.astype(np.int64) - self.first, 0, entries.size - 1)]
+        return looked_up
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a slice's stored values mean.
+
+    MONOCHROME1 needs no place here: it says which way grey runs on a display, and the rescale comes before it.
+
+    Attributes:
+        BitsAllocated: Bits a value takes in the file.
+        BitsStored: Bits of them that hold the value.
+        HighBit: The highest of those.
+        PixelRepresentation: 1 where values are signed.
+        RescaleSlope: HU per stored unit, never 0.
+        RescaleIntercept: HU of stored 0.
+        padding: Lowest and highest stored value that mean "no measurement here"; None where none is declared.
+        lut: HU by stored value, where a Modality LUT says them; the rescale is then 1 and 0.
+        oddities: What was tolerated in the attributes, in words for the user.
+    """
+
+    BitsAllocated: int
+    BitsStored: int
+    HighBit: int
+    PixelRepresentation: int
+    RescaleSlope: float = 1.0
+    RescaleIntercept: float = 0.0
+    padding: tuple[int, int] | None = None
+    lut: Lookup | None = None
+    oddities: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, ds: Dataset) -> Pixels:
+        """Read the attributes of `ds`.
+
+        Raises:
+            ValueError: They contradict themselves; the message names the keyword and holds no value of a patient.
+        """
+        allocated, stored = int(_number(ds, "BitsAllocated")), int(_number(ds, "BitsStored"))
+        signed = int(_number(ds, "PixelRepresentation"))
+        high = int(_number(ds, "HighBit", stored - 1))
+        if not 0 < stored <= high + 1 <= allocated or allocated not in (8, 16, 32) or signed not in (0, 1):
+            raise ValueError(
+                f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {high}, PixelRepresentation {signed} "
+                "do not describe a pixel"
+            )
+        sequence = ds.get("ModalityLUTSequence")
+        lut = Lookup.of(sequence[0], signed) if sequence else None
+        slope, intercept, oddities = _rescale(ds) if lut is None else (1.0, 0.0, ("HU come from a Modality LUT",))
+        padding = _padding(ds, allocated, signed)
+        if padding is not None and lut is None:
+            oddities += _padding_oddities(ds, padding, slope, intercept)
+        return cls(allocated, stored, high, signed, slope, intercept, padding, lut, oddities)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every HU is a whole number."""
+        return self.RescaleSlope.is_integer() and self.RescaleIntercept.is_integer()
+
+    @property
+    def stored_range(self) -> tuple[int, int]:
+        """The lowest and highest value that BitsStored can hold."""
+        if self.PixelRepresentation:
+            return -(1 << (self.BitsStored - 1)), (1 << (self.BitsStored - 1)) - 1
+        return 0, (1 << self.BitsStored) - 1
+
+    @property
+    def padding_above_air(self) -> bool:
+        """Whether padding can be at or above AIR, where only a mask tells it from a measurement."""
+        if self.padding is None or self.lut is not None:
+            return self.padding is not None
+        return max(self.hounsfield(value) for value in self.padding) >= AIR
+
+    def hounsfield(self, stored: float) -> float:
+        """Return the HU of one stored value."""
+        return stored * self.RescaleSlope + self.RescaleIntercept
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What converting one slice found.
+
+    Attributes:
+        padded: Number of padding voxels.
+        clipped: Number of voxels below AIR that are no padding.
+        outside_bits: Number of voxels whose unused bits were set and are now ignored.
+        fits: Whether every HU fits the dtype asked; where it does not, the output is not to be used.
+    """
+
+    padded: int
+    clipped: int
+    outside_bits: int
+    fits: bool
+
+
+def to_hounsfield(
+    values: NDArray[Any], pixels: Pixels, hu: NDArray[Any], padded: NDArray[np.bool_] | None = None
+) -> Converted:
+    """Convert one slice to HU, not clipped.
+
+    Args:
+        values: Stored values as they lie in the file, any integer dtype.
+        pixels: What they mean.
+        hu: Receives the HU, int16 or float32, the shape of `values`. float32 holds every stored value apart as long as
+            RescaleSlope is above 2^-23 of the largest HU.
+        padded: Receives True where a voxel is padding; needed only where `pixels.padding_above_air`.
+
+    Raises:
+        ValueError: HU are beyond `LARGEST_HU`.
+    """
+    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    mask = _padding_mask(values, pixels, low, high)
+    outside_bits = 0
+    least, most = pixels.stored_range
+    if low < least or high > most or pixels.HighBit + 1 != pixels.BitsStored:
+        values, outside_bits = _used_bits(values, pixels, mask)
+        low, high = int(values.min()), int(values.max())
+    if pixels.lut is not None:
+        values = pixels.lut.apply(values)
+        low, high = int(values.min()), int(values.max())
+    bounds = sorted((pixels.hounsfield(low), pixels.hounsfield(high)))
+    if max(map(abs, bounds)) > LARGEST_HU:
+        raise ValueError(f"its HU run from {bounds[0]:g} to {bounds[1]:g}, which no CT does")
+    if hu.dtype == np.int16:
+        if not pixels.whole or bounds[0] <= INT16.min or bounds[1] > INT16.max:
+            return Converted(0, 0, outside_bits, fits=False)
+        _rescale_modulo(values, pixels, hu)
+    else:
+        hu[...] = values * np.float64(pixels.RescaleSlope) + np.float64(pixels.RescaleIntercept)
+    if padded is not None:
+        padded[...] = False if mask is None else mask
+    below = int(np.count_nonzero(hu < hu.dtype.type(AIR))) if bounds[0] < AIR else 0
+    if mask is None:
+        return Converted(0, below, outside_bits, fits=True)
+    both = int(np.count_nonzero(hu[mask] < hu.dtype.type(AIR))) if below else 0
+    return Converted(int(np.count_nonzero(mask)), below - both, outside_bits, fits=True)
+
+
+def clip(hu: NDArray[Any], aside: NDArray[Any], padded: NDArray[np.bool_] | None = None) -> bool:
+    """Split HU into what is factored and what is kept beside it.
+
+    Args:
+        hu: HU as `to_hounsfield` gives them; becomes A: HU, at least AIR, and AIR where padding was.
+        aside: Receives the HU where they are not what A holds, `absent` elsewhere; dtype and shape of `hu`.
+        padded: True where a voxel is padding, where that is not plain from its HU.
+
+    Returns:
+        Whether anything was set aside.
+    """
+    air = hu.dtype.type(AIR)
+    outside = hu < air
+    if padded is not None:
+        outside |= padded
+    if hu.dtype.kind == "i":
+        # Arithmetic over the whole, for masked assignment takes several times as long, and this is for every voxel.
+        np.multiply(hu, outside, out=aside)
+        aside += np.multiply(~outside, absent(hu.dtype), dtype=hu.dtype, casting="unsafe")
+    else:
+        aside.fill(absent(hu.dtype))
+        np.copyto(aside, hu, where=outside)
+    np.maximum(hu, air, out=hu)
+    if padded is not None:
+        np.copyto(hu, air, where=padded)
+    return bool(outside.any())
+
+
+def _required(ds: Dataset, keyword: str) -> Any:
+    value = ds.get(keyword)
+    if value is None:
+        raise ValueError(f"{keyword} is absent")
+    return value
+
+
+def _number(ds: Dataset, keyword: str, otherwise: float | None = None) -> float:
+    """Return the number that `keyword` holds; what it holds instead is not repeated, for it may be a patient's."""
+    try:
+        value = ds.get(keyword)
+        number = otherwise if value is None or value == "" else float(value)
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        raise ValueError(f"{keyword} is not one number") from None
+    if number is None:
+        raise ValueError(f"{keyword} is absent")
+    if not math.isfinite(number):
+        raise ValueError(f"{keyword} is {number}, not a finite number")
+    return number
+
+
+def _rescale(ds: Dataset) -> tuple[float, float, tuple[str, ...]]:
+    oddities = []
+    values = []
+    for keyword, neutral in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
+        values.append(_number(ds, keyword, neutral))
+        if ds.get(keyword) in (None, ""):
+            oddities.append(f"{keyword} is absent, taken as {neutral:g}")
+    slope, intercept = values
+    if slope == 0:
+        raise ValueError(f"RescaleSlope {slope:g}, RescaleIntercept {intercept:g} give no HU")
+    kind = str(ds.get("RescaleType") or "HU").strip()
+    if kind in OTHER_UNITS:
+        raise ValueError(f"RescaleType {kind}: no Hounsfield units")
+    if kind != "HU":
+        oddities.append("RescaleType is not HU, taken as HU")
+    return slope, intercept, tuple(oddities)
+
+
+def _padding(ds: Dataset, allocated: int, signed: int) -> tuple[int, int] | None:
+    first = ds.get("PixelPaddingValue")
+    if not isinstance(first, int):
+        return None
+    last = ds.get("PixelPaddingRangeLimit")
+    ends = [_with_sign(value, allocated, signed) for value in (first, last) if isinstance(value, int)]
+    return min(ends), max(ends)
+
+
+def _with_sign(value: int, allocated: int, signed: int) -> int:
+    """Read the bits of `value` by PixelRepresentation: files declare 63536 in signed data and mean -2000."""
+    value %= 1 << allocated
+    return value - (1 << allocated) if signed and value >> (allocated - 1) else value
+
+
+def _padding_oddities(ds: Dataset, padding: tuple[int, int], slope: float, intercept: float) -> tuple[str, ...]:
+    oddities = []
+    if int(ds.PixelPaddingValue) not in padding:
+        oddities.append("PixelPaddingValue is declared with the wrong sign for PixelRepresentation")
+    ends = sorted(value * slope + intercept for value in padding)
+    if ends[0] < TISSUE_HU[1] and ends[1] > TISSUE_HU[0]:
+        oddities.append(f"PixelPaddingValue means {ends[0]:g} to {ends[1]:g} HU, where tissue lies")
+    return tuple(oddities)
+
+
+def _padding_mask(values: NDArray[Any], pixels: Pixels, low: int, high: int) -> NDArray[np.bool_] | None:
+    if pixels.padding is None:
+        return None
+    first, last = pixels.padding
+    if last < low or first > high:
+        return None
+    mask: NDArray[np.bool_] = values == first if first == last else (values >= first) & (values <= last)
+    return mask
+
+
+def _used_bits(values: NDArray[Any], pixels: Pixels, mask: NDArray[np.bool_] | None) -> tuple[NDArray[np.int64], int]:
+    """Drop the bits that BitsStored and HighBit leave unused (old scanners kept overlays there), except in padding."""
+    bits = (values.astype(np.int64) >> (pixels.HighBit + 1 - pixels.BitsStored)) & ((1 << pixels.BitsStored) - 1)
+    if pixels.PixelRepresentation:
+        bits -= (bits >> (pixels.BitsStored - 1)) << pixels.BitsStored
+    if mask is not None:
+        np.copyto(bits, values, where=mask)
+    return bits, int(np.count_nonzero(bits != values))
+
+
+def _rescale_modulo(values: NDArray[Any], pixels: Pixels, hu: NDArray[np.int16]) -> None:
+    """Rescale in int16 throughout: arithmetic modulo 2^16 is exact where the result fits, and needs no wider copy."""
+    slope, intercept = (
+        np.uint16(int(number) % (1 << 16)).astype(np.int16) for number in (pixels.RescaleSlope, pixels.RescaleIntercept)
+    )
+    stored = values.view(np.int16) if values.dtype in (np.dtype("<u2"), np.dtype("<i2")) else values.astype(np.int16)
+    if slope == 1:
+        np.add(stored, intercept, out=hu)
+    else:
+        np.multiply(stored, slope, out=hu)
+        np.add(hu, intercept, out=hu)

@@ -1,0 +1,339 @@
+"""One DICOM file: which slices of a CT series it holds, what their headers say, where their stored values are."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import pydicom
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    MediaStorageDirectoryStorage,
+)
+
+from ctbasis.dicom.frames import flattened
+from ctbasis.dicom.header import HEADER_KEPT_WHOLE, HEADER_READ, PREAMBLE, TOO_DEEP, parse, slim_header
+from ctbasis.dicom.hounsfield import Pixels
+from ctbasis.dicom.limits import LARGEST_HEADER, LARGEST_IMAGE, MOST_VOXELS
+from ctbasis.dicom.pixeldata import StoredValues, locate, read_frame
+from ctbasis.dicom.tolerance import tolerant
+from ctbasis.dicom.unfit import SetAside, UnfitError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from pydicom.dataset import Dataset, FileDataset
+
+MULTI_FRAME = {EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
+
+OTHER_OBJECTS = {MediaStorageDirectoryStorage: "a DICOMDIR, the index of a medium"}
+
+NOT_AXIAL = {
+    "LOCALIZER": "a localizer",
+    "SCOUT": "a localizer",
+    "TOPOGRAM": "a localizer",
+    "REFORMATTED": "a reformat",
+    "MPR": "a reformat",
+    "CSA MPR": "a reformat",
+    "CSAPARALLEL": "a reformat",
+    "CURVED": "a reformat",
+    "CPR": "a reformat",
+    "PROJECTION IMAGE": "a projection",
+    "MAX_IP": "a projection",
+    "MIN_IP": "a projection",
+    "MIP": "a projection",
+    "VRT": "a rendering",
+    "3D": "a rendering",
+    "PERFUSION": "a map of perfusion",
+    "SCREEN SAVE": "a screen capture",
+    "DOSE_INFO": "a dose report",
+    "DOSE REPORT": "a dose report",
+    "CT_SOM5 PROT": "a patient protocol",
+    "CSA REPORT": "a report",
+    "CSA RESULT": "a report",
+}
+"""Values of ImageType that say an image is no reconstructed slice of the volume, and what it is instead."""
+
+TRAITS = (
+    "StackID",
+    "TemporalPositionIndex",
+    "TemporalPositionIdentifier",
+    "TemporalPositionTimeOffset",
+    "NominalPercentageOfCardiacPhase",
+    "NominalPercentageOfRespiratoryPhase",
+    "NominalCardiacTriggerDelayTime",
+    "ConvolutionKernel",
+    "TriggerTime",
+    "AcquisitionNumber",
+    "KVP",
+    "ImageType",
+    "FrameAcquisitionDateTime",
+    "AcquisitionTime",
+)
+"""What tells phases, kernels and acquisitions within a series apart, the most telling first; see `series`."""
+
+TRAIT_TAGS = {keyword: int(pydicom.datadict.tag_for_keyword(keyword) or 0) for keyword in TRAITS}
+BINARY_TRAITS = {
+    tag for tag in TRAIT_TAGS.values() if pydicom.datadict.dictionary_VR(tag) in {"FD", "FL", "SL", "SS", "UL", "US"}
+}
+
+ORTHONORMAL_TOLERANCE = 1e-2
+"""By how much direction cosines may miss unit length or a right angle."""
+
+FARTHEST = 1e5
+"""mm from the origin that a slice may lie: a hundred metres; beyond, the digits of a position mean nothing."""
+
+ZIP = b"PK\x03\x04"
+FIRST_GROUPS = {struct.pack("<H", group) for group in (0x0002, 0x0008)} | {struct.pack(">H", 0x0008)}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice, read but for its stored values; attributes in capitals are the DICOM ones.
+
+    Attributes:
+        file: Its path in the folder.
+        stored: Where its values are.
+        pixels: What its values mean.
+        frame: Which frame of the file, from 1 on; 0 where the file holds but one image.
+        traits: Those of `TRAITS` that the file states, as text.
+        oddities: What was tolerated in its header, in words for the user.
+    """
+
+    file: str
+    SOPInstanceUID: str
+    SeriesInstanceUID: str
+    SeriesNumber: int
+    Rows: int
+    Columns: int
+    ImageOrientationPatient: tuple[float, ...]
+    ImagePositionPatient: tuple[float, ...]
+    PixelSpacing: tuple[float, ...]
+    stored: StoredValues
+    pixels: Pixels
+    frame: int = 0
+    traits: tuple[tuple[str, str], ...] = ()
+    oddities: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """File and frame: what no other slice of the folder has."""
+        return self.file, self.frame
+
+    @property
+    def name(self) -> str:
+        """The same in words for the user."""
+        return f"{self.file}, frame {self.frame}" if self.frame else self.file
+
+
+Found = tuple[Slice, bytes] | SetAside
+"""A slice and its header, a DICOM file (Part 10) without pixel data; or why there is none."""
+
+
+def read_slices(folder: Path, file: str) -> list[Found]:
+    """Read the header of one file, tolerantly.
+
+    Args:
+        folder: Where the files are.
+        file: Path of the file in it.
+
+    Returns:
+        What each of its frames is, one entry for a file that is no slice at all.
+    """
+    try:
+        with tolerant(), (folder / file).open("rb") as stream:
+            return _read(stream, file)
+    except UnfitError as unfit:
+        return [SetAside(file, unfit.reason, unfit.broken)]
+    except OSError as error:
+        # Without strerror it is pydicom's own: the file ended inside an element.
+        return [SetAside(file, f"not readable: {error.strerror or 'its header breaks off'}", broken=True)]
+    except MemoryError:
+        return [SetAside(file, "its header takes more memory than any should", broken=True)]
+    except RecursionError:
+        return [SetAside(file, TOO_DEEP, broken=True)]
+    except Exception as error:  # noqa: BLE001 - whatever a hostile file makes a parser raise, it is set aside by name
+        return [SetAside(file, f"its header does not parse ({type(error).__name__})", broken=True)]
+
+
+def read_values(folder: Path, entry: Slice) -> NDArray[Any]:
+    """Return the stored values of a slice, (Rows, Columns).
+
+    Raises:
+        ValueError: They do not decode; the message holds nothing of the file's content.
+        OSError: The file cannot be read.
+    """
+    with tolerant():
+        return read_frame(
+            folder / entry.file, entry.stored, rows=entry.Rows, columns=entry.Columns, pixels=entry.pixels
+        )
+
+
+def _read(stream: BinaryIO, file: str) -> list[Found]:
+    head = stream.read(HEADER_READ[0])
+    part_10 = head[PREAMBLE : PREAMBLE + 4] == b"DICM"
+    if not part_10 and head[:2] not in FIRST_GROUPS:
+        raise UnfitError(_other_content(head), broken=not head or head[:4] == ZIP)
+    ds, end, data = parse(head, stream)
+    _refuse_other_objects(ds)
+    oddities = () if part_10 else ("no Part 10 preamble and meta information",)
+    frames = int(ds.get("NumberOfFrames") or 1)
+    if UID(ds.SOPClassUID) in MULTI_FRAME:
+        return _read_frames(ds, frames, file, data, end, oddities)
+    if frames != 1:
+        raise UnfitError("a multi-frame image that says no geometry of its frames")
+    _refuse_image_type(ds)
+    pixels = _pixels(ds)
+    stored, tolerated = _values(ds, pixels, data, end, 1)
+    entry = _describe(ds, file, 0, stored[0], pixels, (*oddities, *tolerated))
+    verbatim = part_10 and data is stream and 0 < end <= HEADER_KEPT_WHOLE and pixels.lut is None
+    return [(entry, head[:end] if verbatim else slim_header(ds, ds, pixels))]
+
+
+def _read_frames(
+    ds: FileDataset, frames: int, file: str, data: BinaryIO, end: int, oddities: tuple[str, ...]
+) -> list[Found]:
+    parts = list(flattened(ds, frames))
+    stored, tolerated = _values(ds, _pixels(parts[0]), data, end, frames)
+    found: list[Found] = []
+    size = 0
+    for number, part in enumerate(parts, start=1):
+        try:
+            _refuse_image_type(part)
+            pixels = _pixels(part)
+            entry = _describe(part, file, number, stored[number - 1], pixels, (*oddities, *tolerated))
+        except UnfitError as unfit:
+            found.append(SetAside(file, unfit.reason, unfit.broken, number))
+            continue
+        header = slim_header(part, ds, pixels)
+        size += len(header)
+        if size > LARGEST_HEADER:
+            raise UnfitError(f"headers of its frames take more than {LARGEST_HEADER >> 20} MiB", broken=True)
+        found.append((entry, header))
+    return found
+
+
+def _other_content(head: bytes) -> str:
+    if head[:4] == ZIP:
+        return "a zip archive that does not open, or lies within another"
+    return "not DICOM" if head else "an empty file"
+
+
+def _refuse_other_objects(ds: FileDataset) -> None:
+    kind = UID(ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID") or "")
+    if kind != CTImageStorage and kind not in MULTI_FRAME:
+        named = kind.name if kind.name != str(kind) else "of an unknown SOP class"
+        raise UnfitError(OTHER_OBJECTS.get(kind) or (f"{named}, not a CT image" if kind else "no SOPClassUID"))
+    ds.SOPClassUID = kind
+    if int(ds.get("SamplesPerPixel") or 1) != 1 or ds.get("PhotometricInterpretation", "MONOCHROME2") not in {
+        "MONOCHROME1",
+        "MONOCHROME2",
+    }:
+        raise UnfitError("a colour image")
+
+
+def _refuse_image_type(ds: Dataset) -> None:
+    image_type = ds.get("ImageType") or []
+    for value in [image_type] if isinstance(image_type, str) else image_type:
+        known = NOT_AXIAL.get(value.strip().upper())
+        if known:
+            raise UnfitError(f"{known} (ImageType {value.strip().upper()})")
+
+
+def _pixels(ds: Dataset) -> Pixels:
+    try:
+        return Pixels.of(ds)
+    except ValueError as error:
+        raise UnfitError(str(error), broken="no Hounsfield units" not in str(error)) from error
+
+
+def _values(
+    ds: FileDataset, pixels: Pixels, data: BinaryIO, end: int, frames: int
+) -> tuple[list[StoredValues], tuple[str, ...]]:
+    """Find the values of every frame, once their number is known to be one that can be worked with."""
+    rows, columns = int(_required(ds, "Rows")), int(_required(ds, "Columns"))
+    if rows < 1 or columns < 1:
+        raise UnfitError(f"Rows {rows}, Columns {columns}: no image", broken=True)
+    if rows * columns > LARGEST_IMAGE or rows * columns * frames > MOST_VOXELS:
+        raise UnfitError(
+            f"Rows {rows}, Columns {columns}, {frames} frames: at most {LARGEST_IMAGE} voxels a frame and "
+            f"{MOST_VOXELS} a file are read",
+            broken=True,
+        )
+    return locate(ds, data, end, pixels, frames)
+
+
+def _describe(
+    ds: Dataset, file: str, frame: int, stored: StoredValues, pixels: Pixels, oddities: tuple[str, ...]
+) -> Slice:
+    if ds.get("PhotometricInterpretation") == "MONOCHROME1":
+        oddities += ("MONOCHROME1: a display inverts it, HU do not",)
+    if ds.get("PixelSpacing") is None:
+        oddities += ("PixelSpacing is absent, taken as 1 mm",)
+        PixelSpacing: tuple[float, ...] = (1.0, 1.0)
+    else:
+        PixelSpacing = _numbers(ds, "PixelSpacing", 2)
+        if min(PixelSpacing) <= 0:
+            raise UnfitError("PixelSpacing is not positive", broken=True)
+    return Slice(
+        file=file,
+        SOPInstanceUID=str(_required(ds, "SOPInstanceUID")),
+        SeriesInstanceUID=str(_required(ds, "SeriesInstanceUID")),
+        SeriesNumber=int(ds.get("SeriesNumber") or 0),
+        Rows=int(ds.Rows),
+        Columns=int(ds.Columns),
+        ImageOrientationPatient=_orientation(ds),
+        ImagePositionPatient=_position(ds),
+        PixelSpacing=PixelSpacing,
+        stored=stored,
+        pixels=pixels,
+        frame=frame,
+        traits=tuple((keyword, _text(ds, tag)) for keyword, tag in TRAIT_TAGS.items() if tag in ds),
+        oddities=(*oddities, *pixels.oddities),
+    )
+
+
+def _text(ds: Dataset, tag: int) -> str:
+    """Return a value as text to be compared: as it was read where that is text, for parsing takes its time."""
+    raw = ds.get_item(tag).value
+    if isinstance(raw, bytes) and tag not in BINARY_TRAITS:
+        return raw.decode("latin-1").strip("\0 ")
+    return str(ds[tag].value)
+
+
+def _required(ds: Dataset, keyword: str) -> Any:
+    value = ds.get(keyword)
+    if value is None or value == "":
+        raise UnfitError(f"{keyword} is absent", broken=True)
+    return value
+
+
+def _numbers(ds: Dataset, keyword: str, count: int) -> tuple[float, ...]:
+    values = _required(ds, keyword)
+    numbers = tuple(float(value) for value in (values if isinstance(values, pydicom.multival.MultiValue) else [values]))
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise UnfitError(f"{keyword} has {len(numbers)} values, {count} numbers expected", broken=True)
+    return numbers
+
+
+def _position(ds: Dataset) -> tuple[float, ...]:
+    position = _numbers(ds, "ImagePositionPatient", 3)
+    if max(map(abs, position)) > FARTHEST:
+        raise UnfitError(f"ImagePositionPatient is more than {FARTHEST:g} mm away", broken=True)
+    return position
+
+
+def _orientation(ds: Dataset) -> tuple[float, ...]:
+    cosines = _numbers(ds, "ImageOrientationPatient", 6)
+    row, column = cosines[:3], cosines[3:]
+    # Plain arithmetic, for this is done for every file and six numbers are no array.
+    off = math.hypot(*row) - 1, math.hypot(*column) - 1, sum(a * b for a, b in zip(row, column, strict=True))
+    if max(map(abs, off)) > ORTHONORMAL_TOLERANCE:
+        raise UnfitError("ImageOrientationPatient is not two directions at a right angle", broken=True)
+    return cosines

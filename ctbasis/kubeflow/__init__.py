@@ -1,0 +1,1 @@
+"""Kubeflow Pipelines: compile, lint, run on this machine, submit."""

@@ -1,0 +1,60 @@
+"""The Spark operator's kinds, held against its own definitions of them and what those leave open."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+from ctbasis.kubeflow.lint import core, crds
+from ctbasis.kubeflow.lint.paths import Document, Faults, children, look_up, select
+
+SIZE = r"(?i:\d+([bkmgtp]|[kmgtp]b)?)", "no size that Spark reads", "write it as 512m or 4g"
+COUNT = r"[1-9]\d*", "not positive", "1 or more"
+# Values that the schema lets pass and the operator, Kubernetes or Spark refuses: pattern, message, remedy.
+VALUES = {
+    "imagePullPolicy": ("Always|IfNotPresent|Never", "no pull policy", "Always, IfNotPresent or Never"),
+    **dict.fromkeys(("driver.memory", "driver.memoryOverhead", "executor.memory", "executor.memoryOverhead"), SIZE),
+    **dict.fromkeys(("driver.cores", "executor.cores", "executor.instances"), COUNT),
+}
+
+
+def faults(document: Document, where: str, *, partial: bool) -> Faults:
+    """Check a manifest at `where`; a partial one may leave out what is required, and null in it removes a field."""
+    kind, version = document["kind"], document["apiVersion"]
+    try:
+        validator = _validator(kind, version)
+    except FileNotFoundError:
+        yield where, f"cannot be validated: no definition of {kind} in {version}", "sparkoperator.k8s.io/v1beta2"
+        return
+    given = _without_null(document) if partial else document
+    found = list(core.violations(validator, given, where, partial=partial))
+    yield from found
+    if kind == "SparkApplication":
+        yield from (fault for fault in _values(document, where) if fault[0] not in {place for place, *_ in found})
+
+
+@cache
+def _validator(kind: str, version: str) -> Any:
+    schema = crds.schema(kind, version)
+    # A definition leaves metadata to the API server.
+    meta, registry = core.object_meta()
+    whole = {**schema, "properties": {**schema["properties"], "metadata": meta}}
+    return Draft202012Validator(whole, registry=registry)
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(item) for key, item in children(value) if item is not None}
+    return [_without_null(item) for item in value] if isinstance(value, list) else value
+
+
+def _values(document: Document, where: str) -> Faults:
+    for path, (pattern, message, remedy) in VALUES.items():
+        for place, value in select(document, f"spec.{path}", where):
+            if isinstance(value, str | int) and not re.fullmatch(pattern, str(value)):
+                yield place, f"is {value!r}, {message}", remedy
+    if look_up(document, "spec.type") in ("Java", "Scala") and not look_up(document, "spec.mainClass"):
+        yield f"{where}.spec.mainClass", "is missing", "an application on the JVM names its main class"

@@ -1,0 +1,1 @@
+"""Pictures, numbers and one self-contained page about a run."""

@@ -1,0 +1,273 @@
+"""The pictures of a run in patch mode, beside those of ctbasis/report/figures.py."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import colormaps
+
+from ctbasis.patch.basis import whitening
+from ctbasis.report.figures import (
+    COLOURS,
+    DASHES,
+    LABEL,
+    TICK,
+    TITLE,
+    WINDOWS,
+    colour_bar,
+    draw_image,
+    new_figure,
+    set_axes,
+)
+from ctbasis.report.quality import LUNG
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from ctbasis.patch.basis import PatchBasis
+    from ctbasis.patch.noise import Noise
+
+TEXTURE_COLOURS = "Set2"
+
+CLASSES_SHOWN = 4
+"""Classes whose patches are drawn: those of most patches."""
+
+VECTORS_SHOWN = 8
+"""Directions of each that are drawn."""
+
+BONE = 250.0
+"""HU above which a voxel is bone, for choosing a profile."""
+
+VESSEL = -500.0
+"""HU above which a voxel beside lung is vessel or wall, for choosing a profile."""
+
+SOFT = (-50.0, 150.0)
+"""HU of soft tissue, for choosing a profile."""
+
+STRETCH = 100.0
+"""mm of a profile."""
+
+BESIDE = 8.0
+"""mm on either side of a vessel that must be lung for half of it."""
+
+LEAST_SHARE = 0.02
+"""Of a stretch that is of its kind, without which there is no such profile."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """One slice before and after.
+
+    Attributes:
+        before: HU, (Rows, Columns).
+        after: HU.
+        sigma: Standard deviation of the noise, HU.
+        truth: HU, where it is known.
+        pixel_spacing: mm between rows, mm between columns.
+        caption: Which slice it is.
+    """
+
+    before: NDArray[np.float32]
+    after: NDArray[np.float32]
+    sigma: NDArray[np.float32]
+    truth: NDArray[np.float32] | None
+    pixel_spacing: tuple[float, float]
+    caption: str
+
+    @property
+    def aspect(self) -> float:
+        """Height of a pixel over its width."""
+        return self.pixel_spacing[0] / self.pixel_spacing[1]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A line through a slice.
+
+    Attributes:
+        name: What it passes through.
+        row: Image row.
+        columns: Range of columns.
+    """
+
+    name: str
+    row: int
+    columns: slice
+
+
+def patch_figure1(views: Views) -> Figure:
+    """Draw a slice before and after in both windows, what was removed, and sigma of the noise."""
+    images = [("before", views.before), ("denoised", views.after)]
+    if views.truth is not None:
+        images.append(("truth", views.truth))
+    height = views.before.shape[0] * views.aspect / views.before.shape[1]
+    figure = new_figure(3.6 * (len(images) + 1) + 3.2, 3.6 * height * 2 + 1.0)
+    axes = figure.subplots(2, len(images) + 1, squeeze=False)
+    figure.suptitle(views.caption, fontsize=LABEL)
+    for row, window in enumerate(WINDOWS):
+        for column, (title, image) in enumerate(images):
+            drawn = draw_image(axes[row, column], image, window.limits, "gray", views.aspect)
+            if row == 0:
+                axes[row, column].set_title(title, fontsize=TITLE)
+        colour_bar(figure, drawn, list(axes[row, : len(images)]), "HU")
+        axes[row, 0].set_ylabel(
+            f"{window.name} window\ncenter {window.center:g}, width {window.width:g} HU", fontsize=LABEL
+        )
+    removed = views.before - views.after
+    limit = max(1.0, float(np.ceil(np.percentile(np.abs(removed), 99.5))))
+    drawn = draw_image(axes[0, -1], removed, (-limit, limit), "PuOr_r", views.aspect)
+    axes[0, -1].set_title("removed: it must hold no anatomy", fontsize=TITLE)
+    colour_bar(figure, drawn, axes[0, -1], "HU removed")
+    top = max(1.0, float(np.percentile(views.sigma, 99.5)))
+    drawn = draw_image(axes[1, -1], views.sigma, (0, top), "viridis", views.aspect)
+    axes[1, -1].set_title("estimated noise", fontsize=TITLE)
+    colour_bar(figure, drawn, axes[1, -1], "sigma, HU")
+    return figure
+
+
+def profiles(views: Views, lines: list[Profile]) -> Figure:
+    """Draw HU along lines, before, after, and of the truth where it is known."""
+    figure = new_figure(4.6 * len(lines), 3.8)
+    grid = figure.subplots(1, len(lines), squeeze=False)[0]
+    for axes, line in zip(grid, lines, strict=True):
+        x = np.arange(line.columns.start, line.columns.stop) * views.pixel_spacing[1]
+        at = line.row, line.columns
+        axes.plot(x, views.before[at], color="0.65", linewidth=1.0, label="before")
+        axes.plot(x, views.after[at], color=COLOURS[1], linewidth=1.6, label="denoised")
+        if views.truth is not None:
+            axes.plot(x, views.truth[at], color=COLOURS[0], linestyle=DASHES[1], linewidth=1.2, label="truth")
+        set_axes(axes, f"{line.name}, row {line.row + 1}", "mm along the row", "HU")
+    grid[0].legend(fontsize=TICK)
+    return figure
+
+
+def chosen_lines(views: Views) -> list[Profile]:
+    """Return lines through lung and vessels, through bone, and through soft tissue, as far as the slice has them.
+
+    Each is the stretch of a row, `STRETCH` mm long, that holds most of it.
+    """
+    guide = views.after if views.truth is None else views.truth
+    lung = (guide > LUNG[0]) & (guide < LUNG[1])
+    beside = max(2, round(BESIDE / views.pixel_spacing[1]))
+    between = _mostly(lung, beside) & _mostly(lung[:, ::-1], beside)[:, ::-1]
+    kinds = {
+        "through lung and vessels": (guide > VESSEL) & between,
+        "through bone": guide > BONE,
+        "through soft tissue": (guide > SOFT[0]) & (guide < SOFT[1]),
+    }
+    width = min(guide.shape[1], max(8, round(STRETCH / views.pixel_spacing[1])))
+    lines = []
+    for name, where in kinds.items():
+        # Half a stretch of bone is the ribs or the spine with something beside them; more would be a metal rod.
+        score = np.minimum(_shares(where, width), 0.5 if "bone" in name else 1.0)
+        row, first = (int(at) for at in np.unravel_index(int(np.argmax(score)), score.shape))
+        if score[row, first] > LEAST_SHARE:
+            lines.append(Profile(name, row, slice(first, first + width)))
+    return lines or [Profile("through the middle", guide.shape[0] // 2, slice(0, guide.shape[1]))]
+
+
+def _mostly(where: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """Tell of every voxel whether half of the `width` voxels before it in its row are `where`."""
+    padded = np.pad(where, ((0, 0), (width, 0)))
+    return _shares(padded, width)[:, : where.shape[1]] >= 0.5  # noqa: PLR2004 - half
+
+
+def _shares(where: NDArray[np.bool_], width: int) -> NDArray[np.float64]:
+    """Return the share of `where` in every stretch of a row, (rows, first columns)."""
+    sums = np.cumsum(np.pad(where, ((0, 0), (1, 0))), axis=1)
+    return np.asarray((sums[:, width:] - sums[:, :-width]) / width)
+
+
+def noise_figure(views: Views, noise: Noise, along: NDArray[np.float64], texture: NDArray[np.uint8]) -> Figure:
+    """Draw sigma of the slice, sigma along the slices, and how the noise is correlated where.
+
+    Args:
+        views: The slice.
+        noise: Of its series.
+        along: Median sigma of every slice of the series, HU, (slices,).
+        texture: Of every cell of the slice, (rows, columns).
+    """
+    figure = new_figure(12, 3.8)
+    one, two, three, four = figure.subplots(1, 4, width_ratios=[1.2, 1.2, 0.9, 1.2])
+    top = max(1.0, float(np.percentile(views.sigma, 99.5)))
+    colour_bar(figure, draw_image(one, views.sigma, (0, top), "viridis", views.aspect), one, "sigma, HU")
+    one.set_title(views.caption, fontsize=TICK)
+    marker = "." if len(along) == 1 else ""
+    two.plot(np.arange(1, len(along) + 1), along, color=COLOURS[0], marker=marker)
+    two.set_ylim(0, max(1.0, 1.15 * float(along.max())))
+    two.locator_params(axis="x", nbins=5)
+    set_axes(two, "along the slices", "slice", "sigma, HU (median of the slice)")
+    number = len(noise.textures)
+    draw_image(three, texture, (0, max(1, number - 1)), TEXTURE_COLOURS, views.aspect)
+    three.set_title("texture" if number > 1 else "one texture", fontsize=TITLE)
+    colour_bar(figure, draw_image(four, _mosaic(noise), (-1, 1), "PuOr_r", views.aspect), four, "correlation")
+    four.set_title("with voxels around, by texture" if number > 1 else "with voxels around", fontsize=TITLE)
+    if number > 1:
+        for index, (top, left) in enumerate(_corners(noise)):
+            shade = colormaps[TEXTURE_COLOURS](index / (number - 1))
+            four.plot(left, top, marker="s", markersize=5, color=shade, markeredgecolor="black")
+    return figure
+
+
+def _corners(noise: Noise) -> list[tuple[int, int]]:
+    """Return row and column of the first pixel of every texture's tile, in a square with a pixel between tiles."""
+    number, high, wide, _ = noise.textures.shape
+    columns = math.ceil(math.sqrt(number))
+    return [(index // columns * (high + 1), index % columns * (wide + 1)) for index in range(number)]
+
+
+def _mosaic(noise: Noise) -> NDArray[np.float32]:
+    """Return the covariances of all textures within a slice, tile beside tile."""
+    _, high, wide, slices = noise.textures.shape
+    corners = _corners(noise)
+    last = np.max(corners, axis=0)
+    tiles = np.full((last[0] + high, last[1] + wide), np.nan, np.float32)
+    for (top, left), texture in zip(corners, noise.textures, strict=True):
+        tiles[top : top + high, left : left + wide] = texture[:, :, slices // 2]
+    return tiles
+
+
+def energies(basis: PatchBasis, tau: float) -> Figure:
+    """Draw the variance of the weights of every class: where it nears one, noise is all there is."""
+    figure = new_figure(11, 4.2)
+    axes = figure.subplots()
+    energy = np.concatenate([texture.energy for texture in basis.textures])
+    counts = np.array(basis.provenance.get("patches", [1] * len(energy)), float)
+    index = np.arange(1, energy.shape[1] + 1)
+    for number, values in enumerate(energy):
+        weight = 0.15 + 0.85 * counts[number] / max(1.0, counts.max())
+        axes.semilogy(index, np.maximum(values, 1e-3), color=COLOURS[0], alpha=weight, linewidth=1)
+    axes.axhline(1, color=COLOURS[1], linestyle=DASHES[1], label="noise alone")
+    if tau > 0:
+        axes.axhline(tau**2, color=COLOURS[2], linestyle=DASHES[2], label=f"threshold, tau = {tau:g}, squared")
+    set_axes(axes, "variance of the weights, a line a class", "direction", "variance, noise = 1")
+    axes.legend(fontsize=TICK)
+    return figure
+
+
+def basis_patches(basis: PatchBasis) -> Figure:
+    """Draw the mean and the first directions of the largest classes, middle slice of the patch, as they look in HU."""
+    every = [(texture, number) for texture in basis.textures for number in range(len(texture.mean))]
+    counts = np.array(basis.provenance.get("patches", [1] * len(every)))
+    classes = np.argsort(-counts, kind="stable")[:CLASSES_SHOWN]
+    columns = min(VECTORS_SHOWN, len(basis.covariance)) + 1
+    figure = new_figure(1.15 * columns + 1, 1.3 * len(classes) + 0.4)
+    grid = figure.subplots(len(classes), columns, squeeze=False)
+    middle = basis.shape[2] // 2
+    share = counts / max(1, counts.sum())
+    for row, chosen in enumerate(classes):
+        texture, number = every[chosen]
+        back = whitening(texture.covariance)[1]
+        shown = [texture.mean[number], *texture.vectors[number][:, : columns - 1].T]
+        for column, whitened in enumerate(shown):
+            patch = (back @ whitened).reshape(basis.shape)[:, :, middle].astype(np.float32)
+            limit = float(np.abs(patch).max()) or 1.0
+            draw_image(grid[row, column], patch, (-limit, limit), "gray", basis.spacing[0] / basis.spacing[1])
+            if row == 0:
+                grid[row, column].set_title("mean" if column == 0 else f"$v_{{{column}}}$", fontsize=LABEL)
+        grid[row, 0].set_ylabel(f"{share[chosen]:.0%}", fontsize=LABEL)
+    return figure

@@ -1,0 +1,1 @@
+"""Scores of a CT series against its clean copy."""

@@ -1,0 +1,289 @@
+"""Score a DICOM series against its clean copy: how far off, how it looks, what noise is left, what anatomy went.
+
+The numbers are those of ctbasis/report/quality.py and of regions, noise_power, structure, edge_spread and nodules
+beside this module, each with its definition there. Slices are read a column group at a time, as the pipeline reads and
+orders them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctbasis.errors import CtbasisError
+from ctbasis.matrix.ingest import ingest
+from ctbasis.matrix.store import MatrixStore
+from ctbasis.progress import progress
+from ctbasis.report.quality import EDGE_SHARE, compare, edge_ratio
+from ctbasis.report.survey import lung_share
+from ctbasis.score.edge_spread import EdgeSpread
+from ctbasis.score.noise_power import NoisePower
+from ctbasis.score.regions import BONE, RegionErrors, Regions
+from ctbasis.score.structure import StructureContent
+from ctbasis.simulate.nodules import NODULES, Contrast, check_places, read_nodules
+from ctbasis.svd.rank_k import restore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from ctbasis.simulate.nodules import InsertedNodule, Spacing
+
+EDGE_SLICES = 24
+"""Slices, evenly spread, whose skin is measured: they hold tens of thousands of edge pixels."""
+
+SHOWN = 12.0
+"""mm on both sides of a nodule that its picture shows."""
+
+SMALLEST = 11
+"""Pixels along the edge of an image that SSIM needs."""
+
+NOWHERE = -1100.0
+"""HU that a nodule's place has to exceed: only what is outside the image is refused when scores are taken."""
+
+
+@dataclass
+class Shown:
+    """The slice that the page shows.
+
+    Attributes:
+        index: Of the slice.
+        truth: HU.
+        image: HU.
+        noisy: HU, where it was given.
+    """
+
+    index: int
+    truth: NDArray[np.float32]
+    image: NDArray[np.float32]
+    noisy: NDArray[np.float32] | None
+
+
+@dataclass
+class Findings:
+    """Everything that a score is made of.
+
+    Attributes:
+        scores: The JSON.
+        spacing: mm between slices, rows and columns.
+        power: Noise power of the error in the body, and of the input's noise where it is known, by name.
+        edges: The skin's edge-spread functions.
+        shown: The slice that shows most lung.
+        patches: Of each kind of nodule, by diameter and contrast, the first one's surroundings in truth, image and
+            input, HU.
+    """
+
+    scores: dict[str, Any]
+    spacing: Spacing
+    power: dict[str, NoisePower]
+    edges: EdgeSpread
+    shown: Shown
+    patches: dict[tuple[float, float], dict[str, NDArray[np.float32]]]
+
+
+def score(truth: Path, image: Path, noisy: Path | None = None, nodules: Path | None = None) -> dict[str, Any]:
+    """Compare the series in two folders, read and ordered as the pipeline does: the JSON of `findings`."""
+    return findings(truth, image, noisy, nodules).scores
+
+
+def findings(truth: Path, image: Path, noisy: Path | None = None, nodules: Path | None = None) -> Findings:
+    """Compare the series in two folders, and what was removed between a third and the second.
+
+    Args:
+        truth: Folder of the clean series.
+        image: Folder of the series to score, of the same geometry.
+        noisy: Folder of what `image` was made from, for what was removed.
+        nodules: JSON of the nodules that the truth holds; without it nodules.json in `truth` where there is one.
+
+    Returns:
+        What `ctbasis.report.quality.Quality` holds, and rmse_bone, rmse_edges, nps, mtf; with `noisy` before,
+        removed; with nodules nodules. See docs/quality.md.
+
+    Raises:
+        CtbasisError: A folder holds no CT series, they differ in geometry, images are too small, or the list of nodules
+            is none of theirs.
+    """
+    listed = nodules or (truth / NODULES if (truth / NODULES).is_file() else None)
+    placed = read_nodules(listed) if listed else []
+    folders = {"truth": truth, "image": image} | ({"noisy": noisy} if noisy else {})
+    scratch = Path(tempfile.mkdtemp(prefix="ctbasis-score-"))
+    try:
+        stores = {name: _ingested(folder, scratch, name) for name, folder in folders.items()}
+        for name, store in stores.items():
+            _same_geometry(stores["truth"], store, name)
+        return _measured(stores, placed)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _ingested(folder: Path, scratch: Path, name: str) -> MatrixStore:
+    if not folder.is_dir():
+        raise CtbasisError(f"{folder} is no folder", expected=f"the folder of the DICOM series that is the {name}")
+    uri = str(scratch / f"{name}.zarr")
+    ingest(folder, uri, scratch / f"{name}.json")
+    return MatrixStore.open(uri)
+
+
+def _same_geometry(truth: MatrixStore, other: MatrixStore, name: str) -> None:
+    shapes = [(store.cols, *store.image) for store in (truth, other)]
+    if shapes[0] != shapes[1]:
+        raise CtbasisError(
+            f"the truth has {shapes[0]} slices, rows and columns, the {name} {shapes[1]}",
+            expected="two series of the same geometry",
+            cause="they are not copies of one scan, or a folder holds a further series",
+        )
+    spacings = [
+        [round(mm, 3) for entry in store.series for mm in (entry.spacing, *entry.pixel_spacing)]
+        for store in (truth, other)
+    ]
+    if spacings[0] != spacings[1]:
+        raise CtbasisError(
+            f"the truth's slices, rows and columns are {spacings[0]} mm apart, those of the {name} {spacings[1]}",
+            expected="two series of the same geometry",
+            cause="they are not copies of one scan",
+        )
+    if min(truth.image) < SMALLEST:
+        raise CtbasisError(
+            f"images of {truth.image[0]} x {truth.image[1]} pixels",
+            expected=f"at least {SMALLEST} x {SMALLEST}: SSIM looks at squares of this size",
+        )
+
+
+def _measured(stores: dict[str, MatrixStore], nodules: Sequence[InsertedNodule]) -> Findings:
+    truth, image, noisy = stores["truth"], stores["image"], stores.get("noisy")
+    series = truth.series[0]
+    dy, dx = series.pixel_spacing
+    spacing = (series.spacing or dy, dy, dx)
+    if nodules:
+        if len(truth.series) > 1:
+            raise CtbasisError(
+                f"nodules in a folder of {len(truth.series)} series", expected="one: places are counted within a series"
+            )
+        check_places(nodules, images_of(truth), air=NOWHERE)
+    found = Measures(truth.image, spacing, nodules, with_noisy=noisy is not None)
+    every = max(1, truth.cols // EDGE_SLICES)
+    groups = [images_of(store) for store in (truth, image, *([noisy] if noisy else []))]
+    for z, slices in enumerate(progress(zip(*groups, strict=True), "score", total=truth.cols, unit="slice")):
+        found.add(z, *slices, edge=z % every == every // 2)
+    scores = {**_compared(truth, image, "image"), **found.to_dict()}
+    if noisy:
+        scores["before"] = {**_compared(truth, noisy, "noisy"), **found.before()}
+        scores["removed"] = {**_edge_ratios(stores), **found.structure.to_dict()}
+    return Findings(scores, spacing, found.power, found.edges, found.shown, found.patches)
+
+
+class Measures:
+    """What is measured in one pass, slice by slice.
+
+    Args:
+        image: Rows and columns.
+        spacing: mm between slices, rows and columns.
+        nodules: Those that the truth holds.
+        with_noisy: Whether slices of the input come too.
+    """
+
+    def __init__(
+        self, image: tuple[int, int], spacing: Spacing, nodules: Sequence[InsertedNodule], *, with_noisy: bool
+    ) -> None:
+        names = ("truth", "image", "noisy") if with_noisy else ("truth", "image")
+        self.errors = {name: RegionErrors() for name in names[1:]}
+        self.power = {name: NoisePower(spacing[1:]) for name in names[1:]}
+        self.contrast = {name: Contrast(nodules, image, spacing) for name in names[1:]}
+        self.edges = EdgeSpread(spacing[1:], names)
+        self.structure = StructureContent()
+        self.shown = Shown(0, np.zeros(image, np.float32), np.zeros(image, np.float32), None)
+        self.patches: dict[tuple[float, float], dict[str, NDArray[np.float32]]] = {}
+        self._names, self._spacing, self._most_lung = names, spacing, -1.0
+
+    def add(self, z: int, truth: NDArray[np.float32], *images: NDArray[np.float32], edge: bool) -> None:
+        """Take slice `z` of the truth, of the image, and of the input where there is one; HU.
+
+        Args:
+            z: Index of the slice.
+            truth: HU.
+            images: Image and input, HU.
+            edge: Whether its skin is measured.
+        """
+        regions = Regions(truth.astype(np.float64))
+        for name, image in zip(self.errors, images, strict=True):
+            error = image - truth
+            self.errors[name].add(regions, error)
+            self.power[name].add(error, regions.body)
+            self.contrast[name].add(z, truth, image)
+        if edge:
+            self.edges.add(truth, *images)
+        noisy = images[1] if len(images) > 1 else None
+        if noisy is not None:
+            self.structure.add(regions, noisy - images[0], noisy - truth)
+        self._keep_patches(z, (truth, *images))
+        share = lung_share(truth)
+        if share > self._most_lung:
+            self._most_lung = share
+            self.shown = Shown(z, truth, images[0], noisy)
+
+    def _keep_patches(self, z: int, slices: tuple[NDArray[np.float32], ...]) -> None:
+        for nodule in self.contrast["image"].nodules:
+            kind = (nodule.diameter_mm, nodule.contrast_hu)
+            if round(nodule.slice) == z and kind not in self.patches:
+                _, dy, dx = self._spacing
+                row, column, up, left = round(nodule.row), round(nodule.column), round(SHOWN / dy), round(SHOWN / dx)
+                where = slice(max(0, row - up), row + up + 1), slice(max(0, column - left), column + left + 1)
+                self.patches[kind] = {name: image[where] for name, image in zip(self._names, slices, strict=True)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was found of the image."""
+        return {**self._of("image"), "mtf": self.edges.to_dict(), "bone_above": BONE, "edge_share": EDGE_SHARE}
+
+    def before(self) -> dict[str, Any]:
+        """Return what was found of the input."""
+        return self._of("noisy")
+
+    def _of(self, name: str) -> dict[str, Any]:
+        kinds = self.contrast[name].kinds()
+        return {
+            **{f"rmse_{region}": rms for region, rms in self.errors[name].rms.items()},
+            "nps": self.power[name].to_dict(),
+            **({"nodules": kinds} if kinds else {}),
+        }
+
+
+def _compared(truth: MatrixStore, image: MatrixStore, name: str) -> dict[str, Any]:
+    images = progress(images_of(image), f"similarity of {name}", total=image.cols, unit="slice")
+    try:
+        return compare(images_of(truth), images).to_dict()
+    except ValueError as error:
+        raise CtbasisError(
+            f"the two cannot be compared: {error}", expected="a truth that shows more than padding"
+        ) from error
+
+
+def _edge_ratios(stores: dict[str, MatrixStore]) -> dict[str, float | None]:
+    """Return the edge ratio of what was removed, and of the noise itself to compare with."""
+
+    def ratio(of: str) -> float | None:
+        images = progress(
+            images_of(stores["noisy"]), f"edges of noisy - {of}", total=stores["noisy"].cols, unit="slice"
+        )
+        pairs = zip(images, images_of(stores[of]), strict=True)
+        try:
+            found = edge_ratio((one - other for one, other in pairs), images_of(stores["truth"]))
+        except ValueError:
+            return None
+        return found.ratio if np.isfinite(found.ratio) else None
+
+    return {"edge_ratio": ratio("image"), "noise_edge_ratio": ratio("truth")}
+
+
+def images_of(store: MatrixStore) -> Iterator[NDArray[np.float32]]:
+    """Yield the slices of a store, HU, with what was set aside put back, (rows, columns)."""
+    for group in store.column_groups:
+        hu = store.read_columns(group)
+        restore(hu, store.read_aside(group))
+        for column in hu.T:
+            yield column.reshape(store.image).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Synthetic CT: the chest phantom, lower doses, and inserted nodules."""

@@ -1,0 +1,241 @@
+"""The chest phantom: a synthetic chest with known HU, written as a DICOM CT series like a scanner's.
+
+It stands in for a patient where none can be shipped, and is called a phantom in every tag a person reads.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from ctbasis.errors import CtbasisError
+from ctbasis.progress import progress
+from ctbasis.simulate import anatomy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FIELD_OF_VIEW = 384.0
+"""mm across the image: 256 pixels of 1.5 mm."""
+
+RESCALE_INTERCEPT = -1024
+PIXEL_PADDING = -2000
+"""Stored value outside the circular field of view."""
+
+NODULES = ((3.0, 40.0), (4.0, 40.0), (5.0, 35.0), (6.0, 45.0), (8.0, -620.0), (8.0, 40.0), (10.0, 50.0))
+"""Diameter in mm and HU; the one of -620 is a ground-glass nodule."""
+
+CANDIDATES = 12
+"""Random places of which a nodule takes the one farthest from the nodules before it."""
+
+
+@dataclass(frozen=True)
+class Nodule:
+    """A sphere in a lung.
+
+    Attributes:
+        slice: Its centre's position in the volume, in slices.
+        row: The same in rows.
+        column: The same in columns.
+        diameter: mm.
+        hu: What it is filled with, HU.
+    """
+
+    slice: float
+    row: float
+    column: float
+    diameter: float
+    hu: float
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A synthetic chest.
+
+    Attributes:
+        hu: HU, (z, y, x) int16, the lowest slice first, rows to the back, columns to the left of the patient.
+        spacing: mm between slices.
+        pixel_spacing: mm between rows and between columns.
+        nodules: Those whose centre is in the volume.
+        seed: What vessels, nodules and texture were drawn with.
+    """
+
+    hu: NDArray[np.int16]
+    spacing: float
+    pixel_spacing: tuple[float, float]
+    nodules: tuple[Nodule, ...]
+    seed: int
+
+    @property
+    def field_of_view(self) -> NDArray[np.bool_]:
+        """Where a scanner's circular field of view is, (y, x)."""
+        rows, columns = self.hu.shape[1:]
+        y, x = (_centred(count, 1.0) for count in (rows, columns))
+        inside: NDArray[np.bool_] = y[:, None] ** 2 + x**2 <= (max(rows, columns) / 2) ** 2
+        return inside
+
+
+def chest(slices: int = 301, rows: int = 256, columns: int = 256, *, spacing: float = 1.0, seed: int = 0) -> Phantom:
+    """Make a chest phantom.
+
+    Fewer slices than `anatomy.HEIGHT` / `spacing` show the middle of the chest. The anatomy varies smoothly along z, so
+    neighbouring slices resemble each other as a patient's do.
+
+    Args:
+        slices: Number of slices.
+        rows: Number of rows.
+        columns: Number of columns; the larger of rows and columns spans `FIELD_OF_VIEW`.
+        spacing: mm between slices.
+        seed: Of vessels, airways, nodules and texture; the other organs are the same in every phantom.
+
+    Raises:
+        CtbasisError: No slice, fewer than 8 rows or columns, or a spacing that is not positive.
+    """
+    if slices < 1 or min(rows, columns) < 8 or not spacing > 0:  # noqa: PLR2004 - fewer pixels show no organ
+        raise CtbasisError(
+            f"a phantom of {slices} slices of {rows} x {columns} at {spacing} mm was asked for",
+            expected="at least 1 slice, 8 x 8 pixels and a positive spacing",
+        )
+    pixel = FIELD_OF_VIEW / max(rows, columns)
+    x, y = _centred(columns, pixel), _centred(rows, pixel)
+    z = anatomy.HEIGHT / 2 + _centred(slices, spacing)
+    texture, vessels, places = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
+    # A lattice of odd, unequal edges repeats only beyond the chest.
+    knots = texture.standard_normal((127, 131, 137), np.float32)
+    hu = np.empty((slices, rows, columns), np.float32)
+    anatomy.paint_organs(hu, x, y, z, anatomy.profile(z), knots)
+    # Branches are drawn towards their tips and pass behind the heart and the diaphragm: those parts are not seen.
+    anatomy.paint_capsules(hu, x, y, z, anatomy.lung_trees(vessels), hu < anatomy.LUNG_WINDOW)
+    everywhere = np.ones(hu.shape, np.bool_)
+    for capsules in (anatomy.great_vessels(), anatomy.trachea(), anatomy.bones()):
+        anatomy.paint_capsules(hu, x, y, z, capsules, everywhere)
+    spheres = _nodule_capsules(places)
+    anatomy.paint_capsules(hu, x, y, z, spheres, everywhere)
+    nodules = [
+        Nodule((c[2] - z[0]) / spacing, (c[1] - y[0]) / pixel, (c[0] - x[0]) / pixel, 2 * c[3], c[8])
+        for c in spheres.tolist()
+        if z[0] <= c[2] <= z[-1]
+    ]
+    return Phantom(np.round(hu).astype(np.int16), spacing, (pixel, pixel), tuple(nodules), seed)
+
+
+def write_series(phantom: Phantom, folder: Path) -> list[Path]:
+    """Write `phantom` as a DICOM CT series, signed 16 bit with padding outside the circular field of view.
+
+    UIDs follow from the phantom alone, so the same phantom is the same series byte for byte.
+
+    Args:
+        phantom: What to write.
+        folder: Made by this call, whole or not at all.
+
+    Raises:
+        CtbasisError: `folder` exists and is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise CtbasisError(f"{folder} is not empty", expected="a new folder", remedy="name another one or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    part.chmod(0o755)
+    try:
+        outside = ~phantom.field_of_view
+        for index in progress(range(len(phantom.hu)), "phantom", unit="slice"):
+            stored = phantom.hu[index] - np.int16(RESCALE_INTERCEPT)
+            stored[outside] = PIXEL_PADDING
+            _slice_dataset(phantom, index, stored).save_as(part / f"{index + 1:04d}.dcm", enforce_file_format=True)
+        part.replace(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return sorted(folder.iterdir())
+
+
+def write_chest(
+    folder: Path, *, slices: int = 301, rows: int = 256, columns: int = 256, spacing: float = 1.0, seed: int = 0
+) -> list[Path]:
+    """Make a phantom and write it: `write_series` of `chest`."""
+    return write_series(chest(slices, rows, columns, spacing=spacing, seed=seed), folder)
+
+
+def _centred(count: int, step: float) -> NDArray[np.float64]:
+    return (np.arange(count, dtype=np.float64) - (count - 1) / 2) * step
+
+
+def _nodule_capsules(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the nodules as capsules without length, right and left lung in turn, each far from those before it."""
+    spheres: list[list[float]] = []
+    for index, (diameter, hu) in enumerate(NODULES):
+        candidates = anatomy.lung_points(index % 2, CANDIDATES, 6.0 + diameter / 2, rng)
+        placed = np.array([sphere[:3] for sphere in spheres] or [[0.0, 0.0, 0.0]])
+        distances = np.linalg.norm(candidates[:, None] - placed, axis=2).min(axis=1)
+        centre = candidates[np.argmax(distances)].tolist()
+        spheres.append([*centre, diameter / 2, *centre, diameter / 2, hu])
+    return np.array(spheres)
+
+
+def _slice_dataset(phantom: Phantom, index: int, stored: NDArray[np.int16]) -> FileDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = _uid(phantom, f"instance {index}")
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds = FileDataset(f"{index}", Dataset(), preamble=b"\0" * 128, file_meta=meta)
+    ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    _describe_phantom(ds, phantom)
+    rows, columns = stored.shape
+    dy, dx = phantom.pixel_spacing
+    x, y = _centred(columns, dx)[0], _centred(rows, dy)[0]
+    z = _centred(len(phantom.hu), phantom.spacing)[index]
+    # A scanner numbers from the head down; files are ordered from the feet up.
+    ds.InstanceNumber = len(phantom.hu) - index
+    ds.ImagePositionPatient = [_decimal(value) for value in (x, y, z)]
+    ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    ds.SliceLocation = _decimal(z)
+    ds.PixelSpacing = [_decimal(dy), _decimal(dx)]
+    ds.SliceThickness = ds.SpacingBetweenSlices = _decimal(phantom.spacing)
+    ds.Rows, ds.Columns = rows, columns
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = RESCALE_INTERCEPT, 1, "HU"
+    ds.PixelPaddingValue = PIXEL_PADDING
+    ds.WindowCenter, ds.WindowWidth = [40, -600], [400, 1500]
+    ds.WindowCenterWidthExplanation = ["SOFT TISSUE", "LUNG"]
+    ds.PixelData = stored.astype("<i2").tobytes()
+    return ds
+
+
+def _describe_phantom(ds: FileDataset, phantom: Phantom) -> None:
+    """Set what is the same in every slice: that this is a phantom, its study and its frame of reference."""
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.PatientName, ds.PatientID = "Phantom^Chest", f"PHANTOM-{phantom.seed}"
+    ds.PatientBirthDate, ds.PatientSex = "", "O"
+    ds.PatientComments = "Synthetic phantom, no patient"
+    ds.StudyInstanceUID = _uid(phantom, "study")
+    ds.SeriesInstanceUID = _uid(phantom, "series")
+    ds.FrameOfReferenceUID = _uid(phantom, "frame of reference")
+    ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = "20260101"
+    ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = "120000"
+    ds.StudyID, ds.SeriesNumber, ds.AcquisitionNumber = "1", 1, 1
+    ds.AccessionNumber = ds.ReferringPhysicianName = ds.PositionReferenceIndicator = ""
+    ds.Modality, ds.BodyPartExamined, ds.PatientPosition = "CT", "CHEST", "HFS"
+    ds.Manufacturer, ds.ManufacturerModelName = "ctbasis", "analytic chest phantom"
+    ds.StudyDescription = "Chest phantom"
+    ds.SeriesDescription = "Chest phantom"
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    ds.ImageComments = "Phantom computed from formulas; no scanner and no patient"
+    ds.KVP = None
+
+
+def _uid(phantom: Phantom, what: str) -> UID:
+    shape = "x".join(str(edge) for edge in phantom.hu.shape)
+    return generate_uid(entropy_srcs=["ctbasis chest phantom", shape, str(phantom.spacing), str(phantom.seed), what])
+
+
+def _decimal(value: float) -> float:
+    """Round to what a DICOM decimal string of 16 characters holds."""
+    return round(float(value), 6)

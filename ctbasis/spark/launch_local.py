@@ -1,0 +1,201 @@
+"""The SparkApplication's local back end: the same manifest becomes a spark-submit on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctbasis.errors import CtbasisError, refusal_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ctbasis.spark.application import SparkApplication
+
+IMAGE_ROOT = "local:///opt/ctbasis/"
+"""Where the Spark image holds this project; `local://` paths of the manifest under it are found in the checkout."""
+
+CHECKOUT = Path(__file__).parents[2]
+JARS = Path(os.environ.get("CTBASIS_JARS", CHECKOUT / "images" / "spark" / "mahout" / "target"))
+
+LEAST_JAVA = 17
+
+FIRST_HEAP = 1024
+"""MiB of the heap from the start, if it may be so large: it is not collected in order to grow. Executors in pods begin
+with all of theirs (images/spark/entrypoint.sh)."""
+
+LOOPBACK = "127.0.0.1"
+
+TAIL_LINES = 200
+
+
+def launch(application: SparkApplication, *, master: str = "") -> None:
+    """Run `application` on this machine and return when it has succeeded; its output goes to standard error.
+
+    Raises:
+        CtbasisError: No Java, no jar, or the application failed.
+    """
+    if java_version() is None:
+        raise CtbasisError(
+            "no Java is here, and Spark needs one",
+            expected=f"`java` {LEAST_JAVA} or newer on PATH or in JAVA_HOME",
+            remedy="run `make setup`, install openjdk-17-jre-headless, or choose --engine numpy",
+        )
+    with tempfile.TemporaryDirectory(prefix="ctbasis-spark-") as scratch:
+        manifest = application.to_manifest()
+        command = spark_submit(manifest, master=master)
+        tail: deque[str] = deque(maxlen=TAIL_LINES)
+        with _submitted(command, manifest, scratch) as process:
+            for line in process.stdout or ():
+                tail.append(line)
+                sys.stderr.write(line)
+                sys.stderr.flush()
+    if process.returncode != 0:
+        raise _failure(process.returncode, tail)
+
+
+def java_version() -> int | None:
+    """Return the major version of the Java that Spark would use, None where there is none new enough."""
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which("java", path=f"{home}/bin" if home else None)
+    if java is None:
+        return None
+    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    match = re.search(r'version "(\d+)', told)
+    version = int(match[1]) if match else 0
+    return version if version >= LEAST_JAVA else None
+
+
+def spark_submit(manifest: Mapping[str, Any], *, master: str = "") -> list[str]:
+    """Translate a SparkApplication manifest into the command that runs it on this machine.
+
+    One JVM is driver and executors at once here, so it gets the larger memory of the two and both roles' Java options;
+    `spark.kubernetes.*` settings have no meaning and are left out.
+
+    Args:
+        manifest: As `SparkApplication.to_manifest` gives it.
+        master: Of a Spark cluster, whose executors then work; its machines need ctbasis where this one has it, and
+            reach this one, where the driver is.
+
+    Raises:
+        CtbasisError: A file that the manifest names is not here.
+    """
+    spec = manifest["spec"]
+    driver, executor = spec["driver"], spec["executor"]
+    cores = min(os.cpu_count() or 1, max(1, executor.get("instances", 1) * executor.get("cores", 1)))
+    memory = max(driver["memory"], executor["memory"], key=_mebibytes)
+    java_options = [f"-Xms{min(FIRST_HEAP, int(_mebibytes(memory)))}m"]
+    # After ours: of two of a kind Java takes the last.
+    java_options += dict.fromkeys(f"{driver.get('javaOptions', '')} {executor.get('javaOptions', '')}".split())
+    conf = {
+        **{key: value for key, value in spec.get("sparkConf", {}).items() if not key.startswith("spark.kubernetes.")},
+        "spark.driver.extraJavaOptions": " ".join(java_options),
+        "spark.ui.enabled": "false",
+    }
+    if master:
+        conf |= {"spark.executor.memory": executor["memory"], "spark.executor.cores": str(executor.get("cores", 1))}
+        conf |= {f"spark.executorEnv.{name}": value for name, value in _variables(executor).items()}
+        conf["spark.executorEnv.PYTHONPATH"] = str(CHECKOUT)
+    else:
+        # Nothing of this machine but loopback is asked of Spark.
+        conf |= {"spark.driver.bindAddress": LOOPBACK, "spark.driver.host": LOOPBACK}
+    command = [str(_spark_home() / "bin" / "spark-submit"), "--master", master or f"local[{cores}]"]
+    command += ["--name", manifest["metadata"]["name"]]
+    command += ["--driver-memory", memory]
+    for key, value in sorted(conf.items()):
+        command += ["--conf", f"{key}={value}"]
+    jars = [_local(jar) for jar in spec.get("deps", {}).get("jars", [])]
+    if jars:
+        command += ["--jars", ",".join(jars)]
+    return [*command, _local(spec["mainApplicationFile"]), *spec.get("arguments", [])]
+
+
+def _spark_home() -> Path:
+    """Return the Spark that pip installed; found without importing it, which takes a while."""
+    found = importlib.util.find_spec("pyspark")
+    if found is None or found.origin is None:
+        raise CtbasisError("pyspark is not installed here", remedy="run `make setup`, or choose --engine numpy")
+    return Path(found.origin).parent
+
+
+def _local(uri: str) -> str:
+    if not uri.startswith(IMAGE_ROOT):
+        return uri
+    inside = uri.removeprefix(IMAGE_ROOT)
+    path = JARS / Path(inside).name if inside.startswith("jars/") else CHECKOUT / inside
+    if not path.exists():
+        raise CtbasisError(
+            f"{path} is not here, and {uri} stands for it",
+            expected="a file that `make setup` builds or the checkout holds",
+            remedy="run `make setup`",
+        )
+    return str(path)
+
+
+def _mebibytes(memory: str) -> float:
+    units = {"k": 1 / 1024, "m": 1, "g": 1024, "t": 1024**2}
+    match = re.fullmatch(r"(\d+)([kmgt])[bi]*", memory.strip().lower())
+    if match is None:
+        raise CtbasisError(f"memory {memory!r} in the manifest", expected="a size such as 512m or 3g")
+    return int(match[1]) * units[match[2]]
+
+
+@contextmanager
+def _submitted(command: list[str], manifest: Mapping[str, Any], scratch: str) -> Iterator[subprocess.Popen[str]]:
+    """Run spark-submit in a process group of its own, so that a cancelled step takes the JVM and its workers along."""
+    environment = {
+        **os.environ,
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
+        **_variables(manifest["spec"]["driver"]),
+        "SPARK_LOCAL_DIRS": scratch,
+    }
+    if f"spark.driver.host={LOOPBACK}" in command:
+        environment["SPARK_LOCAL_IP"] = LOOPBACK
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+    )
+
+    def stop(signum: int, _frame: object) -> None:
+        os.killpg(process.pid, signal.SIGTERM)
+        sys.exit(128 + signum)
+
+    before = {signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with process:
+            yield process
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _variables(pod: Mapping[str, Any]) -> dict[str, str]:
+    return {entry["name"]: entry["value"] for entry in pod.get("env", []) if "value" in entry}
+
+
+def _failure(code: int, tail: deque[str]) -> CtbasisError:
+    refused = refusal_in(tail)
+    if refused:
+        return CtbasisError(refused)
+    log = "".join(tail)
+    if "OutOfMemoryError" in log:
+        return CtbasisError(
+            "the Spark application ran out of memory",
+            cause="blocks of the matrix, the projection and shuffle buffers did not fit into the JVM",
+            remedy="raise executor.memory in manifests/sparkapplication.yaml, or lower the rank",
+        )
+    if "No space left on device" in log:
+        return CtbasisError("the disk is full", cause="Spark's shuffle files or the factors", remedy="free some space")
+    last = "\n".join(line.rstrip() for line in list(tail)[-15:])
+    return CtbasisError(f"the Spark application failed with exit code {code}; its last lines:\n{last}")

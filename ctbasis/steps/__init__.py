@@ -1,0 +1,1 @@
+"""The steps of the pipeline, one program each: a step reads a store and writes a store."""

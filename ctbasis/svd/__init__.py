@@ -1,0 +1,1 @@
+"""The factorization A = U diag(s) V^T: numerics, and the engines that run it."""

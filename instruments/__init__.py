@@ -1,1 +1,0 @@
-"""What makes and measures CT around the pipeline: phantom, dose simulator, score, bench. No step imports it."""

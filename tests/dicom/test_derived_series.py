@@ -1,0 +1,290 @@
+"""Stored pixels and the derived data set, against PS3.3 and pydicom's reading."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGExtended12Bit,
+)
+
+from ctbasis.dicom import ct_image
+from ctbasis.dicom.derived_series import Derivation, derive, read_header
+from ctbasis.dicom.stored import Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+DERIVATION = Derivation(rank=3, version="1.0", description="Rank-3 approximation", fingerprint="f" * 64)
+
+
+@pytest.fixture
+def source(write_series: Callable[..., list[Path]], volume: NDArray[np.int16], tmp_path: Path) -> Dataset:
+    return pydicom.dcmread(write_series(tmp_path / "source", volume[:1], WindowCenter=-600, WindowWidth=1500)[0])
+
+
+def header(dataset: Dataset, syntax: str = ExplicitVRLittleEndian) -> Dataset:
+    """Return `dataset` without its pixels after a round trip through a file of transfer syntax `syntax`."""
+    if "PixelData" in dataset:
+        del dataset.PixelData
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    return read_header(buffer.getvalue())
+
+
+def image_of(source: Dataset, pixels: NDArray[Any] | None = None, padding: tuple[int, int] | None = None) -> Stored:
+    """Return an image to be stored with the slope and intercept of `source`, black if none is given."""
+    values = np.zeros(source.Rows * source.Columns, "<i2") if pixels is None else pixels.ravel()
+    return Stored(values, float(source.RescaleSlope), float(source.RescaleIntercept), padding)
+
+
+def derived(source: Dataset, image: Stored | None = None, derivation: Derivation = DERIVATION) -> Dataset:
+    """Return what pydicom reads after `derive` and a save."""
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, derive(source, image or image_of(source), derivation), enforce_file_format=True)
+    return pydicom.dcmread(BytesIO(buffer.getvalue()))
+
+
+def test_the_derived_instance_is_new_and_points_to_its_source(source: Dataset) -> None:
+    original = header(source)
+    image = derived(header(source))
+    assert image.SOPInstanceUID != original.SOPInstanceUID
+    assert image.SeriesInstanceUID != original.SeriesInstanceUID
+    assert image.file_meta.MediaStorageSOPInstanceUID == image.SOPInstanceUID
+    assert image.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    (reference,) = image.SourceImageSequence
+    assert reference.ReferencedSOPInstanceUID == original.SOPInstanceUID
+    assert reference.ReferencedSOPClassUID == CTImageStorage
+    assert reference.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
+    assert list(image.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
+    assert image.DerivationDescription.startswith(DERIVATION.description)
+    assert "off by 0.5 HU at most" in image.DerivationDescription
+    (code,) = image.DerivationCodeSequence
+    assert code.CodingSchemeDesignator == image.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator
+    assert image.ContributingEquipmentSequence[-1].SoftwareVersions == "1.0"
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        "StudyInstanceUID",
+        "FrameOfReferenceUID",
+        "PatientID",
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "InstanceNumber",
+        "WindowCenter",
+        "WindowWidth",
+        "RescaleSlope",
+        "RescaleIntercept",
+        "Modality",
+    ],
+)
+def test_what_places_the_image_beside_its_source_stays(source: Dataset, keyword: str) -> None:
+    assert derived(header(source))[keyword].value == source[keyword].value
+
+
+def test_what_was_true_of_the_old_pixels_alone_goes(source: Dataset) -> None:
+    source.SmallestImagePixelValue, source.LargestImagePixelValue = 3, 4
+    source["SmallestImagePixelValue"].VR = source["LargestImagePixelValue"].VR = "SS"
+    source.InstanceCreationDate = "20200101"
+    source.private_block(0x0009, "VENDOR", create=True).add_new(0x01, "LO", "statistics")
+    image = derived(header(source))
+    for keyword in ("SmallestImagePixelValue", "LargestImagePixelValue", "InstanceCreationDate", "ContentDate"):
+        assert keyword not in image
+    assert not [element for element in image if element.tag.is_private]
+
+
+def test_an_overlay_in_the_pixels_goes_and_one_beside_them_stays(source: Dataset) -> None:
+    source.add_new((0x6000, 0x0010), "US", 8)
+    source.add_new((0x6000, 0x0102), "US", 12)
+    source.add_new((0x6002, 0x0010), "US", 8)
+    source.add_new((0x6002, 0x3000), "OW", b"\1\0")
+    image = derived(header(source))
+    assert (0x6000, 0x0010) not in image
+    assert image[0x6002, 0x3000].value == b"\1\0"
+
+
+@pytest.mark.parametrize(
+    ("syntax", "said", "expected"),
+    [
+        (ExplicitVRLittleEndian, None, None),
+        (JPEG2000Lossless, None, None),
+        (ExplicitVRLittleEndian, "00", "00"),
+        (ExplicitVRLittleEndian, "01", "01"),
+        (JPEGExtended12Bit, None, "01"),
+    ],
+)
+def test_a_lossy_past_is_never_forgotten(source: Dataset, syntax: str, said: str | None, expected: str | None) -> None:
+    if said is not None:
+        source.LossyImageCompression = said
+    original = header(source)
+    original.file_meta.TransferSyntaxUID = UID(syntax)
+    assert derived(original).get("LossyImageCompression") == expected
+
+
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
+def test_any_encoding_of_the_source_becomes_explicit_little_endian_with_the_pixels_intact(
+    source: Dataset, syntax: str
+) -> None:
+    pixels = np.arange(source.Rows * source.Columns, dtype="<i2").reshape(source.Rows, source.Columns)
+    image = derived(header(source, syntax), image_of(source, pixels))
+    assert image.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert image["PixelData"].VR == "OW"
+    np.testing.assert_array_equal(image.pixel_array, pixels)
+    assert image.PixelSpacing == source.PixelSpacing
+
+
+def test_padding_is_declared_with_the_sign_of_the_pixels_and_as_wide_as_it_is(source: Dataset) -> None:
+    source.add_new("PixelPaddingValue", "US", 63536)
+    source.add_new("PixelPaddingRangeLimit", "US", 63537)
+    image = derived(header(source), image_of(source, padding=(-2000, -1999)))
+    assert (image["PixelPaddingValue"].VR, image.PixelPaddingValue) == ("SS", -2000)
+    assert (image["PixelPaddingRangeLimit"].VR, image.PixelPaddingRangeLimit) == ("SS", -1999)
+    assert "PixelPaddingValue" not in derived(header(source))
+
+
+@pytest.mark.parametrize("described", ["", "Chest 1.0 B30f", "x" * 64])
+def test_the_series_description_names_the_rank_and_fits_its_64_characters(source: Dataset, described: str) -> None:
+    source.SeriesDescription = described
+    image = derived(header(source))
+    assert image.SeriesDescription.endswith("SVD rank 3")
+    assert image.SeriesDescription.startswith(described[:20])
+    assert len(image.SeriesDescription) <= 64
+
+
+def test_equipment_that_contributed_before_stays_on_the_list(source: Dataset) -> None:
+    scanner = Dataset()
+    scanner.Manufacturer = "earlier"
+    source.ContributingEquipmentSequence = Sequence([scanner])
+    assert [item.Manufacturer for item in derived(header(source)).ContributingEquipmentSequence] == [
+        "earlier",
+        "ctbasis",
+    ]
+
+
+def test_the_same_factors_give_the_same_bytes_and_others_give_other_uids(source: Dataset) -> None:
+    def saved(derivation: Derivation) -> tuple[bytes, str]:
+        buffer = BytesIO()
+        image = derive(header(source), image_of(source), derivation)
+        pydicom.dcmwrite(buffer, image, enforce_file_format=True)
+        return buffer.getvalue(), image.SOPInstanceUID
+
+    other = Derivation(rank=3, version="1.0", description="Rank-3 approximation", fingerprint="e" * 64)
+    assert saved(DERIVATION) == saved(DERIVATION)
+    assert saved(DERIVATION)[1] != saved(other)[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        (["ORIGINAL", "PRIMARY", "AXIAL"], ["DERIVED", "SECONDARY", "AXIAL"]),
+        (["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"], ["DERIVED", "SECONDARY", "AXIAL", "CT_SOM5 SPI"]),
+        (["ORIGINAL", "PRIMARY", "OTHER"], ["DERIVED", "SECONDARY", "AXIAL", "OTHER"]),
+        (["ORIGINAL", "PRIMARY"], ["DERIVED", "SECONDARY", "AXIAL"]),
+        ("ORIGINAL", ["DERIVED", "SECONDARY", "AXIAL"]),
+        (None, ["DERIVED", "SECONDARY", "AXIAL"]),
+    ],
+)
+def test_image_type_says_derived_after_the_examination_and_axial(
+    source: Dataset, said: list[str] | str | None, written: list[str]
+) -> None:
+    source.ImageType = said
+    assert list(derived(header(source)).ImageType) == written
+
+
+def test_what_the_iod_wants_and_the_source_lacks_is_there_empty_and_geometry_is_not_made_up(source: Dataset) -> None:
+    for keyword in ("KVP", "AcquisitionNumber", "PatientBirthDate", "StudyID", "PixelSpacing"):
+        if keyword in source:
+            delattr(source, keyword)
+    image = derived(header(source))
+    assert ct_image.missing(image) == ["PixelSpacing"]
+    assert image["KVP"].is_empty
+
+
+def test_what_is_no_attribute_of_a_ct_image_goes(source: Dataset) -> None:
+    source.EchoTime = 12
+    source.VerifyingObserverName = "Left^Over"
+    image = derived(header(source))
+    assert "EchoTime" not in image
+    assert "VerifyingObserverName" not in image
+
+
+@pytest.mark.parametrize("keyword", ["DigitalSignaturesSequence", "OriginalAttributesSequence", "ModalityLUTSequence"])
+def test_what_vouches_for_the_source_s_bytes_or_says_their_meaning_goes(source: Dataset, keyword: str) -> None:
+    setattr(source, keyword, [Dataset()])
+    assert keyword not in derived(header(source))
+
+
+def test_a_value_that_ends_with_a_zero_byte_is_padded_with_a_space(source: Dataset) -> None:
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, source, enforce_file_format=True)
+    spacing = b"0.7\\0.7 "
+    assert buffer.getvalue().count(spacing) == 1
+    image = derived(read_header(buffer.getvalue().replace(spacing, b"0.7\\0.7\0")))
+    written = BytesIO()
+    pydicom.dcmwrite(written, image, enforce_file_format=True)
+    assert written.getvalue().count(spacing) == 1
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        ("ISO_IR 192", "Wang^小东=王^小東"),
+        ("GB18030", "Wang^XiaoDong=王^小东"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        ("ISO_IR 100", "Äneas^Rüdiger"),
+        ("ISO_IR 144", "Пушкин^Фёдор"),
+    ],
+)
+def test_names_in_any_character_set_read_the_same_in_the_derived_series(
+    source: Dataset, charset: str | list[str], name: str
+) -> None:
+    source.SpecificCharacterSet = charset
+    source.PatientName = name
+    source.SeriesDescription = "Thorax"
+    image = derived(header(source))
+    assert image.PatientName == name
+    assert image.SeriesDescription == "Thorax - SVD rank 3"
+
+
+def test_frames_of_one_object_get_uids_of_their_own_and_point_to_their_frame(source: Dataset) -> None:
+    source.SOPClassUID = source.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+
+    def frame(number: int) -> Dataset:
+        source.InstanceNumber = number
+        return derived(header(source))
+
+    first, second = frame(1), frame(2)
+    assert first.SOPClassUID == first.file_meta.MediaStorageSOPClassUID == CTImageStorage
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+    assert [image.SourceImageSequence[0].ReferencedFrameNumber for image in (first, second)] == [1, 2]
+    assert first.SourceImageSequence[0].ReferencedSOPClassUID == EnhancedCTImageStorage
+
+
+def test_a_source_that_says_it_was_de_identified_and_not_how_stays_valid(source: Dataset) -> None:
+    source.PatientIdentityRemoved = "YES"
+    image = derived(header(source))
+    assert image.PatientIdentityRemoved == "YES"
+    assert image.DeidentificationMethod == "Not stated by the source"

@@ -1,0 +1,119 @@
+"""HU to stored values: half a stored unit at most is lost, whatever the source's format was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.valuerep import DSfloat
+
+from ctbasis.dicom.hounsfield import Pixels
+from ctbasis.dicom.stored import SIGNED, UNSIGNED, Stored, spread, store
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+formats = st.builds(
+    Pixels,
+    BitsAllocated=st.just(16),
+    BitsStored=st.just(12) | st.integers(8, 16),
+    HighBit=st.just(15),
+    PixelRepresentation=st.sampled_from([0, 1]),
+    RescaleSlope=st.sampled_from([1.0, 2.0, 0.5, 0.1, 0.0244140625, -1.0]),
+    RescaleIntercept=st.sampled_from([0.0, -1024.0, -8192.0, 12.5]),
+    padding=st.none() | st.just((-2000, -2000)) | st.just((63536, 63536)),
+)
+
+
+def hounsfield(image: Stored) -> NDArray[np.float64]:
+    return image.values * np.float64(image.RescaleSlope) + image.RescaleIntercept
+
+
+@given(formats, st.data())
+def test_every_stored_value_survives_the_way_to_hu_and_back(pixels: Pixels, data: st.DataObject) -> None:
+    values = np.array(data.draw(st.lists(st.integers(*pixels.stored_range), min_size=1)))
+    image = store(values * pixels.RescaleSlope + pixels.RescaleIntercept, pixels)
+    np.testing.assert_allclose(hounsfield(image), values * pixels.RescaleSlope + pixels.RescaleIntercept, atol=1e-9)
+    if pixels.padding is None:
+        assert image.values.tolist() == values.tolist()
+        assert (image.RescaleSlope, image.RescaleIntercept) == (pixels.RescaleSlope, pixels.RescaleIntercept)
+
+
+@given(formats, st.lists(st.floats(-1e6, 1e6, width=32), min_size=1))
+def test_no_hu_is_off_by_more_than_half_a_stored_unit(pixels: Pixels, hu: list[float]) -> None:
+    image = store(np.array(hu, np.float32), pixels)
+    error = np.abs(hounsfield(image) - np.array(hu, np.float32).astype(np.float64)).max()
+    assert error <= abs(image.RescaleSlope) / 2 * (1 + 1e-9) + 1e-9
+
+
+@given(formats, st.lists(st.floats(-2000, 4000, width=32), min_size=1))
+def test_hu_of_a_body_keep_the_source_s_slope(pixels: Pixels, hu: list[float]) -> None:
+    image = store(np.array(hu, np.float32), pixels)
+    if 65535 * abs(pixels.RescaleSlope) > 75_000:
+        assert image.RescaleSlope == pixels.RescaleSlope
+
+
+@given(formats, st.lists(st.floats(-1e6, 1e6, width=32), min_size=1))
+def test_slope_and_intercept_are_what_their_ds_of_16_characters_says(pixels: Pixels, hu: list[float]) -> None:
+    for image in (store(np.array(hu, np.float32), pixels), spread(np.array(hu, np.float32))):
+        for number in (image.RescaleSlope, image.RescaleIntercept):
+            text = str(DSfloat(number, auto_format=True))
+            assert len(text) <= 16
+            assert float(text) == number
+
+
+@given(st.lists(st.floats(-1e5, 1e5, width=32), min_size=2, max_size=50))
+def test_an_image_without_a_source_uses_all_its_bits(hu: list[float]) -> None:
+    values = np.array(hu, np.float32)
+    image = spread(values)
+    span = float(values.max()) - float(values.min())
+    assert np.abs(hounsfield(image) - values).max() <= abs(image.RescaleSlope) / 2 * (1 + 1e-6) + 1e-9
+    if span > 1e-3:
+        assert image.RescaleSlope <= span / 65533 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bits", "signed", "padding", "dtype"),
+    [
+        (12, 0, None, SIGNED),
+        (16, 1, (-2000, -2000), SIGNED),
+        (16, 0, None, UNSIGNED),
+        (12, 0, (63536, 63536), UNSIGNED),
+        (12, 0, (0, 3), SIGNED),
+    ],
+)
+def test_the_slices_of_a_series_are_alike_whatever_they_hold(
+    bits: int, signed: int, padding: tuple[int, int] | None, dtype: Any
+) -> None:
+    pixels = Pixels(16, bits, bits - 1, signed, RescaleIntercept=-1024.0, padding=padding)
+    for hu in ([-1000.0, 40.0], [-1024.0, 3071.0], [0.0, 0.0]):
+        image = store(np.array(hu), pixels)
+        assert (image.values.dtype, image.RescaleSlope, image.RescaleIntercept) == (dtype, 1.0, -1024.0)
+        assert image.padding == padding
+
+
+def test_padding_beyond_the_stored_bits_stays_padding() -> None:
+    pixels = Pixels(16, 12, 11, 0, RescaleIntercept=-1024.0, padding=(63536, 63536))
+    image = store(np.array([62512.0, 2000.0]), pixels)
+    assert image.values.tolist() == [63536, 3024]
+    assert image.padding == (63536, 63536)
+
+
+def test_padding_follows_when_the_intercept_has_to_move() -> None:
+    pixels = Pixels(16, 16, 15, 0, RescaleIntercept=-1024.0, padding=(0, 0))
+    image = store(np.array([-1024.0, -1500.0, 60_000.0]), pixels)
+    assert image.RescaleSlope == 1
+    np.testing.assert_array_equal(hounsfield(image), [-1024, -1500, 60_000])
+    assert image.padding == (image.values[0], image.values[0])
+
+
+def test_32_bits_become_16_in_steps_as_small_as_they_can_be() -> None:
+    pixels = Pixels(32, 32, 31, 1, RescaleSlope=1.0)
+    exact = store(np.array([-70_000.0, -10_000.0]), pixels)
+    assert hounsfield(exact).tolist() == [-70_000, -10_000]
+    coarse = store(np.array([-100_000.0, 0.0, 100_000.0]), pixels)
+    assert coarse.RescaleSlope == pytest.approx(200_000 / 65_533, rel=1e-6)
+    assert np.abs(hounsfield(coarse) - [-100_000, 0, 100_000]).max() <= coarse.RescaleSlope / 2 * (1 + 1e-9)

@@ -1,0 +1,187 @@
+"""What overlays become: rendered as kustomize does, and checked as a whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from ctbasis.kubeflow.lint import ROOT, crds, lint, rendered
+from ctbasis.spark.application import TEMPLATE, SparkApplication
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MANIFESTS = ROOT / "manifests"
+OVERLAYS = sorted(path.parent for path in (MANIFESTS / "overlays").glob("*/kustomization.yaml"))
+
+APPLICATION = """
+apiVersion: sparkoperator.k8s.io/v1beta2
+kind: SparkApplication
+metadata: {name: svd}
+spec:
+  type: Python
+  sparkVersion: 3.5.9
+  mainApplicationFile: local:///job.py
+  sparkConf: {spark.a: "1", spark.b: "2"}
+  volumes: [{name: one, emptyDir: {}}]
+  driver: {serviceAccount: spark}
+  executor: {instances: 2, serviceAccount: spark}
+"""
+
+ACCOUNT = """
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: spark}
+"""
+
+PATCH = """
+apiVersion: sparkoperator.k8s.io/v1beta2
+kind: SparkApplication
+metadata: {name: svd, labels: {a: b}}
+spec:
+  sparkConf: {spark.b: null, spark.c: "3"}
+  volumes: [{name: two, emptyDir: {}}]
+  executor: {instances: null}
+  dynamicAllocation: {enabled: true, initialExecutors: null}
+"""
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> Path:
+    """Return a folder whose kustomization makes a patched application and its account."""
+    (tmp_path / "application.yaml").write_text(APPLICATION)
+    (tmp_path / "account.yaml").write_text(ACCOUNT)
+    written(tmp_path)
+    return tmp_path
+
+
+def written(folder: Path, patch: str = PATCH, **more: Any) -> None:
+    resources = ["application.yaml", "account.yaml"]
+    kustomization = {"kind": "Kustomization", "resources": resources, "patches": [{"patch": patch}], **more}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+
+
+def by_name(documents: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(document["kind"], document["metadata"]["name"]): document for document in documents}
+
+
+def by_kubectl(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl, against which the rendering is held, is not on PATH")
+    made = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True)
+    return by_name(list(yaml.safe_load_all(made.stdout)))
+
+
+def told(folder: Path) -> str:
+    return "\n".join(map(str, lint([folder])))
+
+
+@pytest.mark.parametrize(
+    "folder", [*OVERLAYS, MANIFESTS / "base", MANIFESTS / "application"], ids=lambda path: path.name
+)
+def test_what_is_committed_is_rendered_as_kustomize_renders_it(folder: Path) -> None:
+    assert by_name(rendered.render(folder)) == by_kubectl(folder)
+
+
+def test_nulls_lists_and_labels_are_merged_as_kustomize_merges_them(overlay: Path) -> None:
+    written(overlay, namespace="elsewhere", labels=[{"pairs": {"part-of": "ctbasis"}}])
+    made = by_name(rendered.render(overlay))
+    spec = made["SparkApplication", "svd"]["spec"]
+    assert spec["sparkConf"] == {"spark.a": "1", "spark.c": "3"}
+    assert spec["volumes"] == [{"name": "two", "emptyDir": {}}]
+    assert "instances" not in spec["executor"]
+    assert made == by_kubectl(overlay)
+    assert told(overlay) == ""
+
+
+def test_every_overlay_holds_a_template_that_the_svd_step_reads_and_the_operator_never_starts() -> None:
+    assert OVERLAYS
+    for folder in OVERLAYS:
+        template = by_name(rendered.render(folder))["SparkApplication", "ctbasis-svd"]
+        assert template["spec"]["suspend"] is True
+        assert SparkApplication.from_manifest(template).name == "ctbasis-svd"
+
+
+def test_the_fixed_path_of_the_application_is_the_one_that_overlays_patch() -> None:
+    assert TEMPLATE == MANIFESTS / "sparkapplication.yaml"
+    assert TEMPLATE.resolve() == MANIFESTS / "application" / "sparkapplication.yaml"
+    assert SparkApplication.read().name == "ctbasis-svd"
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        (PATCH.replace("name: svd", "name: other"), "a patch finds no SparkApplication/other"),
+        (PATCH.replace("instances: null", "serviceAccount: spar"), "names ServiceAccount 'spar', which is not there"),
+        (
+            PATCH.replace("enabled: true", "enabled: true}\n  driver: {serviceAccount: gone"),
+            "names ServiceAccount 'gone'",
+        ),
+        (
+            PATCH.replace("instances: null}", "instances: null}\n  type: null"),
+            "SparkApplication/svd.spec.type: is missing",
+        ),
+    ],
+)
+def test_a_fault_that_only_the_whole_has_is_reported(patch: str, message: str, overlay: Path) -> None:
+    written(overlay, patch)
+    found = told(overlay)
+    assert f"{overlay / 'kustomization.yaml'}:rendered" in found
+    assert message in found
+
+
+def test_an_object_that_is_there_twice_is_reported(overlay: Path) -> None:
+    shutil.copy(overlay / "account.yaml", overlay / "again.yaml")
+    written(overlay, resources=["application.yaml", "account.yaml", "again.yaml"])
+    assert "ServiceAccount/spark: is there 2 times" in told(overlay)
+
+
+def test_a_kustomization_that_holds_itself_is_reported(overlay: Path) -> None:
+    written(overlay, resources=["../" + overlay.name])
+    assert "cannot be rendered: RecursionError" in told(overlay)
+
+
+def test_what_is_not_rendered_here_is_rendered_by_kubectl_or_said(
+    overlay: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {"configMapGenerator": [{"name": "settings", "literals": ["a=b"]}]}
+    written(overlay, **more)
+    if shutil.which("kubectl"):
+        assert told(overlay) == ""
+        written(overlay, PATCH.replace("name: svd", "name: other"), **more)
+        assert "cannot be rendered: " in told(overlay)
+    written(overlay, **more)
+    monkeypatch.setenv("PATH", os.devnull)
+    assert "uses configMapGenerator, which is not rendered here" in told(overlay)
+
+
+def test_what_a_file_says_wrong_is_said_of_the_file_alone(overlay: Path) -> None:
+    (overlay / "application.yaml").write_text(APPLICATION.replace("sparkVersion", "sparkversion"))
+    found = lint([overlay])
+    assert {fault.file.name for fault in found} == {"application.yaml"}
+    assert "expected sparkVersion?" in told(overlay)
+
+
+@pytest.mark.parametrize("kind", ["../schemas/SparkApplication", "SparkApplications", ".."])
+def test_a_kind_that_the_operator_has_not_has_no_schema(kind: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        crds.schema(kind, "sparkoperator.k8s.io/v1beta2")
+
+
+def test_the_operators_definition_becomes_the_schema_without_its_descriptions() -> None:
+    field = {
+        "type": "object",
+        "description": "no",
+        "properties": {"description": {"type": "string", "description": "no"}},
+    }
+    definition = {
+        "spec": {"names": {"kind": "Thing"}, "versions": [{"name": "v1", "schema": {"openAPIV3Schema": field}}]}
+    }
+    assert crds.published(definition) == {
+        "Thing.v1.json": '{"properties":{"description":{"type":"string"}},"type":"object"}\n'
+    }

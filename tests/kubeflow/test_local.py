@@ -1,0 +1,87 @@
+"""What kfp.local prints becomes a readable log, and a run's folder is made whole or not at all."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ctbasis.errors import CtbasisError
+from ctbasis.kubeflow.local import OUTPUTS, StepLog, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PRINTED = """\
+21:52:36.853 - INFO - Running pipeline: \x1b[95m'ctbasis-denoise'\x1b[0m
+--------------------------------------------------------------------------------
+21:52:36.865 - INFO - Executing task \x1b[96m'fetch'\x1b[0m
+21:52:36.865 - INFO - Streamed logs:
+
+    [KFP Executor 2026-11-23 21:52:36,924 INFO]: Looking for component `fetch`
+    [KFP Executor 2026-11-23 21:52:36,925 INFO]: Got executor_input:
+    {
+        "inputs": {
+            "parameterValues": {"source": "s3://bucket/prefix"}
+        }
+    }
+    fetch: 3/3 files, 0.1 s
+21:52:37.002 - INFO - Task \x1b[96m'fetch'\x1b[0m finished with status \x1b[92mSUCCESS\x1b[0m
+21:52:37.003 - INFO - Task \x1b[96m'fetch'\x1b[0m outputs:
+    folder: '/somewhere/workspace/source'
+--------------------------------------------------------------------------------
+21:52:37.010 - INFO - Executing task \x1b[96m'matrix'\x1b[0m
+    ctbasis: no CT image among 3 files
+    ctbasis:   expected: a CT series
+21:52:38.002 - INFO - Task \x1b[96m'matrix'\x1b[0m finished with status \x1b[91mFAILURE\x1b[0m
+"""
+
+
+@pytest.fixture
+def shown() -> tuple[StepLog, str]:
+    terminal = io.StringIO()
+    log = StepLog(terminal)
+    for start in range(0, len(PRINTED), 7):  # kfp writes in pieces
+        log.write(PRINTED[start : start + 7])
+    return log, terminal.getvalue()
+
+
+def test_a_steps_own_lines_are_shown_and_kfps_are_not(shown: tuple[StepLog, str]) -> None:
+    _, text = shown
+    assert "  fetch: 3/3 files, 0.1 s\n" in text
+    assert "executor_input" not in text
+    assert "parameterValues" not in text
+    assert "/somewhere" not in text
+    assert "\x1b" not in text
+
+
+def test_every_step_is_timed(shown: tuple[StepLog, str]) -> None:
+    log, text = shown
+    assert list(log.steps) == ["fetch", "matrix"]
+    assert "fetch success, " in text
+
+
+def test_a_refusal_is_found_and_says_which_step_refused(shown: tuple[StepLog, str]) -> None:
+    log, _ = shown
+    assert log.refusal == "matrix: no CT image among 3 files\n  expected: a CT series"
+
+
+def test_a_folder_that_holds_something_else_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(CtbasisError, match="no run of ctbasis made it"):
+        run({"source": str(tmp_path)}, out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_fixed_names_of_a_runs_outputs() -> None:
+    assert list(OUTPUTS) == [
+        "denoised",
+        "basis-images",
+        "noise",
+        "basis",
+        "figure1.png",
+        "report.html",
+        "metrics.json",
+        "qc.json",
+    ]

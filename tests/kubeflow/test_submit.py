@@ -1,0 +1,456 @@
+"""A submission against the stand-in of a Kubeflow server, which refuses what the real one refuses."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import kfp_server_api
+import pytest
+import requests
+import yaml
+
+from ctbasis.demo.s3server import S3Server
+from ctbasis.errors import CtbasisError
+from ctbasis.kubeflow import metadata
+from ctbasis.kubeflow import submit as module
+from ctbasis.kubeflow.artifacts import Artifact, fetch_results, run_artifacts
+from ctbasis.kubeflow.package import PACKAGE, check_arguments, read_package
+from ctbasis.kubeflow.server import NoAnswerError, connect
+from ctbasis.kubeflow.submit import start, submit, upload, wait_for
+from tests.kubeflow.kfp_stand_in import KfpStandIn, encoded, field_of, picture, steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kfp.client import Client
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+ARGUMENTS = {"source": "s3://clinic/series-7", "rank": "50", "oversample": 15}
+
+# What ml-metadata 1.17's own store answers to GetArtifactsByContext, for a Metrics artifact with a property of each
+# type and a figure, stored as KFP's launcher stores them.
+FROM_ML_METADATA = base64.b64decode(
+    "Cv8BCAEQCxpHbWluaW86Ly9tbHBpcGVsaW5lL3YyL2FydGlmYWN0cy9jdGJhc2lzLWRlbm9pc2UvcnVuLTEvcmVwb3J0Lzc3L21ldHJpY3Mq"
+    "DQoHY2xhbXBlZBICCAEqGQoMZGlzcGxheV9uYW1lEgkaB21ldHJpY3MqEgoGZW5naW5lEggaBm1haG91dCoRCgRwc25yEgkRAAAAAABAQ0Aq"
+    "EQoEcmFuaxIJEQAAAAAAAElAKiwKEnN0b3JlX3Nlc3Npb25faW5mbxIWGhR7IlByb3ZpZGVyIjoibWluaW8ifTACQg5zeXN0ZW0uTWV0cmlj"
+    "c0ic/ejUoDRQnP3o1KA0CokBCAIQDBpHbWluaW86Ly9tbHBpcGVsaW5lL3YyL2FydGlmYWN0cy9jdGJhc2lzLWRlbm9pc2UvcnVuLTEvcmVw"
+    "b3J0Lzc3L2ZpZ3VyZTEqGQoMZGlzcGxheV9uYW1lEgkaB2ZpZ3VyZTEwAkIPc3lzdGVtLkFydGlmYWN0SJz96NSgNFCc/ejUoDQ="
+)
+
+
+@pytest.fixture
+def finished(server: KfpStandIn) -> tuple[KfpStandIn, Client, str]:
+    """Return a stand-in, a client of it and the id of a run that succeeded."""
+    client = connect(server.url)
+    run_id = start(client, arguments=ARGUMENTS)
+    wait_for(client, run_id, say=lambda _: None)
+    return server, client, run_id
+
+
+def edited(tmp_path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    """Return a copy of the committed package with its first document edited."""
+    documents = list(yaml.safe_load_all(PACKAGE.read_text()))
+    edit(documents[0])
+    path = tmp_path / "edited.yaml"
+    path.write_text(yaml.safe_dump_all(documents))
+    return path
+
+
+def test_a_submission_runs_the_package_and_brings_metrics_and_figure_1_home(
+    server: KfpStandIn, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done = submit(server.url, arguments=ARGUMENTS, run_name="mine", experiment="trial", out=tmp_path / "out")
+
+    assert server.refused == []
+    (run,) = server.runs.values()
+    assert (run.run_id, run.name, run.arguments) == (done.run_id, "mine", ARGUMENTS)
+    assert [one["display_name"] for one in server.experiments.values()] == ["trial"]
+    assert run.package["platform_spec"]["platforms"]["kubernetes"]["pipelineConfig"]["workspace"]
+
+    assert done.state == "SUCCEEDED"
+    assert done.url == f"{server.url}/#/runs/details/{run.run_id}"
+    assert done.results is not None
+    assert done.results.metrics == server.metrics
+    assert done.results.figure1 == picture()
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == server.metrics
+    assert (tmp_path / "out" / "figure1.png").read_bytes() == picture()
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+    told = [line.split(" ", 1)[1] for line in capfd.readouterr().err.splitlines()]
+    assert told == [f"{step}: {state}" for step in steps(run.package) for state in ("running", "succeeded")]
+
+
+def test_a_second_submission_joins_the_experiment(server: KfpStandIn) -> None:
+    for _ in range(2):
+        done = submit(server.url, arguments=ARGUMENTS, wait=False)
+        assert (done.state, done.results) == ("PENDING", None)
+        assert server.runs[done.run_id].asked == 0
+    assert len(server.experiments) == 1
+    assert len(server.runs) == 2
+
+
+def test_results_can_be_fetched_of_a_run_that_ended_long_ago(finished: tuple[KfpStandIn, Client, str]) -> None:
+    server, client, run_id = finished
+    assert [artifact.name for artifact in run_artifacts(client, run_id)] == ["basis", "metrics", "figure1", "denoised"]
+    assert fetch_results(client, run_id) == fetch_results(client, run_id)
+    assert server.refused == []
+
+
+def test_a_failed_run_names_the_step_and_not_what_encloses_it(server: KfpStandIn) -> None:
+    server.failing = "svd"
+    with pytest.raises(CtbasisError, match=r"ended as FAILED: svd failed") as error:
+        submit(server.url, arguments=ARGUMENTS)
+    assert error.value.remedy.endswith(next(iter(server.runs)))
+    assert "executor" not in str(error.value)
+
+
+def test_a_step_that_fails_before_it_starts_is_named_by_its_driver(
+    finished: tuple[KfpStandIn, Client, str],
+) -> None:
+    run = finished[1].get_run(finished[2])
+    run.state = "FAILED"
+    run.run_details.task_details = [
+        kfp_server_api.V2beta1PipelineTaskDetail(display_name="root-driver", state="SUCCEEDED"),
+        kfp_server_api.V2beta1PipelineTaskDetail(
+            display_name="svd-driver", state="FAILED", error=kfp_server_api.GoogleRpcStatus(message="no  such\nclaim")
+        ),
+    ]
+    with pytest.raises(CtbasisError, match=r"svd-driver failed \(no such claim\)"):
+        module._succeeded(run, "url")
+
+
+def test_without_the_package_in_the_answer_the_workflows_plumbing_is_left_out(
+    finished: tuple[KfpStandIn, Client, str],
+) -> None:
+    run = finished[1].get_run(finished[2])
+    run.pipeline_spec = None
+    assert set(module._states(run)) - {"ctbasis-denoise-x7k2p"} == set(steps(finished[0].runs[finished[2]].package))
+
+
+def test_the_turns_of_a_loop_share_one_state(finished: tuple[KfpStandIn, Client, str]) -> None:
+    run = finished[1].get_run(finished[2])
+    run.run_details.task_details = [
+        kfp_server_api.V2beta1PipelineTaskDetail(display_name="svd", state=state)
+        for state in ("SUCCEEDED", "RUNNING", "PENDING")
+    ]
+    assert module._states(run) == {"svd": "RUNNING"}
+
+
+def test_a_timeout_leaves_the_run_alone_and_says_so(server: KfpStandIn) -> None:
+    server.stuck = True
+    with pytest.raises(CtbasisError, match=r"has not ended after 0\.1 s; it goes on"):
+        submit(server.url, arguments=ARGUMENTS, timeout=0.1)
+
+
+def test_a_passing_outage_does_not_end_the_wait(server: KfpStandIn) -> None:
+    server.outages = 3
+    assert submit(server.url, arguments=ARGUMENTS).state == "SUCCEEDED"
+    assert server.refused == ["no healthy upstream"] * 3
+
+
+def test_a_lasting_outage_does(server: KfpStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.05)
+    server.outages = 10_000
+    with pytest.raises(NoAnswerError, match="503"):
+        submit(server.url, arguments=ARGUMENTS)
+
+
+def test_the_server_is_asked_ever_less_often_while_nothing_changes(
+    server: KfpStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.stuck = True
+    client = connect(server.url)
+    run_id = start(client, arguments=ARGUMENTS)
+    server.runs[run_id].asked = 100
+    clock = [0.0]
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr(module, "FIRST_POLL_SECONDS", 2.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0]))
+    with pytest.raises(CtbasisError, match="goes on"):
+        wait_for(client, run_id, timeout=300, say=lambda _: None)
+    assert pauses[:4] == [2.0, 3.0, 4.5, 6.75]
+    assert pauses[-2] == 30.0
+    assert sum(pauses) == 300
+
+
+def test_an_unreachable_host_is_told_at_once() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    with pytest.raises(NoAnswerError, match="cannot be reached"):
+        submit(url, arguments=ARGUMENTS)
+
+
+@pytest.mark.parametrize("token", ["", "wrong-secret"])
+def test_a_refused_token_is_told_and_not_shown(token: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with KfpStandIn(token="right-secret") as server:  # noqa: S106 - of the stand-in
+        with pytest.raises(CtbasisError, match="401") as error:
+            submit(server.url, arguments=ARGUMENTS, token=token)
+        shown = repr(error.value) + str(error.value) + "".join(capfd.readouterr())
+    assert "secret" not in shown
+    assert "CTBASIS_KFP_TOKEN" in error.value.remedy
+
+
+def test_every_request_bears_the_token_which_is_never_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CTBASIS_KFP_TOKEN", "the-secret")
+    with KfpStandIn(token="the-secret") as server:  # noqa: S106 - of the stand-in
+        done = submit(server.url, arguments=ARGUMENTS, out=tmp_path / "out")
+        submit(server.url, upload_only=True)
+    assert set(server.authorizations) == {"Bearer the-secret"}
+    assert "the-secret" not in repr(done) + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [("localhost:8080", "no address"), ("", "no address"), ("http://me:hidden@localhost", "holds a password")],
+)
+def test_an_odd_host_is_refused(host: str, found: str) -> None:
+    with pytest.raises(CtbasisError, match=found) as error:
+        connect(host)
+    assert "hidden" not in str(error.value)
+
+
+def test_a_login_page_is_not_taken_for_kubeflow() -> None:
+    class Login(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(b"<html>Log in to Kubeflow</html>")
+
+        def log_message(self, *_: Any) -> None:
+            """Keep the tests' output clean."""
+
+    with HTTPServer(("127.0.0.1", 0), Login) as page:
+        thread = threading.Thread(target=page.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            with pytest.raises(CtbasisError, match="answers with a page"):
+                connect(f"http://127.0.0.1:{page.server_address[1]}")
+        finally:
+            page.shutdown()
+            thread.join()
+
+
+def test_a_server_of_many_users_wants_a_namespace_and_gets_it_everywhere() -> None:
+    with KfpStandIn(multi_user=True) as server:
+        with pytest.raises(CtbasisError, match="has many users"):
+            submit(server.url, arguments=ARGUMENTS)
+        assert submit(server.url, arguments=ARGUMENTS, namespace="radiology").state == "SUCCEEDED"
+        assert submit(server.url, upload_only=True, namespace="radiology").pipeline_id
+        assert server.refused == []
+        assert {one["namespace"] for one in server.experiments.values()} == {"radiology"}
+        assert {one["namespace"] for one in server.pipelines.values()} == {"radiology"}
+
+
+def test_what_the_server_says_is_passed_on(server: KfpStandIn) -> None:
+    with pytest.raises(CtbasisError, match="in single-user mode, the namespace must be empty"):
+        submit(server.url, arguments=ARGUMENTS, namespace="radiology")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ({"source": "x", "colour": "red"}, "'colour' is not in the package"),
+        ({"rank": "50"}, "requires source"),
+        ({"source": "x", "rank": 50}, "'rank' is a int"),
+        ({"source": "x", "oversample": "15"}, "'oversample' is a str"),
+        ({"source": "x", "oversample": True}, "'oversample' is a bool"),
+        ({"source": "x", "oversample": 1.5}, "'oversample' is a float"),
+        ({"source": "x", "oversample": -1}, "oversample is -1"),
+        ({"source": "x", "engine": "abacus"}, "engine is 'abacus'"),
+        ({"source": "x", "rank": "none"}, "rank"),
+    ],
+)
+def test_arguments_that_are_not_the_packages_are_refused_before_the_server_is_asked(
+    arguments: dict[str, Any], found: str, server: KfpStandIn
+) -> None:
+    with pytest.raises(CtbasisError, match=found):
+        submit(server.url, arguments=arguments)
+    assert server.authorizations == []
+
+
+def test_arguments_of_the_right_types_pass() -> None:
+    kinds = {"s": "STRING", "i": "NUMBER_INTEGER", "d": "NUMBER_DOUBLE", "b": "BOOLEAN", "l": "LIST", "m": "STRUCT"}
+    spec = {"root": {"inputDefinitions": {"parameters": {n: {"parameterType": kind} for n, kind in kinds.items()}}}}
+    check_arguments(spec, {"s": "", "i": 1, "d": 2, "b": False, "l": [], "m": {}})
+
+
+def test_a_package_at_fault_is_refused_before_the_server_is_asked(server: KfpStandIn, tmp_path: Path) -> None:
+    def dangle(spec: dict[str, Any]) -> None:
+        spec["components"]["comp-fetch"]["executorLabel"] = "exec-nowhere"
+
+    with pytest.raises(CtbasisError, match="no executor 'exec-nowhere'"):
+        submit(server.url, arguments=ARGUMENTS, package=edited(tmp_path, dangle))
+    with pytest.raises(CtbasisError, match="cannot be read"):
+        submit(server.url, arguments=ARGUMENTS, package=tmp_path / "absent.yaml")
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n")
+    with pytest.raises(CtbasisError, match="is no pipeline"):
+        read_package(manifest)
+    assert server.authorizations == []
+
+
+def test_an_upload_makes_the_pipeline_and_the_same_package_twice_is_one_version(server: KfpStandIn) -> None:
+    first = submit(server.url, upload_only=True)
+    assert first == submit(server.url, upload_only=True)
+    assert (first.run_id, first.results) == ("", None)
+    (pipeline,) = server.pipelines.values()
+    assert pipeline["name"] == "ctbasis-denoise"
+    (version,) = pipeline["versions"]
+    assert version["pipeline_spec"] == next(yaml.safe_load_all(PACKAGE.read_text()))
+    assert first.url.endswith(f"/#/pipelines/details/{first.pipeline_id}/version/{first.version_id}")
+    assert server.refused == []
+    assert server.runs == {}
+
+
+def test_another_package_is_a_new_version_of_the_pipeline(server: KfpStandIn, tmp_path: Path) -> None:
+    first = submit(server.url, upload_only=True, pipeline_name="mine")
+    changed = edited(tmp_path, lambda spec: spec["pipelineInfo"].update(description="other"))
+    second = submit(server.url, upload_only=True, pipeline_name="mine", package=changed)
+    assert first.pipeline_id == second.pipeline_id
+    assert first.version_id != second.version_id
+
+
+def test_a_version_named_by_the_user_is_never_replaced(server: KfpStandIn) -> None:
+    client = connect(server.url)
+    _, version_id = upload(client, PACKAGE, name="mine", version="1.0")
+    with pytest.raises(CtbasisError, match=r"already has a version '1\.0'"):
+        upload(client, PACKAGE, name="mine", version="1.0")
+    (pipeline,) = server.pipelines.values()
+    assert [one["pipeline_version_id"] for one in pipeline["versions"]] == [version_id]
+
+
+def test_the_bare_api_server_gives_no_artifacts_and_the_error_says_which_address_does() -> None:
+    with KfpStandIn(has_ui=False) as server, pytest.raises(CtbasisError, match="to name the run's artifacts") as error:
+        submit(server.url, arguments=ARGUMENTS)
+    assert "address of the API server" in error.value.cause
+
+
+def test_a_run_that_metadata_does_not_know_is_told(server: KfpStandIn) -> None:
+    with pytest.raises(CtbasisError, match="knows no run"):
+        fetch_results(connect(server.url), "no-such-run")
+
+
+def test_a_run_without_metrics_is_another_pipelines(finished: tuple[KfpStandIn, Client, str]) -> None:
+    server, client, run_id = finished
+    server.metrics = {}
+    with pytest.raises(CtbasisError, match="has artifacts basis, denoised, figure1, metrics"):
+        fetch_results(client, run_id)
+
+
+def test_a_figure_that_is_no_png_is_refused(finished: tuple[KfpStandIn, Client, str]) -> None:
+    server, client, run_id = finished
+    server.figure = b"<html>"
+    with pytest.raises(CtbasisError, match="no PNG image"):
+        fetch_results(client, run_id)
+
+
+def test_a_refusal_of_ml_metadata_is_passed_on(server: KfpStandIn) -> None:
+    client = connect(server.url)
+    with pytest.raises(CtbasisError, match=r"gRPC status 12 \(not implemented\)"):
+        metadata.ask(client, "GetContextByTypeAndName", type_name="system.Nothing", context_name="x")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "minio"])
+def test_where_the_ui_cannot_send_the_figure_it_comes_from_its_object_store(
+    scheme: str, finished: tuple[KfpStandIn, Client, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client, run_id = finished
+    server.serves_artifacts = False
+    server.figure_uri = f"{scheme}://results/run 1/figure1"
+    (tmp_path / "put").mkdir()
+    (tmp_path / "put" / "figure1").write_bytes(picture())
+    with S3Server() as store:
+        store.put_folder(tmp_path / "put", "s3://results/run 1")
+        for name, value in store.environment().items():
+            monkeypatch.setenv(name, value)
+        assert fetch_results(client, run_id).figure1 == picture()
+        server.figure_uri = f"{scheme}://results/run 1/absent"
+        with pytest.raises(CtbasisError, match="cannot be fetched from its object store"):
+            fetch_results(client, run_id)
+
+
+def test_without_the_stores_address_minio_is_not_guessed(finished: tuple[KfpStandIn, Client, str]) -> None:
+    server, client, run_id = finished
+    server.serves_artifacts = False
+    with pytest.raises(CtbasisError, match="the store's address is unknown") as error:
+        fetch_results(client, run_id)
+    assert "AWS_ENDPOINT_URL" in error.value.remedy
+
+
+def test_a_figure_in_another_kind_of_store_cannot_be_had_without_the_ui(
+    finished: tuple[KfpStandIn, Client, str],
+) -> None:
+    server, client, run_id = finished
+    server.serves_artifacts = False
+    server.figure_uri = "gs://results/figure1"
+    with pytest.raises(CtbasisError, match="refuses to send artifact 'figure1'"):
+        fetch_results(client, run_id)
+
+
+def test_what_ml_metadata_itself_wrote_is_read() -> None:
+    page = metadata.messages()["GetArtifactsByContextResponse"].FromString(FROM_ML_METADATA)
+    metrics, figure = map(Artifact.of, page.artifacts)
+    assert (metrics.name, metrics.type) == ("metrics", "system.Metrics")
+    assert metrics.properties == {"psnr": 38.5, "rank": 50.0, "clamped": 1, "engine": "mahout"}
+    assert metrics.session == '{"Provider":"minio"}'
+    assert (figure.name, figure.properties) == ("figure1", {})
+    assert figure.uri == "minio://mlpipeline/v2/artifacts/ctbasis-denoise/run-1/report/77/figure1"
+
+
+def test_the_stand_ins_metadata_reads_as_ml_metadatas_own() -> None:
+    response = metadata.messages()["GetArtifactsByContextResponse"]
+    uri = "minio://mlpipeline/v2/artifacts/ctbasis-denoise/run-1/report/77/metrics"
+    logged = {"psnr": 38.5, "rank": 50, "engine": "mahout"}
+    mine = response.FromString(field_of(1, encoded(1, "metrics", "system.Metrics", uri, logged))).artifacts[0]
+    theirs = response.FromString(FROM_ML_METADATA).artifacts[0]
+    assert (mine.id, mine.uri, mine.type) == (theirs.id, theirs.uri, theirs.type)
+    values = {entry.key: entry.value for entry in theirs.custom_properties}
+    assert all(entry.value == values[entry.key] for entry in mine.custom_properties if entry.key in logged)
+    assert {entry.key for entry in mine.custom_properties} == set(values) - {"clamped"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        ("runs", b"{}", {"content-type": "application/json"}, 400),
+        ("runs", b"{", {"content-type": "application/json"}, 400),
+        ("runs", b'{"display_name": "x", "colour": 1}', {"content-type": "application/json"}, 400),
+        ("runs", b"{}", {"content-type": "text/plain"}, 415),
+        ("experiments", b"{}", {"content-type": "application/json"}, 400),
+        ("pipelines", b"{}", {"content-type": "application/json"}, 400),
+        ("pipelines/upload_version?pipelineid=x&name=y", b"", {"content-type": "text/plain"}, 404),
+        ("nothing", b"{}", {"content-type": "application/json"}, 404),
+    ],
+)
+def test_the_stand_in_is_strict(
+    path: str, body: bytes, headers: dict[str, str], status: int, server: KfpStandIn
+) -> None:
+    answer = requests.post(f"{server.url}/apis/v2beta1/{path}", data=body, headers=headers, timeout=10)
+    assert answer.status_code == status
+    assert len(server.refused) == 1
+
+
+def test_the_stand_in_refuses_an_upload_without_a_package(server: KfpStandIn) -> None:
+    client = connect(server.url)
+    pipeline_id, _ = upload(client, PACKAGE, name="mine")
+    url = f"{server.url}/apis/v2beta1/pipelines/upload_version"
+    for files in ({"uploadfile": ("p.yaml", b"")}, {"file": ("p.yaml", b"a: 1")}, {"uploadfile": ("p.yaml", b"a: 1")}):
+        answer = requests.post(url, params={"pipelineid": pipeline_id, "name": "2"}, files=files, timeout=10)
+        assert answer.status_code == 400, files

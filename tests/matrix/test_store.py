@@ -1,0 +1,167 @@
+"""The matrix store gives back what was written, and refuses what is incomplete, missing or corrupt."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ctbasis.errors import CtbasisError
+from ctbasis.matrix.store import (
+    BLOCK_ELEMENTS,
+    COLUMN_CHUNK,
+    MatrixStore,
+    MatrixWriter,
+    Series,
+    absent,
+    block_rows_for,
+    is_absent,
+)
+from ctbasis.storage import stores
+from ctbasis.storage.object_store import ObjectStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+COLS = COLUMN_CHUNK + 5
+
+
+def change(uri: str, key: str, edit: Callable[[bytes], bytes]) -> None:
+    """Change the content of a chunk in its place."""
+    if stores.is_s3(uri):
+        objects = ObjectStore(uri)
+        objects.write(key, edit(objects.read(key) or b""))
+    else:
+        path = Path(uri, key)
+        path.write_bytes(edit(path.read_bytes()))
+
+
+def written(uri: str, dtype: str = "int16") -> NDArray[Any]:
+    rng = np.random.default_rng(0)
+    A = rng.integers(-1000, 2000, (300 * 200, COLS)).astype(dtype)
+    writer = MatrixWriter.create(uri, image=(300, 200), cols=COLS, dtype=dtype)
+    for start in range(0, COLS, COLUMN_CHUNK):
+        columns = slice(start, min(COLS, start + COLUMN_CHUNK))
+        aside = np.full_like(A[:, columns], absent(dtype))
+        aside[5] = -2048
+        for first in range(0, len(A), writer.block_rows):
+            rows = slice(first, first + writer.block_rows)
+            writer.write(rows, columns, A[rows, columns], aside[rows])
+    series = [Series("1.2", 0, 100, spacing=2.5, pixel_spacing=(0.7, 0.7)), Series("1.3", 100, COLS - 100)]
+    writer.finish(series=series, headers=[bytes([column]) * (column + 1) for column in range(COLS)])
+    return A
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_blocks_columns_and_headers_come_back_as_written(dtype: str, place: str) -> None:
+    A = written(f"{place}/m", dtype)
+    matrix = MatrixStore.open(f"{place}/m")
+    assert (matrix.rows, matrix.cols, matrix.dtype, matrix.image) == (60000, COLS, np.dtype(dtype), (300, 200))
+    assert matrix.block_count > 1
+    np.testing.assert_array_equal(np.vstack([matrix.read_block(i) for i in range(matrix.block_count)]), A)
+    np.testing.assert_array_equal(matrix.read_columns(slice(100, COLS)), A[:, 100:])
+    assert matrix.header(7) == b"\x07" * 8
+    assert matrix.series[1].columns == slice(100, COLS)
+
+
+def test_what_was_set_aside_is_told_from_what_was_not(place: str) -> None:
+    written(f"{place}/m")
+    aside = MatrixStore.open(f"{place}/m").read_aside(slice(0, 3))
+    expected = np.zeros(aside.shape, bool)
+    expected[5] = True
+    np.testing.assert_array_equal(~is_absent(aside), expected)
+
+
+def test_an_unfinished_matrix_is_refused(place: str) -> None:
+    MatrixWriter.create(f"{place}/m", image=(4, 4), cols=3, dtype="int16")
+    with pytest.raises(CtbasisError, match="is not complete"):
+        MatrixStore.open(f"{place}/m")
+
+
+def test_no_matrix_at_all_is_said(place: str) -> None:
+    with pytest.raises(CtbasisError, match="no matrix at"):
+        MatrixStore.open(f"{place}/nothing")
+
+
+def test_a_missing_chunk_is_an_error_and_never_zeros(place: str) -> None:
+    written(f"{place}/m")
+    stores.delete(f"{place}/m/A/c/1")
+    matrix = MatrixStore.open(f"{place}/m")
+    matrix.read_block(0)
+    with pytest.raises(CtbasisError, match="values are missing"):
+        matrix.read_block(1)
+
+
+def test_a_flipped_bit_is_found_by_the_checksum(place: str) -> None:
+    written(f"{place}/m")
+    change(f"{place}/m", "A/c/1/0", lambda content: content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
+    with pytest.raises(CtbasisError, match="does not decode"):
+        MatrixStore.open(f"{place}/m").read_block(1)
+
+
+def test_a_truncated_chunk_is_found(place: str) -> None:
+    written(f"{place}/m")
+    change(f"{place}/m", "A/c/1/0", lambda content: content[:-1])
+    with pytest.raises(CtbasisError, match="does not decode"):
+        MatrixStore.open(f"{place}/m").read_block(1)
+
+
+def test_nothing_of_a_larger_matrix_is_left_when_a_smaller_one_takes_its_place(place: str) -> None:
+    written(f"{place}/m")
+    small = np.full((16, 3), 7, np.int16)
+    writer = MatrixWriter.create(f"{place}/m", image=(4, 4), cols=3, dtype="int16")
+    with pytest.raises(CtbasisError, match="is not complete"):
+        MatrixStore.open(f"{place}/m")
+    writer.write(slice(0, 16), slice(0, 3), small, np.full_like(small, absent("int16")))
+    writer.finish(series=[Series("1.2", 0, 3)], headers=[b"a", b"", b"c"])
+    matrix = MatrixStore.open(f"{place}/m")
+    np.testing.assert_array_equal(matrix.read_block(0), small)
+    assert [matrix.header(column) for column in range(3)] == [b"a", b"", b"c"]
+    # Values of aside that are all absent take no chunk.
+    assert {key for key in stores.keys(f"{place}/m") if "/c/" in key} == {
+        "A/c/0/0",
+        "header_offsets/c/0",
+        "headers/c/0",
+    }
+
+
+def write_rows(uri: str, blocks: list[int]) -> None:
+    """Write row blocks of a matrix whose every value is its row's number."""
+    writer = MatrixWriter(uri)
+    for block in blocks:
+        rows = slice(block * writer.block_rows, min((block + 1) * writer.block_rows, 200_000))
+        A = np.repeat(np.arange(rows.start, rows.stop, dtype=np.float32)[:, None], 3, axis=1)
+        writer.write(rows, slice(0, 3), A, np.full_like(A, np.nan))
+
+
+def test_processes_forked_after_the_store_was_used_write_disjoint_blocks_at_once(place: str) -> None:
+    uri = f"{place}/m"
+    writer = MatrixWriter.create(uri, image=(500, 400), cols=3, dtype="float32")
+    blocks = range(-(-200_000 // writer.block_rows))
+    assert len(blocks) >= 4
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=write_rows, args=(uri, list(blocks[part::3]))) for part in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    writer.finish(series=[Series("1.2", 0, 3)], headers=[b"", b"", b""])
+    matrix = MatrixStore.open(uri)
+    A = np.vstack([matrix.read_block(index) for index in range(matrix.block_count)])
+    np.testing.assert_array_equal(A, np.repeat(np.arange(200_000.0)[:, None], 3, axis=1))
+
+
+@settings(max_examples=200)
+@given(st.integers(min_value=1, max_value=1_000_000))
+def test_a_block_stays_near_its_size_whatever_the_number_of_slices(n: int) -> None:
+    rows = block_rows_for(n)
+    assert 256 <= rows <= 65536
+    assert rows * n <= BLOCK_ELEMENTS or rows == 256

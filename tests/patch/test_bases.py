@@ -1,0 +1,115 @@
+"""A stored basis says what it is, and is refused or warned about where it does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import zarr
+
+from ctbasis.errors import CtbasisError
+from ctbasis.patch.bases import PatchBases, distance, grouped, kind_at
+from ctbasis.patch.basis import PatchBasis, learn
+from ctbasis.patch.noise import Noise
+from ctbasis.patch.volume import ArrayVolume
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHAPE = (5, 5, 3)
+SPACING = (1.4, 1.4, 2.5)
+
+
+def noise(correlation: float = 0.0) -> Noise:
+    covariance = np.zeros((9, 9, 5))
+    covariance[4, 4, 2] = 1.0
+    covariance[4, [3, 5], 2] = covariance[[3, 5], 4, 2] = correlation
+    return Noise(np.full((4, 4, 8), 30.0, np.float32), covariance, 1000)
+
+
+def volume(spacing: tuple[float, float, float] = SPACING, slices: int = 8) -> ArrayVolume:
+    return ArrayVolume(np.random.default_rng(0).normal(40, 30, (32, 32, slices)).astype(np.float32), spacing)
+
+
+@pytest.fixture(scope="module")
+def basis() -> PatchBasis:
+    return learn(volume(), noise(), shape=SHAPE, classes=2)
+
+
+@pytest.fixture
+def stored(basis: PatchBasis, tmp_path: Path) -> str:
+    PatchBases((basis,)).save(f"{tmp_path}/basis")
+    return f"{tmp_path}/basis"
+
+
+def test_it_is_read_as_it_was_written_as_a_set_and_one_alone(stored: str, basis: PatchBasis) -> None:
+    for uri in (stored, f"{stored}/", f"{stored}/1"):
+        again = PatchBases.open(uri).bases
+        assert len(again) == 1
+        np.testing.assert_array_equal(again[0].textures[0].vectors, basis.textures[0].vectors)
+        assert again[0].provenance == basis.provenance
+    assert kind_at(stored) == "patch"
+
+
+def test_it_holds_its_version_its_noise_and_where_it_comes_from(stored: str) -> None:
+    group = zarr.open_group(stored, mode="r")
+    assert group.attrs["kind"] == "patch"
+    assert group.attrs["version"] == 2
+    basis = PatchBases.open(stored).bases[0]
+    assert basis.covariance.shape == (75, 75)
+    assert {"ctbasis", "patches", "seed", "factored_by"} <= set(basis.provenance)
+
+
+def test_what_is_no_basis_is_refused_in_words(stored: str, tmp_path: Path) -> None:
+    with pytest.raises(CtbasisError, match="no basis at"):
+        PatchBases.open(f"{tmp_path}/nothing")
+    group = zarr.open_group(stored, mode="r+")
+    group.attrs.update({"version": 99})
+    with pytest.raises(CtbasisError, match="of version 99"):
+        PatchBases.open(stored)
+    group.attrs.update({"version": 2, "complete": False})
+    with pytest.raises(CtbasisError, match="not complete"):
+        PatchBases.open(stored)
+    zarr.open_group(f"{tmp_path}/global", mode="w").attrs.update({"complete": True, "plan": {}})
+    with pytest.raises(CtbasisError, match="of slices, of a run in global mode"):
+        PatchBases.open(f"{tmp_path}/global")
+
+
+def test_a_basis_without_one_of_its_members_is_refused(stored: str) -> None:
+    zarr.open_group(stored, mode="r+").attrs.update({"count": 2})
+    with pytest.raises(CtbasisError):
+        PatchBases.open(stored)
+
+
+def test_a_series_like_those_it_was_learned_on_fits_without_a_word(basis: PatchBasis) -> None:
+    assert PatchBases((basis,)).fitting(volume(), noise()) == (0, [])
+
+
+def test_another_spacing_is_warned_about_and_a_far_one_is_refused(basis: PatchBasis) -> None:
+    _, notes = PatchBases((basis,)).fitting(volume((1.4, 1.4, 4.0)), noise())
+    assert "spacing" in notes[0]
+    with pytest.raises(CtbasisError, match=r"learned at a spacing of 1\.4 x 1\.4 x 2\.5 mm"):
+        PatchBases((basis,)).fitting(volume((0.5, 0.5, 2.5)), noise())
+
+
+def test_noise_of_another_kernel_is_warned_about_and_the_nearest_basis_is_taken(basis: PatchBasis) -> None:
+    soft = noise(0.45)
+    _, notes = PatchBases((basis,)).fitting(volume(), soft)
+    assert "another reconstruction kernel" in notes[0]
+    near = replace(basis, covariance=soft.patch_covariance(SHAPE))
+    assert distance(near, soft) == 0
+    assert PatchBases((basis, near)).fitting(volume(), soft) == (1, [])
+
+
+def test_a_volume_smaller_than_the_patch_is_refused(basis: PatchBasis) -> None:
+    with pytest.raises(CtbasisError, match="a patch of 5 x 5 x 3 voxels, a volume of 32 x 32 x 2"):
+        PatchBases((basis,)).fitting(volume(slices=2), noise())
+
+
+def test_series_are_grouped_by_patch_spacing_and_kernel() -> None:
+    volumes = [volume(), volume(), volume((1.4, 1.4, 5.0)), volume(), volume()]
+    noises = [noise(), noise(0.02), noise(), noise(0.4), noise()]
+    shapes = [SHAPE, SHAPE, SHAPE, SHAPE, (5, 5, 5)]
+    assert grouped(volumes, noises, shapes) == [[0, 1], [2], [3], [4]]

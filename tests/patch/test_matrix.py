@@ -1,0 +1,227 @@
+"""Patch mode on a stored matrix: on every engine, in any row blocks, learned or given, it is what the core says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from ctbasis.errors import CtbasisError
+from ctbasis.matrix.store import MatrixStore, is_absent
+from ctbasis.patch.bases import PatchBases
+from ctbasis.patch.basis import learn_together
+from ctbasis.patch.denoise import denoise
+from ctbasis.patch.matrix import denoise_matrix, kept, row_runs
+from ctbasis.patch.noise import LEAST, estimate
+from ctbasis.patch.plan import PatchPlan
+from ctbasis.patch.rows import patch_shape
+from ctbasis.patch.volume import StoredVolume
+from ctbasis.steps import patch as step
+from ctbasis.svd.factors import FactorStore
+from tests.patch.conftest import EDGE, SIGMA, SLICES, Noisy, body, noisy, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ctbasis.patch.result import PatchStore
+
+PLAN = PatchPlan(engine="numpy", tau=2.3, wiener=False, stride=2, classes=6)
+
+
+def denoised(matrix: MatrixStore, place: Path, plan: PatchPlan = PLAN) -> PatchStore:
+    return denoise_matrix(matrix.uri, str(place / "denoised.zarr"), str(place / "bases.zarr"), plan)
+
+
+def values(matrix: MatrixStore) -> NDArray[np.float32]:
+    return matrix.read_columns(slice(0, matrix.cols)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def by_numpy(two_series: Noisy, tmp_path_factory: pytest.TempPathFactory) -> tuple[PatchStore, Path]:
+    place = tmp_path_factory.mktemp("numpy")
+    return denoised(two_series.matrix, place), place
+
+
+def test_every_voxel_is_what_the_core_gives_on_the_series_alone(
+    two_series: Noisy, by_numpy: tuple[PatchStore, Path]
+) -> None:
+    matrix = two_series.matrix
+    volumes = [StoredVolume(matrix, series) for series in matrix.series]
+    shape = patch_shape(volumes[0].shape, volumes[0].spacing)
+    noises = [estimate(volume, reach=(shape[0] - 1, shape[1] - 1, shape[2] - 1)) for volume in volumes]
+    basis = learn_together(volumes, noises, shape=shape, classes=6)
+    for volume, noise in zip(volumes, noises, strict=True):
+        alone = np.concatenate([hu for _, hu in denoise(volume, noise, basis, tau=2.3, wiener=False, stride=2)])
+        found = by_numpy[0].read_columns(volume.series.columns).reshape(alone.shape)
+        np.testing.assert_allclose(found, np.maximum(alone, -1000), atol=1e-3)
+
+
+def test_noise_falls_and_what_was_set_aside_stays(two_series: Noisy, by_numpy: tuple[PatchStore, Path]) -> None:
+    clean, _ = by_numpy
+    inside = two_series.truth > -300
+    after = values(clean).reshape(two_series.truth.shape) - two_series.truth
+    assert after[inside].std() < 0.7 * SIGMA
+    assert (clean.read_aside(slice(0, clean.cols))[:50] == -2000).all()
+    assert is_absent(clean.read_aside(slice(0, clean.cols))[50:]).all()
+    assert clean.series == two_series.matrix.series
+    assert clean.header(3) == two_series.matrix.header(3)
+
+
+def test_the_noise_is_kept_with_the_result_slice_by_slice(two_series: Noisy, by_numpy: tuple[PatchStore, Path]) -> None:
+    clean, _ = by_numpy
+    volume = StoredVolume(two_series.matrix, two_series.matrix.series[1])
+    alone = estimate(volume, reach=tuple(edge - 1 for edge in patch_shape(volume.shape, volume.spacing)))  # type: ignore[arg-type]
+    np.testing.assert_allclose(clean.noise(1).sigma, alone.sigma, rtol=1e-5)
+    np.testing.assert_allclose(clean.noise(1).covariance, alone.covariance, atol=1e-5)
+    assert clean.noise(1).scanner == alone.scanner
+    assert "electronic noise" in alone.scanner
+    sigma = clean.noise(1).sigma_rows(0, EDGE, EDGE)[..., 2]
+    np.testing.assert_array_equal(clean.sigma_image(SLICES[0] + 2), sigma)
+
+
+def test_series_that_are_alike_share_a_basis_and_others_have_their_own(
+    by_numpy: tuple[PatchStore, Path], tmp_path: Path
+) -> None:
+    clean, place = by_numpy
+    assert clean.plan.bases == [1, 1]
+    assert PatchBases.open(str(place / "bases.zarr")).bases[0].provenance["series"] == 2
+    truth = body(EDGE, 6)
+    sharp, soft = noisy(truth, smooth=0.3), noisy(truth, smooth=1.2, seed=2)
+    unlike = write(str(tmp_path / "matrix.zarr"), np.concatenate([sharp, soft], axis=2), (6, 6))
+    assert denoised(unlike, tmp_path).plan.bases == [1, 2]
+
+
+def test_runs_of_row_blocks_hold_every_row_once_and_whole_blocks(two_series: Noisy) -> None:
+    runs = row_runs(two_series.matrix)
+    assert [row for run in runs for row in range(run.start, run.stop)] == list(range(EDGE * EDGE))
+    assert all(run.start % two_series.matrix.block_rows == 0 for run in runs)
+    assert len(runs) > 2
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param("dask", marks=pytest.mark.filterwarnings("ignore::ResourceWarning")),
+        pytest.param(
+            "spark", marks=[pytest.mark.java, pytest.mark.filterwarnings("ignore:unclosed.*socket:ResourceWarning")]
+        ),
+        pytest.param(
+            "mahout", marks=[pytest.mark.java, pytest.mark.filterwarnings("ignore:unclosed.*socket:ResourceWarning")]
+        ),
+    ],
+)
+def test_engines_agree(
+    engine: str, two_series: Noisy, by_numpy: tuple[PatchStore, Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if engine != "dask":
+        request.getfixturevalue("spark_application")
+    clean, place = by_numpy
+    other = denoised(two_series.matrix, tmp_path, replace(PLAN, engine=engine))
+    difference = np.abs(values(other) - values(clean))
+    # A weight within rounding of tau may go either way, and directions of equal energy are any of their span; all else
+    # is equal to the rounding of sums.
+    assert np.quantile(difference, 0.99) < (0.1 * SIGMA if engine == "mahout" else 0.01)
+    assert np.median(difference) < (0.02 * SIGMA if engine == "mahout" else 0.01)
+    mine, yours = (PatchBases.open(str(at / "bases.zarr")).bases[0] for at in (place, tmp_path))
+    for one, another in zip(yours.textures, mine.textures, strict=True):
+        np.testing.assert_allclose(one.energy, another.energy, rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(yours.provenance["patches"], mine.provenance["patches"])
+    if engine == "mahout":
+        assert "dssvd of 6 classes" in other.plan.factored_by
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["bases.zarr", "denoised.zarr"]
+
+
+def test_a_basis_that_was_learned_here_gives_the_same_when_it_is_applied(
+    two_series: Noisy, by_numpy: tuple[PatchStore, Path], tmp_path: Path
+) -> None:
+    clean, place = by_numpy
+    again = denoised(two_series.matrix, tmp_path, replace(PLAN, basis=str(place / "bases.zarr")))
+    np.testing.assert_array_equal(values(again), values(clean))
+    assert again.plan.notes == clean.plan.notes
+
+
+def test_a_basis_denoises_another_series_and_leaves_the_basis_as_it_was(
+    by_numpy: tuple[PatchStore, Path], tmp_path: Path
+) -> None:
+    truth = body(EDGE, 5)[::-1]
+    other = write(str(tmp_path / "matrix.zarr"), noisy(truth, seed=9), (5,))
+    clean = denoised(other, tmp_path, replace(PLAN, basis=str(by_numpy[1] / "bases.zarr")))
+    inside = truth > -300
+    assert (values(clean).reshape(truth.shape) - truth)[inside].std() < 0.75 * SIGMA
+
+
+def test_equal_runs_give_equal_bits(two_series: Noisy, by_numpy: tuple[PatchStore, Path], tmp_path: Path) -> None:
+    np.testing.assert_array_equal(values(denoised(two_series.matrix, tmp_path)), values(by_numpy[0]))
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_fewer_slices_than_a_patch_spans_make_a_thinner_patch(slices: int, tmp_path: Path) -> None:
+    truth = body(EDGE, slices)
+    matrix = write(str(tmp_path / "matrix.zarr"), noisy(truth), (slices,))
+    clean = denoised(matrix, tmp_path)
+    assert clean.plan.patches == [[5, 5, slices]]
+    assert np.isfinite(values(clean)).all()
+
+
+def test_a_basis_of_thicker_patches_is_refused_on_them(by_numpy: tuple[PatchStore, Path], tmp_path: Path) -> None:
+    matrix = write(str(tmp_path / "matrix.zarr"), noisy(body(EDGE, 2)), (2,))
+    with pytest.raises(CtbasisError, match=r"a patch of 5 x 5 x \d voxels, a volume of 200 x 200 x 2"):
+        denoised(matrix, tmp_path, replace(PLAN, basis=str(by_numpy[1] / "bases.zarr")))
+    assert not (tmp_path / "denoised.zarr").exists()
+
+
+@pytest.mark.parametrize("level", [0, 40])
+def test_a_constant_series_comes_back_as_it_is_with_a_note(level: int, tmp_path: Path) -> None:
+    matrix = write(str(tmp_path / "matrix.zarr"), np.full((64, 64, 4), level, np.int16), (4,))
+    clean = denoised(matrix, tmp_path)
+    np.testing.assert_allclose(values(clean), level, atol=0.01)
+    assert clean.plan.notes
+
+
+def test_what_noise_stays_on_purpose_is_said(two_series: Noisy, tmp_path: Path) -> None:
+    matrix = two_series.matrix
+    untouched = denoised(matrix, tmp_path, replace(PLAN, target_noise=2 * SIGMA))
+    np.testing.assert_array_equal(values(untouched), values(matrix))
+    assert next(note for note in untouched.plan.notes if "nothing is removed" in note).startswith("series 1: noise: ")
+    assert untouched.noise(0).soft == pytest.approx(SIGMA, rel=0.1)
+    few = replace(untouched.noise(0), cells=10)
+    assert kept(few, untouched.plan)
+    assert not kept(few, replace(untouched.plan, target_noise=SIGMA / 4))
+    assert not kept(replace(few, soft=LEAST), untouched.plan)
+    (flat,) = kept(replace(few, soft=LEAST, left=0.3), untouched.plan)
+    assert "30% of the variance" in flat
+
+
+def test_a_series_of_nothing_but_air_is_refused(tmp_path: Path) -> None:
+    matrix = write(str(tmp_path / "matrix.zarr"), np.full((64, 64, 4), -1000, np.int16), (4,))
+    with pytest.raises(CtbasisError, match="nothing but air"):
+        denoised(matrix, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"tau": -1.0}, "tau is"),
+        ({"tau": float("nan")}, "tau is"),
+        ({"stride": 0}, "stride is 0"),
+        ({"stride": 9}, "9"),
+        ({"target_noise": -1.0}, "target_noise is"),
+        ({"target_noise": float("inf")}, "target_noise is"),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_is_read(
+    wrong: dict[str, float], said: str, two_series: Noisy, tmp_path: Path
+) -> None:
+    settings = {"tau": 2.3, "wiener": False, "stride": 1, **wrong}
+    with pytest.raises(CtbasisError, match=said):
+        step.denoise(two_series.matrix.uri, str(tmp_path / "d"), str(tmp_path / "b"), **settings)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_basis_of_patches_is_no_basis_of_slices(by_numpy: tuple[PatchStore, Path]) -> None:
+    with pytest.raises(CtbasisError, match="of patches, of a run in patch mode"):
+        FactorStore.open(str(by_numpy[1] / "bases.zarr"))

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ctbasis.demo.s3server import S3Server
+from ctbasis.errors import CtbasisError
+from ctbasis.sources import fetch as fetch_module
+from ctbasis.sources.fetch import fetch
+from ctbasis.sources.sources import SCHEMES, open_source
+from ctbasis.storage import s3
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SECRET = "a-secret-that-nobody-may-see"  # noqa: S105 - made up, to look for it in messages
+
+
+@pytest.fixture
+def images(aws: S3Server, tmp_path: Path) -> str:
+    """Return the URI of one small object on the server."""
+    aws.client()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.dcm").write_bytes(b"content")
+    aws.put_folder(tmp_path / "images", "s3://images/errors")
+    return "s3://images/errors"
+
+
+def refusal(source: str, destination: Path) -> str:
+    with pytest.raises(CtbasisError) as caught:
+        fetch(source, destination)
+    shown = [str(caught.value), repr(caught.value), repr(caught.value.__cause__)]
+    assert not any(SECRET in text for text in shown)
+    assert not [path for path in destination.rglob("*") if path.is_file()] if destination.exists() else True
+    return str(caught.value)
+
+
+def test_a_public_bucket_is_read_without_keys(tmp_path: Path, no_aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    del no_aws
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.dcm").write_bytes(b"content")
+    with S3Server(tmp_path / "server", anonymous=True) as public:
+        public.put_folder(tmp_path / "images", "s3://public/series")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", public.endpoint)
+        fetch("s3://public/series/*", tmp_path / "out")
+    assert (tmp_path / "out" / "a.dcm").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_wrong_keys_are_refused_without_showing_them(
+    images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, SECRET)
+    said = refusal(images, tmp_path / "out")
+    assert "does not let us read bucket 'images'" in said
+    assert "the keys are wrong" in said
+
+
+def test_no_keys_for_a_private_bucket_are_said_to_be_none(
+    images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert "no keys were found" in refusal(images, tmp_path / "out")
+
+
+def test_half_a_pair_of_keys_is_no_configuration(images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", SECRET)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert "configuration is not usable" in refusal(images, tmp_path / "out")
+
+
+def test_an_endpoint_that_is_no_url_is_no_configuration(
+    images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"user:{SECRET}@nowhere")
+    assert "AWS_ENDPOINT_URL" in refusal(images, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_bucket_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert "there is no bucket 'no-such-bucket'" in refusal("s3://no-such-bucket/x", tmp_path / "out")
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_name_that_no_bucket_can_have_is_refused(tmp_path: Path) -> None:
+    assert "is no name of a bucket" in refusal("s3://Not A Bucket!/x", tmp_path / "out")
+
+
+def test_a_prefix_that_holds_nothing_is_refused(images: str, tmp_path: Path) -> None:
+    for empty in (f"{images}/nothing", f"{images[:-1]}"):
+        assert "holds no object" in refusal(empty, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("aws")
+def test_an_endpoint_where_nobody_listens_is_given_up_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET}@127.0.0.1:{port}")
+    start = time.monotonic()
+    assert f"S3 at 127.0.0.1:{port} does not answer" in refusal("s3://images/x", tmp_path / "out")
+    assert time.monotonic() - start < 10
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """Return an endpoint that takes no connection, as a firewall that drops packets."""
+    with closing(socket.socket()) as listener, closing(socket.socket()) as first, closing(socket.socket()) as second:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for waiting in (first, second):
+            # They fill the queue of connections that nobody accepts.
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.usefixtures("aws")
+def test_an_endpoint_that_swallows_connections_is_given_up_after_the_timeouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    monkeypatch.setattr(s3, "CONNECT_SECONDS", 1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", silent)
+    start = time.monotonic()
+    assert "ConnectTimeoutError" in refusal("s3://images/x", tmp_path / "out")
+    assert 1 <= time.monotonic() - start < 15
+
+
+@pytest.mark.parametrize(
+    "uri", [f"https://user:{SECRET}@archive/x", f"gs://x?token={SECRET}", f"s3://user:{SECRET}@bucket/x", "", "  "]
+)
+@pytest.mark.usefixtures("no_aws")
+def test_a_uri_that_no_source_serves_is_refused_without_repeating_it(uri: str, tmp_path: Path) -> None:
+    assert "s3://" in refusal(uri, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "uri", ["{folder}", "{folder}/", "{folder}/*", "file://{folder}", "file://localhost{folder}/*"]
+)
+def test_a_folder_is_named_by_its_path_or_its_uri(uri: str, tmp_path: Path) -> None:
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"content")
+    quoted = str(folder).replace(" ", "%20") if uri.startswith("file:") else str(folder)
+    assert [entry.key for entry in open_source(uri.format(folder=quoted), 1).objects()] == ["a"]
+
+
+@pytest.mark.parametrize("uri", ["/no/such/folder", "file:///no/such/folder", "file://other-machine/folder"])
+def test_a_folder_that_is_not_there_is_refused(uri: str, tmp_path: Path) -> None:
+    assert "remedy" in refusal(uri, tmp_path / "out")
+
+
+def test_one_file_may_be_a_source_but_not_within_its_destination(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "other").write_bytes(b"")
+    fetch(str(tmp_path / "file"), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == ["file"]
+    with pytest.raises(CtbasisError, match="one folder, or one is in the other"):
+        fetch(str(tmp_path / "file"), tmp_path)
+
+
+def hostile(content: str) -> bytes:
+    """Return a listing as a hostile server may give it."""
+    return f'<?xml version="1.0"?><ListBucketResult><Name>b</Name>{content}</ListBucketResult>'.encode()
+
+
+LISTINGS = {
+    "a key outside of the prefix": "<Contents><Key>../../etc/passwd</Key><Size>1</Size></Contents>",
+    "no key": "<Contents><Size>1</Size></Contents>",
+    "no size": "<Contents><Key>x/a</Key></Contents>",
+    "a negative size": "<Contents><Key>x/a</Key><Size>-5</Size></Contents>",
+    "a size that is no number": "<Contents><Key>x/a</Key><Size>many</Size></Contents>",
+    "a size that no disk has": "<Contents><Key>x/a</Key><Size>99999999999999</Size></Contents>",
+    "an end that never comes": "<IsTruncated>true</IsTruncated><NextContinuationToken>same</NextContinuationToken>",
+    "no XML": "<<<",
+    "an entity bomb": '<!DOCTYPE z [<!ENTITY a "aaaa">]><Contents><Key>&a;</Key></Contents>',
+}
+
+
+@pytest.mark.parametrize("listing", LISTINGS)
+@pytest.mark.usefixtures("aws")
+def test_a_hostile_listing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listing: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = hostile(LISTINGS[listing]) if "list-type" in self.path else b"?"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(fetch_module, "FIRST_PAUSE_SECONDS", 0.01)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        try:
+            refusal("s3://bucket/x", tmp_path / "out")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_listing_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").mkdir()
+    for number in range(5):
+        (tmp_path / "source" / str(number)).write_bytes(b"")
+    monkeypatch.setattr(fetch_module, "MOST_OBJECTS", 4)
+    with pytest.raises(CtbasisError, match="more than 4 objects"):
+        fetch(str(tmp_path / "source"), tmp_path / "out")
+
+
+def test_every_scheme_of_the_table_is_lower_case_and_can_be_called() -> None:
+    assert {"s3", "file", ""} <= set(SCHEMES)
+    assert all(scheme == scheme.lower() and callable(source) for scheme, source in SCHEMES.items())

@@ -1,0 +1,424 @@
+"""A stand-in for an API server: real HTTP on loopback, the protocol of kube-apiserver 1.34, and its ways to fail.
+
+It keeps SparkApplications, pods and the pods' logs; counts resourceVersions; lists, watches with bookmarks and from
+any version that it still remembers, streams logs with timestamps and `sinceTime`, and refuses as Kubernetes refuses.
+Nothing here moves by itself: the test is the Spark operator and the kubelet.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+from kubernetes import client
+
+from ctbasis.spark.kubernetes.api_server import ApiServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+NAMESPACE = "runs"
+APPLICATIONS = f"/apis/sparkoperator.k8s.io/v1beta2/namespaces/{NAMESPACE}/sparkapplications"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+REASONS = {
+    403: "Forbidden",
+    404: "NotFound",
+    409: "AlreadyExists",
+    410: "Expired",
+    422: "Invalid",
+    429: "TooManyRequests",
+}
+GENEROUS_SECONDS = 30.0
+
+
+@dataclass
+class Answer:
+    """What is answered to the next requests that match, instead of the truth."""
+
+    method: str
+    path: str
+    status: int
+    reason: str
+    message: str
+    times: int
+    plain: bool
+
+
+@dataclass
+class Log:
+    """One container's log: stamped lines, and whether the container has ended."""
+
+    lines: list[tuple[str, str]] = field(default_factory=list)
+    ended: bool = False
+
+
+class ApiServerStandIn:
+    """The server; `with` starts and stops it.
+
+    Attributes:
+        requests: Method and path with query of every request, in order.
+        holds_deletions: Whether what is deleted stays, with a deletionTimestamp, until `remove`.
+        cut_lines: Whether the next log ends, in order, in the middle of a line.
+        gone_by: How a watch from a forgotten version is refused: by an `event` or by an HTTP `status`.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self.holds_deletions = False
+        self.cut_lines = False
+        self.gone_by = "event"
+        self._objects: dict[str, dict[str, dict[str, Any]]] = {APPLICATIONS: {}, PODS: {}}
+        self._logs: dict[str, Log] = {}
+        self._events: list[tuple[int, str, str, dict[str, Any]]] = []
+        self._version, self._oldest = 100, 0
+        self._answers: list[Answer] = []
+        self._changed = threading.Condition(threading.RLock())
+        self._connections: set[socket.socket] = set()
+        self._generation = 0
+        self._port = 0
+        self._http: ThreadingHTTPServer | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        stand_in = self
+
+        class Handler(_Handler):
+            server_of = stand_in
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_: object) -> None:
+                """Say nothing of connections that the test has cut."""
+
+        self._http = Server(("127.0.0.1", self._port), Handler)
+        self._port = self._http.server_address[1]
+        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def stop(self) -> None:
+        """Go away: refuse connections, and cut those that are open."""
+        http, self._http = self._http, None
+        if http is not None:
+            http.shutdown()
+            http.server_close()
+        self.cut()
+
+    def api_server(self) -> ApiServer:
+        settings = client.Configuration()
+        settings.host = f"http://127.0.0.1:{self._port}"
+        settings.api_key = {"authorization": "Bearer token"}
+        return ApiServer(client.ApiClient(settings), NAMESPACE)
+
+    # ---- what a cluster does to its clients
+
+    def cut(self) -> None:
+        """Break every connection that is open, without a word."""
+        with self._changed:
+            for connection in list(self._connections):
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def end_streams(self) -> None:
+        """End every watch and log as a server does that is shut down in order."""
+        with self._changed:
+            self._generation += 1
+            self._changed.notify_all()
+
+    def forget(self) -> None:
+        """Compact: no watch can go on from before now."""
+        with self._changed:
+            self._oldest = self._version
+
+    def answer(
+        self,
+        method: str,
+        path: str,
+        status: int,
+        message: str = "",
+        *,
+        reason: str = "",
+        times: int = 1,
+        plain: bool = False,
+    ) -> None:
+        """Answer the next `times` requests whose path and query match the expression `path` with an error."""
+        reason = reason or REASONS.get(status, "InternalError")
+        self._answers.append(Answer(method, path, status, reason, message, times, plain))
+
+    # ---- what the operator and the kubelet do
+
+    def put(self, collection: str, found: dict[str, Any]) -> dict[str, Any]:
+        """Create an object or replace it."""
+        with self._changed:
+            name = found["metadata"]["name"]
+            kind = "MODIFIED" if name in self._objects[collection] else "ADDED"
+            found["metadata"].setdefault("uid", str(uuid.uuid4()))
+            self._objects[collection][name] = found
+            self._note(collection, kind, found)
+            return copy.deepcopy(found)
+
+    def remove(self, collection: str, name: str) -> None:
+        with self._changed:
+            self._note(collection, "DELETED", self._objects[collection].pop(name))
+
+    def get(self, collection: str, name: str) -> dict[str, Any] | None:
+        with self._changed:
+            return copy.deepcopy(self._objects[collection].get(name))
+
+    def names(self, collection: str) -> list[str]:
+        with self._changed:
+            return list(self._objects[collection])
+
+    def state(self, name: str, state: str, message: str = "", **status: Any) -> None:
+        """Set an application's state, as the operator does."""
+        found = self.get(APPLICATIONS, name)
+        assert found is not None
+        told = {"state": state} | ({"errorMessage": message} if message else {})
+        found["status"] = {**found.get("status", {}), "applicationState": told, **status}
+        self.put(APPLICATIONS, found)
+
+    def write(self, pod: str, *lines: str, ended: bool = False, stamp: datetime | None = None) -> None:
+        """Write lines into a pod's log; all get the same `stamp`, by default now."""
+        with self._changed:
+            log = self._logs.setdefault(pod, Log())
+            stamped = (stamp or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            log.lines += [(stamped, line) for line in lines]
+            log.ended = log.ended or ended
+            self._changed.notify_all()
+
+    def new_log(self, pod: str) -> None:
+        """Begin an empty log for another pod of the same name."""
+        with self._changed:
+            self._logs[pod] = Log()
+
+    def bookmark(self, collection: str) -> None:
+        """Tell the watches of a collection the present version, and nothing else."""
+        with self._changed:
+            self._version += 1
+            self._events.append((self._version, collection, "BOOKMARK", {}))
+            self._changed.notify_all()
+
+    def until(self, true: Callable[[], Any], what: str = "the client did not come that far") -> None:
+        deadline = time.monotonic() + GENEROUS_SECONDS
+        while not true():
+            assert time.monotonic() < deadline, what
+            time.sleep(0.01)
+
+    def until_watched(self, collection: str, times: int = 1) -> None:
+        """Wait until a collection has been watched so often."""
+        self.until(lambda: len(self.watches(collection)) >= times)
+
+    def watches(self, collection: str) -> list[str]:
+        return [
+            path for method, path in list(self.requests) if path.startswith(collection + "?") and "watch=true" in path
+        ]
+
+    def _note(self, collection: str, kind: str, found: dict[str, Any]) -> None:
+        self._version += 1
+        found["metadata"]["resourceVersion"] = str(self._version)
+        self._events.append((self._version, collection, kind, copy.deepcopy(found)))
+        self._changed.notify_all()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_of: ApiServerStandIn
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.server_of._connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.server_of._connections.discard(self.connection)
+        with suppress(OSError):
+            super().finish()
+
+    def do_GET(self) -> None:
+        self._serve("GET")
+
+    def do_POST(self) -> None:
+        self._serve("POST")
+
+    def do_DELETE(self) -> None:
+        self._serve("DELETE")
+
+    def _serve(self, method: str) -> None:
+        here = self.server_of
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
+        here.requests.append((method, self.path))
+        assert self.headers["Authorization"] == "Bearer token"
+        for answer in here._answers:
+            if answer.times and answer.method == method and re.search(answer.path, self.path):
+                answer.times -= 1
+                self._refuse(answer.status, answer.reason, answer.message, plain=answer.plain)
+                return
+        split = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(split.query).items()}
+        collection = next(one for one in (APPLICATIONS, PODS) if split.path.startswith(one))
+        name, _, sub = split.path.removeprefix(collection).strip("/").partition("/")
+        if sub == "log":
+            self._log(name, query)
+        elif method == "POST":
+            self._create(collection, body)
+        elif method == "DELETE":
+            self._delete(collection, name, body)
+        elif name:
+            found = here.get(collection, name)
+            self._answer(200, found) if found else self._not_found(name)
+        elif query.get("watch") == "true":
+            self._watch(collection, query)
+        else:
+            self._list(collection, query)
+
+    def _create(self, collection: str, found: dict[str, Any]) -> None:
+        here, name = self.server_of, found["metadata"]["name"]
+        with here._changed:
+            if name in here._objects[collection]:
+                self._refuse(409, "AlreadyExists", f'sparkapplications.sparkoperator.k8s.io "{name}" already exists')
+            else:
+                self._answer(201, here.put(collection, found))
+
+    def _delete(self, collection: str, name: str, options: dict[str, Any]) -> None:
+        here = self.server_of
+        with here._changed:
+            found = here.get(collection, name)
+            if found is None:
+                self._not_found(name)
+            elif options.get("preconditions", {}).get("uid", found["metadata"]["uid"]) != found["metadata"]["uid"]:
+                self._refuse(409, "Conflict", "the UID in the precondition does not match the UID in record")
+            else:
+                if here.holds_deletions:
+                    found["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+                    here.put(collection, found)
+                else:
+                    here.remove(collection, name)
+                self._answer(200, found)
+
+    def _list(self, collection: str, query: dict[str, str]) -> None:
+        here = self.server_of
+        with here._changed:
+            items = [copy.deepcopy(one) for one in here._objects[collection].values() if _selected(one, query)]
+            for one in items:
+                if collection == PODS:  # a typed list names the kind once
+                    one.pop("kind", None)
+                    one.pop("apiVersion", None)
+            self._answer(200, {"metadata": {"resourceVersion": str(here._version)}, "items": items})
+
+    def _watch(self, collection: str, query: dict[str, str]) -> None:
+        here = self.server_of
+        seen, ends = int(query["resourceVersion"]), time.monotonic() + float(query["timeoutSeconds"])
+        if seen < here._oldest:
+            gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": f"too old resource version: {seen}"}
+            if here.gone_by == "status":
+                self._refuse(410, "Expired", gone["message"])
+                return
+            self._begin()
+            self._chunk(json.dumps({"type": "ERROR", "object": gone}) + "\n")
+            self._chunk("")
+            return
+        if seen > here._version:
+            self._refuse(504, "Timeout", f"Too large resource version: {seen}, current: {here._version}")
+            return
+        self._begin()
+        generation = here._generation
+        while here._generation == generation and time.monotonic() < ends and here._http is not None:
+            with here._changed:
+                news = [event for event in here._events if event[0] > seen]
+                if not news:
+                    here._changed.wait(0.05)
+                    continue
+            for version, where, kind, found in news:
+                seen = version
+                if where == collection and kind == "BOOKMARK":
+                    mark = {"metadata": {"resourceVersion": str(version)}}
+                    self._chunk(json.dumps({"type": kind, "object": mark}) + "\n")
+                elif where == collection and _selected(found, query):
+                    self._chunk(json.dumps({"type": kind, "object": found}) + "\n")
+        self._chunk("")
+
+    def _log(self, name: str, query: dict[str, str]) -> None:
+        here = self.server_of
+        assert query["container"] == "spark-kubernetes-driver"
+        log = here._logs.get(name)
+        if log is None:
+            self._not_found(name)
+            return
+        self._begin()
+        since, sent, generation = query.get("sinceTime", ""), 0, here._generation
+        while here._generation == generation and here._http is not None:
+            with here._changed:
+                news, ended = log.lines[sent:], log.ended
+                if not news and not ended:
+                    here._changed.wait(0.05)
+                    continue
+            sent += len(news)
+            text = "".join(f"{stamp} {line}\n" for stamp, line in news if stamp[:19] >= since[:19])
+            data = text.encode(errors="surrogateescape")
+            cut, here.cut_lines = here.cut_lines, False
+            # Chunks end anywhere.
+            for start in range(0, len(data) - (14 if cut else 0), 7):
+                self._chunk(data[start : start + 7])
+            if ended or cut:
+                break
+        self._chunk("")
+
+    def _begin(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.flush()
+
+    def _chunk(self, text: str | bytes) -> None:
+        data = text.encode() if isinstance(text, str) else text
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
+
+    def _answer(self, status: int, body: Any) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _not_found(self, name: str) -> None:
+        self._refuse(404, "NotFound", f'"{name}" not found')
+
+    def _refuse(self, status: int, reason: str, message: str, *, plain: bool = False) -> None:
+        if plain:
+            data = message.encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+        else:
+            self._answer(status, {"kind": "Status", "code": status, "reason": reason, "message": message})
+
+
+def _selected(found: dict[str, Any], query: dict[str, str]) -> bool:
+    if "fieldSelector" in query:
+        return found["metadata"]["name"] == query["fieldSelector"].removeprefix("metadata.name=")
+    if "labelSelector" in query:
+        key, _, value = query["labelSelector"].partition("=")
+        return (found["metadata"].get("labels") or {}).get(key) == value
+    return True

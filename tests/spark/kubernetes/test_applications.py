@@ -1,0 +1,250 @@
+"""The template that runs are made of, and the run's own application: created once, adopted, replaced, deleted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ctbasis.errors import CtbasisError
+from ctbasis.spark.application import RUN_LABEL, SparkApplication
+from ctbasis.spark.kubernetes.applications import Applications, template
+from ctbasis.spark.kubernetes.outage import ApplicationStaysError
+from ctbasis.spark.kubernetes.quota import QuotaFullError
+from tests.spark.kubernetes.api_server_stand_in import APPLICATIONS, ApiServerStandIn
+from tests.spark.kubernetes.conftest import NAME
+
+if TYPE_CHECKING:
+    from ctbasis.spark.kubernetes.patience import Patience
+
+
+@pytest.fixture
+def own(server: ApiServerStandIn, patience: Patience) -> Applications:
+    return Applications(server.api_server(), patience)
+
+
+def put_template(server: ApiServerStandIn, **spec: Any) -> dict[str, Any]:
+    manifest = SparkApplication.read().to_manifest()
+    manifest["spec"] |= {"suspend": True, **spec}
+    manifest["metadata"] |= {
+        "namespace": "runs",
+        "labels": {"kueue.x-k8s.io/queue-name": "ct"},
+        "annotations": {"argocd.argoproj.io/tracking-id": "x"},
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "generation": 3,
+        "managedFields": [{"manager": "kubectl"}],
+    }
+    manifest["status"] = {"applicationState": {"state": "SUSPENDED"}}
+    return server.put(APPLICATIONS, manifest)
+
+
+def test_the_clusters_own_template_is_taken_without_what_the_cluster_made_of_it(
+    server: ApiServerStandIn, patience: Patience
+) -> None:
+    put_template(server, image="registry.example/ours:1", batchScheduler="yunikorn")
+    found = template(server.api_server(), patience).to_manifest()
+    expected = SparkApplication.read().to_manifest()
+    assert found["metadata"] == {"name": "ctbasis-svd", "labels": {"kueue.x-k8s.io/queue-name": "ct"}}
+    assert found["spec"] == expected["spec"] | {"image": "registry.example/ours:1", "batchScheduler": "yunikorn"}
+    assert set(found) == {"apiVersion", "kind", "metadata", "spec"}
+
+
+@pytest.mark.parametrize("why", ["absent", "not suspended", "forbidden"])
+def test_without_a_template_in_the_cluster_the_images_own_is_taken_and_said(
+    server: ApiServerStandIn, patience: Patience, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if why == "not suspended":
+        put_template(server, suspend=False)
+    if why == "forbidden":
+        server.answer("GET", "ctbasis-svd", 403, "may not get")
+    assert template(server.api_server(), patience) == SparkApplication.read()
+    assert "template sparkapplication.yaml of the image" in capsys.readouterr().err
+
+
+def test_a_template_with_a_field_that_is_not_known_is_refused_by_name(
+    server: ApiServerStandIn, patience: Patience
+) -> None:
+    put_template(server, drivr={})
+    with pytest.raises(CtbasisError, match=r"SparkApplication ctbasis-svd: .*spec\.drivr"):
+        template(server.api_server(), patience)
+
+
+def test_an_application_is_created_as_it_was_rendered(
+    server: ApiServerStandIn, own: Applications, manifest: dict[str, Any]
+) -> None:
+    created = own.create_or_adopt(manifest)
+    assert created["spec"] == manifest["spec"]
+    assert created["metadata"]["resourceVersion"]
+    assert [method for method, _ in server.requests] == ["POST"]
+
+
+@pytest.mark.parametrize(
+    "state", ["", "SUBMITTED", "RUNNING", "PENDING_RERUN", "SUBMISSION_FAILED", "FAILING", "COMPLETED"]
+)
+def test_a_retry_adopts_the_application_of_the_first_try(
+    server: ApiServerStandIn, own: Applications, manifest: dict[str, Any], state: str
+) -> None:
+    first = own.create_or_adopt(manifest)
+    if state:
+        server.state(NAME, state)
+    assert own.create_or_adopt(manifest)["metadata"]["uid"] == first["metadata"]["uid"]
+    assert "DELETE" not in {method for method, _ in server.requests}
+
+
+@pytest.mark.parametrize("why", ["failed", "other arguments", "being deleted"])
+def test_what_is_of_no_use_to_a_retry_is_replaced_once_it_is_gone(
+    server: ApiServerStandIn,
+    own: Applications,
+    manifest: dict[str, Any],
+    why: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = own.create_or_adopt(manifest)
+    if why == "failed":
+        server.state(NAME, "FAILED")
+    elif why == "other arguments":
+        manifest["spec"]["arguments"] = ["--rank", "6"]
+    else:
+        server.put(
+            APPLICATIONS, first | {"metadata": first["metadata"] | {"deletionTimestamp": "2026-01-01T00:00:00Z"}}
+        )
+    server.holds_deletions = True  # as the foreground deletion does, until the pods are gone
+
+    def pods_end() -> None:
+        server.until(lambda: ("DELETE", f"{APPLICATIONS}/{NAME}") in server.requests)
+        time.sleep(0.3)
+        server.remove(APPLICATIONS, NAME)
+
+    threading.Thread(target=pods_end, daemon=True).start()
+    second = own.create_or_adopt(manifest)
+    assert second["metadata"]["uid"] != first["metadata"]["uid"]
+    assert "replacing" in capsys.readouterr().err
+    assert server.names(APPLICATIONS) == [NAME]
+
+
+def test_an_application_that_does_not_go_away_is_an_error(
+    server: ApiServerStandIn, patience: Patience, manifest: dict[str, Any]
+) -> None:
+    own = Applications(server.api_server(), replace(patience, deletion=0))
+    own.create_or_adopt(manifest)
+    server.state(NAME, "FAILED")
+    server.holds_deletions = True
+    with pytest.raises(CtbasisError, match="still there"):
+        own.create_or_adopt(manifest)
+
+
+def test_another_runs_application_of_the_same_name_is_neither_adopted_nor_deleted(
+    server: ApiServerStandIn, own: Applications, manifest: dict[str, Any]
+) -> None:
+    own.create_or_adopt(manifest | {"metadata": manifest["metadata"] | {"labels": {RUN_LABEL: "another"}}})
+    with pytest.raises(CtbasisError, match="another run's"):
+        own.create_or_adopt(manifest)
+    own.discard(manifest)
+    assert server.names(APPLICATIONS) == [NAME]
+
+
+def test_a_creation_whose_answer_was_lost_is_found_again(
+    server: ApiServerStandIn, own: Applications, manifest: dict[str, Any]
+) -> None:
+    server.put(APPLICATIONS, dict(manifest))  # what the request had done before its connection broke
+    server.answer("POST", "sparkapplications", 500, "the connection broke")
+    assert own.create_or_adopt(manifest)["metadata"]["name"] == NAME
+    assert server.names(APPLICATIONS) == [NAME]
+
+
+def test_a_server_that_is_away_or_busy_is_waited_for(
+    server: ApiServerStandIn, own: Applications, manifest: dict[str, Any]
+) -> None:
+    server.answer("POST", "sparkapplications", 503, times=1)
+    server.answer("POST", "sparkapplications", 429, times=1)
+    conflict = 'Operation cannot be fulfilled on resourcequotas "q": the object has been modified'
+    server.answer("POST", "sparkapplications", 409, conflict, reason="Conflict", times=1)
+    assert own.create_or_adopt(manifest)["metadata"]["name"] == NAME
+
+
+def test_a_server_that_stays_away_is_an_error_that_leaves_the_application(
+    server: ApiServerStandIn, patience: Patience, manifest: dict[str, Any]
+) -> None:
+    own = Applications(server.api_server(), replace(patience, api_server=0.3))
+    server.stop()
+    with pytest.raises(ApplicationStaysError, match=r"creating the SparkApplication .* was away"):
+        own.create_or_adopt(manifest)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "said"),
+    [
+        (403, 'User "x" cannot create resource "sparkapplications"', "manifests/base"),
+        (404, "404 page not found", "CRD is not installed"),
+        (422, "spec.type: Unsupported value", "not valid"),
+        (403, 'admission webhook "p" denied the request: no latest tags', "policy"),
+        (403, "exceeded quota: q, requested: pods=2, used: pods=0, limited: pods=1", "ResourceQuota"),
+    ],
+)
+def test_a_creation_that_is_refused_says_why_and_is_not_tried_again(
+    server: ApiServerStandIn, own: Applications, manifest: dict[str, Any], status: int, message: str, said: str
+) -> None:
+    server.answer("POST", "sparkapplications", status, message, times=9, plain="page not found" in message)
+    with pytest.raises(CtbasisError, match=rf"was refused: {status}(?s:.)*{said}"):
+        own.create_or_adopt(manifest)
+    assert len(server.requests) == 1
+
+
+def test_a_quota_of_applications_that_is_full_is_a_queue(
+    server: ApiServerStandIn, own: Applications, manifest: dict[str, Any]
+) -> None:
+    full = "exceeded quota: q, requested: count/s=1, used: count/s=2, limited: count/s=2"
+    server.answer("POST", "sparkapplications", 403, full)
+    with pytest.raises(QuotaFullError, match="exceeded quota"):
+        own.create_or_adopt(manifest)
+
+
+def test_discarding_deletes_the_runs_application_and_its_pods_first(
+    server: ApiServerStandIn, own: Applications, manifest: dict[str, Any]
+) -> None:
+    own.create_or_adopt(manifest)
+    own.discard(manifest)
+    assert server.names(APPLICATIONS) == []
+    own.discard(manifest)  # there is nothing any more, and nothing is said of it
+
+
+def test_an_application_that_appears_late_is_discarded_too(
+    server: ApiServerStandIn, own: Applications, manifest: dict[str, Any]
+) -> None:
+    threading.Timer(0.7, lambda: server.put(APPLICATIONS, dict(manifest))).start()
+    own.discard(manifest, appearing=10)
+    assert server.names(APPLICATIONS) == []
+
+
+def test_discarding_goes_on_through_an_outage(
+    server: ApiServerStandIn, own: Applications, manifest: dict[str, Any]
+) -> None:
+    own.create_or_adopt(manifest)
+    server.stop()
+    threading.Timer(1, server.start).start()
+    own.discard(manifest)
+    assert server.names(APPLICATIONS) == []
+
+
+def test_what_could_not_be_deleted_is_said_with_the_command_that_does(
+    server: ApiServerStandIn, patience: Patience, manifest: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Applications(server.api_server(), replace(patience, stopping=0.3))
+    own.create_or_adopt(manifest)
+    server.stop()
+    own.discard(manifest)
+    assert f"kubectl -n runs delete sparkapplication {NAME}" in capsys.readouterr().err
+
+
+def test_a_right_to_delete_that_is_missing_is_not_waited_for(
+    server: ApiServerStandIn, own: Applications, manifest: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own.create_or_adopt(manifest)
+    server.answer("DELETE", NAME, 403, "cannot delete", times=9)
+    before = len(server.requests)
+    own.discard(manifest)
+    assert len(server.requests) == before + 2
+    assert "could not be deleted (403 Forbidden: cannot delete)" in capsys.readouterr().err

@@ -1,0 +1,141 @@
+"""The driver's log is the step's log: each line once, whatever the stream goes through."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ctbasis.spark.kubernetes.driver_log import DriverLog
+from ctbasis.spark.kubernetes.pods import Pod
+
+if TYPE_CHECKING:
+    from tests.spark.kubernetes.api_server_stand_in import ApiServerStandIn
+
+POD = "run-driver"
+
+
+def pod(uid: str = "1") -> Pod:
+    raw: dict[str, Any] = {"metadata": {"name": POD, "uid": uid, "labels": {"spark-role": "driver"}}}
+    return Pod(raw)
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    return Said(capsys)
+
+
+class Said:
+    """The step's log so far."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys, self._lines = capsys, list[str]()
+
+    def __call__(self) -> list[str]:
+        self._lines += self._capsys.readouterr().err.splitlines()
+        return self._lines
+
+
+def test_lines_come_as_they_are_written_and_without_their_timestamps(server: ApiServerStandIn, said: Said) -> None:
+    server.write(POD, "one")
+    log = DriverLog(server.api_server())
+    log.follow(pod())
+    server.until(lambda: said() == ["one"])
+    server.write(POD, "two", "", "three 3")
+    server.until(lambda: said() == ["one", "two", "", "three 3"])
+    server.write(POD, ended=True)
+    log.finish()
+    assert said() == log.tail == ["one", "two", "", "three 3"]
+
+
+@pytest.mark.parametrize("how", ["cut", "end_streams", "restart"])
+def test_a_stream_that_breaks_in_the_middle_of_a_second_repeats_and_loses_nothing(
+    server: ApiServerStandIn, said: Said, how: str
+) -> None:
+    second = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+    log = DriverLog(server.api_server())
+    server.write(POD, "same", "same", "other", stamp=second)
+    log.follow(pod())
+    written = ["same", "same", "other"]
+    for round_ in range(2):
+        server.until(lambda: said() == written)  # noqa: B023  it is called at once
+        if how == "restart":
+            server.stop()
+        else:
+            getattr(server, how)()
+        # More of that second, with the very stamp of what is there, then of the next.
+        server.write(POD, "same", f"{round_}", stamp=second)
+        second += timedelta(seconds=1)
+        server.write(POD, "same", stamp=second)
+        written += ["same", f"{round_}", "same"]
+        if how == "restart":
+            server.start()
+    server.write(POD, ended=True)
+    log.finish()
+    assert said() == written
+
+
+def test_a_line_that_a_stream_ends_in_the_middle_of_comes_whole_and_once(server: ApiServerStandIn, said: Said) -> None:
+    server.cut_lines = True
+    server.write(POD, "a line that is long enough to be cut", "another one")
+    log = DriverLog(server.api_server())
+    log.follow(pod())
+    server.until(lambda: said() == ["a line that is long enough to be cut", "another one"])
+    server.write(POD, "the last one of all", ended=True)
+    log.finish()
+    assert said() == ["a line that is long enough to be cut", "another one", "the last one of all"]
+
+
+def test_a_driver_that_is_started_again_has_a_log_of_its_own(server: ApiServerStandIn, said: Said) -> None:
+    log = DriverLog(server.api_server())
+    server.write(POD, "first try", "failed", ended=True)
+    log.follow(pod("1"))
+    server.until(lambda: len(said()) == 2)
+    log.finish()
+    server.new_log(POD)
+    log.follow(pod("1"))  # heard of again
+    server.write(POD, "second try", ended=True)
+    log.follow(pod("2"))
+    log.finish()
+    assert said() == ["first try", "failed", "second try"]
+    assert log.tail == ["second try"], "what the latest driver said is what counts"
+
+
+def test_a_log_of_a_pod_that_was_deleted_is_not_waited_for(server: ApiServerStandIn, said: Said) -> None:
+    log = DriverLog(server.api_server())
+    server.write(POD, "one")
+    log.follow(pod())
+    server.until(lambda: said() == ["one"])
+    log.gone(pod())
+    server.end_streams()
+    log.finish()
+    assert said() == ["one"]
+
+
+def test_a_log_that_may_not_be_read_is_said_to_be_missing(server: ApiServerStandIn, said: Said) -> None:
+    server.answer("GET", "/log", 403, 'cannot get resource "pods/log"', times=99)
+    log = DriverLog(server.api_server())
+    log.follow(pod())
+    log.finish()
+    assert said() == ['driver\'s log: lines may be missing: 403 Forbidden: cannot get resource "pods/log"']
+    assert len(server.requests) == 1
+
+
+def test_a_log_is_not_asked_for_again_and_again(server: ApiServerStandIn, said: Said) -> None:
+    server.write(POD, "one")
+    log = DriverLog(server.api_server())
+    log.follow(pod())
+    server.until(lambda: said() == ["one"])
+    server.write(POD, "two")
+    server.until(lambda: said() == ["one", "two"])
+    assert len(server.requests) == 1
+    log.stop()
+
+
+def test_what_is_no_text_does_not_stop_the_log(server: ApiServerStandIn, said: Said) -> None:
+    server.write(POD, "\udcff\udcfe", "two", ended=True)
+    log = DriverLog(server.api_server())
+    log.follow(pod())
+    log.finish()
+    assert said()[-1] == "two"

@@ -1,0 +1,360 @@
+"""An application followed to its end, whichever way it takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ctbasis.errors import CtbasisError
+from ctbasis.spark.kubernetes.follow import Follower
+from ctbasis.spark.kubernetes.outage import ApplicationStaysError
+from ctbasis.spark.kubernetes.quota import QuotaFullError
+from tests.spark.kubernetes.api_server_stand_in import APPLICATIONS, PODS, ApiServerStandIn
+from tests.spark.kubernetes.conftest import NAME
+from tests.spark.kubernetes.made_pods import deleted, ended, running, unschedulable, waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ctbasis.spark.kubernetes.patience import Patience
+
+DRIVER = f"{NAME}-driver"
+
+
+class Following:
+    """A follower in a thread of its own, what it has said, and how it ended."""
+
+    def __init__(
+        self,
+        server: ApiServerStandIn,
+        application: dict[str, Any],
+        patience: Patience,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        self._server, self._capsys, self._said = server, capsys, ""
+        self.error: Exception | None = None
+        self._follower = Follower(server.api_server(), application, patience)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._follower.run()
+        except (CtbasisError, QuotaFullError) as error:
+            self.error = error
+
+    @property
+    def said(self) -> str:
+        self._said += self._capsys.readouterr().err
+        return self._said
+
+    def says(self, text: str) -> None:
+        self._server.until(
+            lambda: text in self.said or not self.thread.is_alive(), f"{text!r} was not said: {self.said}"
+        )
+        assert text in self.said, self.error
+
+    def has_the_whole_log(self) -> None:
+        copy = self._follower._log._copy
+        assert copy is not None
+        copy._thread.join(30)
+
+    def succeeds(self) -> None:
+        self.thread.join(30)
+        assert not self.thread.is_alive(), f"it goes on: {self.said}"
+        if self.error is not None:
+            raise self.error
+
+    def fails(self) -> str:
+        with pytest.raises(CtbasisError) as caught:
+            self.succeeds()
+        return str(caught.value)
+
+
+@pytest.fixture
+def application_there(server: ApiServerStandIn, manifest: dict[str, Any]) -> dict[str, Any]:
+    return server.put(APPLICATIONS, manifest)
+
+
+@pytest.fixture
+def following(
+    server: ApiServerStandIn,
+    application_there: dict[str, Any],
+    patience: Patience,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Following]:
+    before = threading.active_count()
+    made = Following(server, application_there, patience, capsys)
+    yield made
+    if made.thread.is_alive():  # the test ends here
+        server.remove(APPLICATIONS, NAME)
+        made.thread.join(30)
+    server.end_streams()
+    server.until(lambda: threading.active_count() <= before + 4, "threads are left behind")
+
+
+def driver_runs(server: ApiServerStandIn, *lines: str, uid: str = "1") -> None:
+    server.new_log(DRIVER)
+    server.write(DRIVER, *lines)
+    server.put(PODS, running(uid=uid))
+    server.state(NAME, "RUNNING", driverInfo={"podName": DRIVER}, submissionID=uid)
+
+
+def driver_ends(server: ApiServerStandIn, code: int, *lines: str, reason: str = "Error", uid: str = "1") -> None:
+    server.write(DRIVER, *lines, ended=True)
+    server.put(PODS, ended(code, reason, uid=uid))
+
+
+def test_a_success_is_told_state_by_state_with_the_drivers_log(server: ApiServerStandIn, following: Following) -> None:
+    server.state(NAME, "SUBMITTED")
+    driver_runs(server, "spark: job 0 (dssvd)")
+    following.says("spark: job 0 (dssvd)\n")
+    driver_ends(server, 0, "svd: done")
+    server.state(NAME, "SUCCEEDING")
+    server.state(NAME, "COMPLETED")
+    following.succeeds()
+    told = [line for line in following.said.splitlines() if NAME in line]
+    assert told == [
+        f"spark application {NAME}: {state}" for state in ("NEW", "SUBMITTED", "RUNNING", "SUCCEEDING", "COMPLETED")
+    ]
+    assert following.said.count("svd: done\n") == 1
+
+
+def test_a_driver_too_short_to_be_seen_running_has_its_log_told_nevertheless(
+    server: ApiServerStandIn, following: Following
+) -> None:
+    driver_ends(server, 0, "svd: done")
+    server.state(NAME, "COMPLETED", driverInfo={"podName": DRIVER})
+    following.succeeds()
+    assert "svd: done\n" in following.said
+
+
+def test_an_application_that_had_completed_before_it_was_adopted_is_a_success(
+    server: ApiServerStandIn, manifest: dict[str, Any], patience: Patience, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.put(APPLICATIONS, manifest)
+    driver_ends(server, 0, "svd: done")
+    server.state(NAME, "COMPLETED", driverInfo={"podName": DRIVER})
+    found = server.get(APPLICATIONS, NAME)
+    assert found is not None
+    following = Following(server, found, patience, capsys)
+    following.succeeds()
+    assert "svd: done" in following.said
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        ["SUBMITTED"],
+        ["PENDING_RERUN"],
+        ["SUSPENDED"],
+        ["SUBMISSION_FAILED"],
+        ["UNKNOWN"],
+        ["FAILING", "INVALIDATING", "PENDING_RERUN"],
+    ],
+)
+def test_what_is_not_final_is_waited_out(server: ApiServerStandIn, following: Following, states: list[str]) -> None:
+    for state in states:
+        server.state(NAME, state)
+        following.says(f"{NAME}: {state}\n")
+    driver_ends(server, 0)
+    server.state(NAME, "COMPLETED", driverInfo={"podName": DRIVER})
+    following.succeeds()
+
+
+def test_the_reason_why_the_driver_waits_is_told(server: ApiServerStandIn, following: Following) -> None:
+    server.state(NAME, "SUBMITTED")
+    server.put(PODS, unschedulable("0/3 nodes are available: 3 Insufficient memory."))
+    following.says(f"driver {DRIVER} waits: Unschedulable: 0/3 nodes are available: 3 Insufficient memory.\n")
+    assert following.thread.is_alive()
+
+
+def test_the_operators_word_on_a_failed_submission_is_told_each_time_it_changes(
+    server: ApiServerStandIn, following: Following
+) -> None:
+    server.state(NAME, "SUBMISSION_FAILED", "Message: first reason. Received status")
+    following.says("SUBMISSION_FAILED: first reason\n")
+    server.state(NAME, "SUBMISSION_FAILED", "Message: second reason. Received status")
+    following.says("SUBMISSION_FAILED: second reason\n")
+
+
+@pytest.mark.parametrize("suspended", [False, True])
+def test_an_application_that_no_operator_takes_up_is_told_and_waited_for(
+    server: ApiServerStandIn,
+    manifest: dict[str, Any],
+    patience: Patience,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    suspended: bool,
+) -> None:
+    manifest["spec"]["suspend"] = suspended
+    following = Following(server, server.put(APPLICATIONS, manifest), replace(patience, unseen=0.2), capsys)
+    following.says("a queue such as Kueue starts it" if suspended else "does the Spark operator run")
+    assert following.thread.is_alive()
+    server.state(NAME, "COMPLETED")
+    following.succeeds()
+
+
+def test_what_waiting_costs_does_not_grow_with_its_length(server: ApiServerStandIn, following: Following) -> None:
+    server.state(NAME, "SUBMITTED")
+    server.put(PODS, unschedulable("no room"))
+    following.says("no room")
+    server.until_watched(APPLICATIONS)
+    counts = []
+    for _ in range(3):
+        time.sleep(0.5)
+        counts.append(len(server.requests))
+    assert counts[0] == counts[-1] == 3, "one watch of the application; one list and one watch of its pods"
+
+
+@pytest.mark.parametrize("forgetful", [False, True])
+def test_a_restart_of_the_api_server_loses_nothing(
+    server: ApiServerStandIn, following: Following, *, forgetful: bool
+) -> None:
+    driver_runs(server, "one")
+    following.says("one\n")
+    server.stop()
+    server.write(DRIVER, "two")
+    server.state(NAME, "SUCCEEDING")
+    driver_ends(server, 0, "three")
+    server.state(NAME, "COMPLETED", driverInfo={"podName": DRIVER})
+    if forgetful:
+        server.forget()
+    server.start()
+    following.succeeds()
+    assert [following.said.count(f"{line}\n") for line in ("one", "two", "three")] == [1, 1, 1]
+
+
+def test_an_api_server_that_stays_away_leaves_the_application(
+    server: ApiServerStandIn, manifest: dict[str, Any], patience: Patience, capsys: pytest.CaptureFixture[str]
+) -> None:
+    following = Following(server, server.put(APPLICATIONS, manifest), replace(patience, api_server=0.5), capsys)
+    server.until_watched(APPLICATIONS)
+    server.stop()
+    with pytest.raises(ApplicationStaysError, match="was away for"):
+        following.succeeds()
+
+
+def test_a_driver_that_is_started_again_is_waited_for_and_each_log_told(
+    server: ApiServerStandIn, following: Following
+) -> None:
+    driver_runs(server, "first try", uid="1")
+    following.says("first try\n")
+    driver_ends(server, 137, reason="OOMKilled", uid="1")
+    server.state(NAME, "FAILING", "driver container failed", driverInfo={"podName": DRIVER}, submissionID="1")
+    following.says("FAILING: driver container failed\n")
+    following.has_the_whole_log()  # the operator waits seconds before it removes the pod
+    server.state(NAME, "PENDING_RERUN")
+    server.remove(PODS, DRIVER)
+    driver_runs(server, "second try", uid="2")
+    driver_ends(server, 0, "svd: done", uid="2")
+    server.state(NAME, "COMPLETED")
+    following.succeeds()
+    assert [following.said.count(f"{line}\n") for line in ("first try", "second try", "svd: done")] == [1, 1, 1]
+
+
+def test_a_failure_says_the_operators_message_the_drivers_end_and_its_last_lines(
+    server: ApiServerStandIn, following: Following
+) -> None:
+    driver_runs(server, "spark: job 0")
+    server.put(PODS, ended(137, "OOMKilled", "executor", name="exec-1"))
+    driver_ends(server, 137, "the last line", reason="OOMKilled")
+    server.state(NAME, "FAILED", "driver container failed with ExitCode: 137", driverInfo={"podName": DRIVER})
+    text = following.fails()
+    assert "driver container failed with ExitCode: 137" in text
+    assert "driver: OOMKilled (exit code 137, memory limit 1433Mi)" in text
+    assert "1 executor ended: OOMKilled" in text
+    assert "the last line" in text
+    assert isinstance(following.error, ApplicationStaysError), "it stays, to be looked at"
+
+
+def test_a_refusal_of_the_job_ends_the_step_without_the_retries_of_the_restart_policy(
+    server: ApiServerStandIn, following: Following
+) -> None:
+    driver_runs(server)
+    driver_ends(server, 2, "ctbasis: no matrix at /m", "ctbasis:   expected: a store")
+    server.state(NAME, "FAILING", "driver container failed", driverInfo={"podName": DRIVER})
+    assert following.fails() == "no matrix at /m\n  expected: a store"
+    assert not isinstance(following.error, ApplicationStaysError), "it is deleted, so that it does not run again"
+
+
+def test_a_driver_that_failed_makes_completed_a_failure(server: ApiServerStandIn, following: Following) -> None:
+    driver_runs(server, "one")
+    driver_ends(server, 143, "two")
+    server.state(NAME, "COMPLETED")
+    assert "is COMPLETED, but driver ctbasis-svd-run-1-driver ended: Error (exit code 143" in following.fails()
+
+
+def test_a_driver_that_was_deleted_while_it_ran_makes_completed_a_failure(
+    server: ApiServerStandIn, following: Following
+) -> None:
+    driver_runs(server, "one")
+    following.says("one")
+    server.put(PODS, deleted(running(uid="1"), at="2026-01-01T00:01:00Z"))
+    server.write(DRIVER, ended=True)
+    gone = deleted(ended(0, uid="1", at="2026-01-01T00:00:50Z"), at="2026-01-01T00:01:00Z")
+    server.put(PODS, gone)
+    server.remove(PODS, DRIVER)
+    server.state(NAME, "COMPLETED")
+    assert "was deleted while it ran" in following.fails()
+
+
+def test_a_pod_that_cannot_start_fails_the_step_once_patience_has_ended(
+    server: ApiServerStandIn, manifest: dict[str, Any], patience: Patience, capsys: pytest.CaptureFixture[str]
+) -> None:
+    following = Following(server, server.put(APPLICATIONS, manifest), replace(patience, image=0.5), capsys)
+    server.put(PODS, waiting("ImagePullBackOff", 'Back-off pulling image "x:absent"'))
+    following.says("waits: ImagePullBackOff")
+    assert 'cannot start: ImagePullBackOff: Back-off pulling image "x:absent"' in following.fails()
+
+
+@pytest.mark.parametrize("how", ["removed", "being deleted", "replaced", "unseen"])
+def test_an_application_that_somebody_deletes_is_an_error(
+    server: ApiServerStandIn, following: Following, manifest: dict[str, Any], how: str
+) -> None:
+    driver_runs(server, "one")
+    following.says("one")
+    if how == "being deleted":
+        server.holds_deletions = True
+    if how in {"replaced", "unseen"}:
+        server.stop()
+    found = server.get(APPLICATIONS, NAME)
+    assert found is not None
+    if how == "being deleted":
+        server.put(
+            APPLICATIONS, found | {"metadata": found["metadata"] | {"deletionTimestamp": "2026-01-01T00:00:00Z"}}
+        )
+    else:
+        server.remove(APPLICATIONS, NAME)
+    if how == "replaced":
+        server.put(APPLICATIONS, manifest | {"metadata": manifest["metadata"] | {"uid": "another"}})
+    if how == "unseen":
+        server.forget()
+    if how in {"replaced", "unseen"}:
+        server.start()
+    assert "deleted" in following.fails()
+    assert isinstance(following.error, ApplicationStaysError), "what is there under its name is not ours to delete"
+
+
+def test_the_ttl_that_takes_a_completed_application_is_no_failure(
+    server: ApiServerStandIn, following: Following
+) -> None:
+    driver_runs(server, "one")
+    following.says("one")
+    server.answer("GET", f"{PODS}.labelSelector=[^&]*$", 503, times=2)  # while this is waited out
+    driver_ends(server, 0)
+    server.state(NAME, "COMPLETED")
+    server.remove(APPLICATIONS, NAME)
+    following.succeeds()
+
+
+def test_a_full_quota_is_told_apart_from_a_failure(server: ApiServerStandIn, following: Following) -> None:
+    server.state(
+        NAME, "FAILED", "Message: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1. Received status"
+    )
+    with pytest.raises(QuotaFullError, match="exceeded quota: q"):
+        following.succeeds()

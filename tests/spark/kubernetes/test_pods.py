@@ -1,0 +1,181 @@
+"""What pods wait for and why they ended, in words."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ctbasis.spark.kubernetes.patience import Patience
+from ctbasis.spark.kubernetes.pods import Pod, Pods
+from ctbasis.spark.kubernetes.watch import Change
+from tests.spark.kubernetes.made_pods import deleted, ended, pod, running, unschedulable, waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PULL = 'Back-off pulling image "ctbasis/spark:absent"'
+NO_NODE = "0/3 nodes are available: 3 Insufficient memory."
+
+
+@pytest.fixture
+def pods() -> Pods:
+    return Pods("runs", Patience())
+
+
+def take(pods: Pods, *found: dict[str, Any], kind: str = "MODIFIED") -> list[str]:
+    return [line for one in found for line in pods.take(Change(kind, one))]
+
+
+def test_the_reason_why_a_driver_is_not_scheduled_is_said_once(pods: Pods) -> None:
+    lines = take(pods, unschedulable(NO_NODE), unschedulable(NO_NODE))
+    assert lines == [f"driver ctbasis-svd-run-1-driver waits: Unschedulable: {NO_NODE}"]
+    assert take(pods, unschedulable("0/4 nodes are available")), "a new reason is said again"
+    assert pods.next_due() is None, "a queue has no deadline"
+    assert pods.overdue() is None
+
+
+def test_executors_that_wait_for_the_same_are_counted(pods: Pods) -> None:
+    take(pods, running("executor", name="exec-1"))
+    lines = take(pods, unschedulable(NO_NODE, "executor", name="exec-2"))
+    assert lines == [f"1 of 2 executors wait: Unschedulable: {NO_NODE}"]
+    assert take(pods, unschedulable(NO_NODE, "executor", name="exec-3")) == []
+
+
+def test_what_a_pod_waits_for_is_said_again_when_it_waits_again(pods: Pods) -> None:
+    take(pods, unschedulable(NO_NODE))
+    take(pods, running())
+    assert take(pods, unschedulable(NO_NODE, uid="of the next attempt"))
+
+
+def test_containers_being_created_are_nothing_to_say_at_first(pods: Pods) -> None:
+    assert take(pods, waiting("ContainerCreating")) == []
+    assert pods.next_due() is not None
+
+
+def test_a_pod_whose_containers_are_not_created_for_long_is_said_once() -> None:
+    pods = Pods("runs", Patience(starting=0))
+    take(pods, waiting("ContainerCreating"))
+    (line,) = pods.slow()
+    assert "a volume may not mount: kubectl -n runs describe pod ctbasis-svd-run-1-driver" in line
+    assert list(pods.slow()) == []
+    assert pods.next_due() is None
+
+
+def test_a_pull_that_fails_turns_between_two_reasons_and_is_one_wait(pods: Pods) -> None:
+    lines = take(pods, waiting("ErrImagePull", "rpc error"), waiting("ImagePullBackOff", PULL))
+    assert lines == ["driver ctbasis-svd-run-1-driver waits: ErrImagePull: rpc error"]
+    assert pods.overdue() is None, "a registry may be away for a while"
+
+
+@pytest.mark.parametrize(
+    ("found", "patience", "named"),
+    [
+        (waiting("ErrImageNeverPull", "not present"), Patience(), "ErrImageNeverPull: not present"),
+        (waiting("InvalidImageName"), Patience(), "InvalidImageName"),
+        (waiting("ImagePullBackOff", PULL), Patience(image=0), "ctbasis/spark:absent"),
+        (waiting("CreateContainerConfigError", 'secret "s3" not found'), Patience(configuration=0), 'secret "s3"'),
+    ],
+)
+def test_a_pod_that_cannot_start_is_an_error_that_names_why(
+    found: dict[str, Any], patience: Patience, named: str
+) -> None:
+    pods = Pods("runs", patience)
+    take(pods, found)
+    error = pods.overdue()
+    assert error is not None
+    assert error.found.startswith("pod ctbasis-svd-run-1-driver cannot start: ")
+    assert named in error.found
+    assert error.remedy
+
+
+def test_patience_begins_when_the_pod_is_blocked_and_ends_with_the_block(pods: Pods) -> None:
+    before = time.monotonic()
+    take(pods, waiting("ImagePullBackOff", PULL), waiting("ErrImagePull"), waiting("ImagePullBackOff", PULL))
+    due = pods.next_due()
+    assert due is not None
+    assert before + 120 <= due <= time.monotonic() + 120, "the turn between the two reasons begins nothing anew"
+    take(pods, running())
+    assert pods.next_due() is None
+
+
+def test_one_executor_that_cannot_start_is_no_harm_while_another_runs() -> None:
+    pods = Pods("runs", Patience(image=0))
+    take(pods, running("executor", name="exec-1"), waiting("ErrImagePull", role="executor", name="exec-2"))
+    assert pods.overdue() is None
+    take(pods, running("executor", name="exec-1"), kind="DELETED")
+    assert pods.overdue() is not None
+
+
+@pytest.mark.parametrize(
+    ("found", "ending"),
+    [
+        (ended(0), ""),
+        (ended(137, "OOMKilled"), "OOMKilled (exit code 137, memory limit 1433Mi)"),
+        (ended(137), "Error (exit code 137, killed)"),
+        (ended(52), "Error (exit code 52, the JVM ran out of heap)"),
+        (ended(1), "Error (exit code 1)"),
+        (pod(phase="Failed", reason="Evicted", message="Low on memory."), "Evicted: Low on memory."),
+        (
+            pod(
+                phase="Failed",
+                conditions=[
+                    {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "m"}
+                ],
+            ),
+            "PreemptionByScheduler: m",
+        ),
+        (running(), ""),
+        (pod(), ""),
+    ],
+)  # fmt: skip
+def test_why_a_pod_ended(found: dict[str, Any], ending: str) -> None:
+    assert Pod(found).ending == ending
+
+
+@pytest.mark.parametrize(
+    ("found", "killed"),
+    [
+        (running, False),
+        (lambda: deleted(running(), at="2026-01-01T00:01:00Z"), True),
+        (lambda: deleted(ended(0, at="2026-01-01T00:00:50Z"), at="2026-01-01T00:01:00Z"), True),
+        (lambda: deleted(ended(0, at="2026-01-01T00:00:10Z"), at="2026-01-01T00:01:00Z"), False),
+        (lambda: deleted(ended(0, at="2026-01-01T00:00:10Z"), at="2026-01-01T00:00:10Z", grace=0), False),
+    ],
+)
+def test_a_pod_was_killed_if_it_was_deleted_before_it_ended(
+    found: Callable[[], dict[str, Any]], *, killed: bool
+) -> None:
+    assert Pod(found()).killed == killed
+
+
+def test_executors_that_spark_deletes_are_not_told_but_those_that_die_are(pods: Pods) -> None:
+    gone = deleted(ended(143, role="executor", name="exec-1", at="2026-01-01T00:00:50Z"), at="2026-01-01T00:01:00Z")
+    assert take(pods, gone) == []
+    lines = take(pods, *[ended(137, "OOMKilled", "executor", name=f"exec-{n}") for n in range(2, 10)])
+    assert lines[0] == "executor exec-2 ended: OOMKilled (exit code 137, memory limit 1433Mi)"
+    assert len(lines) == 5
+    assert lines[-1].endswith(", and so on")
+    assert take(pods, ended(137, "OOMKilled", "executor", name="exec-2")) == [], "once each"
+    assert pods.executor_ends() == "8 executors ended: OOMKilled (exit code 137, memory limit 1433Mi)"
+
+
+def test_the_executors_of_an_attempt_before_the_latest_are_not_counted(pods: Pods) -> None:
+    take(pods, running(uid="1"), ended(137, "OOMKilled", "executor", name="exec-1"))
+    take(pods, running(uid="2"))
+    assert pods.executor_ends() == ""
+
+
+def test_the_deletion_of_an_earlier_driver_does_not_hide_the_latest(pods: Pods) -> None:
+    take(pods, ended(1, uid="1"), running(uid="2"))
+    take(pods, ended(1, uid="1"), kind="DELETED")
+    assert pods.driver is not None
+    assert pods.driver.uid == "2"
+
+
+def test_the_log_of_a_driver_that_runs_or_has_run_can_be_read() -> None:
+    assert [Pod(found).started for found in (pod(), waiting("ContainerCreating"), running(), ended(1))] == [
+        *(False, False),
+        *(True, True),
+    ]

@@ -1,0 +1,102 @@
+"""What became of an application: no success that was none, and a failure that says all that is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ctbasis.spark.kubernetes.patience import Patience
+from ctbasis.spark.kubernetes.pods import Pods
+from ctbasis.spark.kubernetes.quota import quota_is_full
+from ctbasis.spark.kubernetes.verdict import doubt, failure, message
+from ctbasis.spark.kubernetes.watch import Change
+from tests.spark.kubernetes.made_pods import deleted, ended
+
+SUBMISSION = (
+    "failed to submit spark application: failed to run spark-submit: 26/11/24 15:54:36 WARN Native: x\n"
+    '26/11/24 15:54:38 ERROR Client: Please check "kubectl auth can-i create pod" first. It should be yes.\n'
+    'Exception in thread "main" io.fabric8.kubernetes.client.KubernetesClientException: Failure executing: POST at: '
+    "https://10.96.0.1:443/api/v1/namespaces/runs/pods. Message: {}.{}"
+    "\tat io.fabric8.kubernetes.client.KubernetesClientException.copyAsCause(KubernetesClientException.java:238)\n"
+)
+RECEIVED = " Received status: Status(apiVersion=v1, code=403, details=null)\n"
+GUESS = "Forbidden!Configured service account doesn't have access. Service account may have been revoked. "
+QUOTA = 'pods "x-driver" is forbidden: exceeded quota: q, requested: {}, used: {}, limited: {}'
+
+
+def application(told: str = "") -> dict[str, Any]:
+    return {"metadata": {"name": "x"}, "status": {"applicationState": {"state": "FAILED", "errorMessage": told}}}
+
+
+def pods(*found: dict[str, Any]) -> Pods:
+    made = Pods("runs", Patience())
+    for one in found:
+        list(made.take(Change("MODIFIED", one)))
+    return made
+
+
+@pytest.mark.parametrize("after", [RECEIVED, "\n"])
+@pytest.mark.parametrize("guess", ["", GUESS])
+def test_of_a_submission_that_failed_only_the_api_servers_answer_is_told(after: str, guess: str) -> None:
+    told = QUOTA.format("limits.memory=2Gi", "limits.memory=3Gi", "limits.memory=4Gi")
+    assert message(application(SUBMISSION.format(guess + told, after))) == told
+
+
+def test_of_another_failure_of_the_submission_its_log_and_its_stack_trace_are_left_out() -> None:
+    told = "26/11/24 15:54:36 WARN NativeCodeLoader: x\nException in thread: no such jar\n\tat org.apache.spark.Main"
+    assert message(application(told)) == "Exception in thread: no such jar"
+    assert message(application("driver container failed")) == "driver container failed"
+    assert len(message(application("at io.fabric8\n" * 1000))) <= 800
+
+
+@pytest.mark.parametrize(
+    ("requested", "used", "limited", "full"),
+    [
+        ("limits.memory=2Gi", "limits.memory=3Gi", "limits.memory=4Gi", True),
+        ("limits.memory=5Gi", "limits.memory=0", "limits.memory=4Gi", False),
+        ("limits.cpu=1,limits.memory=2Gi", "limits.cpu=8,limits.memory=3Gi", "limits.cpu=8,limits.memory=4Gi", True),
+        ("limits.cpu=9,limits.memory=2Gi", "limits.cpu=8,limits.memory=3Gi", "limits.cpu=8,limits.memory=4Gi", False),
+        ("pods=1", "pods=3", "pods=3.", True),
+        ("requests.cpu=1500m", "requests.cpu=1", "requests.cpu=2", True),
+        ("requests.cpu=nonsense", "requests.cpu=1", "requests.cpu=2", False),
+    ],
+)
+def test_a_full_quota_is_a_queue_and_one_that_is_too_small_is_not(
+    requested: str, used: str, limited: str, *, full: bool
+) -> None:
+    assert quota_is_full(QUOTA.format(requested, used, limited)) == full
+    assert not quota_is_full("forbidden")
+
+
+def test_a_failure_says_what_the_operator_the_driver_and_the_executors_say_and_the_last_lines() -> None:
+    found = pods(ended(1), ended(137, "OOMKilled", "executor", name="exec-1"))
+    error = failure(application("driver container failed with ExitCode: 1"), found, [f"line {n}" for n in range(40)])
+    text = str(error)
+    assert text.startswith(
+        "the SparkApplication x failed: driver container failed with ExitCode: 1; driver: Error (exit"
+    )
+    assert "1 executor ended: OOMKilled (exit code 137, memory limit 1433Mi)" in text
+    assert "line 39" in text
+    assert "line 24" not in text
+    assert "memoryOverhead" in error.remedy
+
+
+def test_a_refusal_of_the_job_is_the_failure() -> None:
+    log = ["Traceback", "ctbasis: no matrix at /m", "ctbasis:   expected: a store"]
+    assert str(failure(application("x"), pods(ended(2)), log)) == "no matrix at /m\n  expected: a store"
+
+
+def test_a_failure_without_any_reason_says_so() -> None:
+    assert "the operator gives no reason" in str(failure(application(), pods(), []))
+
+
+def test_completed_is_believed_if_the_driver_ended_well_or_is_not_known() -> None:
+    assert doubt(pods(ended(0))) == ""
+    assert doubt(pods()) == ""
+
+
+def test_completed_is_not_believed_of_a_driver_that_failed_or_was_deleted_while_it_ran() -> None:
+    assert "exit code 143, told to stop" in doubt(pods(ended(143)))
+    killed = deleted(ended(0, at="2026-01-01T00:00:50Z"), at="2026-01-01T00:01:00Z")
+    assert doubt(pods(killed)) == "driver ctbasis-svd-run-1-driver was deleted while it ran"

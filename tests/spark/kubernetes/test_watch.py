@@ -1,0 +1,226 @@
+"""A watch tells each change once, whatever the API server does meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ctbasis.errors import CtbasisError
+from ctbasis.spark.kubernetes.outage import ApplicationStaysError
+from ctbasis.spark.kubernetes.patience import Patience
+from ctbasis.spark.kubernetes.watch import Change, Watch
+from tests.spark.kubernetes.api_server_stand_in import PODS, ApiServerStandIn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SELECTOR = {"labelSelector": "of=mine"}
+
+
+class Watched:
+    """A watch that a thread reads; what it has told."""
+
+    def __init__(self, server: ApiServerStandIn, patience: Patience, known: dict[str, Any] | None = None) -> None:
+        self._server = server
+        api = server.api_server()
+        self.watch = Watch(api, PODS, SELECTOR, patience=patience, doing="watching the pods", known=known)
+        self.told: list[str] = []
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        try:
+            for change in self.watch.changes():
+                self.told.append(_text(change))
+        except CtbasisError as error:
+            self.error = error
+
+    def until(self, *told: str) -> None:
+        self._server.until(lambda: len(self.told) >= len(told) or self.error, f"only {self.told} was told")
+        assert self.error is None, self.error
+        assert self.told == list(told)
+
+
+def _text(change: Change) -> str:
+    return f"{change.kind} {change.object['metadata']['name']} {change.object.get('at', '')}".strip()
+
+
+def pod(name: str, *, at: str = "", uid: str = "") -> dict[str, Any]:
+    return {"metadata": {"name": name, "uid": uid or f"uid-of-{name}", "labels": {"of": "mine"}}, "at": at}
+
+
+@pytest.fixture
+def watched(server: ApiServerStandIn, patience: Patience) -> Iterator[Watched]:
+    server.put(PODS, pod("a"))
+    made = Watched(server, patience)
+    made.until("ADDED a")
+    server.until_watched(PODS)
+    yield made
+    made.watch.stop()
+    made.thread.join(10)
+    assert not made.thread.is_alive(), "a watch that is stopped ends"
+
+
+def test_what_is_there_comes_first_then_each_change(server: ApiServerStandIn, watched: Watched) -> None:
+    server.put(PODS, pod("b"))
+    server.put(PODS, pod("a", at="2"))
+    server.put(PODS, {"metadata": {"name": "other", "labels": {"of": "somebody"}}})
+    server.remove(PODS, "b")
+    watched.until("ADDED a", "ADDED b", "MODIFIED a 2", "DELETED b")
+
+
+def test_a_watch_from_a_known_object_misses_nothing_between_reading_it_and_watching(
+    server: ApiServerStandIn, patience: Patience
+) -> None:
+    known = server.put(PODS, pod("a"))
+    server.put(PODS, pod("a", at="2"))
+    server.put(PODS, pod("a", at="3"))
+    watched = Watched(server, patience, known)
+    watched.until("MODIFIED a 2", "MODIFIED a 3")
+    assert all("watch=true" in path for _, path in server.requests), "it lists nothing"
+    watched.watch.stop()
+
+
+def test_what_happened_between_list_and_watch_is_told(server: ApiServerStandIn, patience: Patience) -> None:
+    server.put(PODS, pod("a"))
+    server.answer("GET", "watch=true", 503, times=2)
+    watched = Watched(server, patience)
+    watched.until("ADDED a")
+    server.put(PODS, pod("a", at="2"))
+    watched.until("ADDED a", "MODIFIED a 2")
+    watched.watch.stop()
+
+
+@pytest.mark.parametrize("how", ["cut", "end_streams"])
+def test_a_stream_that_breaks_goes_on_where_it_ended(server: ApiServerStandIn, watched: Watched, how: str) -> None:
+    for round_ in range(3):
+        server.put(PODS, pod("a", at=f"{2 * round_}"))
+        watched.until(*watched.told[:1], *(f"MODIFIED a {n}" for n in range(2 * round_ + 1)))
+        getattr(server, how)()
+        server.put(PODS, pod("a", at=f"{2 * round_ + 1}"))
+        watched.until("ADDED a", *(f"MODIFIED a {n}" for n in range(2 * round_ + 2)))
+    assert len([path for _, path in server.requests if "watch" not in path]) == 1, "it never lists again"
+
+
+def test_a_bookmark_tells_nothing_but_from_where_to_go_on(server: ApiServerStandIn, watched: Watched) -> None:
+    for _ in range(3):
+        server.bookmark(PODS)
+    server.put(PODS, pod("a", at="2"))
+    watched.until("ADDED a", "MODIFIED a 2")
+    server.bookmark(PODS)
+    version = server.get(PODS, "a")["metadata"]["resourceVersion"]  # type: ignore[index]
+    server.until(lambda: server._version > int(version))
+    # The bookmark has come where another change, behind it, has.
+    server.put(PODS, pod("b"))
+    server.bookmark(PODS)
+    server.put(PODS, pod("b", at="2"))
+    watched.until("ADDED a", "MODIFIED a 2", "ADDED b", "MODIFIED b 2")
+    server.forget()  # of all but the newest: a watch that did not heed bookmarks would now have to list
+    server.end_streams()
+    server.until_watched(PODS, 2)
+    server.put(PODS, pod("b", at="3"))
+    watched.until("ADDED a", "MODIFIED a 2", "ADDED b", "MODIFIED b 2", "MODIFIED b 3")
+    assert len([path for _, path in server.requests if "watch" not in path]) == 1
+
+
+@pytest.mark.parametrize("by", ["event", "status"])
+def test_lost_history_is_made_good_by_a_list_and_each_difference_told_once(
+    server: ApiServerStandIn, watched: Watched, by: str
+) -> None:
+    server.put(PODS, pod("gone"))
+    server.put(PODS, pod("same"))
+    watched.until("ADDED a", "ADDED gone", "ADDED same")
+    server.gone_by = by
+    server.stop()
+    server.put(PODS, pod("a", at="2"))
+    server.put(PODS, pod("a", at="3"))
+    server.remove(PODS, "gone")
+    server.put(PODS, pod("new"))
+    server.forget()
+    server.start()
+    server.until(lambda: len(watched.told) >= 6)
+    assert watched.told[:3] == ["ADDED a", "ADDED gone", "ADDED same"]
+    assert sorted(watched.told[3:]) == ["ADDED new", "DELETED gone", "MODIFIED a 3"]
+
+
+def test_a_server_restored_from_an_older_backup_is_listed_again(server: ApiServerStandIn, watched: Watched) -> None:
+    for at in range(5):
+        server.put(PODS, pod("a", at=str(at)))
+    watched.until("ADDED a", *(f"MODIFIED a {at}" for at in range(5)))
+    server.stop()
+    server._version, server._events = 50, []
+    server.put(PODS, pod("a", at="restored"))
+    server.start()
+    server.until(lambda: watched.told[-1] == "MODIFIED a restored")
+
+
+def test_a_replaced_object_of_the_same_name_is_a_deletion_and_an_addition(
+    server: ApiServerStandIn, watched: Watched
+) -> None:
+    server.stop()
+    server.remove(PODS, "a")
+    server.put(PODS, pod("a", uid="another"))
+    server.forget()
+    server.start()
+    watched.until("ADDED a", "DELETED a", "ADDED a")
+
+
+def test_a_server_that_restarts_may_first_deny_what_it_will_allow(server: ApiServerStandIn, watched: Watched) -> None:
+    server.stop()
+    server.answer("GET", "watch=true", 403, 'User "x" cannot watch', times=2)
+    server.answer("GET", "watch=true", 404, "404 page not found", times=1, plain=True)
+    server.start()
+    server.put(PODS, pod("a", at="2"))
+    watched.until("ADDED a", "MODIFIED a 2")
+
+
+def test_a_right_that_is_missing_is_said_at_once(server: ApiServerStandIn, patience: Patience) -> None:
+    server.answer("GET", "watch=true", 403, 'User "x" cannot watch resource "pods"', times=99)
+    watched = Watched(server, patience)
+    server.until(lambda: watched.error)
+    assert "watching the pods was refused: 403 Forbidden" in str(watched.error)
+    assert "manifests/base" in str(watched.error)
+    assert len(server.watches(PODS)) == 1
+
+
+def test_silence_is_a_break_but_no_outage(server: ApiServerStandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    server.put(PODS, pod("a"))
+    # Were silence an outage, it would soon have been one for too long.
+    watched = Watched(server, Patience(api_server=2, silence=1.2))
+    server.until_watched(PODS, 4)
+    server.put(PODS, pod("a", at="2"))
+    watched.until("ADDED a", "MODIFIED a 2")
+    assert "away" not in capsys.readouterr().err
+    watched.watch.stop()
+
+
+def test_an_api_server_that_stays_away_ends_the_watch_and_leaves_the_application(server: ApiServerStandIn) -> None:
+    server.put(PODS, pod("a"))
+    watched = Watched(server, Patience(api_server=0.5))
+    watched.until("ADDED a")
+    server.stop()
+    server.until(lambda: watched.error)
+    assert isinstance(watched.error, ApplicationStaysError)
+    assert "the API server was away for" in str(watched.error)
+
+
+def test_a_watch_that_ends_at_once_again_and_again_is_not_asked_for_in_a_storm(
+    server: ApiServerStandIn, watched: Watched
+) -> None:
+    before = len(server.requests)
+    for _ in range(100):
+        server.end_streams()
+        threading.Event().wait(0.01)
+    assert len(server.requests) - before < 10
+    server.put(PODS, pod("a", at="2"))
+    watched.until("ADDED a", "MODIFIED a 2")
+
+
+def test_while_nothing_changes_nothing_is_asked(server: ApiServerStandIn, watched: Watched) -> None:
+    before = len(server.requests)
+    threading.Event().wait(1.5)
+    assert len(server.requests) == before
+    assert watched.told == ["ADDED a"]

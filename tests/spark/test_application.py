@@ -1,0 +1,206 @@
+"""The committed SparkApplication is typed without loss, and the local back end reads all it needs from it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from kubeflow_spark_api import models
+from kubernetes.utils import parse_quantity
+
+from ctbasis.errors import CtbasisError
+from ctbasis.spark import launch_local
+from ctbasis.spark.application import RUN_LABEL, TEMPLATE, SparkApplication
+from ctbasis.spark.placement import Placement
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def manifest() -> Any:
+    return yaml.safe_load(TEMPLATE.read_text())
+
+
+@pytest.fixture
+def jars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "ctbasis-mahout.jar").touch()
+    monkeypatch.setattr(launch_local, "JARS", tmp_path)
+    return tmp_path
+
+
+def options(command: list[str]) -> dict[str, str]:
+    """Return the --conf settings of a spark-submit command."""
+    return dict(value.split("=", 1) for flag, value in itertools.pairwise(command) if flag == "--conf")
+
+
+def test_the_template_survives_the_operators_models_field_by_field(manifest: Any) -> None:
+    assert SparkApplication.read().to_manifest() == manifest
+
+
+def test_a_rendered_manifest_equals_its_own_round_trip_through_the_models() -> None:
+    rendered = SparkApplication.read().for_run(name="ctbasis-svd-x", arguments=["--rank", "5"]).to_manifest()
+    assert models.SparkV1beta2SparkApplication.from_dict(rendered).to_dict() == rendered
+
+
+def test_a_run_changes_name_label_and_arguments_and_nothing_else(manifest: Any) -> None:
+    application = SparkApplication.read()
+    rendered = application.for_run(name="ctbasis-svd-x", arguments=["--rank", "5"]).to_manifest()
+    assert rendered["metadata"].pop("name") == "ctbasis-svd-x"
+    assert rendered["metadata"]["labels"].pop(RUN_LABEL) == "ctbasis-svd-x"
+    assert rendered["spec"].pop("arguments") == ["--rank", "5"]
+    manifest["metadata"].pop("name")
+    manifest["spec"].pop("arguments")
+    assert rendered == manifest
+    assert application.to_manifest()["spec"]["arguments"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("spec", "drivr"), {"cores": 1}, "spec.drivr"),
+        (("spec", "executor", "memry"), "1g", "spec.executor.memry"),
+        (("spec", "driver", "cores"), "one", "cores"),
+        (("kind",), "ScheduledSparkApplication", "no SparkApplication"),
+    ],
+)
+def test_misspelt_and_mistyped_fields_are_refused_by_name(
+    manifest: Any, path: tuple[str, ...], value: Any, named: str
+) -> None:
+    at = manifest
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    with pytest.raises(CtbasisError, match=named):
+        SparkApplication.from_manifest(manifest)
+
+
+@pytest.mark.usefixtures("jars")
+def test_the_local_command_carries_file_arguments_settings_and_jars_of_the_manifest(manifest: Any, jars: Path) -> None:
+    application = SparkApplication.read().for_run(name="ctbasis-svd-x", arguments=["--rank", "5"])
+    command = launch_local.spark_submit(application.to_manifest())
+    assert command[-3:] == [str(launch_local.CHECKOUT / "ctbasis/spark/job.py"), "--rank", "5"]
+    assert command[command.index("--jars") + 1] == str(jars / "ctbasis-mahout.jar")
+    assert command[command.index("--name") + 1] == "ctbasis-svd-x"
+    conf = options(command)
+    expected = {k: v for k, v in manifest["spec"]["sparkConf"].items() if not k.startswith("spark.kubernetes.")}
+    assert {key: conf[key] for key in expected} == expected
+
+
+@pytest.mark.usefixtures("jars")
+def test_settings_that_only_a_cluster_knows_stay_out_of_the_local_command(manifest: Any) -> None:
+    manifest["spec"]["sparkConf"]["spark.kubernetes.driver.ownPersistentVolumeClaim"] = "true"
+    assert not [key for key in options(launch_local.spark_submit(manifest)) if "kubernetes" in key]
+
+
+@pytest.mark.usefixtures("jars")
+@pytest.mark.parametrize(("driver", "executor", "given"), [("512m", "3g", "3g"), ("4g", "3072m", "4g")])
+def test_one_jvm_gets_the_larger_memory_of_driver_and_executor(
+    manifest: Any, driver: str, executor: str, given: str
+) -> None:
+    manifest["spec"]["driver"]["memory"], manifest["spec"]["executor"]["memory"] = driver, executor
+    command = launch_local.spark_submit(manifest)
+    assert command[command.index("--driver-memory") + 1] == given
+
+
+@pytest.mark.usefixtures("jars")
+@pytest.mark.parametrize(("memory", "first"), [("768M", "-Xms768m"), ("6g", "-Xms1024m")])
+def test_the_heap_begins_no_larger_than_it_may_become_and_as_the_manifest_says_if_it_does(
+    manifest: Any, memory: str, first: str
+) -> None:
+    manifest["spec"]["driver"]["memory"] = manifest["spec"]["executor"]["memory"] = memory
+    assert options(launch_local.spark_submit(manifest))["spark.driver.extraJavaOptions"].split()[0] == first
+    manifest["spec"]["driver"]["javaOptions"] += " -Xms300m"
+    told = options(launch_local.spark_submit(manifest))["spark.driver.extraJavaOptions"].split()
+    assert [option for option in told if option.startswith("-Xms")][-1] == "-Xms300m"
+
+
+def test_a_jar_that_was_not_built_is_named_with_the_remedy(
+    manifest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_local, "JARS", tmp_path)
+    with pytest.raises(CtbasisError, match=r"ctbasis-mahout\.jar is not here(?s:.)*make setup"):
+        launch_local.spark_submit(manifest)
+
+
+def test_no_java_is_said_before_anything_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    with pytest.raises(CtbasisError, match=r"no Java is here(?s:.)*--engine numpy"):
+        launch_local.launch(SparkApplication.read())
+
+
+PLACEMENT = Placement(
+    volumes=[{"name": "workspace", "persistentVolumeClaim": {"claimName": "run-workspace"}}],
+    volume_mounts=[{"name": "workspace", "mountPath": "/kfp-workspace"}],
+    env=[{"name": "AWS_REGION", "value": "eu-west-1"}],
+    tolerations=[{"key": "batch", "operator": "Exists"}],
+    node_selector={"pool": "spark"},
+    affinity={"podAntiAffinity": {}},
+    resources={"limits": {"cpu": "2", "memory": "7Gi"}},
+)
+
+
+def test_what_kubeflow_decided_for_the_step_reaches_driver_and_executors_beside_their_own(manifest: Any) -> None:
+    spec = SparkApplication.read().placed(PLACEMENT).to_manifest()["spec"]
+    assert spec["volumes"] == [*manifest["spec"]["volumes"], *PLACEMENT.volumes]
+    for role in ("driver", "executor"):
+        pod, own = spec[role], manifest["spec"][role]
+        assert pod["volumeMounts"] == [*own["volumeMounts"], *PLACEMENT.volume_mounts]
+        assert pod["env"] == [*own["env"], *PLACEMENT.env]
+        assert pod["tolerations"] == PLACEMENT.tolerations
+        assert pod["nodeSelector"] == PLACEMENT.node_selector
+        assert pod["affinity"] == PLACEMENT.affinity
+        assert (pod["cores"], pod["coreLimit"]) == (2, "2")
+
+
+def test_a_folder_that_each_pod_has_for_itself_is_not_replaced_by_the_steps() -> None:
+    # KFP's step has an emptyDir at /tmp of its own; two mounts at one path are no valid pod.
+    placement = Placement(
+        volumes=[{"name": "tmp", "emptyDir": {}}, *PLACEMENT.volumes],
+        volume_mounts=[{"name": "tmp", "mountPath": "/tmp/"}, *PLACEMENT.volume_mounts],  # noqa: S108
+    )
+    spec = SparkApplication.read().placed(placement).to_manifest()["spec"]
+    assert [volume["name"] for volume in spec["volumes"]] == ["ctbasis-tmp", "ctbasis-work", "workspace"]
+    for pod in (spec["driver"], spec["executor"]):
+        paths = [mount["mountPath"] for mount in pod["volumeMounts"]]
+        assert paths == ["/tmp", "/opt/work", "/kfp-workspace"]  # noqa: S108
+
+
+def test_a_volume_that_both_have_is_there_once_and_two_of_one_name_are_refused() -> None:
+    same = Placement(volumes=[{"name": "ctbasis-work", "emptyDir": {}}])
+    assert SparkApplication.read().placed(same) == SparkApplication.read()
+    other = Placement(volumes=[{"name": "ctbasis-work", "emptyDir": {"medium": "Memory"}}])
+    with pytest.raises(CtbasisError, match="both have a volume ctbasis-work, and they differ"):
+        SparkApplication.read().placed(other)
+
+
+def test_of_two_variables_of_one_name_the_steps_holds() -> None:
+    placement = Placement(env=[{"name": "OPENBLAS_NUM_THREADS", "value": "2"}])
+    spec = SparkApplication.read().placed(placement).to_manifest()["spec"]
+    assert spec["driver"]["env"] == spec["executor"]["env"] == placement.env
+
+
+def test_heap_and_overhead_of_a_placed_pod_add_up_to_the_memory_that_was_given() -> None:
+    driver = SparkApplication.read().placed(PLACEMENT).to_manifest()["spec"]["driver"]
+    heap, overhead = (int(driver[key].removesuffix("M")) for key in ("memory", "memoryOverhead"))
+    assert heap + overhead == 7 * 1024
+    assert overhead == pytest.approx(0.4 * heap, abs=1)
+
+
+def test_memory_that_a_gang_scheduler_reads_as_a_quantity_is_near_what_spark_reads() -> None:
+    spec = SparkApplication.read().placed(PLACEMENT).to_manifest()["spec"]
+    for pod in (spec["driver"], spec["executor"]):
+        to_kubernetes = sum(parse_quantity(pod[key]) for key in ("memory", "memoryOverhead"))
+        assert 0.95 < to_kubernetes / (7 * 2**30) <= 1
+
+
+def test_an_owner_is_a_reference_in_the_metadata() -> None:
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "run-1", "uid": "5"}
+    assert SparkApplication.read().owned_by(owner).to_manifest()["metadata"]["ownerReferences"] == [owner]
+
+
+def test_no_placement_leaves_the_manifest_as_it_is(manifest: Any) -> None:
+    assert SparkApplication.read().placed(Placement()).to_manifest() == manifest

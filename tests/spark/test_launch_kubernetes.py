@@ -1,0 +1,242 @@
+"""How the step ends and what becomes of its application; the API server is a stand-in, tests/e2e has a real one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ctbasis.errors import CtbasisError
+from ctbasis.spark import launch_kubernetes
+from ctbasis.spark.kubernetes.owner import POD_NAME
+from tests.spark.kubernetes.api_server_stand_in import APPLICATIONS, PODS, ApiServerStandIn
+from tests.spark.kubernetes.conftest import NAME, application, patience, server
+from tests.spark.kubernetes.made_pods import ended, running, waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ctbasis.spark.application import SparkApplication
+    from ctbasis.spark.kubernetes.patience import Patience
+
+__all__ = ["application", "patience", "server"]
+
+DRIVER = f"{NAME}-driver"
+FULL = "Message: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1. Received status"
+
+
+class Cluster:
+    """The operator's part, played in a thread of its own while the step runs in this one."""
+
+    def __init__(self, server: ApiServerStandIn, application: SparkApplication, patience: Patience) -> None:
+        self.server, self._application, self._patience = server, application, patience
+        self._error: BaseException | None = None
+
+    def launch(self, play: Callable[[], None] = lambda: None) -> None:
+        def played() -> None:
+            try:
+                play()
+            except BaseException as error:  # noqa: BLE001  it is raised again below
+                self._error = error
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = threading.Thread(target=played, daemon=True)
+        thread.start()
+        try:
+            launch_kubernetes.launch(self._application, server=self.server.api_server(), patience=self._patience)
+        finally:
+            thread.join(30)
+            if self._error is not None:
+                raise self._error
+
+    def is_created(self) -> str:
+        """Wait until there is an application, and return its uid."""
+        self.server.until(lambda: NAME in self.server.names(APPLICATIONS))
+        found = self.server.get(APPLICATIONS, NAME)
+        return str(found["metadata"]["uid"]) if found else ""
+
+    def driver_ends(self, code: int, *lines: str) -> None:
+        self.server.write(DRIVER, *lines, ended=True)
+        self.server.put(PODS, ended(code))
+
+
+@pytest.fixture
+def cluster(server: ApiServerStandIn, application: SparkApplication, patience: Patience) -> Cluster:
+    return Cluster(server, application, patience)
+
+
+def test_a_success_leaves_the_application_to_its_ttl(cluster: Cluster) -> None:
+    def play() -> None:
+        cluster.is_created()
+        cluster.driver_ends(0, "svd: done")
+        cluster.server.state(NAME, "COMPLETED")
+
+    cluster.launch(play)
+    assert cluster.server.names(APPLICATIONS) == [NAME]
+
+
+def test_a_failed_application_stays_to_be_looked_at(cluster: Cluster) -> None:
+    def play() -> None:
+        cluster.is_created()
+        cluster.driver_ends(1, "Traceback")
+        cluster.server.state(NAME, "FAILED", "driver container failed")
+
+    with pytest.raises(CtbasisError, match="failed: driver container failed"):
+        cluster.launch(play)
+    assert cluster.server.names(APPLICATIONS) == [NAME]
+
+
+@pytest.mark.parametrize("why", ["refusal", "hopeless", "forbidden", "defect"])
+def test_an_application_that_is_of_no_use_any_more_is_deleted(
+    cluster: Cluster, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why == "forbidden":
+        cluster.server.answer("GET", "pods.*watch=true", 403, "cannot watch pods", times=99)
+    if why == "defect":
+        monkeypatch.setattr("ctbasis.spark.kubernetes.follow.message", lambda _: 1 / 0)
+
+    def play() -> None:
+        cluster.is_created()
+        if why == "refusal":
+            cluster.driver_ends(2, "ctbasis: no matrix at /m")
+            cluster.server.state(NAME, "FAILING", "driver container failed")
+        if why == "hopeless":
+            cluster.server.put(PODS, waiting("ErrImageNeverPull", "not present"))
+
+    told = {"refusal": "no matrix", "hopeless": "cannot start", "forbidden": "was refused: 403", "defect": "division"}
+    with pytest.raises((CtbasisError, ZeroDivisionError), match=told[why]):
+        cluster.launch(play if why in {"refusal", "hopeless"} else lambda: None)
+    assert cluster.server.names(APPLICATIONS) == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_step_that_is_told_to_stop_deletes_its_application(cluster: Cluster, signum: signal.Signals) -> None:
+    def play() -> None:
+        cluster.is_created()
+        cluster.server.state(NAME, "RUNNING")
+        cluster.server.put(PODS, running())
+        cluster.server.until_watched(PODS)
+        os.kill(os.getpid(), signum)
+
+    before = signal.getsignal(signum)
+    with pytest.raises(SystemExit) as ended:
+        cluster.launch(play)
+    assert ended.value.code == 128 + signum
+    assert cluster.server.names(APPLICATIONS) == []
+    assert signal.getsignal(signum) == before, "the process is as it was"
+
+
+def test_a_step_that_is_told_to_stop_while_the_api_server_is_away_deletes_its_application_once_it_is_back(
+    cluster: Cluster,
+) -> None:
+    def play() -> None:
+        cluster.is_created()
+        cluster.server.until_watched(PODS)
+        cluster.server.stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # a second call changes nothing
+        threading.Timer(1.5, cluster.server.start).start()
+
+    with pytest.raises(SystemExit):
+        cluster.launch(play)
+    assert cluster.server.names(APPLICATIONS) == []
+
+
+def test_an_api_server_that_stays_away_leaves_the_application_for_the_next_try(
+    server: ApiServerStandIn, application: SparkApplication, patience: Patience
+) -> None:
+    cluster = Cluster(server, application, replace(patience, api_server=0.5))
+
+    def play() -> None:
+        cluster.is_created()
+        server.until_watched(PODS)
+        server.stop()
+
+    with pytest.raises(CtbasisError, match="was away"):
+        cluster.launch(play)
+    server.start()
+    first = server.get(APPLICATIONS, NAME)
+
+    def play_again() -> None:
+        cluster.driver_ends(0)
+        server.state(NAME, "COMPLETED")
+
+    cluster.launch(play_again)
+    second = server.get(APPLICATIONS, NAME)
+    assert first is not None
+    assert second is not None
+    assert first["metadata"]["uid"] == second["metadata"]["uid"]
+
+
+def test_a_full_quota_is_a_queue_that_the_application_stands_in(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def play() -> None:
+        for _ in range(3):
+            uid = cluster.is_created()
+            cluster.server.state(NAME, "FAILED", FULL)
+            cluster.server.until(lambda uid=uid: cluster.is_created() != uid)  # type: ignore[misc]
+        cluster.driver_ends(0)
+        cluster.server.state(NAME, "COMPLETED")
+
+    cluster.launch(play)
+    said = capsys.readouterr().err
+    assert said.count("waiting in the queue of a full quota") == 1
+    assert "exceeded quota: q, requested: pods=1" in said
+
+
+def test_the_application_belongs_to_the_run_that_the_steps_pod_belongs_to(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(POD_NAME, "step")
+    workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "run-1", "uid": "5"}
+    more: dict[str, Any] = {"controller": True, "blockOwnerDeletion": True}
+    other = {"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "4"}
+    cluster.server.put(PODS, {"metadata": {"name": "step", "ownerReferences": [other, workflow | more]}})
+
+    def play() -> None:
+        cluster.is_created()
+        cluster.server.state(NAME, "COMPLETED")
+
+    cluster.launch(play)
+    created = cluster.server.get(APPLICATIONS, NAME)
+    assert created is not None
+    assert created["metadata"]["ownerReferences"] == [workflow]
+
+
+@pytest.mark.parametrize("pod", ["", "gone", "mine"])
+def test_a_step_outside_of_a_run_gives_its_application_no_owner(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, pod: str
+) -> None:
+    monkeypatch.setenv(POD_NAME, pod)
+    cluster.server.put(PODS, {"metadata": {"name": "mine"}})
+
+    def play() -> None:
+        cluster.is_created()
+        cluster.server.state(NAME, "COMPLETED")
+
+    cluster.launch(play)
+    created = cluster.server.get(APPLICATIONS, NAME)
+    assert created is not None
+    assert "ownerReferences" not in created["metadata"]
+
+
+def test_waiting_asks_for_no_more_the_longer_it_lasts(cluster: Cluster) -> None:
+    counts: list[int] = []
+
+    def play() -> None:
+        cluster.is_created()
+        cluster.server.state(NAME, "SUBMITTED")
+        cluster.server.until_watched(PODS)
+        cluster.server.until_watched(APPLICATIONS)
+        for _ in range(3):
+            threading.Event().wait(0.7)
+            counts.append(len(cluster.server.requests))
+        cluster.server.state(NAME, "COMPLETED")
+
+    cluster.launch(play)
+    assert counts[0] == counts[-1] == 4, "create; watch the application; list and watch its pods"

@@ -1,0 +1,139 @@
+"""What Spark's Python workers are forked from."""
+
+from __future__ import annotations
+
+import io
+import resource
+import socket
+import sys
+import threading
+import zipfile
+from importlib import import_module, invalidate_caches
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
+from zipimport import zipimporter
+
+import numpy as np
+import pytest
+
+from ctbasis.spark.worker_daemon import Acknowledging, forget_zip_files, keep_freed_memory, prepared
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A zip file with two modules, on the path of imports."""
+    path = tmp_path / "sources.zip"
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("first_of_zip.py", "")
+        made.writestr("second_of_zip.py", "")
+    monkeypatch.syspath_prepend(str(path))
+    for name in ("first_of_zip", "second_of_zip"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return str(path)
+
+
+def test_importers_of_zip_files_are_forgotten_and_what_is_in_them_is_still_found(archive: str) -> None:
+    import_module("first_of_zip")
+    assert isinstance(sys.path_importer_cache[archive], zipimporter)
+    others = sum(not isinstance(importer, zipimporter) for importer in sys.path_importer_cache.values())
+    forget_zip_files()
+    assert len(sys.path_importer_cache) == others
+    invalidate_caches()
+    import_module("second_of_zip")
+
+
+def connected() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        one = socket.create_connection(listening.getsockname())
+        other, _ = listening.accept()
+    return one, other
+
+
+def test_each_task_finds_the_importers_forgotten_that_the_one_before_had_made(archive: str) -> None:
+    seen = []
+
+    def main(infile: io.BufferedReader, outfile: io.BufferedWriter) -> None:
+        seen.append((infile.read(4), archive in sys.path_importer_cache))
+        import_module(f"{'first' if len(seen) == 1 else 'second'}_of_zip")
+        assert archive in sys.path_importer_cache
+        outfile.write(b"done")
+        outfile.flush()
+
+    executor, worker = connected()
+    with executor, worker, worker.makefile("rb") as infile, worker.makefile("wb") as outfile:
+        for task in (b"one.", b"two."):
+            executor.sendall(task)
+            prepared(main)(infile, outfile)
+            assert executor.recv(4) == b"done"
+    assert seen == [(b"one.", False), (b"two.", False)]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="only Linux can be told when to acknowledge")
+def test_what_is_read_is_acknowledged_at_once() -> None:
+    executor, worker = connected()
+    with executor, worker, worker.makefile("rb") as stream:
+
+        def at_once() -> bool:
+            return bool(worker.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK))
+
+        def exchange(infile: io.BufferedReader) -> None:
+            executor.sendall(b"task")
+            assert infile.read(4) == b"task"
+            seen.append(at_once())
+            worker.sendall(b"done")
+            executor.recv(4)
+
+        seen: list[bool] = []
+        # The kernel puts acknowledgements off once it has seen that an answer carries them.
+        for _ in range(100):
+            exchange(stream)
+        assert seen[-1] is False
+        acknowledging = io.BufferedReader(Acknowledging(stream))
+        del seen[:]
+        for _ in range(100):
+            exchange(acknowledging)
+        assert all(seen)
+        acknowledging.close()
+        exchange(stream)
+
+
+def test_what_comes_in_pieces_is_read_whole_and_to_its_end() -> None:
+    sent = np.random.default_rng(0).bytes(3 << 20)
+    executor, worker = connected()
+    with executor, worker, worker.makefile("rb") as stream:
+        sender = threading.Thread(target=lambda: (executor.sendall(sent), executor.shutdown(socket.SHUT_WR)))
+        sender.start()
+        with io.BufferedReader(Acknowledging(stream)) as reader:
+            assert reader.read(10) == sent[:10]
+            assert reader.read() == sent[10:]
+            assert reader.read(1) == b""
+        sender.join()
+
+
+def faults_of_blocks(keep: bool) -> int:
+    """Return the page faults of making and dropping four arrays of 16 MiB, twenty times."""
+    if keep:
+        keep_freed_memory()
+
+    def made() -> int:
+        return sum(len(block) for block in [np.ones(2 << 20) for _ in range(4)])
+
+    made()
+    made()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        made()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the allocator that is told is glibc's")
+def test_memory_of_row_blocks_is_used_again() -> None:
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        each, kept = (pool.apply(faults_of_blocks, (keep,)) for keep in (False, True))
+    # Pages may be huge: 2 MiB and not 4 KiB.
+    assert each >= 20 * 4 * 8
+    assert kept < each / 10

@@ -1,0 +1,38 @@
+"""Matrices in real stores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from ctbasis.matrix.store import COLUMN_CHUNK, MatrixStore, MatrixWriter, Series, absent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+def write_matrix(uri: str, A: NDArray[Any]) -> MatrixStore:
+    """Put A, (m, n), into a matrix store of one series, nothing set aside."""
+    m, n = A.shape
+    writer = MatrixWriter.create(uri, image=(m, 1), cols=n, dtype=A.dtype)
+    for start in range(0, n, COLUMN_CHUNK):
+        columns = slice(start, min(n, start + COLUMN_CHUNK))
+        part = A[:, columns]
+        writer.write(slice(0, m), columns, part, np.full_like(part, absent(A.dtype)))
+    writer.finish(series=[Series("1.2.3", 0, n)], headers=[b"header"] * n)
+    return MatrixStore.open(uri)
+
+
+@pytest.fixture
+def store_matrix(tmp_path: Path) -> Callable[..., MatrixStore]:
+    """Return a function that puts an array into a matrix store and opens it."""
+
+    def store(A: NDArray[Any], *, name: str = "matrix.zarr") -> MatrixStore:
+        return write_matrix(str(tmp_path / name), A)
+
+    return store

@@ -1,0 +1,140 @@
+"""Ranks are read as users write them; `auto` finds the rank of a low-rank signal in white noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ctbasis.errors import CtbasisError
+from ctbasis.svd.rank import (
+    Rule,
+    choose_rank,
+    factored_rank,
+    gavish_donoho_rank,
+    marchenko_pastur_median,
+    parse_rank,
+    parse_ranks,
+)
+
+
+def test_a_rank_is_a_number_or_a_rule() -> None:
+    assert parse_rank("50") == 50
+    assert parse_rank("AUTO ") == Rule("gd")
+    assert parse_rank("auto:gd=12.5") == Rule("gd", 12.5)
+    assert parse_rank("auto:mp") == Rule("mp")
+    assert parse_rank("auto:energy=0.99") == Rule("energy", 0.99)
+    assert parse_rank("auto:noise=12") == Rule("noise", 12.0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0",
+        "-1",
+        "2.5",
+        "",
+        "many",
+        "auto:",
+        "auto:best",
+        "auto:mp=0",
+        "auto:gd=-3",
+        "auto:mp=nan",
+        "auto:noise",
+        "auto:noise=inf",
+        "auto:energy",
+        "auto:energy=0",
+        "auto:energy=1.1",
+        "auto:energy=99%",
+    ],
+)
+def test_anything_else_is_no_rank(text: str) -> None:
+    with pytest.raises(CtbasisError, match="expected: "):
+        parse_rank(text)
+
+
+@pytest.mark.parametrize("rule", ["auto", "auto:gd=12", "auto:mp=12", "auto:energy=0.99", "auto:noise=12"])
+def test_a_rule_says_what_it_was_asked_as(rule: str) -> None:
+    asked = parse_rank(rule)
+    assert isinstance(asked, Rule)
+    assert parse_rank(str(asked)) == asked
+
+
+def test_ranks_come_back_ascending_and_once() -> None:
+    assert parse_ranks("300, 50,244,50") == [50, 244, 300]
+
+
+@pytest.mark.parametrize("text", ["", ",", "50,0"])
+def test_an_empty_or_wrong_list_of_ranks_is_refused(text: str) -> None:
+    with pytest.raises(CtbasisError):
+        parse_ranks(text)
+
+
+def test_ranks_that_are_the_identity_cost_no_factors() -> None:
+    assert factored_rank(50, [50, 244, 300], full=133) == 50
+    assert factored_rank(50, [50, 244, 300], full=301) == 300
+    assert factored_rank(200, [50], full=133) == 133
+    assert factored_rank(Rule("gd"), [50], full=133) == 133
+
+
+@pytest.mark.parametrize("true_rank", [1, 5, 12])
+def test_auto_finds_the_rank_of_a_strong_signal_in_white_noise(true_rank: int) -> None:
+    rng = np.random.default_rng(true_rank)
+    m, n = 2000, 100
+    U, _ = np.linalg.qr(rng.standard_normal((m, true_rank)))
+    V, _ = np.linalg.qr(rng.standard_normal((n, true_rank)))
+    A = 1000 * U @ V.T + rng.standard_normal((m, n))
+    assert gavish_donoho_rank(np.linalg.svd(A, compute_uv=False), (m, n)) == true_rank
+
+
+def noisy(true_rank: int, *, sigma: float = 3.0, m: int = 4000, n: int = 100) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return the singular values of a strong signal in white noise, and the shape."""
+    rng = np.random.default_rng(true_rank)
+    U, _ = np.linalg.qr(rng.standard_normal((m, true_rank)))
+    V, _ = np.linalg.qr(rng.standard_normal((n, true_rank)))
+    A = 5000 * U @ V.T + sigma * rng.standard_normal((m, n))
+    return np.linalg.svd(A, compute_uv=False), (m, n)
+
+
+@pytest.mark.parametrize("rule", [Rule("gd"), Rule("gd", 3.0), Rule("mp"), Rule("mp", 3.1), Rule("noise", 3.02)])
+def test_every_rule_about_noise_finds_a_strong_signal_in_white_noise_and_says_how(rule: Rule) -> None:
+    choice = choose_rank(rule, *noisy(7))
+    assert choice.rank == 7
+    assert "HU" in choice.why
+    assert "assumes" in choice.assumptions
+
+
+def test_the_median_rule_estimates_the_noise_that_is_there() -> None:
+    assert "noise of 3 HU" in choose_rank(Rule("mp"), *noisy(3, m=40_000)).why
+
+
+def test_the_noise_rule_holds_for_noise_that_is_not_white_within_a_slice() -> None:
+    rng = np.random.default_rng(1)
+    m, n, k = 4000, 60, 5
+    noise = rng.standard_normal((m, n))
+    smooth = sum(np.roll(noise, shift, axis=0) for shift in range(8)) / np.sqrt(8)
+    U, _ = np.linalg.qr(rng.standard_normal((m, k)))
+    V, _ = np.linalg.qr(rng.standard_normal((n, k)))
+    s = np.linalg.svd(5000 * U @ V.T + 3 * smooth, compute_uv=False)
+    assert choose_rank(Rule("noise", 3.02), s, (m, n)).rank == k
+    # The correlation widens the spectrum of the noise beyond the edge of white noise of the same level.
+    assert choose_rank(Rule("mp", 3.02), s, (m, n)).rank > k
+
+
+@pytest.mark.parametrize(("share", "rank"), [(0.5, 1), (0.8, 1), (0.81, 2), (0.99, 3), (1.0, 4)])
+def test_energy_keeps_as_few_as_hold_the_share(share: float, rank: int) -> None:
+    s = np.sqrt([80.0, 15.0, 4.0, 1.0])
+    assert choose_rank(Rule("energy", share), s, (10, 4)).rank == rank
+
+
+def test_a_rule_that_nothing_passes_keeps_one_and_says_so() -> None:
+    choice = choose_rank(Rule("gd", 1e6), np.array([3.0, 2.0, 1.0]), (9, 3))
+    assert choice.rank == 1
+    assert "none passes" in choice.why
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.3, 1.0])
+def test_the_median_of_marchenko_and_pastur_is_that_of_random_matrices(beta: float) -> None:
+    n = 400
+    m = round(n / beta)
+    eigenvalues = np.linalg.svd(np.random.default_rng(0).standard_normal((m, n)), compute_uv=False) ** 2 / m
+    assert marchenko_pastur_median(beta) == pytest.approx(np.median(eigenvalues), rel=0.02)
