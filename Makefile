@@ -71,7 +71,7 @@ cluster-check:
 e2e: cluster-check setup ## Test the step, its rights, the manifests and the whole pipeline on the cluster of KUBECONFIG
 	$(PY) -m pytest -m e2e --capture=no tests/e2e
 
-chaos: cluster-check setup ## Break things on the cluster of KUBECONFIG, one by one; prints the table of docs/cluster.md
+chaos: cluster-check setup ## Break things on the cluster of KUBECONFIG, one by one; prints the table of docs/explanation/cluster.md
 	$(PY) -m pytest -m chaos --capture=no tests/e2e
 
 scaling: cluster-check setup ## Measure the SVD with 1 and 2 executors on the cluster of KUBECONFIG

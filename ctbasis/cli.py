@@ -344,7 +344,7 @@ def simulate_dose(series: Path, out: Path, nodules: str | None, truth_out: Path 
 def score(
     truth: Path, image: Path, noisy: Path | None, nodules: Path | None, page: Path | None, out: Path | None
 ) -> None:
-    """Score a series against its clean copy: JSON on standard output; docs/quality.md says what each number means."""
+    """Score a series against its clean copy and print JSON; docs/explanation/quality.md defines each number."""
     from ctbasis.score.score import findings
 
     found = findings(truth, image, noisy, nodules)

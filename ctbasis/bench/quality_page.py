@@ -55,8 +55,8 @@ def write_quality_page(views: Sequence[Views], folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = (
-        "Made by `ctbasis bench quality --page`; docs/quality.md says what is measured and how. The best of a column "
-        f"is in bold. Seconds on {machine()}."
+        "Written by `ctbasis bench quality --page`. docs/explanation/quality.md defines what is measured, and how. The "
+        f"best value of a column is in bold. Seconds on {machine()}."
     )
     lines = ["# `ctbasis bench quality`", "", made, "", *_wins(views)]
     for index, ((series, resolution, kernel), own) in enumerate(_groups(views).items(), start=1):

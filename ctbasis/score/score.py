@@ -103,7 +103,7 @@ def findings(truth: Path, image: Path, noisy: Path | None = None, nodules: Path 
 
     Returns:
         What `ctbasis.report.quality.Quality` holds, and rmse_bone, rmse_edges, nps, mtf; with `noisy` before,
-        removed; with nodules nodules. See docs/quality.md.
+        removed; with nodules nodules. See docs/explanation/quality.md.
 
     Raises:
         CtbasisError: A folder holds no CT series, they differ in geometry, images are too small, or the list of nodules

@@ -120,6 +120,6 @@ def pod(name: str, container: dict[str, Any], *, labels: dict[str, str] | None =
 
 
 def tell_chaos(done: str, seen: str, seconds: float) -> None:
-    """Print a row of the chaos table of docs/cluster.md."""
+    """Print a row of the chaos table of docs/explanation/cluster.md."""
     sys.stderr.write(f"\nchaos: | {done} | {seen} | {seconds:.0f} s |\n")
     sys.stderr.flush()

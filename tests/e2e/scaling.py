@@ -148,7 +148,7 @@ def _events(runs: RunNamespace, run: Run) -> list[str]:
 
 
 def report(all_measured: list[Measured]) -> str:
-    """Return what was measured as a Markdown table and the figures that the plan in docs/cluster.md starts from."""
+    """Return the measurements as a Markdown table, then the values that docs/explanation/cluster.md calculates from."""
     lines = ["| executors | svd step, s | Spark job, s | all, s |", "| --- | --- | --- | --- |"]
     medians = {}
     for executors in sorted({one.executors for one in all_measured}):

@@ -1,6 +1,7 @@
 """What clusters do to a run: each test breaks one thing, states the outcome, and finds nothing lost.
 
-Each prints a row of the chaos table of docs/cluster.md: what was done | what was seen | seconds until it was mended.
+Each prints a row of the chaos table of docs/explanation/cluster.md:
+what was done | what was observed | seconds until recovery.
 """
 
 from __future__ import annotations

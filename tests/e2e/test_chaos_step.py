@@ -1,6 +1,7 @@
 """What clusters do to the svd step: each test breaks one thing, states the outcome, and finds nothing lost.
 
-Each prints a row of the chaos table of docs/cluster.md. What is done to a whole run is in test_chaos_pipeline.py.
+Each test prints a row of the chaos table of docs/explanation/cluster.md.
+Faults in a whole pipeline run are tested in test_chaos_pipeline.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/cluster.md quotes the compiled package and the manifests; what it quotes is theirs."""
+"""docs/explanation/cluster.md quotes the compiled package and the manifests; what it quotes is theirs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 CHECKOUT = Path(__file__).parents[2]
 QUOTE = re.compile(r"From `([^`]+)`:\n\n```yaml\n(.*?)```", re.DOTALL)
-QUOTES = QUOTE.findall((CHECKOUT / "docs" / "cluster.md").read_text())
+QUOTES = QUOTE.findall((CHECKOUT / "docs" / "explanation" / "cluster.md").read_text())
 
 
 def within(part: Any, whole: Any) -> bool:

@@ -146,7 +146,7 @@ def test_a_run_that_fails_names_the_cause_and_the_exit_handler_runs(runs: RunNam
 
 
 def transcript(runs: RunNamespace, run: Run) -> str:
-    """Return what docs/cluster.md shows of a run."""
+    """Return what docs/explanation/cluster.md shows of a run."""
     steps = "\n".join(
         f"  {one.pod.removeprefix(run.name + '-'):<14} {one.phase:<10} {one.seconds:6.1f} s" for one in run.tries
     )
