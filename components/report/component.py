@@ -39,8 +39,8 @@ def report(
     from pathlib import Path
 
     from ctbasis.errors import refusing
-    from ctbasis.report.patches import write_patch_report
-    from ctbasis.report.report import write_report
+    from ctbasis.report.patch_report import write_patch_report
+    from ctbasis.report.global_report import write_report
     from ctbasis.svd.rank import parse_ranks
 
     with refusing(), tempfile.TemporaryDirectory() as scratch:

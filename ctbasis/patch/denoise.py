@@ -8,7 +8,7 @@ all patches that hold a voxel, each weighted by 1 / (1 + weights kept): what res
 A second stage, Wiener's, shrinks every weight c by d^2 / (d^2 + 1) with d the weight of the first stage's result, its
 pilot, for which every other patch does. Shrunk one by one, the many small weights of a small nodule lose a tenth of it
 to a half. So in the lung the pilot's patch less its mean is the template of a matched filter, and what the image has
-along it stays (ctbasis/patch/gain.py). In soft tissue templates are mostly noise: there it would harm.
+along it stays (ctbasis/patch/shrinkage.py). In soft tissue templates are mostly noise: there it would harm.
 
 What a low-dose scan is denoised for is to look like one of standard dose, which has noise of photons too, t of the
 sigma that it has here in soft tissue, and the two cannot be told apart. If nothing but noise were removed, the error
@@ -37,9 +37,9 @@ from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
 from ctbasis.patch.basis import HEIGHT, by_class, whitening
-from ctbasis.patch.gain import keep_above, wiener
 from ctbasis.patch.plan import TARGET_NOISE, TAU
 from ctbasis.patch.rows import Grid, chequered, places
+from ctbasis.patch.shrinkage import keep_above, wiener
 from ctbasis.patch.volume import slabs
 from ctbasis.progress import progress
 from ctbasis.threads import in_order

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.store import AIR, MatrixStore, MatrixWriter
+from ctbasis.matrix.store import MatrixStore, MatrixWriter
 from ctbasis.patch.bases import PatchBases, grouped
 from ctbasis.patch.basis import HEIGHT, learn_together
 from ctbasis.patch.denoise import Options, SlabDenoiser, put_back
@@ -29,6 +29,7 @@ from ctbasis.patch.plan import PatchPlan, check_stride
 from ctbasis.patch.result import PatchStore, noise_arrays, noise_words
 from ctbasis.patch.rows import patch_shape
 from ctbasis.patch.volume import Slab, StoredVolume
+from ctbasis.storage.voxels import AIR
 from ctbasis.svd.engines import engine_named
 from ctbasis.svd.workers import StoredMatrix
 

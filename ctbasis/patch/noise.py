@@ -3,8 +3,8 @@
 Anatomy only ever adds to what looks like noise, so it is kept out three times:
 
 1. What is measured is the variance, cell by cell, of each slice less its neighbours and less its own surroundings.
-2. The map is not what was measured here or there, but the variance that physics allows (see ctbasis/patch/path.py)
-   with few numbers to fit: what the scanner did (ctbasis/patch/scan.py).
+2. The map is not what was measured here or there, but the variance that physics allows (see ctbasis/patch/ray_paths.py)
+   with few numbers to fit: what the scanner did (ctbasis/patch/variance_model.py).
 3. How much noise there is, is told by the quietest cells over that map. The least of many measurements is less than
    the noise by chance; so the chance, whose distribution is known (chi-square), is taken out by deconvolution first.
 
@@ -29,8 +29,8 @@ from scipy.special import gammaln
 
 from ctbasis.errors import CtbasisError
 from ctbasis.patch.plan import TARGET_NOISE
-from ctbasis.patch.scan import SLICES, find_scan
 from ctbasis.patch.texture import Seen, find_textures
+from ctbasis.patch.variance_model import SLICES, find_scan
 from ctbasis.patch.volume import slabs
 
 if TYPE_CHECKING:

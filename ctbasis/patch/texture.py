@@ -6,12 +6,12 @@ them, noise is stronger at the frequencies of those views: streaks. The power of
 
     S(x; f, phi) = v(x, phi) (s(f) + w)
 
-with v the variance of the rays through x, which the image itself tells (ctbasis/patch/path.py), and s what ramp and
+with v the variance of the rays through x, which the image itself tells (ctbasis/patch/ray_paths.py), and s what ramp and
 kernel of the reconstruction make of it, the same everywhere: f times a window that falls, of which any sum of Hann's
 will do. w is flat: filtered back-projection gives no such noise; it comes with what was done to the image later (fewer
 pixels than the kernel needs, so that the frequencies beyond theirs fold back; rounding), and with anatomy too fine to
 be told from noise. s and w are what explain the covariance that was measured over quiet cells, by non-negative least
-squares. What evens noise out, beyond what was found of the scanner (ctbasis/patch/scan.py), is unknown: v goes in as
+squares. What evens noise out, beyond what was found of the scanner (ctbasis/patch/variance_model.py), is unknown: v goes in as
 v^g, with the g under which the quiet cells' own covariances are explained best; 0 is noise that has no direction.
 
 Cells whose v is alike over the directions are of one texture; there are few, so that each has patches enough.
@@ -36,7 +36,7 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 from scipy.optimize import nnls
 
-from ctbasis.patch.path import DIRECTIONS, VIEWS
+from ctbasis.patch.ray_paths import DIRECTIONS, VIEWS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

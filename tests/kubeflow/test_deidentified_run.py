@@ -17,7 +17,7 @@ from ctbasis.dicom.deidentify.pseudonyms import SALT
 from ctbasis.errors import CtbasisError
 from ctbasis.kubeflow.local import run
 from ctbasis.matrix.ingest import ingest
-from ctbasis.report.report import write_report
+from ctbasis.report.global_report import write_report
 from ctbasis.sources.fetch import fetch
 from ctbasis.steps.reconstruct import reconstruct
 from ctbasis.steps.svd import factorize

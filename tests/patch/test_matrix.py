@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.store import MatrixStore, is_absent
+from ctbasis.matrix.store import MatrixStore
 from ctbasis.patch.bases import PatchBases
 from ctbasis.patch.basis import learn_together
 from ctbasis.patch.denoise import denoise
@@ -19,6 +19,7 @@ from ctbasis.patch.plan import PatchPlan
 from ctbasis.patch.rows import patch_shape
 from ctbasis.patch.volume import StoredVolume
 from ctbasis.steps import patch as step
+from ctbasis.storage.voxels import is_absent
 from ctbasis.svd.factors import FactorStore
 from tests.patch.conftest import EDGE, SIGMA, SLICES, Noisy, body, noisy, write
 

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from ctbasis.patch.basis import ClassRows, Drawn, PatchBasis, learn, whitening
 from ctbasis.patch.denoise import denoise
 from ctbasis.patch.noise import CELL, Noise, estimate
-from ctbasis.patch.path import DIRECTIONS, RayPaths, Scan
+from ctbasis.patch.ray_paths import DIRECTIONS, RayPaths, Scan
 from ctbasis.patch.texture import WINDOWS, correlations
 from ctbasis.patch.volume import ArrayVolume, Slab
 from ctbasis.simulate.dose import Dose, image_noise

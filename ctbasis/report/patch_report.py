@@ -39,6 +39,13 @@ from ctbasis.patch.denoise import put_back
 from ctbasis.patch.result import PatchStore
 from ctbasis.progress import progress
 from ctbasis.report.figures import png
+from ctbasis.report.global_report import (
+    ANATOMY_REMOVED,
+    measured_edge_ratio,
+    published,
+    read_qc,
+    same_geometry,
+)
 from ctbasis.report.page import render_patch_html, render_patch_markdown
 from ctbasis.report.patch_figures import (
     Views,
@@ -50,13 +57,6 @@ from ctbasis.report.patch_figures import (
     profiles,
 )
 from ctbasis.report.quality import LUNG, TISSUE, compare
-from ctbasis.report.report import (
-    ANATOMY_REMOVED,
-    measured_edge_ratio,
-    published,
-    read_qc,
-    same_geometry,
-)
 from ctbasis.report.survey import Removed, lung_share, sampled_columns
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ctbasis.patch.gain import TEMPLATE, keep_above, wiener
+from ctbasis.patch.shrinkage import TEMPLATE, keep_above, wiener
 
 SIZE = 75
 

@@ -11,7 +11,7 @@ is kept, for it tells the noise's texture (ctbasis/patch/texture.py).
 
 I0 is not the same for all rays: a bow-tie filter takes photons from those that pass beside the middle of the body,
 and the tube current may follow the body around it. Either changes p by what it takes (`Scan`). What a scanner did is
-told by the noise itself (ctbasis/patch/scan.py).
+told by the noise itself (ctbasis/patch/variance_model.py).
 
 References:
     L. Yu, M. Shiung, D. Jondal, C. H. McCollough, "Development and validation of a practical lower-dose-simulation tool

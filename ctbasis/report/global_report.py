@@ -4,7 +4,7 @@ figure1.png    Figure 1 of the talk
 report.html    everything on one self-contained page
 report.md      the numbers in short
 metrics.json   all numbers:
-    mode                                    global; those of patch mode are in ctbasis/report/patches.py
+    mode                                    global; those of patch mode are in ctbasis/report/patch_report.py
     rows, cols, series                      m, n, number of series
     rank_asked, rank                        k of the denoised series, asked and run
     factored_rank_asked, factored_rank      k of the factorization

@@ -9,12 +9,12 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from ctbasis.patch.noise import CELL, estimate
-from ctbasis.patch.path import RayPaths, Scan
-from ctbasis.patch.scan import Scanned, find_scan
+from ctbasis.patch.ray_paths import RayPaths, Scan
+from ctbasis.patch.variance_model import Scanned, find_scan
 from ctbasis.patch.volume import ArrayVolume
 from ctbasis.simulate.dose import Dose, image_noise
 from ctbasis.simulate.projection import ParallelBeam
-from tests.patch.test_patch_mode import body, sigma_errors
+from tests.patch.test_denoise import body, sigma_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,8 +16,8 @@ from PIL import Image
 
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.ingest import ingest
+from ctbasis.report.global_report import write_report
 from ctbasis.report.page import REASONS_LISTED
-from ctbasis.report.report import write_report
 from ctbasis.steps.svd import factorize
 from ctbasis.svd.project import project_matrix
 

@@ -1,6 +1,6 @@
 """What the scanner did to how noise is distributed, told by the quiet places of the image.
 
-How the variance is distributed follows from the paths of the rays (ctbasis/patch/path.py) but for what no header
+How the variance is distributed follows from the paths of the rays (ctbasis/patch/ray_paths.py) but for what no header
 tells, or only in a private way: whether there was a bow-tie filter, how the tube current followed the body around it
 and along it, at what path a ray starves, what share electronic noise has. Over the right distribution, the variance of
 whatever holds nothing but noise is the same everywhere; anatomy only adds to it. So the image is cut into blocks, the
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
-from ctbasis.patch.path import RayPaths, Scan
+from ctbasis.patch.ray_paths import RayPaths, Scan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

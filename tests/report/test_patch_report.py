@@ -19,7 +19,7 @@ from ctbasis.patch.plan import PatchPlan
 from ctbasis.patch.result import PatchStore
 from ctbasis.report.figures import png
 from ctbasis.report.patch_figures import Views, chosen_lines, patch_figure1
-from ctbasis.report.patches import write_patch_report
+from ctbasis.report.patch_report import write_patch_report
 
 if TYPE_CHECKING:
     from pathlib import Path
