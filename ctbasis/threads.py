@@ -1,8 +1,10 @@
-"""Work done by threads of this process, its results in order."""
+"""Threads of this process: how many CPUs it may use, and a parallel map that returns its results in order."""
 
 from __future__ import annotations
 
+import os
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -12,17 +14,37 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""cgroup v2 file with the container's CPU quota: microseconds of CPU time per period, and the period."""
+
+
+def available_cpus() -> int:
+    """Return the number of CPUs this process may use, from its affinity and its container's quota (cgroup v2)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
+        return max(1, min(allowed, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return allowed
+
 
 def in_order(pool: Executor, work: Callable[[T], R], items: Iterable[T], *, ahead: int) -> Iterator[R]:
-    """Yield what `work` makes of each item, in their order, with no more than `ahead` of them under way or unread.
+    """Run `work` on each item in `pool` and yield the results in the order of the items.
+
+    Args:
+        pool: Executor that runs the calls.
+        work: Function of one item.
+        items: Its arguments.
+        ahead: Largest number of calls that are running, or finished and not yet yielded; this bounds the memory that
+            results occupy.
 
     Raises:
-        Exception: What `work` raised.
+        Exception: Whatever `work` raised, when its result is due.
     """
-    waiting: deque[Future[R]] = deque()
+    pending: deque[Future[R]] = deque()
     for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        pending.append(pool.submit(work, item))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

@@ -31,7 +31,7 @@ from threadpoolctl import threadpool_limits
 
 from ctbasis.bench.meter import Meter, touch_free_memory
 from ctbasis.errors import refusing
-from ctbasis.matrix.ingest import available_cpus
+from ctbasis.threads import available_cpus
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.spark.application import SparkApplication
 from ctbasis.spark.launch_local import spark_submit

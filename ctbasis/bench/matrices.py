@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctbasis.matrix.store import MatrixStore, MatrixWriter, Series, absent, block_rows_for, column_chunk_for
+from ctbasis.matrix.store import MatrixStore, MatrixWriter, Series, block_rows_for, column_chunk_for
+from ctbasis.storage.voxels import absent
 from ctbasis.progress import progress
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from scipy.optimize import brentq
 from ctbasis.bench.denoisers import METHODS, PATCH, PEERS, Denoiser, NoisyVolume, global_modes
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.ingest import ingest
-from ctbasis.matrix.store import AIR, MatrixStore
+from ctbasis.matrix.store import MatrixStore
+from ctbasis.storage.voxels import AIR
 from ctbasis.report.quality import TISSUE, compare, edge_ratio
 from ctbasis.score.noise_power import NoisePower
 from ctbasis.score.regions import Regions

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctbasis.matrix.store import AIR, absent
+from ctbasis.storage.voxels import AIR, absent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

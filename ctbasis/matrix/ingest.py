@@ -30,6 +30,7 @@ from ctbasis.matrix.columns import Filled, Store, fill, shared_memory
 from ctbasis.matrix.qc import describe
 from ctbasis.matrix.store import MatrixWriter, Series
 from ctbasis.progress import progress
+from ctbasis.threads import available_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,9 +42,6 @@ OWN_PREFIX = ".ctbasis-"
 
 UNFINISHED = f"{OWN_PREFIX}unfinished"
 """In a folder, it says that a fetch into it is under way or broke off."""
-
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""cgroup v2: microseconds of CPU time in a period, and the period."""
 
 WARNINGS_SHOWN = 20
 
@@ -91,16 +89,6 @@ def ingest(
                 cause="the disk is full, or the place is read-only",
                 remedy="make room or give the workspace more, and run the step again",
             ) from error
-
-
-def available_cpus() -> int:
-    """Return how many CPUs this process may use: its affinity, and its container's quota (cgroup v2)."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
-        return max(1, min(allowed, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return allowed
 
 
 @dataclass

@@ -30,15 +30,13 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from ctbasis.errors import CtbasisError
 from ctbasis.storage import stores
 from ctbasis.storage.chunks import read_rows, write_rows
+from ctbasis.storage.voxels import absent, holds_absent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Literal
 
     from numpy.typing import DTypeLike, NDArray
-
-AIR = -1000.0
-"""HU of air: nothing the body is made of is below it, so A is clipped here before factorization."""
 
 COLUMN_CHUNK = 128
 """Columns a chunk holds at most: a writer buffers this many slices (64 MiB of 512 x 512 int16)."""
@@ -61,23 +59,6 @@ def column_chunk_for(n: int, m: int = 1) -> int:
     most = max(1, min(COLUMN_CHUNK, GROUP_ELEMENTS // m))
     groups = max(1, -(-n // most))
     return -(-n // groups)
-
-
-def absent(dtype: DTypeLike) -> float:
-    """Return the value that a chunk never written reads as, and that A itself never holds: the fill of both arrays."""
-    kind = np.dtype(dtype)
-    return float(np.iinfo(kind).min) if kind.kind == "i" else float("nan")
-
-
-def is_absent(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell, value by value, which equal `absent` of their dtype."""
-    missing: NDArray[np.bool_] = np.isnan(values) if values.dtype.kind == "f" else values == absent(values.dtype)
-    return missing
-
-
-def holds_absent(values: NDArray[Any]) -> bool:
-    """Tell whether any of the values equals `absent` of their dtype: it is the lowest, or what no minimum gets past."""
-    return values.size > 0 and bool(is_absent(values.min()))
 
 
 @dataclass(frozen=True)

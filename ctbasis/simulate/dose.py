@@ -48,7 +48,7 @@ from ctbasis.dicom.series import arrange, set_copies_aside
 from ctbasis.dicom.stored import Stored, store
 from ctbasis.dicom.unfit import SetAside
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.store import AIR, absent
+from ctbasis.storage.voxels import AIR, absent
 from ctbasis.progress import progress
 from ctbasis.simulate.nodules import NODULES, check_places, insert, place, read_nodules, write_nodules
 from ctbasis.simulate.projection import KERNELS, ParallelBeam, project, reconstruct

@@ -40,7 +40,8 @@ from ctbasis.matrix.ingest import (
     without,
 )
 from ctbasis.matrix.qc import describe
-from ctbasis.matrix.store import absent, block_rows_for, column_chunk_for
+from ctbasis.matrix.store import block_rows_for, column_chunk_for
+from ctbasis.storage.voxels import absent
 from ctbasis.sources.archive import ARCHIVE
 from ctbasis.sources.fetch import download, listed
 from ctbasis.sources.sources import open_source

@@ -24,15 +24,8 @@ import numpy as np
 from zarr.codecs import Crc32cCodec
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.store import (
-    MatrixStore,
-    SliceArrays,
-    array_of,
-    create_aside,
-    holds_absent,
-    open_complete,
-    write_headers,
-)
+from ctbasis.matrix.store import MatrixStore, SliceArrays, array_of, create_aside, open_complete, write_headers
+from ctbasis.storage.voxels import holds_absent
 from ctbasis.storage import stores
 from ctbasis.storage.chunks import read_rows, write_rows
 from ctbasis.svd.plan import Plan

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.store import is_absent
+from ctbasis.storage.voxels import is_absent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 from ctbasis.dicom.hounsfield import Pixels, clip, to_hounsfield
 from ctbasis.dicom.stored import store
-from ctbasis.matrix.store import AIR, absent, is_absent
+from ctbasis.storage.voxels import AIR, absent, is_absent
 from ctbasis.svd.rank_k import restore
 
 PADDING_VALUE, PADDING_LIMIT = 0x00280120, 0x00280121

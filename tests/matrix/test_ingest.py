@@ -22,8 +22,9 @@ from ctbasis.errors import CtbasisError
 from ctbasis.matrix import columns as columns_module
 from ctbasis.matrix import ingest as module
 from ctbasis.matrix import store as store_module
-from ctbasis.matrix.ingest import available_cpus, ingest
-from ctbasis.matrix.store import AIR, MatrixStore, is_absent
+from ctbasis.matrix.ingest import ingest
+from ctbasis.matrix.store import MatrixStore
+from ctbasis.storage.voxels import AIR, is_absent
 from ctbasis.simulate.awkward import enhanced_ct, stored_values, to_bytes
 from ctbasis.sources.fetch import fetch
 
@@ -502,18 +503,6 @@ def test_a_worker_that_dies_while_it_writes_is_a_refusal_and_no_traceback(
     write_series(folder, volume)
     monkeypatch.setattr(columns_module, "clip", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     assert "lost its worker processes" in refusal(folder, tmp_path)
-
-
-def test_the_number_of_workers_is_bounded_by_affinity_and_quota(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    allowed = len(os.sched_getaffinity(0))
-    assert 1 <= available_cpus() <= allowed
-    quota = tmp_path / "cpu.max"
-    monkeypatch.setattr(module, "CPU_QUOTA", quota)
-    for text, expected in (("max 100000", allowed), ("100000 100000", 1), ("50000 100000", 1), ("garbage", allowed)):
-        quota.write_text(text)
-        assert available_cpus() == expected
 
 
 @pytest.mark.data

@@ -12,16 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.store import (
-    BLOCK_ELEMENTS,
-    COLUMN_CHUNK,
-    MatrixStore,
-    MatrixWriter,
-    Series,
-    absent,
-    block_rows_for,
-    is_absent,
-)
+from ctbasis.matrix.store import BLOCK_ELEMENTS, COLUMN_CHUNK, MatrixStore, MatrixWriter, Series, block_rows_for
+from ctbasis.storage.voxels import absent, is_absent
 from ctbasis.storage import stores
 from ctbasis.storage.object_store import ObjectStore
 

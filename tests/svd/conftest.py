@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ctbasis.matrix.store import COLUMN_CHUNK, MatrixStore, MatrixWriter, Series, absent
+from ctbasis.matrix.store import COLUMN_CHUNK, MatrixStore, MatrixWriter, Series
+from ctbasis.storage.voxels import absent
 
 if TYPE_CHECKING:
     from collections.abc import Callable

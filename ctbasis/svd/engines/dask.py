@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.ingest import available_cpus
+from ctbasis.threads import available_cpus
 from ctbasis.svd.method import factorize_by
 from ctbasis.svd.passes import fold, merged, nbytes
 from ctbasis.svd.workers import Workers, operands, portable, ranges

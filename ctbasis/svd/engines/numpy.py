@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.ingest import available_cpus
+from ctbasis.threads import available_cpus
 from ctbasis.progress import progress
 from ctbasis.svd.memory import SHARE, free_memory, held_memory
 from ctbasis.svd.method import chosen_method, factorize_by
