@@ -234,7 +234,7 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "tau": parse_tau,
     "stride": lambda text: check_stride(int(text)),
     "target_noise": parse_target_noise,
-    "store": stores.check,
+    "store": stores.validate_prefix,
 }
 """What refuses a value by its form."""
 

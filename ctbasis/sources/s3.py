@@ -9,7 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ctbasis.errors import CtbasisError, TransientError
 from ctbasis.sources.etag import Digest, Verdict
 from ctbasis.sources.source import RemoteObject
-from ctbasis.storage.s3 import NO_SUCH_KEY, Bucket, code_of, split
+from ctbasis.storage.s3 import NO_SUCH_KEY, Bucket, error_code, split_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ class S3:
     """
 
     def __init__(self, uri: str, connections: int) -> None:
-        name, self._prefix = split(uri, what="source")
+        name, self._prefix = split_uri(uri, what="source")
         # One more, for the listing that goes on meanwhile.
         self._bucket = Bucket(name, what="source", connections=connections + 1)
 
@@ -63,7 +63,7 @@ class S3:
                     digest.update(piece)
                     file.write(piece)
         except (BotoCoreError, ClientError) as error:
-            raise self._changed(error) or self._bucket.explained(error) from None
+            raise self._changed(error) or self._bucket.translate(error) from None
         verdict = digest.verdict()
         # Objects encrypted with keys of their own have an ETag that looks like an MD5 and is none.
         if answer.get("SSECustomerAlgorithm") or str(answer.get("ServerSideEncryption")).startswith("aws:kms"):
@@ -78,14 +78,14 @@ class S3:
             for page in paginator.paginate(Bucket=self._bucket.name, Prefix=prefix):
                 yield from page.get("Contents", [])
         except (BotoCoreError, ClientError) as error:
-            mapped = self._bucket.explained(error)
+            mapped = self._bucket.translate(error)
             raise (self._bucket.unreachable(str(mapped)) if isinstance(mapped, TransientError) else mapped) from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             # The client library's parser takes an answer for what the server's model says.
             raise _no_listing("a part of it does not parse") from error
 
     def _changed(self, error: BotoCoreError | ClientError) -> CtbasisError | None:
-        if code_of(error) not in CHANGED:
+        if error_code(error) not in CHANGED:
             return None
         return CtbasisError(
             f"an object of bucket {self._bucket.name!r} was changed or removed after it had been listed",

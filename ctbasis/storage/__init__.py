@@ -1,1 +1,1 @@
-"""Stores of arrays: a folder, or objects below an S3 prefix; chunks with checksums."""
+"""Storage of arrays as zarr stores in a folder or below an S3 prefix, in chunks with checksums."""

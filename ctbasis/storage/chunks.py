@@ -1,9 +1,10 @@
-"""Rows of an array in a folder, read and written as whole chunks with their checksums, past zarr's machinery.
+"""Reading and writing rows of an array in a folder as whole chunks with checksums, without zarr's event loop.
 
-zarr hands every chunk to an event loop in another thread and copies it four times on its way: 0.3 us a row of 300
-int16, and twice that where threads wait for one another, which beside the products of a pass over A is not little. A
-chunk whose codecs are `bytes` and `crc32c` is a file of its values and four bytes of CRC-32C (zarr 3, codecs bytes and
-crc32c), and needs none of it. What is not of that kind, or does not check out, is zarr's, and so are its errors.
+zarr passes each chunk to an event loop in another thread and copies it four times: 0.3 us per row of 300 int16 values,
+and twice that if threads wait for one another, which is not small compared with the matrix products of a pass over A. A
+chunk with the codecs `bytes` and `crc32c` is simply a file of the values and a four-byte CRC-32C (zarr 3, codecs bytes
+and crc32c). This module reads and writes such files directly. Arrays with other codecs, and chunks that are missing or
+damaged, are left to zarr, which also raises the errors.
 """
 
 from __future__ import annotations
@@ -22,25 +23,29 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-CHECKSUM = 4
-"""Bytes of the CRC-32C at the end of a chunk, little-endian."""
+CHECKSUM_BYTES = 4
+"""Size in bytes of the CRC-32C at the end of a chunk, little-endian."""
 
-MATRIX = 2
-"""Dimensions of an array that is read by rows."""
+MATRIX_NDIM = 2
+"""Number of dimensions of the arrays that this module handles."""
 
 
 def read_rows(array: zarr.Array[Any], rows: slice) -> NDArray[Any]:
-    """Return array[rows] of a two-dimensional array, all columns.
+    """Return array[rows] of a two-dimensional array, (rows, all columns), in the array's dtype.
 
     Raises:
-        ValueError: A chunk is damaged.
+        ValueError: A chunk is damaged: its size or its checksum is wrong.
     """
-    values = _read_plain(array, rows)
+    values = _read_direct(array, rows)
     return np.asarray(array[rows]) if values is None else values
 
 
 def write_rows(array: zarr.Array[Any], rows: slice, values: NDArray[Any]) -> None:
-    """Write array[rows], all columns, in the array's dtype."""
+    """Write `values`, (rows, all columns), to array[rows], converted to the array's dtype.
+
+    Raises:
+        OSError: The folder cannot be written; an incomplete file is removed.
+    """
     values = np.ascontiguousarray(values, array.dtype)
     folder, chunks = _folder(array), _chunk_rows(array, rows)
     if folder is None or chunks is None or values.shape != array.chunks or values.shape[1] != array.shape[1]:
@@ -48,26 +53,26 @@ def write_rows(array: zarr.Array[Any], rows: slice, values: NDArray[Any]) -> Non
         return
     path = folder / array.metadata.encode_chunk_key((chunks.start, 0))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{uuid.uuid4().hex}.partial")
+    temporary = path.with_suffix(f".{uuid.uuid4().hex}.partial")
     try:
-        with part.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(values.data)
-            file.write(int(google_crc32c.value(values)).to_bytes(CHECKSUM, "little"))
-        part.replace(path)
+            file.write(int(google_crc32c.value(values)).to_bytes(CHECKSUM_BYTES, "little"))
+        temporary.replace(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _read_plain(array: zarr.Array[Any], rows: slice) -> NDArray[Any] | None:
-    """Return array[rows] from the files of its chunks; None where that is not possible or one does not check out."""
+def _read_direct(array: zarr.Array[Any], rows: slice) -> NDArray[Any] | None:
+    """Return array[rows] from the chunks' files, or None if another store or codec, or a bad chunk, prevents it."""
     folder = _folder(array)
     if folder is None or (chunks := _chunk_rows(array, rows)) is None:
         return None
     height, width = array.chunks
     cols = array.shape[1]
     size = height * width * array.dtype.itemsize
-    raw = np.empty(size + CHECKSUM, np.uint8)
+    raw = np.empty(size + CHECKSUM_BYTES, np.uint8)
     whole = width == cols and len(chunks) == 1
     out = None if whole else np.empty((rows.stop - rows.start, cols), array.dtype)
     for index in chunks:
@@ -78,25 +83,25 @@ def _read_plain(array: zarr.Array[Any], rows: slice) -> NDArray[Any] | None:
             first = index * height - rows.start
             if out is None:
                 return values[: rows.stop - rows.start]
-            below, right = out[first : first + height], slice(group * width, min((group + 1) * width, cols))
-            below[:, right] = values[: len(below), : right.stop - right.start]
+            target, columns = out[first : first + height], slice(group * width, min((group + 1) * width, cols))
+            target[:, columns] = values[: len(target), : columns.stop - columns.start]
     return out
 
 
 def _read_checked(path: Path, raw: NDArray[np.uint8]) -> bool:
-    """Read a chunk into `raw` and tell whether it is there, whole and of its checksum."""
+    """Read a chunk's file into `raw`; return whether it exists, has the right size and a matching checksum."""
     try:
         with path.open("rb", buffering=0) as file:
             if file.readinto(raw.data) != raw.size or file.read(1):
                 return False
     except FileNotFoundError:
         return False
-    checksum = int.from_bytes(raw[-CHECKSUM:].tobytes(), "little")
-    return int(google_crc32c.value(raw[:-CHECKSUM])) == checksum
+    checksum = int.from_bytes(raw[-CHECKSUM_BYTES:].tobytes(), "little")
+    return int(google_crc32c.value(raw[:-CHECKSUM_BYTES])) == checksum
 
 
 def _chunk_rows(array: zarr.Array[Any], rows: slice) -> range | None:
-    """Return the chunks that `rows` are, None where they are not whole ones."""
+    """Return the indices of the chunks that `rows` covers, or None if it does not cover whole chunks."""
     height = array.chunks[0]
     if rows.start is None or rows.stop is None or rows.start % height:
         return None
@@ -106,9 +111,9 @@ def _chunk_rows(array: zarr.Array[Any], rows: slice) -> range | None:
 
 
 def _folder(array: zarr.Array[Any]) -> Path | None:
-    """Return where the chunks of `array` are files of values and checksum, None where they are anything else."""
+    """Return the folder of the chunks' files, or None if the array has another store, codec or number of dimensions."""
     store = array.store
-    plain = tuple(getattr(array.metadata, "codecs", ())) == (BytesCodec(endian="little"), Crc32cCodec())
-    if array.ndim != MATRIX or not plain or sys.byteorder != "little" or not isinstance(store, LocalStore):
+    direct = tuple(getattr(array.metadata, "codecs", ())) == (BytesCodec(endian="little"), Crc32cCodec())
+    if array.ndim != MATRIX_NDIM or not direct or sys.byteorder != "little" or not isinstance(store, LocalStore):
         return None
     return Path(store.root, array.path)

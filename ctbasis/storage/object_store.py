@@ -1,8 +1,9 @@
 """A zarr store whose chunks are objects below `s3://bucket/prefix`.
 
-Over boto3, and not obstore or s3fs: those keep threads (tokio's, fsspec's event loop) that a forked process has not,
-and there they wait for ever, while the matrix step forks its workers. At chunks of megabytes boto3 is as fast, and it
-is the client, with the settings and the words for its errors, that the fetch step has anyway.
+This store uses boto3 rather than obstore or s3fs. Both of those keep background threads (tokio's, fsspec's event loop),
+which do not survive a fork, so that a call in a forked process would never return; the matrix step forks its workers.
+With chunks of several megabytes boto3 is as fast. The fetch step uses the same client, with the same settings and error
+messages.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
 from ctbasis.errors import TransientError
-from ctbasis.storage.s3 import NO_SUCH_KEY, Bucket, code_of, split
+from ctbasis.storage.s3 import NO_SUCH_KEY, Bucket, error_code, split_uri
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -30,92 +31,96 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CONNECTIONS = 16
-"""Requests that may run at once in one process; zarr itself sends ten."""
+MAX_CONNECTIONS = 16
+"""Concurrent requests of one process; zarr itself sends ten."""
 
 READ_SECONDS = 60
-"""Silence after which an answer is given up: a chunk is megabytes, and a loaded server takes a while to store one."""
+"""Read timeout in seconds. A chunk has megabytes, and a loaded server may take long to store one."""
 
-PATIENCE_SECONDS = 180.0
-"""How long the server may be away, as while it restarts or its pod moves; a step waits rather than starts over."""
+RETRY_SECONDS = 180.0
+"""Time in seconds for which requests are repeated while the server is down, for example while its pod restarts.
 
-FIRST_PAUSE_SECONDS = 0.25
-LONGEST_PAUSE_SECONDS = 8.0
+Waiting is cheaper than repeating a step.
+"""
 
-DELETED_AT_ONCE = 1000
-"""Keys that one request may delete, by S3's own rule."""
+FIRST_DELAY_SECONDS = 0.25
+MAX_DELAY_SECONDS = 8.0
+
+DELETE_BATCH = 1000
+"""Keys that one DeleteObjects request may hold: S3's limit."""
 
 
 class ObjectStore(Store):
-    """Objects below a prefix as a zarr store; also, without zarr, their keys and contents.
+    """A zarr store of objects below a prefix; its objects can also be listed, read and written without zarr.
 
-    Every process and every thread may use one at once. Requests outlive an outage of `PATIENCE_SECONDS`.
+    Any number of processes and threads may use one store concurrently. A request is repeated for up to `RETRY_SECONDS`
+    while the server does not answer.
 
     Args:
         uri: `s3://bucket/prefix`.
         read_only: Refuse to write or delete.
 
     Raises:
-        CtbasisError: The URI names no bucket. Whatever it is asked for: the bucket is not there, the keys are wrong, or
-            the server stays away.
+        CtbasisError: The URI names no bucket. Every method: the bucket does not exist, access is denied, or the server
+            did not answer within `RETRY_SECONDS`.
     """
 
     def __init__(self, uri: str, *, read_only: bool = False) -> None:
         super().__init__(read_only=read_only)
         self.uri = uri
-        self._name, prefix = split(uri, what="store")
+        self._name, prefix = split_uri(uri, what="store")
         self._below = f"{prefix}/" if prefix else ""
 
     def read(self, key: str, byte_range: ByteRequest | None = None) -> bytes | None:
-        """Return an object's content or a part of it, None where there is no such object."""
+        """Return the content of an object, or the given range of its bytes; None if there is no such object."""
         options: dict[str, str] = {"Range": _range(byte_range)} if byte_range is not None else {}
 
-        def ask(bucket: Bucket) -> bytes | None:
+        def request(bucket: Bucket) -> bytes | None:
             try:
                 answer = bucket.client.get_object(Bucket=bucket.name, Key=self._below + key, **options)
             except ClientError as error:
-                if code_of(error) in NO_SUCH_KEY:
+                if error_code(error) in NO_SUCH_KEY:
                     return None
                 raise
             content: bytes = answer["Body"].read()
             return content
 
-        return self._patiently(ask)
+        return self._with_retries(request)
 
     def write(self, key: str, content: bytes) -> None:
-        """Make or replace an object."""
-        self._patiently(
+        """Create or replace an object."""
+        self._with_retries(
             lambda bucket: bucket.client.put_object(Bucket=bucket.name, Key=self._below + key, Body=content)
         )
 
     def keys_below(self, prefix: str = "") -> Iterator[str]:
-        """Yield the keys that begin with `prefix` as the listing arrives, in the server's order."""
+        """Yield the keys that begin with `prefix`, page by page, in the server's order."""
         for page in self._pages(prefix):
             for entry in page.get("Contents", []):
                 yield entry["Key"].removeprefix(self._below)
 
     def remove(self, keys: Iterable[str]) -> int:
-        """Delete objects and return how many there were to delete."""
-        rest, count = iter(keys), 0
-        while batch := list(islice(rest, DELETED_AT_ONCE)):
-            listed = {"Objects": [{"Key": self._below + key} for key in batch], "Quiet": True}
+        """Delete objects and return the number of keys in the request."""
+        remaining, count = iter(keys), 0
+        while batch := list(islice(remaining, DELETE_BATCH)):
+            objects = {"Objects": [{"Key": self._below + key} for key in batch], "Quiet": True}
 
-            def ask(bucket: Bucket, listed: dict[str, Any] = listed) -> None:
-                failed = bucket.client.delete_objects(Bucket=bucket.name, Delete=listed).get("Errors", [])
+            def request(bucket: Bucket, objects: dict[str, Any] = objects) -> None:
+                failed = bucket.client.delete_objects(Bucket=bucket.name, Delete=objects).get("Errors", [])
                 if failed:
-                    # Each key has a refusal of its own; without a status, it is the server's fault.
+                    # The server reports one error per key and no HTTP status; 500 marks them as worth another attempt.
                     answer: Any = {"Error": failed[0], "ResponseMetadata": {"HTTPStatusCode": 500}}
                     raise ClientError(answer, "DeleteObjects")
 
-            self._patiently(ask)
+            self._with_retries(request)
             count += len(batch)
         return count
 
     def copy_from(self, source: ObjectStore, key: str) -> None:
-        """Copy an object of another store; the server does it, and nothing of it passes here."""
-        there = {"Bucket": source._name, "Key": source._below + key}
-        self._patiently(
-            lambda bucket: bucket.client.copy_object(Bucket=bucket.name, Key=self._below + key, CopySource=there)
+        """Copy an object of another store within the server; no content passes through this process."""
+        original = {"Bucket": source._name, "Key": source._below + key}
+        self._with_retries(
+            lambda bucket: bucket.client.copy_object(Bucket=bucket.name, Key=self._below + key, CopySource=original)
         )
 
     def _pages(self, prefix: str, **options: Any) -> Iterator[dict[str, Any]]:
@@ -128,33 +133,34 @@ class ObjectStore(Store):
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _page(self, prefix: str, options: dict[str, Any]) -> dict[str, Any]:
-        return self._patiently(
+        return self._with_retries(
             lambda bucket: bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=prefix, **options)
         )
 
-    def _patiently(self, ask: Callable[[Bucket], T]) -> T:
-        """Return what `ask` returns; while the server is away, ask again."""
+    def _with_retries(self, request: Callable[[Bucket], T]) -> T:
+        """Return the result of `request`; repeat it with growing delays while the server does not answer."""
         bucket = _bucket(self._name, os.getpid(), _environment())
-        started, pause, told = time.monotonic(), FIRST_PAUSE_SECONDS, False
+        started, delay, reported = time.monotonic(), FIRST_DELAY_SECONDS, False
         while True:
             try:
-                return ask(bucket)
+                return request(bucket)
             except (BotoCoreError, ClientError) as error:
-                meaning = bucket.explained(error)
-            # Out of the handler: what botocore said may repeat what was signed, and is not to be an error's context.
-            if not isinstance(meaning, TransientError):
-                raise meaning
-            if time.monotonic() - started > PATIENCE_SECONDS:
-                raise bucket.unreachable(str(meaning))
-            if not told and pause > 1:
-                told = True
-                sys.stderr.write(f"store: S3 at {bucket.endpoint} does not answer ({meaning}); asking again\n")
+                translated = bucket.translate(error)
+            # Raised outside of the handler: botocore's message may repeat signed headers and must not become the
+            # context of our error.
+            if not isinstance(translated, TransientError):
+                raise translated
+            if time.monotonic() - started > RETRY_SECONDS:
+                raise bucket.unreachable(str(translated))
+            if not reported and delay > 1:
+                reported = True
+                sys.stderr.write(f"store: S3 at {bucket.endpoint} does not answer ({translated}); asking again\n")
                 sys.stderr.flush()
-            # Uneven, so that a thousand executors do not come back in step.
-            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret hangs on it
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            # Jitter, so that a thousand executors do not repeat their requests at the same moment.
+            time.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - the delay is no secret
+            delay = min(2 * delay, MAX_DELAY_SECONDS)
 
-    # What zarr asks of a store.
+    # The methods that zarr's Store interface requires.
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ObjectStore) and (self.uri, self.read_only) == (other.uri, other.read_only)
@@ -168,26 +174,26 @@ class ObjectStore(Store):
         return f"ObjectStore({self.uri!r})"
 
     def with_read_only(self, read_only: bool = False) -> ObjectStore:
-        """Return this store, to be written to or not."""
+        """Return a store of the same URI with the given `read_only`."""
         return ObjectStore(self.uri, read_only=read_only)
 
     @property
     def supports_writes(self) -> bool:
-        """Yes."""
+        """True: objects can be written."""
         return True
 
     @property
     def supports_deletes(self) -> bool:
-        """Yes."""
+        """True: objects can be deleted."""
         return True
 
     @property
     def supports_listing(self) -> bool:
-        """Yes."""
+        """True: keys can be listed."""
         return True
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Return an object, or None."""
+        """Return the content of an object or a part of it, or None."""
         content = await asyncio.to_thread(self.read, key, byte_range)
         return None if content is None else prototype.buffer.from_bytes(content)
 
@@ -195,20 +201,20 @@ class ObjectStore(Store):
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
         """Return parts of objects."""
-        return await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges))
+        return await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
 
     async def exists(self, key: str) -> bool:
-        """Tell whether an object is there; asked by listing, as a HEAD does not tell a missing bucket."""
+        """Tell whether an object exists. Uses a listing, because HEAD gives the same answer for a missing bucket."""
         page = await asyncio.to_thread(self._page, self._below + key, {"MaxKeys": 1})
         return any(entry["Key"] == self._below + key for entry in page.get("Contents", []))
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Make or replace an object."""
+        """Create or replace an object."""
         self._check_writable()
         await asyncio.to_thread(self.write, key, value.to_bytes())
 
     async def delete(self, key: str) -> None:
-        """Delete an object, if it is there."""
+        """Delete an object if it exists."""
         self._check_writable()
         await asyncio.to_thread(self.remove, [key])
 
@@ -229,25 +235,26 @@ class ObjectStore(Store):
             yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Yield what is directly below `prefix`."""
+        """Yield the names of the objects and prefixes directly below `prefix`."""
         below = f"{prefix.rstrip('/')}/" if prefix else ""
         pages = await asyncio.to_thread(lambda: [*self._pages(below, Delimiter="/")])
-        whole = self._below + below
+        parent = self._below + below
         for page in pages:
             for entry in page.get("CommonPrefixes", []):
-                yield entry["Prefix"].removeprefix(whole).rstrip("/")
+                yield entry["Prefix"].removeprefix(parent).rstrip("/")
             for entry in page.get("Contents", []):
-                yield entry["Key"].removeprefix(whole)
+                yield entry["Key"].removeprefix(parent)
 
 
-def _range(part: ByteRequest) -> str:
-    if isinstance(part, RangeByteRequest):
-        return f"bytes={part.start}-{part.end - 1}"
-    if isinstance(part, OffsetByteRequest):
-        return f"bytes={part.offset}-"
-    if isinstance(part, SuffixByteRequest):
-        return f"bytes=-{part.suffix}"
-    raise TypeError(f"{part!r} is no range of bytes")
+def _range(byte_range: ByteRequest) -> str:
+    """Return the value of the HTTP header Range."""
+    if isinstance(byte_range, RangeByteRequest):
+        return f"bytes={byte_range.start}-{byte_range.end - 1}"
+    if isinstance(byte_range, OffsetByteRequest):
+        return f"bytes={byte_range.offset}-"
+    if isinstance(byte_range, SuffixByteRequest):
+        return f"bytes=-{byte_range.suffix}"
+    raise TypeError(f"{byte_range!r} is not a byte range")
 
 
 def _environment() -> tuple[tuple[str, str], ...]:
@@ -256,16 +263,16 @@ def _environment() -> tuple[tuple[str, str], ...]:
 
 @lru_cache(maxsize=8)
 def _bucket(name: str, _process: int, _environment: tuple[tuple[str, str], ...]) -> Bucket:
-    """Connect once for each bucket, process and AWS configuration: a client takes long to make, and none is forked."""
+    """Return the client of a bucket, one per process and configuration: it is slow to create and must not be forked."""
     return Bucket(
         name,
         what="store",
         use="read and write",
-        connections=CONNECTIONS,
+        connections=MAX_CONNECTIONS,
         read_timeout=READ_SECONDS,
-        # Patience is this module's.
+        # `_with_retries` repeats requests; botocore must not do so as well.
         retries={"mode": "standard", "total_max_attempts": 1},
-        # Each chunk has a checksum of its own, and not every server knows the trailers that newer ones are sent in.
+        # Each chunk carries its own CRC-32C, and not every S3-compatible server accepts botocore's checksum trailers.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )

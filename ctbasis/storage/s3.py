@@ -1,4 +1,4 @@
-"""S3, at AWS or any compatible endpoint: the client that the AWS_* variables describe, and what its errors mean."""
+"""S3 at AWS or any compatible endpoint: a client configured by the AWS_* variables, and errors in plain words."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ CONNECT_SECONDS = 5
 READ_SECONDS = 20
 
 REQUEST_ATTEMPTS = 2
-"""botocore's, for each request; whoever asks tries again as a whole."""
+"""Attempts that botocore makes for one request; the callers repeat the whole operation."""
 
-WRONG_KEYS = {
+ACCESS_DENIED = {
     "403",
     "AccessDenied",
     "AllAccessDisabled",
@@ -44,45 +44,62 @@ WRONG_KEYS = {
     "SignatureDoesNotMatch",
 }
 
-TRANSIENT = (BotoConnectionError, HTTPClientError, IncompleteReadError, FlexibleChecksumError, ResponseStreamingError)
+TRANSIENT_ERRORS = (
+    BotoConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    FlexibleChecksumError,
+    ResponseStreamingError,
+)
 
 NO_SUCH_KEY = {"404", "NoSuchKey", "NotFound"}
 
 
-def code_of(error: Exception) -> str:
-    """Return what an S3 server calls its refusal, such as NoSuchKey; empty where `error` is no answer of one."""
+def error_code(error: Exception) -> str:
+    """Return the S3 error code of a server's answer, such as NoSuchKey; empty for any other exception."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
-def split(uri: str, *, what: str) -> tuple[str, str]:
-    """Return bucket and prefix of `s3://bucket/prefix`; the prefix has no slash at its ends.
+def split_uri(uri: str, *, what: str) -> tuple[str, str]:
+    """Return the bucket and the prefix of `s3://bucket/prefix`; the prefix neither begins nor ends with a slash.
+
+    Args:
+        uri: The URI.
+        what: What the URI stands for in an error message: source, store.
 
     Raises:
-        CtbasisError: The URI names no bucket.
+        CtbasisError: The URI is not of this form, or holds a user name or password.
     """
     scheme, _, rest = uri.partition("://")
     bucket, _, prefix = rest.partition("/")
     if scheme.lower() != "s3" or not bucket or "@" in bucket:
-        # Not repeated here: what stands before an @ may be a secret.
-        raise CtbasisError(f"the {what} names no bucket", expected="s3://bucket/prefix")
+        # The URI is not repeated: text before an @ may be a password.
+        raise CtbasisError(
+            f"the URI of the {what} names no bucket", expected="s3://bucket/prefix", remedy=f"correct the {what}"
+        )
     return bucket, prefix.strip("/")
 
 
 class Bucket:
-    """A bucket, and the client to ask for it.
+    """An S3 bucket with the client that accesses it.
 
-    Endpoint, region and keys are those of the usual AWS_* variables and profiles. Without keys requests go unsigned, as
-    public buckets take them. The client may be used by many threads, and only by the process that made it.
+    Endpoint, region and keys come from the usual AWS_* variables and profiles. Requests are unsigned if there are no
+    keys, as public buckets allow. Any number of threads may use the client, but only in the process that created it.
+
+    Attributes:
+        name: Name of the bucket.
+        client: boto3's S3 client.
+        endpoint: Host and port of the server, without a user name or password.
 
     Args:
-        name: Of the bucket.
-        what: What the user calls it: the source, the store.
-        use: What is done with it: read, or read and write.
-        connections: How many requests run at once.
-        settings: Of botocore's Config, over those here.
+        name: Name of the bucket.
+        what: What the bucket stands for in error messages: source, store.
+        connections: Concurrent requests.
+        use: The intended access in error messages: read, or read and write.
+        settings: Settings of botocore's Config that override the defaults of this module.
 
     Raises:
-        CtbasisError: The AWS_* variables are no configuration.
+        CtbasisError: The AWS_* variables or the profile are not valid.
     """
 
     def __init__(self, name: str, *, what: str, connections: int, use: str = "read", **settings: Any) -> None:
@@ -95,53 +112,59 @@ class Bucket:
             self.client = _client(session, connections, signed=self._signed, settings=settings)
         except (BotoCoreError, ValueError) as error:
             raise CtbasisError(
-                f"the AWS configuration is not usable ({type(error).__name__})",
+                f"the AWS configuration is not valid ({type(error).__name__})",
                 expected="AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, or neither; AWS_ENDPOINT_URL as a full URL",
                 remedy="check the AWS_* variables and the profile",
             ) from None
-        # Without a user name and password that the URL may carry.
+        # AWS_ENDPOINT_URL may carry a user name and a password.
         address = urlsplit(self.client.meta.endpoint_url)
         self.endpoint = f"{address.hostname}:{address.port}" if address.port else str(address.hostname)
 
-    def explained(self, error: BotoCoreError | ClientError) -> CtbasisError | TransientError:
-        """Say what botocore said without its words: they may repeat what was signed."""
+    def translate(self, error: BotoCoreError | ClientError) -> CtbasisError | TransientError:
+        """Return the error for the user. It does not repeat botocore's message, which may hold signed headers."""
         name = type(error).__name__
         if isinstance(error, ClientError):
-            return self._answered(
-                code_of(error), int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+            return self._error_answer(
+                error_code(error), int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
             )
         if isinstance(error, SSLError):
             return CtbasisError(
-                f"{self.endpoint} does not prove who it is (SSLError)",
-                cause="its certificate is not signed by an authority that this machine knows",
-                remedy="set AWS_CA_BUNDLE to that authority's certificate",
+                f"the TLS certificate of {self.endpoint} cannot be verified (SSLError)",
+                expected="a certificate signed by an authority that this machine trusts",
+                cause="a private certificate authority, or a proxy that replaces certificates",
+                remedy="set AWS_CA_BUNDLE to the certificate of that authority",
             )
         if isinstance(error, ParamValidationError):
-            return CtbasisError(f"{self.name!r} is no name of a bucket", expected="s3://bucket/prefix")
-        if isinstance(error, TRANSIENT):
+            return CtbasisError(
+                f"{self.name!r} is not a valid bucket name",
+                expected="s3://bucket/prefix",
+                remedy=f"correct the {self._what}",
+            )
+        if isinstance(error, TRANSIENT_ERRORS):
             return TransientError(name)
         if isinstance(error, (NoCredentialsError, CredentialRetrievalError)):
-            return self._refused(name)
+            return self._access_denied(name)
         return self.unreachable(name)
 
     def unreachable(self, reason: str) -> CtbasisError:
-        """Say that nothing answers, or nothing usable."""
+        """Return the error for a server that gives no answer or none that can be used."""
         return CtbasisError(
             f"S3 at {self.endpoint} does not answer ({reason})",
             expected=f"an answer within {CONNECT_SECONDS} s",
-            cause="the server is down or overloaded, or the address is wrong, or a proxy or firewall is between",
+            cause="the server is down or overloaded, its address is wrong, or a proxy or firewall blocks it",
             remedy="check AWS_ENDPOINT_URL and the network, and run the step again",
         )
 
-    def _answered(self, code: str, status: int) -> CtbasisError | TransientError:
+    def _error_answer(self, code: str, status: int) -> CtbasisError | TransientError:
         if code == "NoSuchBucket":
             return CtbasisError(
                 f"there is no bucket {self.name!r} at {self.endpoint}",
-                cause="a misspelt name, or AWS_ENDPOINT_URL names another server",
+                expected="an existing bucket",
+                cause="the name is misspelt, or AWS_ENDPOINT_URL names another server",
                 remedy=f"check the {self._what} and AWS_ENDPOINT_URL",
             )
-        if code in WRONG_KEYS or status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            return self._refused(code or str(status))
+        if code in ACCESS_DENIED or status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            return self._access_denied(code or str(status))
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
             return TransientError(f"{code or status}")
         return CtbasisError(
@@ -151,23 +174,23 @@ class Bucket:
             remedy=f"check the {self._what}, AWS_ENDPOINT_URL and AWS_REGION",
         )
 
-    def _refused(self, reason: str) -> CtbasisError:
+    def _access_denied(self, reason: str) -> CtbasisError:
         if self._signed:
-            cause, remedy = "the keys are wrong, expired or not allowed to do it", "check AWS_ACCESS_KEY_ID and its kin"
+            cause = "the keys are wrong or expired, or lack the permission"
+            remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
         else:
-            cause, remedy = (
-                "no keys were found, so it was asked as a public bucket",
-                "set AWS_ACCESS_KEY_ID and its kin",
-            )
+            cause = "no keys were found, so the request was unsigned, as for a public bucket"
+            remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         return CtbasisError(
-            f"{self.endpoint} does not let us {self._use} bucket {self.name!r} ({reason})",
+            f"{self.endpoint} denies access to bucket {self.name!r} ({reason})",
+            expected=f"permission to {self._use} it",
             cause=cause,
             remedy=remedy,
         )
 
 
 def _client(session: boto3.session.Session, connections: int, *, signed: bool, settings: dict[str, Any]) -> Any:
-    chosen: dict[str, Any] = {
+    options: dict[str, Any] = {
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": READ_SECONDS,
         "max_pool_connections": connections,
@@ -175,11 +198,11 @@ def _client(session: boto3.session.Session, connections: int, *, signed: bool, s
         **settings,
     }
     if not signed:
-        chosen["signature_version"] = UNSIGNED
-    # boto3 knows the region by another name than everyone else.
+        options["signature_version"] = UNSIGNED
+    # boto3 itself reads AWS_DEFAULT_REGION only; the other SDKs read AWS_REGION.
     region = session.region_name or os.environ.get("AWS_REGION")
-    client = session.client("s3", region_name=region, config=Config(**chosen))
+    client = session.client("s3", region_name=region, config=Config(**options))
     if str(urlsplit(client.meta.endpoint_url).hostname).endswith((".amazonaws.com", ".amazonaws.com.cn")):
         return client
-    # Few servers but AWS answer at bucket.host.
-    return session.client("s3", region_name=region, config=Config(s3={"addressing_style": "path"}, **chosen))
+    # Few S3-compatible servers answer at bucket.host, the address style that boto3 prefers.
+    return session.client("s3", region_name=region, config=Config(s3={"addressing_style": "path"}, **options))

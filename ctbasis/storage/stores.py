@@ -1,7 +1,7 @@
-"""Where zarr stores are: a folder, or objects below `s3://bucket/prefix`; the rest of the code only passes the URI on.
+"""The location of zarr stores: a folder, or objects below `s3://bucket/prefix`. Other modules only pass the URI on.
 
-A store's root metadata is written first and says it is not complete; it is removed first and copied last. So whatever
-is interrupted, what is left is refused by readers and can be begun again.
+The root metadata of a store is written first and marks the store as incomplete. It is deleted first and copied last.
+Readers therefore refuse the remains of any interrupted operation, and the operation can be repeated.
 """
 
 from __future__ import annotations
@@ -23,47 +23,61 @@ if TYPE_CHECKING:
 ROOT = "zarr.json"
 """The key of a store's root metadata."""
 
-COPIES = 8
-"""Chunks on their way at once between S3 and a folder: what a copy holds in memory."""
+PARALLEL_COPIES = 8
+"""Chunks copied concurrently between S3 and a folder; all of them are in memory at once."""
 
 
 def is_s3(uri: str) -> bool:
-    """Tell whether `uri` names objects and not a folder."""
+    """Tell whether `uri` is an S3 URI rather than a folder."""
     return uri.lower().startswith("s3://")
 
 
 def run_folder(workspace: str, store: str, run: str) -> str:
-    """Return where the stores of one run belong: in its workspace, or below `store` in a folder of the run's own."""
+    """Return the folder of one run's stores: the workspace, or the folder `run` below `store` if one is given."""
     return f"{store.rstrip('/')}/{run}" if store else workspace
 
 
-def check(store: str) -> None:
-    """Refuse a place for stores that is none.
+def validate_prefix(store: str) -> None:
+    """Check the S3 prefix that a user gives for the stores of a run.
 
     Args:
-        store: Empty, for the run's workspace, or `s3://bucket/prefix`.
+        store: `s3://bucket/prefix`, or empty for the run's workspace.
 
     Raises:
-        CtbasisError: It is something else.
+        CtbasisError: It is neither.
     """
     if not store:
         return
     if not is_s3(store):
-        # Not repeated: a URI of another scheme may carry a password.
-        raise CtbasisError("the store is not on S3", expected="s3://bucket/prefix, or nothing for the run's workspace")
-    from ctbasis.storage.s3 import split
+        # The value is not repeated: a URI of another scheme may hold a password.
+        raise CtbasisError(
+            "the store is not on S3",
+            expected="s3://bucket/prefix, or empty for the run's workspace",
+            remedy="correct the parameter store",
+        )
+    from ctbasis.storage.s3 import split_uri
 
-    _, prefix = split(store, what="store")
+    _, prefix = split_uri(store, what="store")
     if {"", ".", ".."} & set(prefix.split("/")) and prefix:
-        raise CtbasisError(f"the store is {store!r}", expected="s3://bucket/prefix without empty parts, . and ..")
+        raise CtbasisError(
+            f"the store is {store!r}",
+            expected="s3://bucket/prefix without empty parts, . and ..",
+            cause="S3 tools rewrite such a prefix and then find other objects",
+            remedy="correct the parameter store",
+        )
 
 
 def open_group(uri: str, *, mode: Literal["r", "r+", "w"]) -> zarr.Group:
-    """Open the zarr 3 group at `uri`: to read (r), to write what others write too (r+), or afresh (w).
+    """Open the zarr 3 group at `uri`.
+
+    Args:
+        uri: A folder, or `s3://bucket/prefix`.
+        mode: `r` opens an existing group for reading, `r+` an existing group for reading and writing, which several
+            processes may do concurrently; `w` deletes what exists and creates a new group.
 
     Raises:
-        FileNotFoundError: There is none (r, r+).
-        CtbasisError: S3 refuses or stays away.
+        FileNotFoundError: There is no group (r, r+).
+        CtbasisError: S3 denies access or does not answer.
         OSError: The folder cannot be written.
     """
     if mode == "w":
@@ -73,10 +87,10 @@ def open_group(uri: str, *, mode: Literal["r", "r+", "w"]) -> zarr.Group:
 
 
 def delete(uri: str) -> bool:
-    """Remove all that is below `uri`, of S3 or a folder, and say whether there was anything.
+    """Delete everything below `uri`; return whether anything existed.
 
     Raises:
-        CtbasisError: `uri` is a whole bucket, or S3 refuses or stays away.
+        CtbasisError: `uri` is a whole bucket, or S3 denies access or does not answer.
         OSError: The folder cannot be written.
     """
     if is_s3(uri):
@@ -92,13 +106,13 @@ def delete(uri: str) -> bool:
 
 
 def copy(source: str, target: str) -> None:
-    """Copy the store at `source` to `target`, replacing what was there, its root metadata last.
+    """Copy the store at `source` to `target` and replace what exists there; the root metadata is copied last.
 
-    Chunks are copied as they are stored, a few at a time: between objects by the server, between folders by hard links
-    where the file system has them.
+    Chunks are copied in their encoded form, a few at a time. The server copies between two S3 prefixes; folders get
+    hard links where the file system supports them.
 
     Raises:
-        CtbasisError: S3 refuses or stays away.
+        CtbasisError: S3 denies access or does not answer.
         OSError: The folder cannot be written.
     """
     delete(target)
@@ -107,10 +121,10 @@ def copy(source: str, target: str) -> None:
 
 
 def copy_arrays(source: str, target: str, names: Iterable[str]) -> None:
-    """Copy arrays of the store at `source` into the one at `target`, in the same way.
+    """Copy the named arrays of the store at `source` into the store at `target`, as `copy` does.
 
     Raises:
-        CtbasisError: S3 refuses or stays away.
+        CtbasisError: S3 denies access or does not answer.
         OSError: The folder cannot be written.
     """
     for name in names:
@@ -118,39 +132,42 @@ def copy_arrays(source: str, target: str, names: Iterable[str]) -> None:
 
 
 def _copy(source: str, target: str, keys: Iterable[str]) -> None:
-    one = _one_copied(source, target)
-    with ThreadPoolExecutor(COPIES) as pool:
-        # Lazily: what is done is forgotten, and the first error ends it.
-        for _ in pool.map(one, keys):
+    copy_key = _key_copier(source, target)
+    with ThreadPoolExecutor(PARALLEL_COPIES) as pool:
+        # Consuming the iterator drops each result at once, and raises the first error.
+        for _ in pool.map(copy_key, keys):
             pass
 
 
-def _one_copied(source: str, target: str) -> Callable[[str], None]:
-    """Return what copies the object or file of a key."""
+def _key_copier(source: str, target: str) -> Callable[[str], None]:
+    """Return the function that copies the object or file of one key."""
     if is_s3(source) and is_s3(target):
-        objects, others = _objects(source), _objects(target)
-        return lambda key: others.copy_from(objects, key)
+        origin, destination = _objects(source), _objects(target)
+        return lambda key: destination.copy_from(origin, key)
     if is_s3(target):
-        objects = _objects(target)
-        return lambda key: objects.write(key, Path(source, key).read_bytes())
+        destination = _objects(target)
+        return lambda key: destination.write(key, Path(source, key).read_bytes())
     if is_s3(source):
-        objects = _objects(source)
-        return lambda key: _write(Path(target, key), _present(objects.read(key), key, source))
+        origin = _objects(source)
+        return lambda key: _write(Path(target, key), _existing(origin.read(key), key, source))
     return lambda key: _link_or_copy(Path(source, key), Path(target, key))
 
 
 def keys(uri: str) -> Iterable[str]:
-    """Return the keys of all objects or files below `uri`."""
+    """Return the keys of all objects, or the relative paths of all files, below `uri`."""
     if is_s3(uri):
         return _objects(uri).keys_below()
     root = Path(uri)
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 
-def _present(content: bytes | None, key: str, uri: str) -> bytes:
+def _existing(content: bytes | None, key: str, uri: str) -> bytes:
     if content is None:
         raise CtbasisError(
-            f"{key} of {uri} is gone", cause="somebody deleted it meanwhile", remedy="run the step again"
+            f"the object {key} of {uri} no longer exists",
+            expected="every object that the listing named",
+            cause="another process deleted it during the copy",
+            remedy="run the step again",
         )
     return content
 
@@ -170,8 +187,10 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 def _objects(uri: str) -> ObjectStore:
     from ctbasis.storage.object_store import ObjectStore
-    from ctbasis.storage.s3 import split
+    from ctbasis.storage.s3 import split_uri
 
-    if not split(uri, what="store")[1]:
-        raise CtbasisError("the store is a whole bucket", expected="s3://bucket/prefix")
+    if not split_uri(uri, what="store")[1]:
+        raise CtbasisError(
+            "the store is a whole bucket", expected="s3://bucket/prefix", remedy="add a prefix to the store's URI"
+        )
     return ObjectStore(uri)

@@ -59,7 +59,7 @@ def test_wrong_keys_are_refused_without_showing_them(
 ) -> None:
     monkeypatch.setenv(variable, SECRET)
     said = refusal(images, tmp_path / "out")
-    assert "does not let us read bucket 'images'" in said
+    assert "denies access to bucket 'images'" in said
     assert "the keys are wrong" in said
 
 
@@ -74,7 +74,7 @@ def test_no_keys_for_a_private_bucket_are_said_to_be_none(
 def test_half_a_pair_of_keys_is_no_configuration(images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", SECRET)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    assert "configuration is not usable" in refusal(images, tmp_path / "out")
+    assert "configuration is not valid" in refusal(images, tmp_path / "out")
 
 
 def test_an_endpoint_that_is_no_url_is_no_configuration(
@@ -91,7 +91,7 @@ def test_a_bucket_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("aws")
 def test_a_name_that_no_bucket_can_have_is_refused(tmp_path: Path) -> None:
-    assert "is no name of a bucket" in refusal("s3://Not A Bucket!/x", tmp_path / "out")
+    assert "is not a valid bucket name" in refusal("s3://Not A Bucket!/x", tmp_path / "out")
 
 
 def test_a_prefix_that_holds_nothing_is_refused(images: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Objects on S3 as a zarr store: parts, listings and deletions, refusals that show no secret, and outages outlived."""
+"""`ObjectStore` on a real S3 server: byte ranges, listings, deletions, errors without secrets, and server outages."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from tests.svd.conftest import write_matrix
 if TYPE_CHECKING:
     from ctbasis.demo.s3server import S3Server
 
-SECRET = "a-secret-that-nobody-may-see"  # noqa: S105 - made up, to look for it in messages
+SECRET = "a-secret-that-nobody-may-see"  # noqa: S105 - an invented key, which must not appear in messages
 
 
 def refusal(uri: str) -> str:
+    """Open a matrix at `uri`; return the message of the error, after a check that it repeats no secret."""
     with pytest.raises(CtbasisError) as caught:
         MatrixStore.open(uri)
     error: BaseException | None = caught.value
@@ -40,7 +41,7 @@ def refusal(uri: str) -> str:
     return str(caught.value)
 
 
-def test_parts_of_an_object_are_read_as_zarr_asks_for_them(prefix: str) -> None:
+def test_byte_ranges_of_an_object_are_read(prefix: str) -> None:
     objects = ObjectStore(prefix)
     objects.write("a/b", b"0123456789")
     assert objects.read("a/b") == b"0123456789"
@@ -50,19 +51,19 @@ def test_parts_of_an_object_are_read_as_zarr_asks_for_them(prefix: str) -> None:
     assert objects.read("a") is None
 
     async def parts() -> list[bytes | None]:
-        asked = [("a/b", RangeByteRequest(0, 1)), ("a/c", None), ("a/b", None)]
-        got = await objects.get_partial_values(default_buffer_prototype(), asked)
-        return [None if part is None else part.to_bytes() for part in got]
+        requests = [("a/b", RangeByteRequest(0, 1)), ("a/c", None), ("a/b", None)]
+        buffers = await objects.get_partial_values(default_buffer_prototype(), requests)
+        return [None if buffer is None else buffer.to_bytes() for buffer in buffers]
 
     assert asyncio.run(parts()) == [b"0", None, b"0123456789"]
 
 
-def test_listings_go_on_page_after_page_and_deletions_batch_after_batch(prefix: str) -> None:
+def test_listings_have_several_pages_and_deletions_several_batches(prefix: str) -> None:
     objects = ObjectStore(prefix)
-    wanted = sorted([*(f"many/{number:04d}" for number in range(1003)), "many-not", "other"])
-    for key in wanted:
+    expected = sorted([*(f"many/{number:04d}" for number in range(1003)), "many-not", "other"])
+    for key in expected:
         objects.write(key, b"")
-    assert sorted(objects.keys_below()) == wanted
+    assert sorted(objects.keys_below()) == expected
 
     async def directly_below(folder: str) -> list[str]:
         return sorted([name async for name in objects.list_dir(folder)])
@@ -73,23 +74,23 @@ def test_listings_go_on_page_after_page_and_deletions_batch_after_batch(prefix: 
     assert sorted(objects.keys_below()) == ["many-not", "other"]
 
 
-def test_a_store_is_equal_to_itself_elsewhere_and_travels_to_another_process(prefix: str) -> None:
+def test_a_pickled_store_equals_the_original_and_can_be_read(prefix: str) -> None:
     objects = ObjectStore(prefix)
     objects.write("a", b"content")
-    twin = pickle.loads(pickle.dumps(objects))  # noqa: S301 - our own
+    twin = pickle.loads(pickle.dumps(objects))  # noqa: S301 - pickled above
     assert twin == objects
     assert twin.read("a") == b"content"
     assert objects.with_read_only(read_only=True) != objects
 
 
-def test_a_store_opened_for_reading_is_not_written_to(prefix: str) -> None:
+def test_a_read_only_store_refuses_writes(prefix: str) -> None:
     zarr.create_array(ObjectStore(prefix), shape=(3,), dtype="int16")
     array = zarr.open_array(ObjectStore(prefix, read_only=True))
     with pytest.raises(ValueError, match="read-only"):
         array[:] = 1
 
 
-def test_what_exists_is_told_from_what_only_begins_so(prefix: str) -> None:
+def test_a_key_that_is_only_the_beginning_of_another_does_not_exist(prefix: str) -> None:
     objects = ObjectStore(prefix)
     objects.write("matrix.zarr", b"")
     assert asyncio.run(objects.exists("matrix.zarr"))
@@ -97,44 +98,47 @@ def test_what_exists_is_told_from_what_only_begins_so(prefix: str) -> None:
 
 
 @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_wrong_keys_are_refused_without_showing_them(
+def test_wrong_access_keys_are_reported_without_repeating_them(
     prefix: str, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, SECRET)
-    said = refusal(prefix)
-    assert "does not let us read and write bucket 'stores'" in said
-    assert "the keys are wrong" in said
+    message = refusal(prefix)
+    assert "denies access to bucket 'stores'" in message
+    assert "expected: permission to read and write it" in message
+    assert "the keys are wrong" in message
 
 
-def test_no_keys_for_a_private_bucket_are_said_to_be_none(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_access_keys_for_a_private_bucket_are_reported_as_missing(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert "no keys were found" in refusal(prefix)
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_bucket_that_is_not_there_is_named_to_readers_writers_and_cleaners() -> None:
-    for use in (MatrixStore.open, MatrixWriter, stores.delete):
+def test_reading_writing_and_deleting_report_the_name_of_a_missing_bucket() -> None:
+    for access in (MatrixStore.open, MatrixWriter, stores.delete):
         with pytest.raises(CtbasisError, match="there is no bucket 'no-such-bucket'"):
-            use("s3://no-such-bucket/matrix")
+            access("s3://no-such-bucket/matrix")
     with pytest.raises(CtbasisError, match="there is no bucket 'no-such-bucket'"):
         MatrixWriter.create("s3://no-such-bucket/matrix", image=(4, 4), cols=2, dtype="int16")
 
 
-def test_an_endpoint_that_stays_away_is_given_up_when_patience_ends(
+def test_requests_to_an_unreachable_endpoint_fail_after_the_retry_time(
     prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET}@127.0.0.1:{port}")
-    monkeypatch.setattr(object_store, "PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(object_store, "RETRY_SECONDS", 2.0)
     start = time.monotonic()
     assert f"S3 at 127.0.0.1:{port} does not answer" in refusal(prefix)
     assert time.monotonic() - start >= 2
 
 
 class Outage:
-    """A TCP proxy to a server that can be away: then nobody listens, and what was connected is cut."""
+    """A TCP proxy that simulates server outages: during one, its port is closed and its connections are cut."""
 
     def __init__(self, endpoint: str) -> None:
         address = urlsplit(endpoint)
@@ -146,20 +150,20 @@ class Outage:
         self._open: list[socket.socket] = []
 
     def end(self) -> None:
-        """Let the server be there."""
+        """End the outage: accept connections."""
         self._listener = socket.create_server(("127.0.0.1", self._port))
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def begin(self) -> None:
-        """Let it be away."""
+        """Begin the outage: close the port and cut all connections."""
         if self._listener is not None:
             self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
-        for each in self._open:
-            # Closing is not enough while a thread still listens on it.
+        for connection in self._open:
+            # Closing alone does not end a recv() that runs in another thread.
             with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
         self._open.clear()
 
     def _accept(self, listener: socket.socket) -> None:
@@ -176,21 +180,21 @@ class Outage:
     @staticmethod
     def _forward(source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while piece := source.recv(65536):
-                sink.sendall(piece)
-        for each in (source, sink):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for connection in (source, sink):
             with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
 
-def test_writing_and_reading_outlive_an_outage_of_the_server(
+def test_writing_and_reading_continue_after_a_server_outage(
     prefix: str, server: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert object_store.PATIENCE_SECONDS >= 60
+    assert object_store.RETRY_SECONDS >= 60
     A = np.random.default_rng(0).integers(-1000, 1000, (2000, 5)).astype(np.int16)
     outage = Outage(server.endpoint)
     monkeypatch.setenv("AWS_ENDPOINT_URL", outage.endpoint)
-    for attempt in ("away from the start", "cut while it is used"):
+    for attempt in ("down from the start", "down during use"):
         timer = threading.Timer(3.0, outage.end)
         timer.start()
         np.testing.assert_array_equal(write_matrix(f"{prefix}/m", A).read_block(0), A, err_msg=attempt)

@@ -1,4 +1,4 @@
-"""Stores are copied, replaced and removed the same in folders and on S3, and no place that is none is taken."""
+"""Stores in folders and on S3 are copied, replaced and deleted alike, and invalid locations are refused."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def matrix_values(rows: int = 4000, cols: int = 9) -> NDArray[np.int16]:
 
 
 def contents(uri: str) -> dict[str, bytes]:
-    """Return what lies below a URI, key by key."""
+    """Return the content of every object or file below a URI, by its key."""
     if stores.is_s3(uri):
         objects = ObjectStore(uri)
         return {key: objects.read(key) or b"" for key in objects.keys_below()}
     return {key: Path(uri, key).read_bytes() for key in stores.keys(uri)}
 
 
-def test_the_factors_are_the_same_bytes_wherever_matrix_and_factors_lie(prefix: str, tmp_path: Path) -> None:
+def test_factors_are_byte_identical_for_every_location_of_matrix_and_factors(prefix: str, tmp_path: Path) -> None:
     A = matrix_values()
     found = []
     for number, (matrix, factors) in enumerate(
@@ -46,7 +46,7 @@ def test_the_factors_are_the_same_bytes_wherever_matrix_and_factors_lie(prefix: 
     assert found[1:] == found[:1] * 3
 
 
-def test_a_basis_on_s3_is_published_to_a_folder_byte_by_byte(prefix: str, tmp_path: Path) -> None:
+def test_a_basis_on_s3_is_published_to_a_folder_unchanged(prefix: str, tmp_path: Path) -> None:
     write_matrix(f"{prefix}/m", matrix_values())
     factorize(f"{prefix}/m", f"{prefix}/f", rank=4, ranks=[], engine="numpy")
     publish(f"{prefix}/f", tmp_path / "basis")
@@ -54,7 +54,7 @@ def test_a_basis_on_s3_is_published_to_a_folder_byte_by_byte(prefix: str, tmp_pa
     assert FactorStore.open(str(tmp_path / "basis")).rank == 4
 
 
-def test_a_published_basis_outlives_the_folder_that_it_was_linked_from(tmp_path: Path) -> None:
+def test_a_published_basis_survives_the_deletion_of_its_source_folder(tmp_path: Path) -> None:
     write_matrix(str(tmp_path / "m"), matrix_values())
     factorize(str(tmp_path / "m"), str(tmp_path / "f"), rank=4, ranks=[], engine="numpy")
     publish(str(tmp_path / "f"), tmp_path / "basis")
@@ -68,30 +68,30 @@ def test_a_published_basis_outlives_the_folder_that_it_was_linked_from(tmp_path:
 
 
 @pytest.mark.parametrize("target", ["folder", "s3"])
-def test_a_copy_replaces_what_was_there_and_one_that_broke_off_is_refused(
+def test_a_copy_replaces_its_target_and_an_interrupted_copy_is_refused(
     place: str, target: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_matrix(f"{place}/m", matrix_values())
     copied = f"{prefix}/copied" if target == "s3" else str(tmp_path / "copied")
     write_matrix(copied, matrix_values(cols=200))
-    one_copied = stores._one_copied
+    key_copier = stores._key_copier
 
-    class BreakOffError(Exception):
+    class InterruptedCopyError(Exception):
         pass
 
-    def breaking(source: str, target: str) -> object:
-        copy_one = one_copied(source, target)
+    def interrupting(source: str, target: str) -> object:
+        copy_one = key_copier(source, target)
 
         def copy(key: str) -> None:
             if key == "headers/zarr.json":
-                raise BreakOffError
+                raise InterruptedCopyError
             copy_one(key)
 
         return copy
 
     with monkeypatch.context() as patch:
-        patch.setattr(stores, "_one_copied", breaking)
-        with pytest.raises(BreakOffError):
+        patch.setattr(stores, "_key_copier", interrupting)
+        with pytest.raises(InterruptedCopyError):
             stores.copy(f"{place}/m", copied)
     with pytest.raises(CtbasisError, match="no matrix at"):
         MatrixStore.open(copied)
@@ -99,17 +99,15 @@ def test_a_copy_replaces_what_was_there_and_one_that_broke_off_is_refused(
     assert contents(copied) == contents(f"{place}/m")
 
 
-def test_a_deletion_that_broke_off_leaves_nothing_that_is_taken_for_a_store(
-    place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_deletion_leaves_no_readable_store(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_matrix(f"{place}/m", matrix_values())
 
-    def broken(*_: object) -> None:
+    def interrupted(*_: object) -> None:
         raise InterruptedError
 
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.rmtree", broken)
-        patch.setattr(ObjectStore, "keys_below", broken)
+        patch.setattr("shutil.rmtree", interrupted)
+        patch.setattr(ObjectStore, "keys_below", interrupted)
         with pytest.raises(InterruptedError):
             stores.delete(f"{place}/m")
     assert "A/c/0/0" in stores.keys(f"{place}/m")
@@ -120,7 +118,7 @@ def test_a_deletion_that_broke_off_leaves_nothing_that_is_taken_for_a_store(
     assert not stores.delete(f"{place}/m")
 
 
-def test_deleting_a_store_spares_its_neighbour_of_a_longer_name(place: str) -> None:
+def test_deleting_a_store_keeps_a_store_whose_name_begins_alike(place: str) -> None:
     write_matrix(f"{place}/m", matrix_values())
     write_matrix(f"{place}/m2", matrix_values())
     before = contents(f"{place}/m2")
@@ -128,7 +126,7 @@ def test_deleting_a_store_spares_its_neighbour_of_a_longer_name(place: str) -> N
     assert contents(f"{place}/m2") == before
 
 
-def test_cleanup_removes_the_runs_own_folder_below_the_store_and_no_other(prefix: str, tmp_path: Path) -> None:
+def test_cleanup_deletes_only_the_folder_of_its_own_run(prefix: str, tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     for run in ("run-1", "run-2"):
         write_matrix(stores.run_folder(str(tmp_path), prefix, run) + "/matrix.zarr", matrix_values())
@@ -139,7 +137,7 @@ def test_cleanup_removes_the_runs_own_folder_below_the_store_and_no_other(prefix
 
 
 @pytest.mark.usefixtures("aws")
-def test_stores_that_cannot_be_removed_fail_a_run_that_succeeded_and_do_not_hide_why_one_failed(
+def test_a_failed_cleanup_fails_a_successful_run_and_only_warns_after_a_failed_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(CtbasisError, match="there is no bucket"):
@@ -148,27 +146,27 @@ def test_stores_that_cannot_be_removed_fail_a_run_that_succeeded_and_do_not_hide
     assert "s3://no-such-bucket/x/run-1 is not removed: there is no bucket" in capsys.readouterr().err
 
 
-def test_stores_of_a_run_are_in_its_workspace_unless_told_otherwise() -> None:
+def test_run_folder_is_the_workspace_unless_a_store_is_given() -> None:
     assert stores.run_folder("/workspace", "", "id") == "/workspace"
     assert stores.run_folder("/workspace", "s3://bucket/prefix/", "id") == "s3://bucket/prefix/id"
 
 
 @pytest.mark.parametrize("store", ["", "s3://bucket", "s3://bucket/", "s3://bucket/some/prefix", "S3://bucket/x/"])
-def test_a_place_on_s3_or_none_is_taken(store: str) -> None:
-    stores.check(store)
+def test_an_s3_prefix_or_an_empty_string_is_accepted(store: str) -> None:
+    stores.validate_prefix(store)
 
 
 @pytest.mark.parametrize("store", ["/folder", "gs://user:pass-word@x/y", "s3://", "s3:///x", "s3://key:pass-word@b/x"])
-def test_a_place_that_is_not_on_s3_is_refused_without_repeating_it(store: str) -> None:
+def test_a_location_outside_s3_is_refused_without_repeating_the_uri(store: str) -> None:
     with pytest.raises(CtbasisError, match="expected: s3://bucket/prefix") as caught:
-        stores.check(store)
+        stores.validate_prefix(store)
     assert "pass-word" not in str(caught.value)
 
 
 @pytest.mark.parametrize("store", ["s3://bucket/a/../b", "s3://bucket/a//b", "s3://bucket/./a"])
-def test_a_prefix_that_tools_would_rewrite_is_refused(store: str) -> None:
+def test_a_prefix_with_empty_or_relative_parts_is_refused(store: str) -> None:
     with pytest.raises(CtbasisError, match="without empty parts"):
-        stores.check(store)
+        stores.validate_prefix(store)
 
 
 def test_a_whole_bucket_is_never_deleted() -> None:
