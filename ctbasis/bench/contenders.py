@@ -31,7 +31,6 @@ from threadpoolctl import threadpool_limits
 
 from ctbasis.bench.meter import Meter, touch_free_memory
 from ctbasis.errors import refusing
-from ctbasis.threads import available_cpus
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.spark.application import SparkApplication
 from ctbasis.spark.launch_local import spark_submit
@@ -39,7 +38,7 @@ from ctbasis.svd.engines import engine_named
 from ctbasis.svd.factors import FactorStore, FactorWriter
 from ctbasis.svd.memory import parse_memory
 from ctbasis.svd.plan import plan_factorization
-from ctbasis.threads import in_order
+from ctbasis.threads import available_cpus, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

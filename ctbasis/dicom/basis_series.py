@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctbasis.dicom.derived_series import Derivation
+    from ctbasis.dicom.results import Factors
     from ctbasis.dicom.stored import Stored
-    from ctbasis.svd.factors import FactorStore
 
 TOGETHER = 64
 """Basis images in memory at once: 64 MiB of 512 x 512 float32."""
@@ -78,7 +78,7 @@ SHOWN = 99.5
 """Percentile of magnitudes that the window shows."""
 
 
-def basis_images_hu(basis: FactorStore, rank: int) -> Iterator[NDArray[Any]]:
+def basis_images_hu(basis: Factors, rank: int) -> Iterator[NDArray[Any]]:
     """Yield u_i s_i / sqrt(n), HU, flat, for i = 1 ... rank; a pass over U for every `TOGETHER` of them."""
     scale = (basis.s / np.sqrt(basis.cols)).astype(np.float32)
     for first in range(0, rank, TOGETHER):
@@ -104,7 +104,7 @@ class BasisTemplate:
     study: str
 
     @classmethod
-    def of(cls, basis: FactorStore, derivation: Derivation) -> Self:
+    def of(cls, basis: Factors, derivation: Derivation) -> Self:
         """Take patient and study from the slices; where these are of several studies, from none of them."""
         firsts = [read_header(basis.header(series.first)) for series in basis.series]
         studies = sorted({str(header.get("StudyInstanceUID", "")) for header in firsts})

@@ -36,9 +36,8 @@ from ctbasis.dicom import ct_image
 from ctbasis.dicom.stored import BITS
 
 if TYPE_CHECKING:
+    from ctbasis.dicom.results import DenoisedMatrix, Factors
     from ctbasis.dicom.stored import Stored
-    from ctbasis.patch.result import PatchStore
-    from ctbasis.svd.factors import FactorStore
 
 PRODUCT = "ctbasis"
 
@@ -145,7 +144,7 @@ class Derivation:
         )
 
     @classmethod
-    def of_patches(cls, store: PatchStore) -> tuple[Self, Self]:
+    def of_patches(cls, store: DenoisedMatrix) -> tuple[Self, Self]:
         """Describe the denoised series of patch mode, and the maps of its noise."""
         version = importlib.metadata.version(PRODUCT)
         digest = hashlib.sha256(f"{version} {json.dumps(vars(store.plan), sort_keys=True)}".encode())
@@ -171,7 +170,7 @@ class Derivation:
         return denoised, noise
 
     @classmethod
-    def of(cls, basis: FactorStore, rank: int) -> Self:
+    def of(cls, basis: Factors, rank: int) -> Self:
         """Describe A_k from the factors in `basis`."""
         plan = basis.plan
         version = importlib.metadata.version(PRODUCT)

@@ -6,7 +6,7 @@ ImageType, SeriesDescription, DerivationCodeSequence and ImageComments that they
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydicom.valuerep import DSfloat
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from ctbasis.dicom.derived_series import Derivation
-    from ctbasis.patch.noise import Noise
 
 SLOPES = (0.01, 0.1, 1.0)
 """HU of a stored unit: the finest of these that reaches the largest sigma of a series."""
@@ -30,9 +29,9 @@ SHOWN = 99.5
 """Percentile of sigma that the window shows."""
 
 
-def noise_slope(noise: Noise) -> float:
-    """Return the RescaleSlope for all slices of a series."""
-    largest = float(noise.sigma.max())
+def noise_slope(sigma: NDArray[np.floating[Any]]) -> float:
+    """Return the RescaleSlope for the noise maps of a series, from the sigma of all its slices (HU, any shape)."""
+    largest = float(sigma.max())
     return next((slope for slope in SLOPES if largest <= slope * SPAN), SLOPES[-1])
 
 

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from ctbasis.dicom.series import CTSeries
     from ctbasis.matrix.store import Series
     from ctbasis.sources.source import RemoteObject
-    from ctbasis.svd.engines import Spectrum
+    from ctbasis.svd.spectrum import Spectrum
     from ctbasis.svd.plan import Plan
 
 T = TypeVar("T")

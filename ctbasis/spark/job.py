@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ctbasis.spark.fused import FusedMatrix
-    from ctbasis.svd.engines import Spectrum
+    from ctbasis.svd.spectrum import Spectrum
     from ctbasis.svd.plan import Plan
 
 

@@ -225,7 +225,7 @@ def _write_noise(store: PatchStore, folder: Path, derivation: Derivation, compre
     several = len(store.series) > 1
     for number, series in enumerate(store.series):
         noise = store.noise(number)
-        slope = noise_slope(noise)
+        slope = noise_slope(noise.sigma)
         entry = DerivedSeries(f"series-{number + 1:02d}" if several else "", "", "", series.count)
         for at, path in progress(enumerate(_paths(folder, [entry])), "noise maps", total=series.count, unit="slice"):
             column = series.first + at

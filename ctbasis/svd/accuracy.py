@@ -12,14 +12,13 @@ for ||E w|| is near ||E||_F, and ||E^T E w|| near (sum of sigma^4)^(1/2).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ctbasis.errors import CtbasisError
-from ctbasis.svd.passes import Probes
+from ctbasis.svd.factor_passes import Probes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,44 +33,6 @@ ORTHONORMAL = 1e-4
 """||U^T U - I||_2 from which factors are refused: U in float32 has about 1e-7, a wrong one about 1."""
 
 EPS = float(np.finfo(np.float64).eps)
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """The a-posteriori report of one factorization.
-
-    Attributes:
-        norm: ||A||_F.
-        residual: ||A - U diag(s) V^T||_F.
-        residual_by: How it was found.
-        rounding: What the dtype of U on disk adds to it at most.
-        spectral_error: Bound of ||A - U diag(s) V^T||_2.
-        spectral_by: How it was found.
-        failure: Probability that the bounds by random vectors do not hold; 0 where none is random.
-        basis_error: Bound of ||U^T U - I||_2, of U as stored.
-        weights_error: ||V^T V - I||_2.
-        ratio: sigma_k / sigma_1 as found.
-        valid_to: sigma_k / sigma_1 down to which the method promises right singular values.
-        passes: Over A.
-        bytes_read: Of A, from the store.
-        bytes_shuffled: Between processes: operands sent to workers and results that came back or were merged;
-            None where another library moved them.
-    """
-
-    norm: float
-    residual: float
-    residual_by: str
-    rounding: float
-    spectral_error: float
-    spectral_by: str
-    failure: float
-    basis_error: float
-    weights_error: float
-    ratio: float
-    valid_to: float
-    passes: int
-    bytes_read: int
-    bytes_shuffled: int | None
 
 
 def make_probes(

@@ -34,7 +34,6 @@ from ctbasis.svd.accuracy import (
     EPS,
     FAILURE,
     PROBES,
-    Accuracy,
     basis_error,
     make_probes,
     normal_norm_bound,
@@ -42,8 +41,9 @@ from ctbasis.svd.accuracy import (
     weights_error,
 )
 from ctbasis.svd.basis import fixed_signs
-from ctbasis.svd.engines import Spectrum
-from ctbasis.svd.passes import Gram, Residual, Triangle, WriteU
+from ctbasis.svd.factor_passes import Residual, WriteU
+from ctbasis.svd.passes import Gram, Triangle
+from ctbasis.svd.spectrum import Accuracy, Spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,31 +18,61 @@ copied chunk by chunk as it is stored, by hard links or by the S3 server itself.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from zarr.codecs import Crc32cCodec
 
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.store import MatrixStore, SliceArrays, array_of, create_aside, open_complete, write_headers
-from ctbasis.storage.voxels import holds_absent
 from ctbasis.storage import stores
 from ctbasis.storage.chunks import read_rows, write_rows
+from ctbasis.storage.voxels import holds_absent
 from ctbasis.svd.plan import Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Literal
 
     import zarr
     from numpy.typing import DTypeLike, NDArray
 
-    from ctbasis.spark.fused import FusedMatrix
-    from ctbasis.svd.accuracy import Accuracy
+    from ctbasis.matrix.store import Series
     from ctbasis.svd.rank import Choice
+    from ctbasis.svd.spectrum import Accuracy
 
 
 SKETCH = "sketch"
 """What a single pass over A leaves for U, and is removed once U is made of it."""
+
+
+class UnstoredMatrix(Protocol):
+    """A matrix that exists in no store, so that its headers are passed to `FactorWriter` from memory."""
+
+    @property
+    def image(self) -> tuple[int, int]:
+        """Rows and Columns of every slice."""
+        ...
+
+    @property
+    def series(self) -> Sequence[Series]:
+        """The columns of each DICOM series."""
+        ...
+
+    @property
+    def headers(self) -> Sequence[bytes]:
+        """The header of each column: a DICOM file without pixel data."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """m, the number of voxels of a slice."""
+        ...
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of every block but the last."""
+        ...
 
 
 class FactorStore(SliceArrays):
@@ -109,7 +139,9 @@ class FactorWriter:
         self._group = stores.open_group(uri, mode=mode)
 
     @classmethod
-    def create(cls, uri: str, matrix: MatrixStore | FusedMatrix, *, rank: int, dtype: DTypeLike = np.float32) -> Self:
+    def create(
+        cls, uri: str, matrix: MatrixStore | UnstoredMatrix, *, rank: int, dtype: DTypeLike = np.float32
+    ) -> Self:
         """Start the factors of `matrix` at `uri`, replacing what was there.
 
         Args:
@@ -211,7 +243,7 @@ class FactorWriter:
         s: NDArray[np.float64],
         V: NDArray[np.float64],
         plan: Plan,
-        matrix: MatrixStore | FusedMatrix,
+        matrix: MatrixStore | UnstoredMatrix,
         accuracy: Accuracy | None = None,
     ) -> None:
         """Write what is small, take over what belongs to the columns, and declare the factors complete.

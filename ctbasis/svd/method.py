@@ -11,9 +11,9 @@ from ctbasis.svd.exact import factorize_exact
 from ctbasis.svd.randomized import factorize_randomized, factorize_single_pass
 
 if TYPE_CHECKING:
-    from ctbasis.svd.engines import Spectrum
     from ctbasis.svd.factors import FactorWriter
     from ctbasis.svd.plan import Plan
+    from ctbasis.svd.spectrum import Spectrum
     from ctbasis.svd.workers import Workers
 
 EXACT_COLUMNS = 4096

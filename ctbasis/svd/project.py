@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctbasis.errors import CtbasisError
-from ctbasis.patch.noise import estimate
-from ctbasis.patch.volume import StoredVolume
 from ctbasis.svd.basis import fixed_signs
 from ctbasis.svd.engines.numpy import Threads, thread_bytes
 from ctbasis.svd.factors import FactorStore, FactorWriter
@@ -25,6 +23,8 @@ from ctbasis.svd.plan import plan_factorization
 from ctbasis.svd.verify import question, report
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from ctbasis.matrix.store import MatrixStore
@@ -99,7 +99,14 @@ class Turn:
         return FactorWriter(self.factors_uri)
 
 
-def project_matrix(matrix: MatrixStore, basis: FactorStore, factors_uri: str, *, rank: int) -> FactorStore:
+def project_matrix(
+    matrix: MatrixStore,
+    basis: FactorStore,
+    factors_uri: str,
+    *,
+    rank: int,
+    noise_norm: Callable[[MatrixStore], float],
+) -> FactorStore:
     """Write the factors of the projection of `matrix` on `basis`, by threads of this process.
 
     Args:
@@ -107,6 +114,8 @@ def project_matrix(matrix: MatrixStore, basis: FactorStore, factors_uri: str, *,
         basis: U, of other slices of the same image size.
         factors_uri: Where the factors go; replaced.
         rank: k, at most the basis's and n.
+        noise_norm: Function that estimates ||N||_F, HU, of the noise in a matrix; it is called once the basis is known
+            to fit.
 
     Raises:
         CtbasisError: The images differ in size or pixel spacing, or a block is missing.
@@ -144,7 +153,7 @@ def project_matrix(matrix: MatrixStore, basis: FactorStore, factors_uri: str, *,
         valid_to=VALID_TO,
     )
     lost = float(np.sqrt(max(0.0, 1 - float(np.sum(s**2)) / max(float(energy), 1e-300))))
-    noise = min(lost, _noise_energy(matrix) / max(float(np.sqrt(energy)), 1e-300))
+    noise = min(lost, noise_norm(matrix) / max(float(np.sqrt(energy)), 1e-300))
     own = basis.accuracy["residual"] / basis.accuracy["norm"] if basis.accuracy.get("norm") else None
     note = f"projected on {basis.rank} basis images of {basis.cols} slices of another run, which leave out {lost:.2%}"
     sys.stderr.write(f"svd: {note} of ||A||_F\n")
@@ -162,12 +171,3 @@ def project_matrix(matrix: MatrixStore, basis: FactorStore, factors_uri: str, *,
         }
     )
     return FactorStore.open(factors_uri)
-
-
-def _noise_energy(matrix: MatrixStore) -> float:
-    """Return ||N||_F of the noise as it is estimated from the series: no basis of other slices holds it, nor should."""
-    squares = 0.0
-    for series in matrix.series:
-        sigma = estimate(StoredVolume(matrix, series)).sigma
-        squares += float(np.mean(np.square(sigma, dtype=np.float64))) * matrix.rows * series.count
-    return float(np.sqrt(squares))

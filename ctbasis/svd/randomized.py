@@ -34,7 +34,6 @@ from ctbasis.svd.accuracy import (
     rounding,
 )
 from ctbasis.svd.basis import complete_basis, fixed_signs
-from ctbasis.svd.engines import Spectrum
 from ctbasis.svd.exact import (
     IDENTITY,
     IDENTITY_DIGITS,
@@ -45,7 +44,9 @@ from ctbasis.svd.exact import (
     measured,
     small_svd,
 )
-from ctbasis.svd.passes import Normal, Residual, Sketch, Sketched, WriteU
+from ctbasis.svd.factor_passes import Residual, Sketch, Sketched, WriteU
+from ctbasis.svd.passes import Normal
+from ctbasis.svd.spectrum import Spectrum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,14 +10,14 @@ from ctbasis.svd.accuracy import (
     EPS,
     FAILURE,
     PROBES,
-    Accuracy,
     basis_error,
     make_probes,
     normal_norm_bound,
     rounding,
     weights_error,
 )
-from ctbasis.svd.passes import Residual
+from ctbasis.svd.factor_passes import Residual
+from ctbasis.svd.spectrum import Accuracy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,7 +18,7 @@ from ctbasis.errors import CtbasisError
 from ctbasis.matrix.ingest import ingest
 from ctbasis.report.global_report import write_report
 from ctbasis.report.page import REASONS_LISTED
-from ctbasis.steps.svd import factorize
+from ctbasis.steps.svd import factorize, noise_norm
 from ctbasis.svd.project import project_matrix
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ def test_at_no_rank_is_a_projection_on_a_stored_basis_taken_for_the_input(
     make_stores: Callable[..., Any], tmp_path: Path
 ) -> None:
     first, stores = make_stores(rank=4), make_stores(rank=12)
-    basis = project_matrix(stores.matrix, first.basis, str(tmp_path / "projected.zarr"), rank=4)
+    basis = project_matrix(stores.matrix, first.basis, str(tmp_path / "projected.zarr"), rank=4, noise_norm=noise_norm)
     zarr.open_group(basis.uri, mode="r+").attrs.update({"projection": {**basis.projection, "own": None, "lost": 0.5}})
     write_report(stores.matrix.uri, basis.uri, rank=12, ranks=(12, 300), qc=stores.qc, out=tmp_path / "out")
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctbasis.matrix.store import MatrixStore
-    from ctbasis.svd.engines import Spectrum
+    from ctbasis.svd.spectrum import Spectrum
 
     StoreMatrix = Callable[..., MatrixStore]
 

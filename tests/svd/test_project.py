@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ctbasis.errors import CtbasisError
-from ctbasis.steps.svd import factorize
+from ctbasis.steps.svd import factorize, noise_norm
 from ctbasis.svd.factors import FactorStore
 from ctbasis.svd.project import project_matrix
 
@@ -44,7 +44,7 @@ def dense(factors: FactorStore) -> NDArray[Any]:
 
 def test_the_factors_are_those_of_the_projection(basis: FactorStore, store_matrix: StoreMatrix, tmp_path: Path) -> None:
     A = chest(9, 2)
-    found = project_matrix(store_matrix(A), basis, str(tmp_path / "projected.zarr"), rank=6)
+    found = project_matrix(store_matrix(A), basis, str(tmp_path / "projected.zarr"), rank=6, noise_norm=noise_norm)
     U = np.concatenate([basis.read_block(index) for index in range(basis.block_count)]).astype(np.float64)
     projected = U @ (U.T @ A)
     np.testing.assert_allclose(dense(found), projected, atol=0.01)
@@ -68,4 +68,4 @@ def test_its_own_slices_lose_what_the_factorization_lost(basis: FactorStore, tmp
 def test_images_of_another_size_are_refused(basis: FactorStore, store_matrix: StoreMatrix, tmp_path: Path) -> None:
     other = store_matrix(chest(9, 2)[:500], name="smaller.zarr")
     with pytest.raises(CtbasisError, match="of images of 600 x 1, the series of 500 x 1"):
-        project_matrix(other, basis, str(tmp_path / "projected.zarr"), rank=6)
+        project_matrix(other, basis, str(tmp_path / "projected.zarr"), rank=6, noise_norm=noise_norm)

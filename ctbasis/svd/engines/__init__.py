@@ -22,31 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from ctbasis.matrix.store import MatrixStore
-    from ctbasis.svd.accuracy import Accuracy
     from ctbasis.svd.factors import FactorWriter
     from ctbasis.svd.plan import Plan
+    from ctbasis.svd.spectrum import Spectrum
     from ctbasis.svd.workers import Gather
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """The small factors.
-
-    Attributes:
-        s: Singular values, descending, (k,).
-        V: Right singular vectors, (n, k); column signs agree with the U that was written.
-        note: One sentence on how the engine went about it (kernels, seed), for the report.
-        accuracy: How wrong the factors may be.
-    """
-
-    s: NDArray[np.float64]
-    V: NDArray[np.float64]
-    note: str = ""
-    accuracy: Accuracy | None = None
 
 
 class Factorize(Protocol):

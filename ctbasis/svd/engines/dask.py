@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
-from ctbasis.threads import available_cpus
 from ctbasis.svd.method import factorize_by
 from ctbasis.svd.passes import fold, merged, nbytes
 from ctbasis.svd.workers import Workers, operands, portable, ranges
+from ctbasis.threads import available_cpus
 
 try:
     import dask
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ctbasis.matrix.store import MatrixStore
-    from ctbasis.svd.engines import Spectrum
     from ctbasis.svd.factors import FactorWriter
     from ctbasis.svd.passes import Parts, Pass
     from ctbasis.svd.plan import Plan
+    from ctbasis.svd.spectrum import Spectrum
     from ctbasis.svd.workers import Gather, Portable, RowBlocks
 
 TASKS_PER_THREAD = 3

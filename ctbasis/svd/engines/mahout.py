@@ -25,11 +25,11 @@ from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
 from ctbasis.svd.basis import complete_basis, fixed_signs
-from ctbasis.svd.engines import Spectrum
 from ctbasis.svd.engines.spark import TASKS_PER_CORE, Executors, Stored, refusal_of_task
+from ctbasis.svd.factor_passes import completed
 from ctbasis.svd.factors import FactorWriter
-from ctbasis.svd.passes import completed
 from ctbasis.svd.randomized import drawn
+from ctbasis.svd.spectrum import Spectrum
 from ctbasis.svd.verify import question, report
 from ctbasis.svd.workers import StoredMatrix
 
@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from pyspark import RDD, Broadcast, SparkContext
 
     from ctbasis.matrix.store import MatrixStore
-    from ctbasis.svd.accuracy import Accuracy
-    from ctbasis.svd.passes import Parts, Residual
+    from ctbasis.svd.factor_passes import Residual
+    from ctbasis.svd.passes import Parts
     from ctbasis.svd.plan import Plan
+    from ctbasis.svd.spectrum import Accuracy
     from ctbasis.svd.workers import Gather
 
 KERNELS = "spark.ctbasis.mahout.kernels"

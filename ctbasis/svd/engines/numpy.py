@@ -15,23 +15,22 @@ from typing import TYPE_CHECKING, Any
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
-from ctbasis.threads import available_cpus
 from ctbasis.progress import progress
 from ctbasis.svd.memory import SHARE, free_memory, held_memory
 from ctbasis.svd.method import chosen_method, factorize_by
 from ctbasis.svd.passes import fold, piece_rows
 from ctbasis.svd.workers import Workers, ranges, read_block
-from ctbasis.threads import in_order
+from ctbasis.threads import available_cpus, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from ctbasis.svd.engines import Spectrum
     from ctbasis.svd.factors import FactorWriter
     from ctbasis.svd.passes import Parts, Pass
     from ctbasis.svd.plan import Plan
+    from ctbasis.svd.spectrum import Spectrum
     from ctbasis.svd.workers import Gather, RowBlocks
 
 MIB = 2**20

@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
-from ctbasis.threads import available_cpus
 from ctbasis.svd.method import explained, factorize_by
 from ctbasis.svd.passes import fold, merged, nbytes
 from ctbasis.svd.workers import Workers, operands, portable, ranges
+from ctbasis.threads import available_cpus
 
 # Ray's own logs and metrics of a run that lasts seconds; they are set before it is imported, for it reads them then.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ctbasis.matrix.store import MatrixStore
-    from ctbasis.svd.engines import Spectrum
     from ctbasis.svd.factors import FactorWriter
     from ctbasis.svd.passes import Parts, Pass
     from ctbasis.svd.plan import Plan
+    from ctbasis.svd.spectrum import Spectrum
     from ctbasis.svd.workers import Gather, Portable, RowBlocks
 
 TASKS_PER_CPU = 3

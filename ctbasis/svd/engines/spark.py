@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from pyspark import RDD, Broadcast, SparkContext
 
     from ctbasis.matrix.store import MatrixStore
-    from ctbasis.svd.engines import Spectrum
     from ctbasis.svd.factors import FactorWriter
     from ctbasis.svd.passes import Parts, Pass
     from ctbasis.svd.plan import Plan
+    from ctbasis.svd.spectrum import Spectrum
     from ctbasis.svd.workers import Gather, RowBlocks
 
 TASKS_PER_CORE = 3
