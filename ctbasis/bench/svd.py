@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 
 from ctbasis.bench.matrices import write_decaying
 from ctbasis.errors import CtbasisError, refusal_in
+from ctbasis.installed import LAYOUT
 from ctbasis.matrix.ingest import ingest
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.svd.engines.numpy import factorize
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ctbasis.bench.cases import Case
-
-CHECKOUT = Path(__file__).parents[2]
 
 PEERS = (("scikit-learn", "over_scikit_learn"), ("bare-blas", "over_bare_blas"), ("mahout-stock", "over_mahout_stock"))
 
@@ -122,7 +122,8 @@ def contend(
     command += ["--reference", reference] if reference else []
     sys.stderr.write(f"bench: {name} on {matrix.rows} x {matrix.cols} {matrix.dtype}, rank {rank}\n")
     sys.stderr.flush()
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": LAYOUT.python_path()}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         told = done.stderr.splitlines()
         raise CtbasisError(refusal_in(told) or f"contender {name} failed:\n" + "\n".join(told[-15:]))

@@ -1,4 +1,5 @@
 """The images that the compiled pipeline names; `make images` builds them under these names."""
 
-VERSION = "0.1.0"
+from ctbasis.installed import VERSION
+
 STEPS = f"ctbasis/steps:{VERSION}"

@@ -12,11 +12,12 @@ import yaml
 
 from ctbasis import parameters
 from ctbasis.errors import CtbasisError
+from ctbasis.installed import LAYOUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PACKAGE = Path(__file__).parents[2] / "pipeline" / "denoise.yaml"
+PACKAGE = LAYOUT.compiled_pipeline
 
 PARAMETER_TYPES: dict[str, tuple[type, ...]] = {
     "STRING": (str,),
@@ -44,7 +45,21 @@ class Claim:
 
 
 def compiled(claim: Claim | None = None) -> str:
-    """Compile the pipeline and return the package's text, with another workspace where a `claim` is given."""
+    """Compile the pipeline and return the text of the package.
+
+    Args:
+        claim: Replaces the workspace's claim of pipeline/denoise.py.
+
+    Raises:
+        CtbasisError: This installation does not hold the pipeline's source.
+    """
+    if not LAYOUT.pipeline_source.is_file():
+        raise CtbasisError(
+            f"{LAYOUT.pipeline_source} is missing: compiling needs the source of the pipeline",
+            expected="a checkout of ctbasis",
+            cause="ctbasis was installed from a wheel, which holds the compiled pipeline only",
+            remedy="run `ctbasis compile` in a checkout, and pass its output to `ctbasis submit --package`",
+        )
     from kfp import compiler
 
     from pipeline.denoise import denoise

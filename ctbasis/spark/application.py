@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import yaml
@@ -12,13 +11,15 @@ from kubeflow_spark_api import models
 from kubernetes.utils import parse_quantity
 
 from ctbasis.errors import CtbasisError
+from ctbasis.installed import LAYOUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from ctbasis.spark.placement import Placement
 
-TEMPLATE = Path(__file__).parents[2] / "manifests" / "sparkapplication.yaml"
+TEMPLATE = LAYOUT.spark_template
 
 RUN_LABEL = "ctbasis/run"
 

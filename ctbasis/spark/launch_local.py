@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctbasis.errors import CtbasisError, refusal_in
+from ctbasis.installed import IMAGE_ROOT, LAYOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ctbasis.spark.application import SparkApplication
 
-IMAGE_ROOT = "local:///opt/ctbasis/"
-"""Where the Spark image holds this project; `local://` paths of the manifest under it are found in the checkout."""
-
-CHECKOUT = Path(__file__).parents[2]
-JARS = Path(os.environ.get("CTBASIS_JARS", CHECKOUT / "images" / "spark" / "mahout" / "target"))
+LOCAL_SCHEME = "local://"
+"""The scheme of a URI that names a file of the Spark image."""
 
 LEAST_JAVA = 17
 
@@ -105,7 +103,8 @@ def spark_submit(manifest: Mapping[str, Any], *, master: str = "") -> list[str]:
     if master:
         conf |= {"spark.executor.memory": executor["memory"], "spark.executor.cores": str(executor.get("cores", 1))}
         conf |= {f"spark.executorEnv.{name}": value for name, value in _variables(executor).items()}
-        conf["spark.executorEnv.PYTHONPATH"] = str(CHECKOUT)
+        if LAYOUT.import_path:
+            conf["spark.executorEnv.PYTHONPATH"] = str(LAYOUT.import_path)
     else:
         # Nothing of this machine but loopback is asked of Spark.
         conf |= {"spark.driver.bindAddress": LOOPBACK, "spark.driver.host": LOOPBACK}
@@ -129,15 +128,15 @@ def _spark_home() -> Path:
 
 
 def _local(uri: str) -> str:
-    if not uri.startswith(IMAGE_ROOT):
+    """Return the file of this machine that a `local://` URI of the Spark image stands for; any other URI unchanged."""
+    if not uri.startswith(f"{LOCAL_SCHEME}{IMAGE_ROOT}/"):
         return uri
-    inside = uri.removeprefix(IMAGE_ROOT)
-    path = JARS / Path(inside).name if inside.startswith("jars/") else CHECKOUT / inside
+    path = LAYOUT.local_file(uri.removeprefix(LOCAL_SCHEME))
     if not path.exists():
         raise CtbasisError(
-            f"{path} is not here, and {uri} stands for it",
-            expected="a file that `make setup` builds or the checkout holds",
-            remedy="run `make setup`",
+            f"{path} is missing; the SparkApplication names it as {uri}",
+            expected="a file that `make setup` builds in a checkout, and that the wheel holds",
+            remedy="run `make setup` in the checkout, or install the wheel again",
         )
     return str(path)
 
@@ -162,7 +161,7 @@ def _submitted(command: list[str], manifest: Mapping[str, Any], scratch: str) ->
     }
     if f"spark.driver.host={LOOPBACK}" in command:
         environment["SPARK_LOCAL_IP"] = LOOPBACK
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = LAYOUT.python_path()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
     )

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from ctbasis.kubeflow.lint import ROOT, crds, lint, rendered
+from ctbasis.installed import LAYOUT
+from ctbasis.kubeflow.lint import crds, lint, rendered
 from ctbasis.spark.application import TEMPLATE, SparkApplication
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MANIFESTS = ROOT / "manifests"
+MANIFESTS = LAYOUT.manifests
 OVERLAYS = sorted(path.parent for path in (MANIFESTS / "overlays").glob("*/kustomization.yaml"))
 
 APPLICATION = """

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from ctbasis.demo.s3server import S3Server
-from ctbasis.spark.launch_local import JARS, java_version
+from ctbasis.installed import LAYOUT
+from ctbasis.spark.launch_local import java_version
 from ctbasis.svd.factors import FactorStore
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def test_a_source_without_ct_is_refused_and_leaves_nothing(case: str, tmp_path: 
 @pytest.mark.java
 def test_a_series_travels_from_s3_through_mahout_to_dicom(finished: Finished, series: Path, tmp_path: Path) -> None:
     assert java_version() is not None, "no Java: `make setup` installs one"
-    assert (JARS / "ctbasis-mahout.jar").exists(), "`make setup` builds it"
+    assert (LAYOUT.jars / "ctbasis-mahout.jar").exists(), "`make setup` builds it"
     with S3Server(tmp_path / "s3") as server:
         server.put_folder(series, "s3://hospital/lung/low-dose")
         options = ("--engine", "mahout", "--rank", 2, "--ranks", "2", "--seed", 7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from kubeflow_spark_api import models
 from kubernetes.utils import parse_quantity
 
 from ctbasis.errors import CtbasisError
+from ctbasis.installed import LAYOUT
 from ctbasis.spark import launch_local
 from ctbasis.spark.application import RUN_LABEL, TEMPLATE, SparkApplication
 from ctbasis.spark.placement import Placement
@@ -27,7 +29,7 @@ def manifest() -> Any:
 @pytest.fixture
 def jars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "ctbasis-mahout.jar").touch()
-    monkeypatch.setattr(launch_local, "JARS", tmp_path)
+    monkeypatch.setattr(launch_local, "LAYOUT", replace(LAYOUT, jars=tmp_path))
     return tmp_path
 
 
@@ -81,7 +83,7 @@ def test_misspelt_and_mistyped_fields_are_refused_by_name(
 def test_the_local_command_carries_file_arguments_settings_and_jars_of_the_manifest(manifest: Any, jars: Path) -> None:
     application = SparkApplication.read().for_run(name="ctbasis-svd-x", arguments=["--rank", "5"])
     command = launch_local.spark_submit(application.to_manifest())
-    assert command[-3:] == [str(launch_local.CHECKOUT / "ctbasis/spark/job.py"), "--rank", "5"]
+    assert command[-3:] == [str(LAYOUT.package / "spark" / "job.py"), "--rank", "5"]
     assert command[command.index("--jars") + 1] == str(jars / "ctbasis-mahout.jar")
     assert command[command.index("--name") + 1] == "ctbasis-svd-x"
     conf = options(command)
@@ -120,8 +122,8 @@ def test_the_heap_begins_no_larger_than_it_may_become_and_as_the_manifest_says_i
 def test_a_jar_that_was_not_built_is_named_with_the_remedy(
     manifest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch_local, "JARS", tmp_path)
-    with pytest.raises(CtbasisError, match=r"ctbasis-mahout\.jar is not here(?s:.)*make setup"):
+    monkeypatch.setattr(launch_local, "LAYOUT", replace(LAYOUT, jars=tmp_path))
+    with pytest.raises(CtbasisError, match=r"ctbasis-mahout\.jar is missing(?s:.)*make setup"):
         launch_local.spark_submit(manifest)
 
 

@@ -11,18 +11,17 @@ hold, `rendered` checks what the kustomizations among them become.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctbasis.installed import LAYOUT
 from ctbasis.kubeflow.lint import documents, kustomize, rendered
 from ctbasis.kubeflow.lint.quantities import quantity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 __all__ = ["Fault", "committed", "lint", "quantity"]
-
-ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True, order=True)
@@ -47,8 +46,8 @@ class Fault:
 
 
 def committed() -> list[Path]:
-    """Return the compiled packages and manifests of this repository."""
-    return [*sorted((ROOT / "pipeline").glob("*.yaml")), *sorted((ROOT / "manifests").rglob("*.yaml"))]
+    """Return the compiled pipeline and the manifests of this installation of ctbasis."""
+    return [*sorted(LAYOUT.compiled_pipeline.parent.glob("*.yaml")), *sorted(LAYOUT.manifests.rglob("*.yaml"))]
 
 
 def lint(paths: Sequence[Path]) -> list[Fault]:
