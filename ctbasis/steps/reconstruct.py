@@ -11,26 +11,19 @@ Nothing but the DICOM files lies there, so that any viewer or archive takes the 
 from __future__ import annotations
 
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import pydicom
-from pydicom.errors import InvalidDicomError
 
 from ctbasis.dicom.basis_series import BasisTemplate, basis_images_hu
-from ctbasis.dicom.derived_series import PRODUCT, Derivation, derive, read_header
-from ctbasis.dicom.hounsfield import Pixels
-from ctbasis.dicom.lossless import UNCOMPRESSED, compress
+from ctbasis.dicom.derived_series import Derivation, read_header
+from ctbasis.dicom.lossless import UNCOMPRESSED
 from ctbasis.dicom.lossless import check as check_compression
 from ctbasis.dicom.noise_series import noise_instance, noise_slope
-from ctbasis.dicom.stored import spread, store
-from ctbasis.dicom.tolerance import tolerant
-from ctbasis.errors import CtbasisError
+from ctbasis.dicom.series_writer import header_errors, replacing_folders, save, slice_paths, write_slice
+from ctbasis.dicom.stored import spread
 from ctbasis.patch.result import PatchStore
 from ctbasis.progress import progress
 from ctbasis.svd.factors import FactorStore
@@ -38,9 +31,9 @@ from ctbasis.svd.rank_k import check_rank, columns, restore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
-    from pydicom.dataset import Dataset
 
     from ctbasis.matrix.store import SliceArrays
 
@@ -95,7 +88,7 @@ def reconstruct(
     def denoised(group: slice) -> Images:
         return columns(basis, group, rank), basis.read_aside(group)
 
-    with _whole([folder for folder in (out, basis_images) if folder is not None]) as partials:
+    with replacing_folders([folder for folder in (out, basis_images) if folder is not None]) as partials:
         written = _write(basis, partials[0], derivation, denoised, compression)
         for partial in partials[1:]:
             _write_basis(basis, partial, rank, compression)
@@ -129,38 +122,11 @@ def reconstruct_patches(
     def denoised(group: slice) -> Images:
         return np.asfortranarray(store.read_columns(group)), store.read_aside(group)
 
-    with _whole([folder for folder in (out, noise) if folder is not None]) as partials:
+    with replacing_folders([folder for folder in (out, noise) if folder is not None]) as partials:
         written = _write(store, partials[0], derivation, denoised, compression)
         for partial in partials[1:]:
             _write_noise(store, partial, of_noise, compression)
     return written
-
-
-@contextmanager
-def _whole(folders: Sequence[Path]) -> Iterator[list[Path]]:
-    """Yield folders to write to, which take the places of `folders` once all is written."""
-    places = [_absolute(folder) for folder in folders]
-    for folder in places:
-        _refuse_foreign(folder)
-    partials = [folder.with_name(f".{folder.name}.partial") for folder in places]
-    try:
-        for partial in partials:
-            shutil.rmtree(partial, ignore_errors=True)
-        with tolerant():
-            yield partials
-        for partial, folder in zip(partials, places, strict=True):
-            _move(partial, folder)
-    except OSError as error:
-        raise CtbasisError(
-            f"the series cannot be written to {folders[0]} ({error})", cause="the disk is full or write-protected"
-        ) from error
-    finally:
-        for partial in partials:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 - a link stays a link, and `..` needs a parent to be a sibling of
 
 
 def _write(
@@ -191,8 +157,7 @@ def _paths(folder: Path, written: Sequence[DerivedSeries]) -> list[Path]:
     """Return the file of every slice, its folder made."""
     paths: list[Path] = []
     for entry in written:
-        (folder / entry.folder).mkdir(parents=True)
-        paths += [folder / entry.folder / f"slice-{number:04d}.dcm" for number in range(1, entry.slices + 1)]
+        paths += slice_paths(folder / entry.folder, entry.slices)
     return paths
 
 
@@ -213,9 +178,8 @@ def _slices(
             ) -> None:
                 hu = images[:, column - first]
                 restore(hu, aside[:, column - first])
-                with _named(column):
-                    header = read_header(basis.header(column))
-                    _save(derive(header, store(hu, Pixels.of(header)), derivation), paths[column], compression)
+                header = basis.header(column)
+                write_slice(paths[column], header, hu, derivation, compression=compression, number=column + 1)
 
             yield from pool.map(write, range(group.start, group.stop))
 
@@ -229,72 +193,19 @@ def _write_noise(store: PatchStore, folder: Path, derivation: Derivation, compre
         entry = DerivedSeries(f"series-{number + 1:02d}" if several else "", "", "", series.count)
         for at, path in progress(enumerate(_paths(folder, [entry])), "noise maps", total=series.count, unit="slice"):
             column = series.first + at
-            with _named(column):
+            with header_errors(column + 1):
                 header = read_header(store.header(column))
-                _save(noise_instance(header, store.sigma_image(column), derivation, slope), path, compression)
+                save(noise_instance(header, store.sigma_image(column), derivation, slope), path, compression)
 
 
 def _write_basis(basis: FactorStore, folder: Path, rank: int, compression: str) -> None:
     """Write the first `rank` basis images below `folder`."""
     folder.mkdir(parents=True)
     derivation = Derivation.of(basis, rank)
-    with _named(0):
+    with header_errors(1):
         template = BasisTemplate.of(basis, derivation)
     for number, image in progress(
         enumerate(basis_images_hu(basis, rank), start=1), "basis images", total=rank, unit="image"
     ):
         path = folder / f"basis-{number:04d}.dcm"
-        _save(template.instance(number, spread(image)), path, compression)
-
-
-def _save(dataset: Dataset, path: Path, compression: str) -> None:
-    compress(dataset, compression)
-    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
-
-
-@contextmanager
-def _named(column: int) -> Iterator[None]:
-    """Say which slice's header is at fault, and nothing of what it holds."""
-    try:
-        yield
-    except (CtbasisError, OSError):
-        raise
-    except Exception as error:  # noqa: BLE001 - pydicom raises what it likes over such values, and quotes them
-        raise CtbasisError(
-            f"the header of slice {column + 1} cannot be written as DICOM ({type(error).__name__})",
-            cause="an element of the source's header holds what its value representation does not allow",
-            remedy="repair the source with another tool",
-        ) from None
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Refuse to replace what ctbasis did not write.
-
-    Raises:
-        CtbasisError: `out` is a file, or a folder that holds anything but series that ctbasis derived.
-    """
-    if not out.exists() or (out.is_dir() and all(_is_ours(path) for path in out.rglob("*") if not path.is_dir())):
-        return
-    raise CtbasisError(
-        f"{out} exists, and ctbasis did not write it",
-        expected="a new or empty folder, or one with nothing but series that ctbasis derived, which are replaced",
-        remedy="choose another folder, or remove this one",
-    )
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        header = pydicom.dcmread(path, specific_tags=["ContributingEquipmentSequence"], stop_before_pixels=True)
-    except (InvalidDicomError, OSError):
-        return False
-    return any(item.get("Manufacturer") == PRODUCT for item in header.get("ContributingEquipmentSequence", []))
-
-
-def _move(partial: Path, out: Path) -> None:
-    """Put `partial` in the place of `out`; the former stays whole beside it until the new one stands."""
-    former = out.with_name(f".{out.name}.former")
-    shutil.rmtree(former, ignore_errors=True)
-    if out.exists():
-        out.rename(former)
-    partial.rename(out)
-    shutil.rmtree(former, ignore_errors=True)
+        save(template.instance(number, spread(image)), path, compression)

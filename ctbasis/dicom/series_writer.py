@@ -1,0 +1,148 @@
+"""Write derived DICOM series to folders: one file a slice, each folder complete or not there at all.
+
+A folder that is written holds nothing but DICOM files, so that any viewer or archive takes it as it is. Files are
+written to a hidden folder beside the target, which takes the target's place in one rename once all files are written.
+A folder that ctbasis wrote before is replaced; any other folder with content is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from ctbasis.dicom.derived_series import PRODUCT, derive, read_header
+from ctbasis.dicom.hounsfield import Pixels
+from ctbasis.dicom.lossless import compress
+from ctbasis.dicom.stored import store
+from ctbasis.dicom.tolerance import tolerant
+from ctbasis.errors import CtbasisError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
+
+    from ctbasis.dicom.derived_series import Derivation
+
+
+@contextmanager
+def replacing_folders(folders: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield temporary folders that replace `folders` when the context ends without an error.
+
+    Args:
+        folders: Target folders. The first one names the place in error messages.
+
+    Yields:
+        One path for each target folder, in the same order. The caller creates the folders at these paths.
+
+    Raises:
+        CtbasisError: A target is a file, or holds files that ctbasis did not write; or the disk is full.
+    """
+    targets = [_absolute(folder) for folder in folders]
+    for target in targets:
+        _refuse_foreign(target)
+    partials = [target.with_name(f".{target.name}.partial") for target in targets]
+    try:
+        for partial in partials:
+            shutil.rmtree(partial, ignore_errors=True)
+        with tolerant():
+            yield partials
+        for partial, target in zip(partials, targets, strict=True):
+            _move(partial, target)
+    except OSError as error:
+        raise CtbasisError(
+            f"the series cannot be written to {folders[0]} ({error})", cause="the disk is full or write-protected"
+        ) from error
+    finally:
+        for partial in partials:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def slice_paths(folder: Path, count: int) -> list[Path]:
+    """Create `folder` and return the paths of `count` slices in it: slice-0001.dcm and so on."""
+    folder.mkdir(parents=True)
+    return [folder / f"slice-{number:04d}.dcm" for number in range(1, count + 1)]
+
+
+def write_slice(
+    path: Path, header: bytes, hu: NDArray[Any], derivation: Derivation, *, compression: str, number: int
+) -> None:
+    """Write one derived slice.
+
+    Args:
+        path: File to write.
+        header: DICOM file of the source slice without pixel data.
+        hu: HU of every voxel, padding included, flat, (Rows x Columns,).
+        derivation: Describes the processing.
+        compression: One of `lossless.CHOICES`.
+        number: Number of the slice in error messages, from 1 on.
+
+    Raises:
+        CtbasisError: The header holds a value that DICOM does not allow.
+        OSError: The file cannot be written.
+    """
+    with header_errors(number):
+        source = read_header(header)
+        save(derive(source, store(hu, Pixels.of(source)), derivation), path, compression)
+
+
+def save(dataset: Dataset, path: Path, compression: str) -> None:
+    """Compress the pixels of `dataset` losslessly and write it to `path`."""
+    compress(dataset, compression)
+    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+
+
+@contextmanager
+def header_errors(number: int) -> Iterator[None]:
+    """Turn an error of pydicom into a `CtbasisError` that names slice `number` and no value of its header."""
+    try:
+        yield
+    except (CtbasisError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - pydicom raises many types over such values, and quotes the values
+        raise CtbasisError(
+            f"the header of slice {number} cannot be written as DICOM ({type(error).__name__})",
+            cause="an element of the source's header holds a value that its value representation does not allow",
+            remedy="repair the source with another tool",
+        ) from None
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links, and `..` has no sibling
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if folder.is_dir() and all(_is_ours(path) for path in folder.rglob("*") if not path.is_dir()):
+        return
+    raise CtbasisError(
+        f"{folder} exists, and ctbasis did not write it",
+        expected="a new or empty folder, or one with nothing but series that ctbasis derived, which are replaced",
+        remedy="choose another folder, or remove this one",
+    )
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        header = pydicom.dcmread(path, specific_tags=["ContributingEquipmentSequence"], stop_before_pixels=True)
+    except (InvalidDicomError, OSError):
+        return False
+    return any(item.get("Manufacturer") == PRODUCT for item in header.get("ContributingEquipmentSequence", []))
+
+
+def _move(partial: Path, folder: Path) -> None:
+    """Rename `partial` to `folder`. The old folder is kept beside it until the new one is in place."""
+    former = folder.with_name(f".{folder.name}.former")
+    shutil.rmtree(former, ignore_errors=True)
+    if folder.exists():
+        folder.rename(former)
+    partial.rename(folder)
+    shutil.rmtree(former, ignore_errors=True)
