@@ -1,7 +1,7 @@
 # ctbasis: `make help` lists what there is to do.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -eu -o pipefail
-.PHONY: help setup demo test ci ci-e2e lock-check style types package-check lint bench bench-quality images cluster-check e2e chaos scaling overhead fuzz clean
+.PHONY: help setup demo test ci ci-e2e lock-check style types layers package-check lint bench bench-quality images cluster-check e2e chaos scaling overhead fuzz clean
 
 UV_VERSION := 0.13.9
 MAHOUT := images/spark/mahout
@@ -28,7 +28,7 @@ demo: setup ## Denoise a low-dose chest phantom from a real S3 server through th
 test: setup ## Run the tests, those on a cluster left out
 	env -u KUBECONFIG $(PY) -m pytest
 
-ci: setup lock-check style types test package-check lint ci-e2e ## Everything that must stay true; exactly what CI runs
+ci: setup lock-check style types layers test package-check lint ci-e2e ## Everything that must stay true; exactly what CI runs
 
 ci-e2e: setup ## e2e, on the cluster of KUBECONFIG or on one that CLUSTER_KIT brings up; says so where there is neither
 	CLUSTER_KIT=$(CLUSTER_KIT) .ci/e2e
@@ -42,6 +42,9 @@ style: .venv/.ready ## ruff
 
 types: .venv/.ready ## mypy --strict
 	.venv/bin/mypy
+
+layers: .venv/.ready ## Rooms import only from lower rooms, and nothing imports in a circle (import-linter)
+	.venv/bin/lint-imports --no-cache
 
 package-check: .venv/.ready ## The committed pipeline package is what the source compiles to
 	$(CTBASIS) compile --check
