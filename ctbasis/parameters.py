@@ -1,260 +1,347 @@
-"""Every parameter of the pipeline once: name, type, default, bounds and help; the CLI, the DSL and the docs read it."""
+"""Every parameter of the pipeline, declared once: name, type, default, bounds, choices, help text and group.
+
+The plans below carry the parameters to the code that acts on them, through the component, the step and the Spark
+driver. The command line, the pipeline, `--help` and the documentation read the same declarations. A new parameter
+touches three places: its declaration here, the signatures of the pipeline and of its component, and the line that uses
+it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
-from ctbasis.dicom.deidentify.profile import OPTIONS
-from ctbasis.dicom.deidentify.profile import check as check_deidentification
-from ctbasis.dicom.lossless import CHOICES, UNCOMPRESSED
+from ctbasis.choices import AUTO, COMPRESSIONS, ENGINES, METHODS, MODES, RETAIN_OPTIONS, UNCOMPRESSED
 from ctbasis.errors import CtbasisError
-from ctbasis.patch.plan import TARGET_NOISE as PATCH_TARGET_NOISE
-from ctbasis.patch.plan import TAU as PATCH_TAU
-from ctbasis.patch.plan import check_stride, parse_target_noise, parse_tau
-from ctbasis.storage import stores
-from ctbasis.svd.engines import ENGINES
-from ctbasis.svd.memory import parse_memory
-from ctbasis.svd.plan import METHODS, MODES
-from ctbasis.svd.rank import parse_rank, parse_ranks
+from ctbasis.parsing import parse_memory, parse_rank, parse_ranks, parse_retain, validate_store
+from ctbasis.plans import Group, Parameter, Plan, parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from ctbasis.parsing import Rule
 
-T = TypeVar("T", str, int, bool, float)
+SEED_DRAWN = -1
+"""Value of the parameter `seed` that draws a new seed."""
+
+LARGEST_TAU = 20.0
+"""Standard deviations of noise. A larger threshold would leave nothing but the mean of every class of patches."""
+
+LARGEST_TARGET_NOISE = 1000.0
+"""HU, the difference between soft tissue and air."""
+
+LARGEST_STRIDE = 5
+"""Voxels, the edge of a patch. A larger stride would leave voxels without a patch."""
 
 
 @dataclass(frozen=True)
-class Parameter(Generic[T]):
-    """One parameter.
+class SourcePlan(Plan):
+    """Input of the fetch step.
 
     Attributes:
-        name: As in the compiled pipeline; `--like-this` on the command line.
-        default: What it is where the user does not say.
-        help: What it is, when to turn it, and what that costs.
-        least: Smallest value of a number.
-        choices: All values there are, where they can be listed.
-        metavar: What `--help` shows for the value.
+        source: `s3://bucket/prefix` or a folder with the CT.
+        truth: The same for a clean copy of the series; empty if there is none.
     """
 
-    name: str
-    default: T
-    help: str
-    least: int | None = None
-    choices: tuple[str, ...] = ()
-    metavar: str | None = None
+    source: str = parameter(
+        "", "Where the CT is: s3://bucket/prefix or a folder.", group=Group.SOURCE, metavar="SOURCE"
+    )
+    truth: str = parameter(
+        "",
+        "A clean copy of the same series (phantom or simulated dose), for scores in the report; same forms as SOURCE.",
+        group=Group.SOURCE,
+        metavar="URI",
+    )
+
+
+@dataclass(frozen=True)
+class GlobalMode(Plan):
+    """Parameters of global mode: the factorization of the matrix with one column a slice, A ~ U diag(s) V^T.
+
+    Attributes:
+        rank: Rank k of the denoised series, or a rule that chooses it.
+        ranks: Further ranks that the report shows.
+        oversample: Oversampling p, columns of the random projection beyond the rank.
+        power_iters: Number of power iterations q.
+        method: Algorithm of the block engines, one of `METHODS`.
+    """
+
+    rank: str = parameter(
+        "50",
+        "Basis vectors kept in the denoised series, or a rule: auto or auto:gd[=HU] (Gavish and Donoho), auto:mp[=HU] "
+        "(Marchenko and Pastur), auto:energy=SHARE, auto:noise=HU. Fewer remove more noise and eventually anatomy; a "
+        "rule factors at full rank first, and the report says what it assumes.",
+        group=Group.GLOBAL_MODE,
+        metavar="K|auto[:RULE]",
+        parse=parse_rank,
+    )
+    ranks: str = parameter(
+        "50,244,300",
+        "Ranks shown in Figure 1. The factorization runs at the largest.",
+        group=Group.GLOBAL_MODE,
+        metavar="K,K,...",
+        parse=parse_ranks,
+    )
+    oversample: int = parameter(
+        15,
+        "Oversampling p: columns of the random projection beyond the rank. More is safer where singular values decay "
+        "slowly, and slower.",
+        group=Group.GLOBAL_MODE,
+        least=0,
+    )
+    power_iters: int = parameter(
+        2,
+        "Power iterations q. CT spectra decay slowly: use at least 1, and 2 for singular values right to a percent. "
+        "Each costs two passes over the matrix with mahout, one with other engines, none with the exact method.",
+        group=Group.GLOBAL_MODE,
+        least=0,
+    )
+    method: str = parameter(
+        AUTO,
+        "Algorithm of the engines spark, dask, ray and numpy: exact, for up to some thousands of slices; randomized, "
+        "for more, with oversample and power_iters; single-pass, for data that can be read only once, less accurate "
+        "where singular values decay slowly; auto chooses.",
+        group=Group.GLOBAL_MODE,
+        choices=METHODS,
+    )
 
     @property
-    def flag(self) -> str:
-        """Its command-line option."""
-        return f"--{self.name.replace('_', '-')}"
+    def rank_or_rule(self) -> int | Rule:
+        """Rank of the denoised series, or the rule that chooses it."""
+        return parse_rank(self.rank)
 
     @property
-    def type(self) -> type[T]:
-        """The type of its values."""
-        return type(self.default)
+    def figure_ranks(self) -> list[int]:
+        """Ranks that the report shows, ascending."""
+        return parse_ranks(self.ranks)
 
 
-SEED_DRAWN = -1
+@dataclass(frozen=True)
+class PatchMode(Plan):
+    """Parameters of patch mode: overlapping 3-D patches are whitened by the estimated noise and denoised on a basis.
 
-SOURCE = Parameter("source", "", "Where the CT is: s3://bucket/prefix or a folder.", metavar="SOURCE")
-TRUTH = Parameter(
-    "truth",
-    "",
-    "A clean copy of the same series (phantom or simulated dose), for scores in the report; same forms as SOURCE.",
-    metavar="URI",
-)
-RANK = Parameter(
-    "rank",
-    "50",
-    "Basis vectors kept in the denoised series, or a rule: auto or auto:gd[=HU] (Gavish and Donoho), auto:mp[=HU] "
-    "(Marchenko and Pastur), auto:energy=SHARE, auto:noise=HU. Fewer remove more noise and sooner or later anatomy; a "
-    "rule factors at full rank first, and the report says what it assumes.",
-    metavar="K|auto[:RULE]",
-)
-RANKS = Parameter(
-    "ranks", "50,244,300", "Ranks shown in Figure 1. The factorization runs at the largest.", metavar="K,K,..."
-)
-OVERSAMPLE = Parameter(
-    "oversample",
-    15,
-    "p: columns of the random projection beyond the rank. More is safer where singular values decay slowly, "
-    "and slower.",
-    least=0,
-)
-POWER_ITERS = Parameter(
-    "power_iters",
-    2,
-    "q: power iterations. CT spectra decay slowly: 1 at least, 2 for singular values right to a percent; "
-    "each costs mahout two passes over the matrix, other engines one, and the exact method none.",
-    least=0,
-)
-ENGINE = Parameter(
-    "engine",
-    "auto",
-    "What factors: " + "; ".join(f"{name} = {engine.summary}" for name, engine in ENGINES.items()) + "; auto chooses.",
-    choices=("auto", *ENGINES),
-)
-MODE = Parameter(
-    "mode",
-    "global",
-    "global: one column a slice, the published method. It helps at heavy noise and with many slices. patch: "
-    "overlapping 3-D patches, whitened by the noise that is estimated from the series; what to use on a single series "
-    "at ordinary dose. It takes no rank, and several times as long.",
-    choices=MODES,
-)
-BASIS = Parameter(
-    "basis",
-    "",
-    "URI of a basis to apply, the `basis/` of another run in the same mode; empty makes one of this series. A patch "
-    "basis saves its learning, and serves where a series is too short to learn on; it fits series of the same kernel "
-    "and spacing. A global one seldom holds another patient, and the report says how much it leaves out.",
-    metavar="URI",
-)
-TAU = Parameter(
-    "tau",
-    PATCH_TAU,
-    "Patch mode: standard deviations of noise below which a weight is dropped. More removes more noise and, from about "
-    "3, faint structures; 0 removes nothing.",
-    metavar="NUMBER",
-)
-WIENER = Parameter(
-    "wiener",
-    True,
-    "Patch mode: a second stage that shrinks every weight as the first one's result says. Lungs and faint structures "
-    "gain; without it takes about half the time.",
-)
-STRIDE = Parameter(
-    "stride",
-    1,
-    "Patch mode: voxels between patches within the slice. 2 takes less than half the time and leaves a little more "
-    "noise.",
-    least=1,
-)
-TARGET_NOISE = Parameter(
-    "target_noise",
-    PATCH_TARGET_NOISE,
-    "Patch mode: HU in soft tissue, of the scan of standard dose that the series is made to look like. Of what is "
-    "removed, the share of that scan's noise is put back: nearly nothing at low dose, all of it up to 1.4 times as "
-    "much noise. 0 leaves none.",
-    metavar="HU",
-)
-SEED = Parameter(
-    "seed",
-    SEED_DRAWN,
-    f"Seed of the random projection, for engines that take one; {SEED_DRAWN} draws a new one. In patch mode of the "
-    f"draw of patches; {SEED_DRAWN} is 0.",
-    least=SEED_DRAWN,
-)
+    Attributes:
+        tau: Hard threshold in standard deviations of noise.
+        wiener: Whether the second, Wiener stage runs.
+        stride: Voxels between neighbouring patches within a slice.
+        target_noise: Noise in HU, in soft tissue, of the scan that the denoised series shall look like.
+    """
 
-METHOD = Parameter(
-    "method",
-    "auto",
-    "How spark, dask, ray and numpy factor: exact, up to some thousands of slices; randomized beyond, by oversample "
-    "and power_iters; single-pass for what is to be read once, less right where singular values decay slowly; auto "
-    "chooses.",
-    choices=METHODS,
-)
-MEMORY = Parameter(
-    "memory",
-    "auto",
-    "Memory that the engine numpy may take, such as 3GiB, whatever the size of the matrix; more of it keeps row blocks "
-    "from one pass to the next. auto: half of what is free.",
-    metavar="SIZE",
-)
-CLUSTER = Parameter(
-    "cluster",
-    "",
-    "Address of the engine's own cluster: a Spark master (spark://host:7077), a Dask scheduler (tcp://host:8786) or a "
-    "Ray head (host:6379, ray://host:10001), whose workers have ctbasis and reach the stores. Empty: what "
-    "DASK_SCHEDULER_ADDRESS or RAY_ADDRESS say, the Spark operator in a pod, else this machine.",
-    metavar="ADDRESS",
-)
-
-STORE = Parameter(
-    "store",
-    "",
-    "s3://bucket/prefix: matrix and factors go there, in a folder of the run's own that is removed at its end, and "
-    "executors on other nodes read and write it. Empty: the run's workspace, which then must be ReadWriteMany where "
-    "pods land on several nodes.",
-    metavar="URI",
-)
-
-DEIDENTIFY = Parameter(
-    "deidentify",
-    False,
-    "De-identify by PS3.15 Annex E, Basic Profile, before anything is stored. UIDs and patient IDs are replaced under "
-    "the secret of CTBASIS_DEIDENTIFY_SALT; without one each run has its own, and two runs do not match.",
-)
-RETAIN = Parameter(
-    "retain",
-    "",
-    "What de-identification lets stay: "
-    + "; ".join(f"{name} = {option.help}" for name, option in OPTIONS.items())
-    + ".",
-    metavar="OPTION,...",
-)
-COMPRESS = Parameter(
-    "compress",
-    UNCOMPRESSED,
-    "Lossless compression of the DICOM series that are written. jpeg-ls takes a third of the room, rle half of it; "
-    "jpeg2000, which more viewers read than jpeg-ls, takes three times as long to write.",
-    choices=CHOICES,
-)
-
-PARAMETERS: tuple[Parameter[str] | Parameter[int] | Parameter[bool] | Parameter[float], ...] = (
-    SOURCE,
-    TRUTH,
-    RANK,
-    RANKS,
-    OVERSAMPLE,
-    POWER_ITERS,
-    ENGINE,
-    MODE,
-    BASIS,
-    TAU,
-    WIENER,
-    STRIDE,
-    TARGET_NOISE,
-    SEED,
-    METHOD,
-    MEMORY,
-    CLUSTER,
-    STORE,
-    DEIDENTIFY,
-    RETAIN,
-    COMPRESS,
-)
+    tau: float = parameter(
+        3.0,
+        "Hard threshold in standard deviations of noise: smaller coefficients are set to zero. A larger value removes "
+        "more noise and, from about 3, faint structures; 0 removes nothing.",
+        group=Group.PATCH_MODE,
+        least=0.0,
+        most=LARGEST_TAU,
+        expected=f"a number from 0 (nothing is removed) to {LARGEST_TAU:g}, such as 3",
+        metavar="NUMBER",
+    )
+    wiener: bool = parameter(
+        True,
+        "Run a second stage, a Wiener filter guided by the result of the first. It improves lungs and faint "
+        "structures; without it a run takes about half the time.",
+        group=Group.PATCH_MODE,
+    )
+    stride: int = parameter(
+        1,
+        "Voxels between neighbouring patches within a slice. 2 takes less than half the time and leaves a little more "
+        "noise.",
+        group=Group.PATCH_MODE,
+        least=1,
+        most=LARGEST_STRIDE,
+    )
+    target_noise: float = parameter(
+        # The least that chest scans of standard dose commonly have in slices of 3 to 5 mm.
+        8.0,
+        "Noise in HU, in soft tissue, of the standard-dose scan that the denoised series shall look like. A share of "
+        "the removed noise is restored for it: nearly nothing at low dose, all of it up to 1.4 times as much noise. "
+        "0 restores none.",
+        group=Group.PATCH_MODE,
+        least=0.0,
+        most=LARGEST_TARGET_NOISE,
+        expected=f"HU from 0 (all noise that is found is removed) to {LARGEST_TARGET_NOISE:g}, such as 8",
+        metavar="HU",
+    )
 
 
-CHECKS: dict[str, Callable[[str], object]] = {
-    "rank": parse_rank,
-    "memory": parse_memory,
-    "ranks": parse_ranks,
-    "tau": parse_tau,
-    "stride": lambda text: check_stride(int(text)),
-    "target_noise": parse_target_noise,
-    "store": stores.validate_prefix,
-}
-"""What refuses a value by its form."""
+@dataclass(frozen=True)
+class SvdPlan(Plan):
+    """Parameters of the svd step: what is factored, by which engine, and the parameters of each mode.
+
+    Attributes:
+        mode: One of `MODES`.
+        basis: URI of a stored basis to apply; empty to compute one from this series.
+        engine: One of `ENGINES`, or `auto`.
+        seed: Seed of the random numbers, -1 to draw one.
+        memory: Memory that the engine numpy may take.
+        cluster: Address of the engine's own cluster; empty for the one of the environment, or this machine.
+        global_mode: Parameters of global mode.
+        patch_mode: Parameters of patch mode.
+    """
+
+    mode: str = parameter(
+        "global",
+        "global: one column a slice, the published method; it helps at heavy noise and with many slices. patch: "
+        "overlapping 3-D patches, whitened by the noise that is estimated from the series; the mode for a single "
+        "series at ordinary dose. It takes no rank, and several times as long.",
+        group=Group.METHOD,
+        choices=MODES,
+    )
+    basis: str = parameter(
+        "",
+        "URI of a stored basis to apply, the `basis/` of another run in the same mode; empty computes one from this "
+        "series. A patch basis saves the time of learning, and serves where a series is too short to learn from; it "
+        "fits series of the same kernel and spacing. A global basis seldom represents another patient, and the report "
+        "says how much it leaves out.",
+        group=Group.METHOD,
+        metavar="URI",
+    )
+    engine: str = parameter(
+        AUTO,
+        "What factors: "
+        + "; ".join(f"{name} = {engine.summary}" for name, engine in ENGINES.items())
+        + "; auto chooses.",
+        group=Group.PLACE,
+        choices=(AUTO, *ENGINES),
+    )
+    seed: int = parameter(
+        SEED_DRAWN,
+        f"Seed of the random projection in global mode, for engines that take one; {SEED_DRAWN} draws a new one. In "
+        f"patch mode, seed of the sample of patches; {SEED_DRAWN} is 0.",
+        group=Group.METHOD,
+        least=SEED_DRAWN,
+    )
+    memory: str = parameter(
+        AUTO,
+        "Memory that the engine numpy may take, such as 3GiB, whatever the size of the matrix; with more, row blocks "
+        "stay in memory from one pass to the next. auto: half of the free memory.",
+        group=Group.PLACE,
+        metavar="SIZE",
+        parse=parse_memory,
+    )
+    cluster: str = parameter(
+        "",
+        "Address of the engine's own cluster: a Spark master (spark://host:7077), a Dask scheduler (tcp://host:8786) "
+        "or a Ray head (host:6379, ray://host:10001), whose workers have ctbasis and reach the stores. Empty: what "
+        "DASK_SCHEDULER_ADDRESS or RAY_ADDRESS say, the Spark operator in a pod, else this machine.",
+        group=Group.PLACE,
+        metavar="ADDRESS",
+    )
+    global_mode: GlobalMode = field(default_factory=GlobalMode)
+    patch_mode: PatchMode = field(default_factory=PatchMode)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that the engine numpy may take; 0 for a share of the free memory."""
+        return parse_memory(self.memory)
+
+    @property
+    def projection_seed(self) -> int | None:
+        """Seed of the random projection in global mode; None lets the engine draw one."""
+        return None if self.seed == SEED_DRAWN else self.seed
+
+    @property
+    def sample_seed(self) -> int:
+        """Seed of the sample of patches in patch mode; 0 where none is given, so that equal runs give equal files."""
+        return max(self.seed, 0)
+
+
+@dataclass(frozen=True)
+class StorePlan(Plan):
+    """Where the run's stores are.
+
+    Attributes:
+        store: `s3://bucket/prefix`; empty for the run's workspace.
+    """
+
+    store: str = parameter(
+        "",
+        "s3://bucket/prefix: matrix and factors go there, into a folder of the run that is removed at its end, and "
+        "executors on other nodes read and write it. Empty: the run's workspace, which then must be ReadWriteMany "
+        "where pods are scheduled on several nodes.",
+        group=Group.PLACE,
+        metavar="URI",
+        parse=validate_store,
+    )
+
+
+@dataclass(frozen=True)
+class DeidentificationPlan(Plan):
+    """De-identification by PS3.15 Annex E, Basic Profile, in the fetch and matrix steps.
+
+    Attributes:
+        deidentify: Whether headers and file names are de-identified before anything is stored.
+        retain: Options of the profile, comma-separated names of `RETAIN_OPTIONS`.
+
+    Raises:
+        CtbasisError: `retain` names options without `deidentify`.
+    """
+
+    deidentify: bool = parameter(
+        False,
+        "De-identify by PS3.15 Annex E, Basic Profile, before anything is stored. UIDs and patient IDs are replaced "
+        "under the secret in CTBASIS_DEIDENTIFY_SALT; without it each run has a secret of its own, and the pseudonyms "
+        "of two runs do not match.",
+        group=Group.DEIDENTIFICATION,
+    )
+    retain: str = parameter(
+        "",
+        "What de-identification keeps: " + "; ".join(f"{name} = {kept}" for name, kept in RETAIN_OPTIONS.items()) + ".",
+        group=Group.DEIDENTIFICATION,
+        metavar="OPTION,...",
+        parse=parse_retain,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if parse_retain(self.retain) and not self.deidentify:
+            raise CtbasisError(
+                "retain is given, and deidentify is not", remedy="add --deidentify, or leave --retain out"
+            )
+
+
+@dataclass(frozen=True)
+class OutputPlan(Plan):
+    """Form of the DICOM series that the reconstruct step writes.
+
+    Attributes:
+        compress: One of `COMPRESSIONS`.
+    """
+
+    compress: str = parameter(
+        UNCOMPRESSED,
+        "Lossless compression of the DICOM series that are written. jpeg-ls needs a third of the space, rle half of "
+        "it; jpeg2000, which more viewers read than jpeg-ls, takes three times as long to write.",
+        group=Group.OUTPUT,
+        choices=COMPRESSIONS,
+    )
+
+
+PLANS: tuple[type[Plan], ...] = (SourcePlan, SvdPlan, StorePlan, DeidentificationPlan, OutputPlan)
+"""The plans that together hold every parameter once."""
+
+PARAMETERS: tuple[Parameter[Any], ...] = tuple(chain.from_iterable(plan.parameters() for plan in PLANS))
+"""Every parameter of the pipeline."""
+
+PARAMETER: dict[str, Parameter[Any]] = {one.name: one for one in PARAMETERS}
+"""The same by name."""
+
+SOURCE, MODE, BASIS, SEED = (PARAMETER[name] for name in ("source", "mode", "basis", "seed"))
+OVERSAMPLE, POWER_ITERS, METHOD = (PARAMETER[name] for name in ("oversample", "power_iters", "method"))
+CLUSTER, DEIDENTIFY, RETAIN, COMPRESS = (PARAMETER[name] for name in ("cluster", "deidentify", "retain", "compress"))
 
 
 def check(arguments: dict[str, Any]) -> None:
-    """Refuse arguments that the pipeline would refuse an hour later.
+    """Refuse arguments before a run starts that one of its steps would refuse.
+
+    Args:
+        arguments: Parameters of the pipeline by name; those left out have their defaults.
 
     Raises:
-        CtbasisError: An unknown name, or a value outside its bounds.
+        CtbasisError: A name is unknown, or a value has the wrong type or is out of bounds.
     """
-    table = {parameter.name: parameter for parameter in PARAMETERS}
-    for name, value in arguments.items():
-        if name not in table:
-            raise CtbasisError(f"parameter {name!r} is unknown", expected=f"one of {', '.join(table)}")
-        parameter = table[name]
-        if parameter.choices and value not in parameter.choices:
-            raise CtbasisError(f"{name} is {value!r}", expected=f"one of {', '.join(parameter.choices)}")
-        if parameter.least is not None and int(value) < parameter.least:
-            raise CtbasisError(f"{name} is {value}", expected=f"a whole number, at least {parameter.least}")
-    for name, checked in CHECKS.items():
-        if name in arguments:
-            checked(str(arguments[name]))
-    check_deidentification(bool(arguments.get("deidentify")), str(arguments.get("retain", "")))
+    for name in arguments:
+        if name not in PARAMETER:
+            raise CtbasisError(f"parameter {name!r} is unknown", expected=f"one of {', '.join(PARAMETER)}")
+    for plan in PLANS:
+        plan.of(**{name: arguments[name] for name in plan.names() if name in arguments})

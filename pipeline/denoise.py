@@ -11,8 +11,16 @@ from components.matrix.component import matrix
 from components.reconstruct.component import reconstruct
 from components.report.component import report
 from components.svd.component import svd
-from ctbasis import parameters as p
 from ctbasis.dicom.deidentify.pseudonyms import SALT
+from ctbasis.parameters import (
+    DeidentificationPlan,
+    GlobalMode,
+    OutputPlan,
+    PatchMode,
+    SourcePlan,
+    StorePlan,
+    SvdPlan,
+)
 
 S3_SECRET = "ctbasis-s3"  # noqa: S105 - the name of a Secret, not its content
 S3_KEYS = {
@@ -81,26 +89,26 @@ def retried(task: dsl.PipelineTask, *, times: int) -> dsl.PipelineTask:
 )
 def denoise(
     source: str,
-    truth: str = p.TRUTH.default,
-    rank: str = p.RANK.default,
-    ranks: str = p.RANKS.default,
-    oversample: int = p.OVERSAMPLE.default,
-    power_iters: int = p.POWER_ITERS.default,
-    engine: str = p.ENGINE.default,
-    mode: str = p.MODE.default,
-    basis: str = p.BASIS.default,
-    tau: float = p.TAU.default,
-    wiener: bool = p.WIENER.default,
-    stride: int = p.STRIDE.default,
-    target_noise: float = p.TARGET_NOISE.default,
-    seed: int = p.SEED.default,
-    method: str = p.METHOD.default,
-    memory: str = p.MEMORY.default,
-    cluster: str = p.CLUSTER.default,
-    store: str = p.STORE.default,
-    deidentify: bool = p.DEIDENTIFY.default,
-    retain: str = p.RETAIN.default,
-    compress: str = p.COMPRESS.default,
+    truth: str = SourcePlan.truth,
+    rank: str = GlobalMode.rank,
+    ranks: str = GlobalMode.ranks,
+    oversample: int = GlobalMode.oversample,
+    power_iters: int = GlobalMode.power_iters,
+    engine: str = SvdPlan.engine,
+    mode: str = SvdPlan.mode,
+    basis: str = SvdPlan.basis,
+    tau: float = PatchMode.tau,
+    wiener: bool = PatchMode.wiener,
+    stride: int = PatchMode.stride,
+    target_noise: float = PatchMode.target_noise,
+    seed: int = SvdPlan.seed,
+    method: str = GlobalMode.method,
+    memory: str = SvdPlan.memory,
+    cluster: str = SvdPlan.cluster,
+    store: str = StorePlan.store,
+    deidentify: bool = DeidentificationPlan.deidentify,
+    retain: str = DeidentificationPlan.retain,
+    compress: str = OutputPlan.compress,
 ) -> None:
     """Denoise a chest CT series."""
     workspace, run = dsl.WORKSPACE_PATH_PLACEHOLDER, dsl.PIPELINE_JOB_ID_PLACEHOLDER
