@@ -1,4 +1,4 @@
-"""The one error that a user is meant to read, and how it crosses from a step's process to whoever started it."""
+"""Errors that a user can act on, and their way from the log of a step's process to the process that started it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class CtbasisError(Exception):
-    """Something the user can mend: says what was found, what was expected, the likely cause, and the remedy.
+    """An error that the user can correct; it says what was found, what was expected, the likely cause and the remedy.
 
     Args:
-        found: What was there, with the tag, field, key or path by name. Never patient data.
-        expected: What should have been there.
+        found: What was found, with the tag, field, key or path by name. Never patient data.
+        expected: What was expected instead.
         cause: The likely cause.
         remedy: What the user can do now.
     """
@@ -38,7 +38,7 @@ class CtbasisError(Exception):
         return "\n  ".join(parts)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments do not survive the default pickling, and these cross process pools.
+        # Process pools pickle errors, and the default pickling loses keyword-only arguments.
         return (_rebuild, (type(self), self.found, self.expected, self.cause, self.remedy))
 
 
@@ -47,36 +47,39 @@ def _rebuild(kind: type[CtbasisError], found: str, expected: str, cause: str, re
 
 
 class TransientError(Exception):
-    """A failure that may pass; the message holds no secret."""
+    """A failure that may disappear when the operation is tried again; its message contains no secret."""
 
 
 LINE_PREFIX = "ctbasis: "
-"""How each line of a refusal begins in a step's log, so that whoever started the step can find it and show it."""
+"""Start of every line that an error takes in a step's log; `error_in_log` finds the error by it."""
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
-    """Turn a `CtbasisError` into marked lines on standard error and exit code 2; anything else stays a traceback."""
+def exit_on_error() -> Iterator[None]:
+    """Write a `CtbasisError` to standard error, each line with `LINE_PREFIX`, and exit with code 2.
+
+    Any other exception passes through with its traceback.
+    """
     try:
         yield
     except CtbasisError as error:
         first, *others = str(error).splitlines()
         sys.stderr.write(f"{LINE_PREFIX}{first}\n")
         for line in others:
-            # Indented, so that `refusal_in` can tell where a refusal begins.
+            # `error_in_log` takes a line without indentation for the start of an error.
             sys.stderr.write(f"{LINE_PREFIX}  {line.removeprefix('  ')}\n")
         sys.stderr.flush()
         sys.exit(2)
 
 
-def refusal_in(log: Iterable[str]) -> str:
-    """Return the text of the last refusal that `refusing` wrote into `log`, or an empty string."""
-    refusal: list[str] = []
-    for line in log:
-        _, marked, text = line.rstrip().partition(LINE_PREFIX)
-        if not marked:
+def error_in_log(log: Iterable[str]) -> str:
+    """Return the text of the last error that `exit_on_error` wrote to `log`, or an empty string if there is none."""
+    text: list[str] = []
+    for log_line in log:
+        _, prefix, line = log_line.rstrip().partition(LINE_PREFIX)
+        if not prefix:
             continue
-        if not text.startswith(" "):
-            refusal.clear()
-        refusal.append(text)
-    return "\n".join(refusal)
+        if not line.startswith(" "):
+            text.clear()
+        text.append(line)
+    return "\n".join(text)

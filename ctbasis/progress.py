@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a log line now and then in a pod."""
+"""Progress of long work: a progress bar on a terminal, and a log line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ T = TypeVar("T")
 LOG_EVERY_SECONDS = 5.0
 
 
-def progress(items: Iterable[T], what: str, *, total: int | None = None, unit: str = "item") -> Iterator[T]:
-    """Yield `items` and show how far the consumer has come.
+def progress(items: Iterable[T], label: str, *, total: int | None = None, unit: str = "item") -> Iterator[T]:
+    """Yield `items` unchanged and show on standard error how many of them the consumer has processed.
 
     Args:
-        items: What is worked through; passed on unchanged.
-        what: A short name of the work, such as `fetch` or `decode`.
-        total: Number of items where `items` has no length.
-        unit: What one item is, such as `file` or `slice`.
+        items: The items of work.
+        label: Short name of the work, such as `fetch` or `decode`.
+        total: Number of items, if `items` has no length.
+        unit: Name of one item, such as `file` or `slice`.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
-        yield from tqdm(items, desc=what, total=total, unit=unit, file=sys.stderr)
+        yield from tqdm(items, desc=label, total=total, unit=unit, file=sys.stderr)
         return
     start = last = time.monotonic()
     done = 0
@@ -39,11 +39,11 @@ def progress(items: Iterable[T], what: str, *, total: int | None = None, unit: s
         now = time.monotonic()
         if now - last >= LOG_EVERY_SECONDS:
             last = now
-            _say(what, done, total, unit, now - start)
-    _say(what, done, total, unit, time.monotonic() - start)
+            _log(label, done, total, unit, now - start)
+    _log(label, done, total, unit, time.monotonic() - start)
 
 
-def _say(what: str, done: int, total: int | None, unit: str, seconds: float) -> None:
-    of = f"/{total}" if total is not None else ""
-    sys.stderr.write(f"{what}: {done}{of} {unit}s, {seconds:.1f} s\n")
+def _log(label: str, done: int, total: int | None, unit: str, seconds: float) -> None:
+    of_total = f"/{total}" if total is not None else ""
+    sys.stderr.write(f"{label}: {done}{of_total} {unit}s, {seconds:.1f} s\n")
     sys.stderr.flush()

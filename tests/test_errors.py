@@ -1,4 +1,4 @@
-"""A refusal crosses from a step's log to whoever started the step, whole and alone."""
+"""An error crosses from the log of a step's process to the process that started it, complete and without other lines."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import pickle
 
 import pytest
 
-from ctbasis.errors import CtbasisError, refusal_in, refusing
+from ctbasis.errors import CtbasisError, error_in_log, exit_on_error
 
 
-def refused(capsys: pytest.CaptureFixture[str], error: CtbasisError) -> list[str]:
-    with pytest.raises(SystemExit) as exit_, refusing():
+def lines_of(capsys: pytest.CaptureFixture[str], error: CtbasisError) -> list[str]:
+    with pytest.raises(SystemExit) as exit_, exit_on_error():
         raise error
     assert exit_.value.code == 2
     return capsys.readouterr().err.splitlines()
 
 
-def test_the_text_that_a_step_wrote_is_read_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_that_a_step_wrote_is_read_from_its_log(capsys: pytest.CaptureFixture[str]) -> None:
     error = CtbasisError("found this\nand that", expected="other", cause="haste", remedy="patience")
-    log = ["fetch: 3 files", *refused(capsys, error), "bye"]
-    assert refusal_in(log).split("\n") == [
+    log = ["fetch: 3 files", *lines_of(capsys, error), "bye"]
+    assert error_in_log(log).split("\n") == [
         "found this",
         "  and that",
         "  expected: other",
@@ -28,25 +28,25 @@ def test_the_text_that_a_step_wrote_is_read_back(capsys: pytest.CaptureFixture[s
     ]
 
 
-def test_the_last_of_several_refusals_counts(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = refused(capsys, CtbasisError("first", remedy="one")) + refused(capsys, CtbasisError("second"))
-    assert refusal_in(lines) == "second"
+def test_the_last_of_several_errors_is_returned(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = lines_of(capsys, CtbasisError("first", remedy="one")) + lines_of(capsys, CtbasisError("second"))
+    assert error_in_log(lines) == "second"
 
 
-def test_a_log_without_a_refusal_has_none() -> None:
-    assert refusal_in(["all is well"]) == ""
+def test_a_log_without_an_error_gives_an_empty_string() -> None:
+    assert error_in_log(["all is well"]) == ""
 
 
-def test_a_refusal_is_indented_as_kfp_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = refused(capsys, CtbasisError("found", remedy="do"))
-    assert refusal_in([f"    {line}" for line in lines]) == "found\n  remedy: do"
+def test_an_error_is_found_in_the_indented_log_that_kfp_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = lines_of(capsys, CtbasisError("found", remedy="do"))
+    assert error_in_log([f"    {line}" for line in lines]) == "found\n  remedy: do"
 
 
-def test_an_error_survives_a_process_pool() -> None:
+def test_an_error_survives_pickling_by_a_process_pool() -> None:
     error = pickle.loads(pickle.dumps(CtbasisError("found", expected="this", cause="that", remedy="do")))  # noqa: S301 - our own bytes
     assert str(error) == str(CtbasisError("found", expected="this", cause="that", remedy="do"))
 
 
-def test_other_errors_keep_their_traceback() -> None:
-    with pytest.raises(ZeroDivisionError), refusing():
+def test_other_exceptions_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), exit_on_error():
         1 / 0  # noqa: B018 - raised on purpose

@@ -18,9 +18,9 @@ def cleanup(workspace: str, store: str, run: str, status: dsl.PipelineTaskFinalS
     from pathlib import Path
 
     from ctbasis.steps.cleanup import cleanup
-    from ctbasis.errors import refusing
+    from ctbasis.errors import exit_on_error
 
-    with refusing():
+    with exit_on_error():
         print(f"cleanup: the run {status.state}")
         # kfp.local's word and that of Kubeflow's back end, which is ML Metadata's.
         cleanup(Path(workspace), store, run, succeeded=status.state in {"SUCCEEDED", "COMPLETE"})

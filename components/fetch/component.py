@@ -25,11 +25,11 @@ def fetch(source: str, truth: str, deidentify: bool, workspace: str) -> NamedTup
     """
     from pathlib import Path
 
-    from ctbasis.errors import refusing
+    from ctbasis.errors import exit_on_error
     from ctbasis.sources.fetch import fetch
 
     folder, truth_folder = Path(workspace) / "source", Path(workspace) / "truth"
-    with refusing():
+    with exit_on_error():
         fetch(source, folder, opaque=deidentify)
         if truth:
             fetch(truth, truth_folder, opaque=deidentify)

@@ -37,13 +37,13 @@ def matrix(
     from pathlib import Path
 
     from ctbasis.dicom.deidentify.deidentification import Deidentification
-    from ctbasis.errors import refusing
+    from ctbasis.errors import exit_on_error
     from ctbasis.matrix.ingest import ingest
     from ctbasis.storage.stores import run_folder
 
     place = run_folder(workspace, store, run)
     uri, truth_uri = f"{place}/matrix.zarr", f"{place}/truth.zarr"
-    with refusing():
+    with exit_on_error():
         # One for both series: their UIDs shall go on naming the same things.
         identity = Deidentification.of(retain) if deidentify else None
         print(f"matrix: {identity or 'not de-identified: outputs name the patient as the source does'}")

@@ -28,10 +28,10 @@ def reconstruct(
     """
     from pathlib import Path
 
-    from ctbasis.errors import refusing
+    from ctbasis.errors import exit_on_error
     from ctbasis.steps.reconstruct import reconstruct, reconstruct_patches
 
-    with refusing():
+    with exit_on_error():
         if denoised_matrix:
             reconstruct_patches(denoised_matrix, Path(denoised.path), compression=compress, noise=Path(noise.path))
             return

@@ -38,12 +38,12 @@ def report(
     import tempfile
     from pathlib import Path
 
-    from ctbasis.errors import refusing
+    from ctbasis.errors import exit_on_error
     from ctbasis.report.patch_report import write_patch_report
     from ctbasis.report.global_report import write_report
     from ctbasis.svd.rank import parse_ranks
 
-    with refusing(), tempfile.TemporaryDirectory() as scratch:
+    with exit_on_error(), tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "report"
         read, truth = Path(qc.path), truth_matrix or None
         if denoised_matrix:

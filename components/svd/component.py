@@ -78,7 +78,7 @@ def svd(
     """
     from pathlib import Path
 
-    from ctbasis.errors import refusing
+    from ctbasis.errors import exit_on_error
     from ctbasis.steps.patch import denoise
     from ctbasis.steps.svd import factorize, publish
     from ctbasis.svd.memory import parse_memory
@@ -93,7 +93,7 @@ def svd(
         placement = placement.without(workspace)
     factors = f"{run_folder(workspace, store, run)}/factors.zarr"
     if mode == "patch":
-        with refusing():
+        with exit_on_error():
             denoised = denoise(
                 matrix,
                 f"{run_folder(workspace, store, run)}/denoised.zarr",
@@ -113,7 +113,7 @@ def svd(
             publish(factors, Path(basis.path))
         basis.metadata.update({"mode": mode, "engine": denoised.plan.engine, "note": denoised.plan.summary})
         return 0, denoised.uri
-    with refusing():
+    with exit_on_error():
         outcome = factorize(
             matrix,
             factors,

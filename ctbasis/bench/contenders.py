@@ -30,13 +30,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ctbasis.bench.meter import Meter, touch_free_memory
-from ctbasis.errors import refusing
+from ctbasis.errors import exit_on_error
 from ctbasis.matrix.store import MatrixStore
+from ctbasis.parsing import parse_memory
 from ctbasis.spark.application import SparkApplication
 from ctbasis.spark.launch_local import spark_submit
 from ctbasis.svd.engines import engine_named
 from ctbasis.svd.factors import FactorStore, FactorWriter
-from ctbasis.svd.memory import parse_memory
 from ctbasis.svd.plan import plan_factorization
 from ctbasis.threads import available_cpus, in_order
 
@@ -352,5 +352,5 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    with refusing():
+    with exit_on_error():
         sys.stdout.write(json.dumps(run(parse(sys.argv[1:]))) + "\n")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctbasis.bench.matrices import write_decaying
-from ctbasis.errors import CtbasisError, refusal_in
+from ctbasis.errors import CtbasisError, error_in_log
 from ctbasis.installed import LAYOUT
 from ctbasis.matrix.ingest import ingest
 from ctbasis.matrix.store import MatrixStore
@@ -126,7 +126,7 @@ def contend(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         told = done.stderr.splitlines()
-        raise CtbasisError(refusal_in(told) or f"contender {name} failed:\n" + "\n".join(told[-15:]))
+        raise CtbasisError(error_in_log(told) or f"contender {name} failed:\n" + "\n".join(told[-15:]))
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import psutil
 
-from ctbasis.errors import CtbasisError, refusal_in
+from ctbasis.errors import CtbasisError, error_in_log
 from ctbasis.kubeflow.package import PACKAGE
 from ctbasis.parameters import MODE, check
 from ctbasis.patch.bases import kind_at
@@ -240,7 +240,7 @@ class StepLog(io.TextIOBase):
     @property
     def refusal(self) -> str:
         """The text with which a step refused its input, empty if none did."""
-        text = refusal_in(self._lines)
+        text = error_in_log(self._lines)
         return f"{self._failed}: {text}" if text and self._failed else text
 
     @property

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctbasis.errors import refusing
+from ctbasis.errors import exit_on_error
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.patch.plan import TARGET_NOISE, TAU, PatchPlan, parse_target_noise, parse_tau
 from ctbasis.svd.engines import ENGINES, engine_named
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ctbasis.spark.fused import FusedMatrix
-    from ctbasis.svd.spectrum import Spectrum
     from ctbasis.svd.plan import Plan
+    from ctbasis.svd.spectrum import Spectrum
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -183,5 +183,5 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    with refusing():
+    with exit_on_error():
         run(parse(sys.argv[1:]))

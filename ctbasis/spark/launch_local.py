@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctbasis.errors import CtbasisError, refusal_in
+from ctbasis.errors import CtbasisError, error_in_log
 from ctbasis.installed import IMAGE_ROOT, LAYOUT
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _variables(pod: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _failure(code: int, tail: deque[str]) -> CtbasisError:
-    refused = refusal_in(tail)
+    refused = error_in_log(tail)
     if refused:
         return CtbasisError(refused)
     log = "".join(tail)

@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Any
 
-from ctbasis.errors import refusing
+from ctbasis.errors import exit_on_error
 from ctbasis.spark import launch_kubernetes
 from ctbasis.spark.application import SparkApplication
 from ctbasis.spark.kubernetes.patience import Patience
@@ -53,6 +53,6 @@ if __name__ == "__main__":
     if "LOG_REQUESTS" in os.environ:
         log_requests()
     given = json.loads(sys.argv[1])
-    with refusing():
+    with exit_on_error():
         wanted = rendered(launch_kubernetes.template(), given)
         launch_kubernetes.launch(wanted, patience=Patience(**given.get("patience", {})))

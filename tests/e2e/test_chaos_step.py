@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ctbasis.errors import refusal_in
+from ctbasis.errors import error_in_log
 from tests.e2e.cluster import GENEROUS_SECONDS, kubectl, tell_chaos, wait_until
 from tests.e2e.step_namespace import job_arguments
 
@@ -143,7 +143,7 @@ def test_an_image_that_is_not_to_be_had_is_named_with_its_reason(
     code, said = step.end()
     seconds = time.monotonic() - began
     assert code == 2, said
-    refused = refusal_in(said.splitlines())
+    refused = error_in_log(said.splitlines())
     assert re.search("ErrImageNeverPull" if policy == "Never" else "ErrImagePull|ImagePullBackOff", refused)
     assert "ctbasis/spark:absent" in refused
     wait_until(lambda: not namespace.application(run) and not namespace.pods(run), "application and pods are gone")
@@ -171,7 +171,7 @@ def test_executors_that_run_out_of_memory_are_the_reason_that_is_given(namespace
     code, said = namespace.step(*job_arguments("oom.zarr"), run=run, spec=greedy).end()
     seconds = time.monotonic() - began
     assert code == 2, said
-    refused = refusal_in(said.splitlines())
+    refused = error_in_log(said.splitlines())
     assert re.search(r"executors? ended: OOMKilled \(exit code 137, memory limit 769Mi\)", refused), said
     assert "memoryOverhead" in refused
     tell_chaos(

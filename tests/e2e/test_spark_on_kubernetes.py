@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from ctbasis.errors import refusal_in
+from ctbasis.errors import error_in_log
 from ctbasis.spark.kubernetes.owner import POD_NAME
 from ctbasis.spark.launch import application_name
 from tests.e2e.cluster import CHECKOUT, SPARK_IMAGE, hardened, pod, wait_until
@@ -62,14 +62,14 @@ def test_executors_read_dicom_files_themselves_and_say_where_there_are_none(name
     source = ["--source", "/workspace", "--factors", "/workspace/fused.zarr", "--engine", "spark", "--rank", "5"]
     code, said = namespace.step(*source, run=run).end()
     assert code == 2, said
-    assert refusal_in(said.splitlines()).startswith("no CT image among "), said
+    assert error_in_log(said.splitlines()).startswith("no CT image among "), said
 
 
 def test_a_refusal_of_the_job_is_the_steps_own_and_is_not_retried(namespace: StepNamespace, run: str) -> None:
     missing = job_arguments("bad.zarr", matrix="/workspace/missing.zarr")
     code, said = namespace.step(*missing, run=run).end()
     assert code == 2, said
-    assert refusal_in(said.splitlines()).startswith("no matrix at /workspace/missing.zarr\n  expected:")
+    assert error_in_log(said.splitlines()).startswith("no matrix at /workspace/missing.zarr\n  expected:")
     assert "PENDING_RERUN" not in said
     is_gone(namespace, run)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyspark
 import pytest
 
-from ctbasis.errors import CtbasisError, refusal_in
+from ctbasis.errors import CtbasisError, error_in_log
 from ctbasis.matrix import store
 from ctbasis.spark import job
 from ctbasis.svd.engines.mahout import REQUIRED_CONF
@@ -114,7 +114,7 @@ def test_a_command_line_without_what_it_needs_exits_with_2(
 def test_a_refusal_is_marked_lines_and_exit_code_2(matrix: MatrixStore, tmp_path: Path) -> None:
     done = run(sys.executable, str(PROGRAM), *arguments(matrix, tmp_path / "f", "--rank", "0"))
     assert done.returncode == 2
-    assert refusal_in(done.stdout.splitlines()) == "rank is 0\n  expected: a whole number, at least 1"
+    assert error_in_log(done.stdout.splitlines()) == "rank is 0\n  expected: a whole number, at least 1"
     assert "Traceback" not in done.stdout
 
 
@@ -140,7 +140,7 @@ def test_under_spark_submit_what_a_task_refuses_comes_out_in_words_with_exit_cod
     A[5, 1] = np.inf
     done = submit(*arguments(store_matrix(A), tmp_path / "f", "--rank", "2", engine="mahout"))
     assert done.returncode == 2, done.stdout
-    assert "NaN or Inf in rows 0 to 300 of the matrix\n  expected: finite HU" in refusal_in(done.stdout.splitlines())
+    assert "NaN or Inf in rows 0 to 300 of the matrix\n  expected: finite HU" in error_in_log(done.stdout.splitlines())
     assert "Traceback" not in done.stdout
     assert "\tat " not in done.stdout
 
@@ -149,7 +149,7 @@ def test_under_spark_submit_what_a_task_refuses_comes_out_in_words_with_exit_cod
 def test_spark_without_mahout_is_refused_and_the_setting_named(matrix: MatrixStore, tmp_path: Path) -> None:
     done = run(sys.executable, str(PROGRAM), *arguments(matrix, tmp_path / "f", "--rank", "2", engine="mahout"))
     assert done.returncode == 2, done.stdout
-    refused = refusal_in(done.stdout.splitlines())
+    refused = error_in_log(done.stdout.splitlines())
     assert "spark.kryo.registrator=None" in refused
     assert "manifests/sparkapplication.yaml" in refused
 

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 
-from ctbasis.errors import CtbasisError, refusal_in
+from ctbasis.errors import CtbasisError, error_in_log
 from ctbasis.spark.kubernetes.applications import COMPLETED, FAILED, FAILING, state
 from ctbasis.spark.kubernetes.driver_log import DriverLog
 from ctbasis.spark.kubernetes.outage import say, through_outages
@@ -157,7 +157,7 @@ class Follower:
         self._log.finish()
         now = state(self._application)
         if now == FAILING:
-            if refused := refusal_in(self._log.tail):
+            if refused := error_in_log(self._log.tail):
                 # The job has said what the user must mend: the retries of the restart policy would say it again.
                 raise CtbasisError(refused)
             return False

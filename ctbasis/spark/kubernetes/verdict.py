@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from ctbasis.errors import CtbasisError, refusal_in
+from ctbasis.errors import CtbasisError, error_in_log
 from ctbasis.spark.kubernetes.outage import ApplicationStaysError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def failure(application: dict[str, Any], pods: Pods, log: Sequence[str], *, foun
         log: The driver's last lines.
         found: What became of it.
     """
-    refused = refusal_in(log)
+    refused = error_in_log(log)
     if refused:
         return ApplicationStaysError(refused)
     driver = pods.driver.ending if pods.driver is not None else ""
