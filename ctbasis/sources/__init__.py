@@ -1,1 +1,1 @@
-"""Sources of images: one file a URI scheme, and fetching their objects whole."""
+"""Sources of DICOM files (S3 prefixes, folders), one module per URI scheme, and fetching their objects."""

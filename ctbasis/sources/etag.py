@@ -1,4 +1,4 @@
-"""Is this the content that the ETag was made of? S3's ETag is an MD5, a digest of MD5s, or not told."""
+"""Comparing content with an S3 ETag, which is an MD5, an MD5 of the MD5s of an upload's parts, or neither."""
 
 from __future__ import annotations
 
@@ -13,93 +13,93 @@ if TYPE_CHECKING:
 MEBIBYTE = 1 << 20
 
 PART_SIZES = tuple(size * MEBIBYTE for size in (5, 8, 10, 15, 16, 25, 32, 50, 64, 100, 128, 256, 512, 1024))
-"""Parts that upload tools use; S3 does not say which. 8 MiB is the default of boto3 and of AWS's command line."""
+"""Part sizes in bytes that upload tools use; S3 does not report it. 8 MiB is the default of boto3 and the AWS CLI."""
 
 SINGLE = re.compile(r"[0-9a-f]{32}")
 MULTIPART = re.compile(r"[0-9a-f]{32}-([0-9]+)")
 
 
 class Verdict(Enum):
-    """What an ETag says of a content."""
+    """Result of the comparison of content with an ETag."""
 
     MATCHES = auto()
     DIFFERS = auto()
-    UNTOLD = auto()
+    UNKNOWN = auto()
 
 
 class Digest:
-    """Takes in an object's content piece by piece and compares it with what was promised.
+    """Digests of an object's content, updated chunk by chunk, to be compared with its ETag and size.
 
     Args:
-        etag: Without quotes. One that looks like no MD5 promises nothing.
-        size: Bytes that were promised.
+        etag: The ETag without quotes. A value that is not an MD5 cannot be compared with the content.
+        size: Expected size in bytes.
     """
 
     def __init__(self, etag: str, size: int) -> None:
         self._etag = etag
         self._size = size
-        self._taken = 0
+        self._received = 0
         multipart = MULTIPART.fullmatch(etag)
         parts = int(multipart[1]) if multipart else 0
-        # Several part sizes may give the same number of parts: all are followed, the right one will match.
-        self._parted = [_Parted(part) for part in PART_SIZES if parts and -(-size // part) == parts]
+        # Several part sizes may give the same number of parts, so the ETag is computed for each of them.
+        self._multipart = [_MultipartDigest(part) for part in PART_SIZES if parts and -(-size // part) == parts]
         self._whole = hashlib.md5(usedforsecurity=False) if SINGLE.fullmatch(etag) else None
 
-    def update(self, piece: bytes) -> None:
-        """Take in the next bytes."""
-        self._taken += len(piece)
+    def update(self, data: bytes) -> None:
+        """Add the next bytes of the content."""
+        self._received += len(data)
         if self._whole is not None:
-            self._whole.update(piece)
-        for parted in self._parted:
-            parted.update(piece)
+            self._whole.update(data)
+        for digest in self._multipart:
+            digest.update(data)
 
     @property
-    def tells(self) -> bool:
-        """Whether the ETag may tell the content, so that it is worth reading."""
-        return self._whole is not None or bool(self._parted)
+    def is_comparable(self) -> bool:
+        """Whether the ETag can be compared with the content, so that the content is worth reading."""
+        return self._whole is not None or bool(self._multipart)
 
     def verdict(self) -> Verdict:
-        """Compare what was taken in with what was promised: its size first, then the ETag."""
-        if self._taken != self._size:
+        """Compare the size, then the content with the ETag."""
+        if self._received != self._size:
             return Verdict.DIFFERS
         if self._whole is not None:
             return Verdict.MATCHES if self._whole.hexdigest() == self._etag else Verdict.DIFFERS
-        # The parts may have had any size, so that a mismatch proves nothing.
-        return Verdict.MATCHES if any(parted.etag() == self._etag for parted in self._parted) else Verdict.UNTOLD
+        # The upload may have used another part size, so a mismatch proves nothing.
+        return Verdict.MATCHES if any(digest.etag() == self._etag for digest in self._multipart) else Verdict.UNKNOWN
 
     def update_from(self, path: Path) -> None:
-        """Take in the content of a file."""
+        """Add the content of a file."""
         with path.open("rb") as file:
-            while piece := file.read(MEBIBYTE):
-                self.update(piece)
+            while data := file.read(MEBIBYTE):
+                self.update(data)
 
 
-class _Parted:
-    """The ETag of a multipart upload: MD5 over the MD5s of its parts, and their number."""
+class _MultipartDigest:
+    """The ETag of a multipart upload: the MD5 of the MD5s of its parts, and the number of parts."""
 
-    def __init__(self, part: int) -> None:
-        self._part = part
-        self._room = part
+    def __init__(self, part_size: int) -> None:
+        self._part_size = part_size
+        self._remaining = part_size
         self._current = hashlib.md5(usedforsecurity=False)
         self._digests: list[bytes] = []
 
-    def update(self, piece: bytes) -> None:
-        view = memoryview(piece)
+    def update(self, data: bytes) -> None:
+        view = memoryview(data)
         while view:
-            self._current.update(view[: self._room])
-            taken = min(self._room, len(view))
-            self._room -= taken
+            self._current.update(view[: self._remaining])
+            taken = min(self._remaining, len(view))
+            self._remaining -= taken
             view = view[taken:]
-            if self._room == 0:
-                self._close()
+            if self._remaining == 0:
+                self._finish_part()
 
     def etag(self) -> str:
         digests = [*self._digests]
-        if self._room < self._part:
+        if self._remaining < self._part_size:
             digests.append(self._current.digest())
         return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
 
-    def _close(self) -> None:
+    def _finish_part(self) -> None:
         self._digests.append(self._current.digest())
         self._current = hashlib.md5(usedforsecurity=False)
-        self._room = self._part
+        self._remaining = self._part_size

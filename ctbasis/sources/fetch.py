@@ -1,4 +1,4 @@
-"""A source's objects to files in a folder: in parallel, each whole or not there, and none fetched twice."""
+"""Fetching the objects of a source into a folder: in parallel, atomically, and without fetching an object twice."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from ctbasis.errors import CtbasisError, TransientError
 from ctbasis.progress import progress
-from ctbasis.sources.archive import Unpacked
 from ctbasis.sources.etag import Digest, Verdict
-from ctbasis.sources.folder import Folder
-from ctbasis.sources.index import Index, Record
-from ctbasis.sources.names import OWN_PREFIX, Names
-from ctbasis.sources.sources import open_source
+from ctbasis.sources.fetch_index import FetchIndex, Record
+from ctbasis.sources.file_names import OWN_PREFIX, FileNames
+from ctbasis.sources.folder import FolderSource
+from ctbasis.sources.schemes import open_source
+from ctbasis.sources.zip_archive import UnzippedSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
     from ctbasis.sources.source import RemoteObject, Source
 
 UNFINISHED = f"{OWN_PREFIX}unfinished"
-"""Where files grow before they get their names: in the destination, for a rename works on one volume only."""
+"""Folder for incomplete downloads. It is inside the destination, because a rename works within one volume only."""
 
 ATTEMPTS = 4
-FIRST_PAUSE_SECONDS = 0.25
+FIRST_DELAY_SECONDS = 0.25
 
-MOST_OBJECTS = 4_000_000
-"""Objects of a listing: a hostile server's may go on for ever, and names are kept in memory."""
+MAX_OBJECTS = 4_000_000
+"""Objects of a listing at most: names are kept in memory, and the listing of a hostile server may never end."""
 
 AHEAD_PER_WORKER = 4
-"""Objects that wait for each worker: enough to keep it busy, and a listing of any length takes no memory."""
+"""Objects queued per worker: enough to keep the worker busy, and few, so that a long listing takes no memory."""
 
 
 @dataclass(frozen=True)
 class FetchReport:
-    """What a fetch did.
+    """The result of a fetch.
 
     Attributes:
-        objects: Number of objects in the source, all of them in the destination now.
-        bytes: Their size together.
-        skipped: How many of them were whole already and were left alone.
-        removed: Files of objects that the source no longer has, removed.
-        left_out: What of archives could not be unpacked, each with why.
-        size_only: How many could be checked by their size alone, because their ETag does not tell their content.
-        seconds: Wall time.
+        objects: Number of objects in the source; all of them are in the destination.
+        bytes: Their total size in bytes.
+        skipped: Number of objects that were already in the destination.
+        removed: Number of files deleted because their objects no longer exist in the source.
+        left_out: Archives and archive members that could not be unpacked, each with the reason.
+        size_only: Number of objects that could be checked by size only, because their ETag is not a content digest.
+        seconds: Wall time in seconds.
     """
 
     objects: int
@@ -65,27 +65,33 @@ class FetchReport:
 
 
 def fetch(source: str, destination: Path, *, workers: int = 8, opaque: bool = False) -> FetchReport:
-    """Make `destination` hold the objects of `source`, and nothing that an earlier fetch left there besides.
+    """Fetch the objects of `source` into `destination`, and delete files of an earlier fetch that it lacks now.
 
-    Every file appears whole or not at all. A fetch that was interrupted goes on where it stopped.
+    Each file gets its name when it is complete. An interrupted fetch continues where it stopped.
 
     Args:
-        source: `s3://bucket/prefix`, a path or `file:///path`; see `open_source`. Keys of a prefix become paths, and
-            archives (.zip) folders of what is in them.
-        destination: A folder that is new, empty, or of an earlier fetch.
-        workers: Downloads at once. More help where each is slow; a disk or a 1 Gbit/s line is full with 8.
-        opaque: Number the files in the order of the listing and name no key anywhere, for keys that may name a patient.
+        source: `s3://bucket/prefix`, a path or `file:///path`; see `open_source`. Keys below the prefix become relative
+            paths. An archive (.zip) becomes a folder of its members.
+        destination: A folder that is new or empty, or holds an earlier fetch.
+        workers: Parallel downloads. Eight saturate a disk or a line of 1 Gbit/s; more help if the latency is high.
+        opaque: Number the files in the order of the listing, and name no key in any message or file. For keys that may
+            contain a patient's name.
+
+    Returns:
+        Counts, sizes and the wall time.
 
     Raises:
-        CtbasisError: The source holds nothing, cannot be reached or refuses, or the destination cannot be written.
+        CtbasisError: The source is empty, cannot be reached or denies access; or the destination cannot be written.
     """
     start = time.monotonic()
     opened = open_source(source, workers)
     _refuse_overlap(opened, destination)
     try:
         index = _prepared(destination)
-        unpacked = Unpacked(opened, partial(download, opened), destination / UNFINISHED, named=not opaque)
-        fetching = _Fetching(unpacked, destination, index, opaque)
+        unzipped = UnzippedSource(
+            opened, partial(download_with_retries, opened), destination / UNFINISHED, show_keys=not opaque
+        )
+        fetching = _Fetch(unzipped, destination, index, opaque)
         with ThreadPoolExecutor(workers) as pool:
             for _ in progress(fetching.run(pool, workers * AHEAD_PER_WORKER), "fetch", unit="file"):
                 pass
@@ -93,16 +99,16 @@ def fetch(source: str, destination: Path, *, workers: int = 8, opaque: bool = Fa
             raise CtbasisError(
                 "the source holds no object",
                 expected="at least one object below the prefix, or one file in the folder",
-                cause="a misspelt prefix",
+                cause="the prefix or path is misspelt",
                 remedy="check the source",
             )
         removed = fetching.tidy()
     except OSError as error:
         raise CtbasisError(
             f"{destination} cannot be written: {error.strerror or type(error).__name__}",
-            expected="a folder to write to, with room for the source's objects",
-            cause="the disk is full, or the place is read-only",
-            remedy="make room or give the workspace more, and run the step again; it goes on where it stopped",
+            expected="a writable folder with room for the objects of the source",
+            cause="the disk is full, or the folder is read-only",
+            remedy="free space or enlarge the workspace, and run the step again; it continues where it stopped",
         ) from error
     return FetchReport(
         objects=len(fetching.records),
@@ -111,41 +117,41 @@ def fetch(source: str, destination: Path, *, workers: int = 8, opaque: bool = Fa
         removed=removed,
         size_only=sum(not record.checked for record in fetching.records),
         seconds=time.monotonic() - start,
-        left_out=tuple(unpacked.left_out),
+        left_out=tuple(unzipped.left_out),
     )
 
 
 @dataclass
-class _Fetching:
-    """One run: what has arrived so far."""
+class _Fetch:
+    """State of one fetch: the records of the objects that are in the destination."""
 
     source: Source
     destination: Path
-    index: Index
+    index: FetchIndex
     opaque: bool = False
     records: list[Record] = field(default_factory=list)
     skipped: int = 0
 
     def run(self, pool: ThreadPoolExecutor, ahead: int) -> Iterator[Record]:
-        """Bring every object, at most `ahead` of them under way while the listing still arrives."""
+        """Fetch every object while the listing is still being read, with at most `ahead` objects queued."""
         under_way: deque[Future[tuple[Record, bool]]] = deque()
         try:
-            for entry, name in listed(self.source, opaque=self.opaque):
-                under_way.append(pool.submit(self._bring, entry, name))
+            for entry, name in list_objects(self.source, opaque=self.opaque):
+                under_way.append(pool.submit(self._fetch_one, entry, name))
                 if len(under_way) >= ahead:
                     yield self._counted(under_way.popleft())
             while under_way:
                 yield self._counted(under_way.popleft())
         finally:
-            for waiting in under_way:
-                waiting.cancel()
+            for future in under_way:
+                future.cancel()
 
     def tidy(self) -> int:
-        """Remove files of objects that the source has no more; return their number."""
+        """Delete files whose objects are no longer in the source, and the temporary folder; return their number."""
         removed = 0
         for name in self.index.names - {record.name for record in self.records}:
             path = self.destination / name
-            # Where its name is a folder's now, or below a file's, it went when that came.
+            # The file is gone if its name now belongs to a folder, or lies below a file.
             if path.is_file():
                 path.unlink()
                 removed += 1
@@ -160,72 +166,73 @@ class _Fetching:
         self.skipped += skipped
         return record
 
-    def _bring(self, entry: RemoteObject, name: str) -> tuple[Record, bool]:
-        """Return the record of the object's file, and whether that was whole already."""
+    def _fetch_one(self, entry: RemoteObject, name: str) -> tuple[Record, bool]:
+        """Return the record of the object's file, and whether the file was already complete."""
         path = self.destination / name
-        kept = _kept(path, entry, name, self.index.records.get(entry.key))
-        if kept is not None:
-            return kept, True
+        existing = _complete_file(path, entry, name, self.index.records.get(entry.key))
+        if existing is not None:
+            return existing, True
         fresh = self.destination / UNFINISHED / uuid.uuid4().hex
         try:
-            checked = download(self.source, entry, fresh)
+            checked = download_with_retries(self.source, entry, fresh)
             record = _record(entry, name, fresh, checked=checked)
             self.index.add(record)
             _make_way(path, self.destination)
             fresh.replace(path)
         finally:
-            # After success too: renaming a link onto its twin leaves both.
+            # Needed after success too: renaming a hard link onto another link to the same file leaves both.
             fresh.unlink(missing_ok=True)
         return record, False
 
 
-def listed(source: Source, *, opaque: bool = False) -> Iterator[tuple[RemoteObject, str]]:
-    """Yield the objects of `source`, each with the name of its file.
+def list_objects(source: Source, *, opaque: bool = False) -> Iterator[tuple[RemoteObject, str]]:
+    """Yield the objects of `source`, each with its file name.
 
     Args:
-        source: Where they are.
-        opaque: As in `fetch`; the objects' keys are their numbers then.
+        source: The source.
+        opaque: As in `fetch`; the key of each object is then replaced by its number.
 
     Raises:
-        CtbasisError: The listing has no end.
+        CtbasisError: The listing has more than `MAX_OBJECTS` entries.
     """
-    names = Names(opaque=opaque)
+    names = FileNames(opaque=opaque)
     for count, entry in enumerate(source.objects()):
-        if count >= MOST_OBJECTS:
+        if count >= MAX_OBJECTS:
             raise CtbasisError(
-                f"the source lists more than {MOST_OBJECTS:,} objects",
-                expected="one examination or a few",
-                cause="the prefix is that of a whole archive, or the server's listing has no end",
+                f"the source lists more than {MAX_OBJECTS:,} objects",
+                expected="one examination, or a few",
+                cause="the prefix is that of a whole archive, or the server's listing does not end",
                 remedy="name a longer prefix",
             )
         if entry.size == 0 and (not entry.key or entry.key.endswith("/")):
-            # Consoles make such objects to show an empty folder.
+            # Web consoles create empty objects of this name to show a folder.
             continue
         name = names.name(entry.key)
-        # What finds the object is its location; its key is what messages and the index would show.
+        # Downloads use the location of an object; messages and the index use its key.
         yield (replace(entry, key=name) if opaque else entry), name
 
 
 def _refuse_overlap(source: Source, destination: Path) -> None:
-    if not isinstance(source, Folder):
+    if not isinstance(source, FolderSource):
         return
     target = destination.resolve()
     if source.place.is_relative_to(target) or target.is_relative_to(source.place):
         raise CtbasisError(
-            "the source and the destination are one folder, or one is in the other",
-            expected="two folders apart",
+            "the source and the destination are the same folder, or one contains the other",
+            expected="two separate folders",
             remedy="choose another destination",
         )
 
 
-def _prepared(destination: Path) -> Index:
-    """Make the folder ready and return its index; refuse one with files that no fetch brought."""
+def _prepared(destination: Path) -> FetchIndex:
+    """Create the folder if necessary and return its index; refuse a folder with files of other origin."""
     destination.mkdir(parents=True, exist_ok=True)
-    index = Index(destination)
+    index = FetchIndex(destination)
     if not index.exists and any(not path.name.startswith(OWN_PREFIX) for path in destination.iterdir()):
         raise CtbasisError(
             f"{destination} holds files that ctbasis did not fetch",
-            expected="a folder that is new, empty, or of an earlier fetch",
+            expected="a folder that is new or empty, or holds an earlier fetch",
+            cause="it is in use for something else",
             remedy="choose another destination, or empty this one",
         )
     shutil.rmtree(destination / UNFINISHED, ignore_errors=True)
@@ -237,28 +244,35 @@ def _record(entry: RemoteObject, name: str, path: Path, *, checked: bool) -> Rec
     return Record(entry.key, name, entry.size, entry.etag, path.stat().st_mtime_ns, checked)
 
 
-def _kept(path: Path, entry: RemoteObject, name: str, noted: Record | None) -> Record | None:
-    """Return the record of a file that holds the object already, None where that has to be fetched."""
+def _complete_file(path: Path, entry: RemoteObject, name: str, recorded: Record | None) -> Record | None:
+    """Return the record of a file that already holds the object, or None if the object has to be fetched."""
     if not path.is_file() or path.stat().st_size != entry.size:
         return None
-    now = _record(entry, name, path, checked=noted is None or noted.checked)
+    now = _record(entry, name, path, checked=recorded is None or recorded.checked)
     digest = Digest(entry.etag, entry.size)
-    untouched = now == noted
-    if not digest.tells or (untouched and not now.checked):
+    untouched = now == recorded
+    if not digest.is_comparable or (untouched and not now.checked):
         return now if untouched else None
     digest.update_from(path)
     verdict = digest.verdict()
     if verdict is Verdict.MATCHES:
         return replace(now, checked=True)
-    return now if untouched and verdict is Verdict.UNTOLD else None
+    return now if untouched and verdict is Verdict.UNKNOWN else None
 
 
-def download(source: Source, entry: RemoteObject, target: Path) -> bool:
-    """Download with patience; return whether the content was checked, not its size alone."""
+def download_with_retries(source: Source, entry: RemoteObject, target: Path) -> bool:
+    """Download an object to `target`, with up to `ATTEMPTS` attempts.
+
+    Returns:
+        Whether the content was checked against the ETag, not only its size.
+
+    Raises:
+        CtbasisError: Every attempt failed.
+    """
     for attempt in range(ATTEMPTS):
         if attempt:
-            # Twice as long each time, and never in step with the other workers.
-            time.sleep(FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1))  # noqa: S311 - not for secrecy
+            # Exponential delays with jitter, so that the workers do not repeat their requests at the same moment.
+            time.sleep(FIRST_DELAY_SECONDS * 2**attempt * random.uniform(0.5, 1))  # noqa: S311 - the delay is no secret
         target.unlink(missing_ok=True)
         try:
             checked = source.download(entry, target)
@@ -267,16 +281,17 @@ def download(source: Source, entry: RemoteObject, target: Path) -> bool:
         else:
             if target.stat().st_size == entry.size:
                 return checked
-            reason = "the size is not what the listing promised"
+            reason = "the size differs from that in the listing"
     raise CtbasisError(
         f"{entry.key!r} could not be downloaded in {ATTEMPTS} attempts: {reason}",
-        cause="the server is overloaded, the network drops, or somebody writes to the source",
-        remedy="run the step again; it goes on where it stopped",
+        expected="a complete download",
+        cause="the server is overloaded, the network drops connections, or somebody writes to the source",
+        remedy="run the step again; it continues where it stopped",
     )
 
 
 def _make_way(path: Path, destination: Path) -> None:
-    """Let a file have its name, though it was a folder's in an earlier run, or one of its folders a file's."""
+    """Remove what blocks the path: a folder of an earlier fetch of this name, or a file in place of a parent folder."""
     for folder in path.parents:
         if folder == destination:
             break

@@ -1,4 +1,4 @@
-"""A folder on this machine, or on a volume mounted here: a plain path or `file://`."""
+"""The source `file://` or a plain path: a folder on this machine or on a mounted volume."""
 
 from __future__ import annotations
 
@@ -17,44 +17,47 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 LINK_IMPOSSIBLE = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""Another volume, a kernel that protects foreign files, too many links, a file system without them."""
+"""Reasons against a hard link: another volume, a kernel that protects others' files, too many links, no support."""
 
 
-class Folder:
-    """The regular files below a folder, or one file alone; they are linked, not copied, where they can be.
+class FolderSource:
+    """The regular files below a folder, or a single file. Files are hard-linked if possible, and copied otherwise.
 
-    Symbolic links to folders are not followed, and those to files only where they end inside the folder.
+    Symbolic links to folders are not followed. Symbolic links to files are followed only if the file is in the folder.
+
+    Attributes:
+        root: The folder, resolved.
+        place: The folder or the single file, resolved.
 
     Args:
         uri: A path, or `file:///path`.
-        connections: Not needed here.
+        connections: Ignored; part of the signature of every source.
 
     Raises:
-        CtbasisError: There is neither folder nor file.
+        CtbasisError: The folder or file does not exist.
     """
 
     def __init__(self, uri: str, connections: int) -> None:
         del connections
         path = _path(uri)
-        self._only = path.name if path.is_file() else ""
-        self._root = path.parent if self._only else path
-        if not self._root.is_dir():
+        self._file_name = path.name if path.is_file() else ""
+        folder = path.parent if self._file_name else path
+        if not folder.is_dir():
             raise CtbasisError(
-                f"no folder at {self._root}",
+                f"no folder at {folder}",
                 expected="a folder of images, or s3://bucket/prefix",
-                cause="a misspelt path, or a volume that is not mounted here",
+                cause="the path is misspelt, or the volume is not mounted on this machine",
                 remedy="check the source",
             )
-        self.root = self._root.resolve()
-        self.place = self.root / self._only
+        self.root = folder.resolve()
+        self.place = self.root / self._file_name
 
     def objects(self) -> Iterator[RemoteObject]:
-        """Yield the files folder by folder, in the order of their names."""
-        found = self._below(self.root) if not self._only else self._entries(self.root, [self._only])
-        yield from found
+        """Yield the files of each folder in the order of their names."""
+        yield from self._entries(self.root, [self._file_name]) if self._file_name else self._below(self.root)
 
     def download(self, entry: RemoteObject, target: Path) -> bool:
-        """Link or copy the file to `target`; a link is the file itself and needs no check."""
+        """Hard-link or copy the file to `target`; return True for a link, which needs no check of its content."""
         source = Path(entry.location)
         try:
             target.hardlink_to(source)
@@ -64,7 +67,7 @@ class Folder:
         else:
             return True
         try:
-            # The last part may have become a link since it was listed.
+            # The file may have been replaced by a symbolic link since it was listed.
             descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError as error:
             raise self._refusal(error, entry) from None
@@ -77,7 +80,10 @@ class Folder:
             names = sorted(entry.name for entry in folder.iterdir())
         except OSError as error:
             raise CtbasisError(
-                f"the folder {folder} is not readable: {error.strerror}", remedy="check its permissions"
+                f"the folder {folder} is not readable: {error.strerror}",
+                expected="a folder that this user may read",
+                cause="its permissions",
+                remedy="check its permissions",
             ) from None
         yield from self._entries(folder, names)
 
@@ -93,15 +99,16 @@ class Folder:
                 status = path.stat()
                 yield RemoteObject(key, str(path), status.st_size, f"{status.st_mtime_ns:x}")
             elif entry.is_symlink():
-                # Not by its name, which may hold a patient's.
-                sys.stderr.write("WARNING: a link that leads out of the source, or to a folder, is left out\n")
+                # The name may contain a patient's name and is not shown.
+                sys.stderr.write("WARNING: a symbolic link out of the source, or to a folder, is left out\n")
 
     def _refusal(self, error: OSError, entry: RemoteObject) -> CtbasisError | OSError:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
             return error
         return CtbasisError(
             f"{entry.key} is not readable: {error.strerror}",
-            cause="its permissions, or it was removed after it had been listed",
+            expected="a file that this user may read",
+            cause="its permissions, or it was deleted after it had been listed",
             remedy="check the source and run the step again",
         )
 
@@ -111,5 +118,10 @@ def _path(uri: str) -> Path:
         return Path(uri).expanduser()
     parts = urlsplit(uri)
     if parts.netloc not in {"", "localhost"}:
-        raise CtbasisError("a file:// source names another machine", expected="file:///path", remedy="mount it here")
+        raise CtbasisError(
+            "the file:// URI of the source names another machine",
+            expected="file:///path",
+            cause="its part after file:// is a host name",
+            remedy="mount the folder on this machine",
+        )
     return Path(unquote(parts.path))

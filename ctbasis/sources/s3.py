@@ -1,4 +1,4 @@
-"""`s3://bucket/prefix`: AWS or any S3-compatible endpoint."""
+"""The source `s3://bucket/prefix`: objects at AWS or at any S3-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -15,61 +15,61 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PIECE = 1 << 20
-"""Bytes taken from the network at once."""
+READ_BYTES = 1 << 20
+"""Bytes per read from the network."""
 
-CHANGED = {"412", "PreconditionFailed", *NO_SUCH_KEY}
-"""What a download answers when the object is no longer the one that was listed."""
+OBJECT_CHANGED = {"412", "PreconditionFailed", *NO_SUCH_KEY}
+"""Codes of the answer to a download whose object was replaced or deleted after it had been listed."""
 
 
-class S3:
-    """Objects below a prefix, or the one object that it names.
+class S3Source:
+    """The objects below a prefix, or the single object that the URI names.
 
     Args:
         uri: `s3://bucket/prefix`.
-        connections: How many requests run at once.
+        connections: Parallel downloads.
 
     Raises:
-        CtbasisError: The URI names no bucket, or the AWS_* variables are no configuration.
+        CtbasisError: The URI names no bucket, or the AWS_* variables are not valid.
     """
 
     def __init__(self, uri: str, connections: int) -> None:
         name, self._prefix = split_uri(uri, what="source")
-        # One more, for the listing that goes on meanwhile.
+        # One more connection for the listing, which continues during downloads.
         self._bucket = Bucket(name, what="source", connections=connections + 1)
 
     def objects(self) -> Iterator[RemoteObject]:
-        """Yield the objects below the prefix, page after page, or the one object of that name."""
-        below = f"{self._prefix}/" if self._prefix else ""
-        found = False
-        for entry in self._listing(below):
-            if not entry.get("Key", "").startswith(below):
-                raise _no_listing("it holds a key that is not below the prefix, or none")
-            found = True
-            yield _remote(entry, entry["Key"].removeprefix(below))
-        if not found and self._prefix:
+        """Yield the objects below the prefix as their listing arrives, or else the object that the prefix names."""
+        folder = f"{self._prefix}/" if self._prefix else ""
+        empty = True
+        for entry in self._listing(folder):
+            if not entry.get("Key", "").startswith(folder):
+                raise _invalid_listing("an entry has no key, or a key outside of the prefix")
+            empty = False
+            yield _remote_object(entry, entry["Key"].removeprefix(folder))
+        if empty and self._prefix:
             first = next(self._listing(self._prefix), {"Key": ""})
             if first["Key"] == self._prefix:
-                yield _remote(first, self._prefix.rpartition("/")[2])
+                yield _remote_object(first, self._prefix.rpartition("/")[2])
 
     def download(self, entry: RemoteObject, target: Path) -> bool:
-        """Stream the object to `target`; check its size, and its ETag where that tells the content."""
+        """Stream the object to `target`. Check its size, and its content if the ETag is a digest of it."""
         digest = Digest(entry.etag, entry.size)
         try:
             condition = {"IfMatch": f'"{entry.etag}"'} if entry.etag else {}
             answer = self._bucket.client.get_object(Bucket=self._bucket.name, Key=entry.location, **condition)
             with target.open("wb") as file:
-                for piece in answer["Body"].iter_chunks(PIECE):
-                    digest.update(piece)
-                    file.write(piece)
+                for data in answer["Body"].iter_chunks(READ_BYTES):
+                    digest.update(data)
+                    file.write(data)
         except (BotoCoreError, ClientError) as error:
-            raise self._changed(error) or self._bucket.translate(error) from None
+            raise self._object_changed(error) or self._bucket.translate(error) from None
         verdict = digest.verdict()
-        # Objects encrypted with keys of their own have an ETag that looks like an MD5 and is none.
+        # The ETag of an object encrypted with SSE-C or SSE-KMS has the form of an MD5 but is not one.
         if answer.get("SSECustomerAlgorithm") or str(answer.get("ServerSideEncryption")).startswith("aws:kms"):
             return False
         if verdict is Verdict.DIFFERS:
-            raise TransientError("the content is not what the listing promised")
+            raise TransientError("the size or the content differs from the listing")
         return verdict is Verdict.MATCHES
 
     def _listing(self, prefix: str) -> Iterator[Any]:
@@ -78,33 +78,36 @@ class S3:
             for page in paginator.paginate(Bucket=self._bucket.name, Prefix=prefix):
                 yield from page.get("Contents", [])
         except (BotoCoreError, ClientError) as error:
-            mapped = self._bucket.translate(error)
-            raise (self._bucket.unreachable(str(mapped)) if isinstance(mapped, TransientError) else mapped) from None
+            translated = self._bucket.translate(error)
+            if isinstance(translated, TransientError):
+                translated = self._bucket.unreachable(str(translated))
+            raise translated from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            # The client library's parser takes an answer for what the server's model says.
-            raise _no_listing("a part of it does not parse") from error
+            # botocore's parser assumes a well-formed answer and raises any of these for others.
+            raise _invalid_listing("it does not parse") from error
 
-    def _changed(self, error: BotoCoreError | ClientError) -> CtbasisError | None:
-        if error_code(error) not in CHANGED:
+    def _object_changed(self, error: BotoCoreError | ClientError) -> CtbasisError | None:
+        if error_code(error) not in OBJECT_CHANGED:
             return None
         return CtbasisError(
-            f"an object of bucket {self._bucket.name!r} was changed or removed after it had been listed",
+            f"an object of bucket {self._bucket.name!r} was replaced or deleted after it had been listed",
+            expected="a source that does not change during the fetch",
             cause="somebody writes to the source",
             remedy="run the step again when the source is complete",
         )
 
 
-def _remote(entry: Any, key: str) -> RemoteObject:
+def _remote_object(entry: Any, key: str) -> RemoteObject:
     size = entry.get("Size", -1)
     if size < 0:
-        raise _no_listing("it holds an object of no size, or of one below 0")
+        raise _invalid_listing("an object has no size, or a negative one")
     return RemoteObject(key, entry["Key"], int(size), str(entry.get("ETag", "")).strip('"').lower())
 
 
-def _no_listing(found: str) -> CtbasisError:
+def _invalid_listing(fault: str) -> CtbasisError:
     return CtbasisError(
-        f"what the source lists is no listing of S3: {found}",
-        expected="a listing as S3 gives it",
-        cause="the endpoint is no S3 server, or a broken one",
+        f"the answer to the listing request is not an S3 listing: {fault}",
+        expected="the answer of an S3-compatible server to ListObjectsV2",
+        cause="the endpoint is not an S3 server, or is faulty",
         remedy="check AWS_ENDPOINT_URL",
     )

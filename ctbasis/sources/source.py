@@ -1,4 +1,4 @@
-"""What a place that images come from has to offer, whatever its protocol."""
+"""The interface of a source: listing and downloading objects, whatever the protocol."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class RemoteObject:
     """One object of a source.
 
     Attributes:
-        key: Its name below what the URI names; it may hold anything.
-        location: What the source itself finds it by.
-        size: Bytes.
-        etag: What changes when its content does; an MD5 where it looks like one.
+        key: Name relative to the URI of the source; it may contain any characters.
+        location: Identifies the object within the source.
+        size: Size in bytes.
+        etag: Changes whenever the content changes; an MD5 if it has the form of one.
     """
 
     key: str
@@ -28,13 +28,13 @@ class RemoteObject:
 
 
 class Source(Protocol):
-    """A place that objects come from, opened from a URI and a number of parallel connections."""
+    """A source of objects, constructed from a URI and the number of parallel connections."""
 
     def objects(self) -> Iterator[RemoteObject]:
         """Yield every object as the listing arrives, always in the same order.
 
         Raises:
-            CtbasisError: The place does not exist, cannot be reached or refuses.
+            CtbasisError: The source does not exist, cannot be reached or denies access.
         """
         ...
 
@@ -42,11 +42,11 @@ class Source(Protocol):
         """Write the content of `entry` to the new file `target`.
 
         Returns:
-            Whether the content was checked, not only its size.
+            Whether the content was checked against a digest, not only its size.
 
         Raises:
-            TransientError: It may work when tried again.
-            CtbasisError: It will not.
+            TransientError: The download failed, and another attempt may succeed.
+            CtbasisError: The download failed, and another attempt would fail too.
             OSError: `target` cannot be written.
         """
         ...

@@ -41,10 +41,10 @@ from ctbasis.matrix.ingest import (
 )
 from ctbasis.matrix.qc import describe
 from ctbasis.matrix.store import block_rows_for, column_chunk_for
+from ctbasis.sources.fetch import download_with_retries, list_objects
+from ctbasis.sources.schemes import open_source
+from ctbasis.sources.zip_archive import ZIP_SUFFIX
 from ctbasis.storage.voxels import absent
-from ctbasis.sources.archive import ARCHIVE
-from ctbasis.sources.fetch import download, listed
-from ctbasis.sources.sources import open_source
 from ctbasis.svd.engines.spark import Executors, refusal_of_task, tasks_for
 from ctbasis.svd.factors import FactorWriter
 from ctbasis.svd.method import factorize_by
@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from ctbasis.dicom.series import CTSeries
     from ctbasis.matrix.store import Series
     from ctbasis.sources.source import RemoteObject
-    from ctbasis.svd.spectrum import Spectrum
     from ctbasis.svd.plan import Plan
+    from ctbasis.svd.spectrum import Spectrum
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -305,12 +305,12 @@ def files(uri: str, *, opaque: bool) -> list[RemoteObject]:
     """
     found: list[RemoteObject] = []
     archives = 0
-    for entry, name in listed(open_source(uri, 1), opaque=opaque):
-        archives += entry.location.lower().endswith(ARCHIVE)
+    for entry, name in list_objects(open_source(uri, 1), opaque=opaque):
+        archives += entry.location.lower().endswith(ZIP_SUFFIX)
         found.append(replace(entry, key=name))
     if archives:
         raise CtbasisError(
-            f"{archives} of {len(found)} objects of the source are archives ({ARCHIVE})",
+            f"{archives} of {len(found)} objects of the source are archives ({ZIP_SUFFIX})",
             expected="DICOM files, each an object: in fused mode every task would unpack the archives again",
             remedy="take the staged mode, whose fetch step unpacks them once, or unpack them at the source",
         )
@@ -386,7 +386,7 @@ def _isolated(
         for entry, group in groupby(entries, key=lambda pair: pair[0]):
             path = Path(scratch, entry.key)
             path.parent.mkdir(parents=True, exist_ok=True)
-            download(source, entry, path)
+            download_with_retries(source, entry, path)
             yield from worker.map(partial(work, Path(scratch)), [item for _, item in group], lost)
             path.unlink()
 

@@ -1,4 +1,4 @@
-"""A way to a real S3 server that cuts downloads."""
+"""A proxy in front of a real S3 server that interrupts downloads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def flaky(server: S3Server) -> Iterator[Callable[[int], str]]:
-    """Return a maker of endpoints that forward to the server and cut the first few downloads in their middle."""
+    """Return a function that creates an endpoint which forwards to the server and interrupts the first downloads."""
     with contextlib.ExitStack() as stack:
 
         def make(cuts: int) -> str:
@@ -29,7 +29,7 @@ def flaky(server: S3Server) -> Iterator[Callable[[int], str]]:
 
 
 class FlakyProxy:
-    """A TCP proxy on loopback that ends connections while an object's content passes through."""
+    """A TCP proxy on the loopback interface that closes connections in the middle of an object's content."""
 
     def __init__(self, endpoint: str, cuts: int) -> None:
         address = urlsplit(endpoint)
@@ -47,8 +47,8 @@ class FlakyProxy:
     def __exit__(self, *_: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for each in self._open:
-            each.close()
+        for connection in self._open:
+            connection.close()
         self._thread.join()
 
     def _accept(self) -> None:
@@ -64,18 +64,18 @@ class FlakyProxy:
 
     def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while piece := source.recv(65536):
-                sink.sendall(piece)
+            while data := source.recv(65536):
+                sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
 
     def _forward_and_cut(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while piece := source.recv(65536):
-                if b"application/xml" not in piece and len(piece) > 1000 and self._cuts > 0:
+            while data := source.recv(65536):
+                if b"application/xml" not in data and len(data) > 1000 and self._cuts > 0:
                     self._cuts -= 1
-                    sink.sendall(piece[:-500])
-                    # Closing is not enough while the other thread still listens on it.
+                    sink.sendall(data[:-500])
+                    # Closing alone does not end a recv() that runs in another thread.
                     sink.shutdown(socket.SHUT_RDWR)
                     return
-                sink.sendall(piece)
+                sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)

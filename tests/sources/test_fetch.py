@@ -1,3 +1,5 @@
+"""Fetching: complete files only, no repeated downloads, resumption, and the safety of other files."""
+
 from __future__ import annotations
 
 import json
@@ -13,9 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ctbasis.errors import CtbasisError
-from ctbasis.sources import fetch as module
+from ctbasis.sources import fetch as fetch_module
 from ctbasis.sources.fetch import UNFINISHED, fetch
-from ctbasis.sources.index import INDEX
+from ctbasis.sources.fetch_index import INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +31,8 @@ from ctbasis.sources.fetch import fetch
 fetch(sys.argv[1], Path(sys.argv[2]), workers=2)
 """
 
-# The kernel then refuses to let any file grow beyond the limit, as a full disk or a quota does.
-FETCH_WITHOUT_ROOM = """
+# RLIMIT_FSIZE makes writes beyond the limit fail, as a full disk or a quota does.
+FETCH_ON_FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from ctbasis.errors import CtbasisError
@@ -68,7 +70,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def uploaded(aws: S3Server, source: Path, request: pytest.FixtureRequest) -> str:
-    """Return the URI of the source's files on the S3 server, of this test alone."""
+    """Return an S3 URI with a copy of the source's files, used by this test only."""
     uri = f"s3://images/{abs(hash(request.node.name))}"
     aws.put_folder(source, uri)
     return uri
@@ -89,7 +91,7 @@ def test_an_s3_prefix_becomes_a_folder_of_the_same_files(
     assert not (tmp_path / "out" / UNFINISHED).exists()
 
 
-def test_what_is_whole_is_not_fetched_again(uploaded: str, tmp_path: Path) -> None:
+def test_complete_files_are_not_fetched_again(uploaded: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     fetch(uploaded, out)
     before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.rglob("*.dcm")}
@@ -97,8 +99,8 @@ def test_what_is_whole_is_not_fetched_again(uploaded: str, tmp_path: Path) -> No
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.rglob("*.dcm")} == before
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "removed", "foreign date"])
-def test_a_file_that_was_damaged_since_is_fetched_again(
+@pytest.mark.parametrize("damage", ["cut", "flipped", "removed", "other date"])
+def test_a_file_damaged_after_its_fetch_is_fetched_again(
     uploaded: str, source: Path, tmp_path: Path, damage: str
 ) -> None:
     out = tmp_path / "out"
@@ -109,7 +111,7 @@ def test_a_file_that_was_damaged_since_is_fetched_again(
         victim.write_bytes(victim.read_bytes()[:-1])
     elif damage == "flipped":
         victim.write_bytes(b"\xff" + victim.read_bytes()[1:])
-        # The same size and date: only the content gives it away.
+        # Size and date are unchanged, so only the content shows the damage.
         os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))
     elif damage == "removed":
         victim.unlink()
@@ -117,11 +119,11 @@ def test_a_file_that_was_damaged_since_is_fetched_again(
         os.utime(victim, ns=(1, 1))
     report = fetch(uploaded, out)
     assert contents(out) == contents(source)
-    # A date alone proves no damage: the content is looked at, and stays.
-    assert report.skipped == (12 if damage == "foreign date" else 11)
+    # Another date does not prove damage: the content is compared and the file is kept.
+    assert report.skipped == (12 if damage == "other date" else 11)
 
 
-def test_what_changed_in_the_source_is_fetched_and_what_left_it_is_removed(
+def test_changed_objects_are_fetched_and_files_of_deleted_objects_removed(
     aws: S3Server, uploaded: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -133,25 +135,25 @@ def test_what_changed_in_the_source_is_fetched_and_what_left_it_is_removed(
     report = fetch(uploaded, out)
     assert (out / "series-0" / "00000.dcm").read_bytes() == b"another content"
     assert (report.objects, report.skipped, report.removed) == (6, 5, 6)
-    assert not (out / "series-1").exists(), "a folder without files stays"
+    assert not (out / "series-1").exists(), "an empty folder was left behind"
 
 
-def test_a_name_may_turn_from_file_to_folder_and_back(source: Path, tmp_path: Path) -> None:
+def test_a_name_may_change_from_a_file_to_a_folder_and_back(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    (source / "thing").write_bytes(b"a file")
+    (source / "name").write_bytes(b"a file")
     fetch(str(source), out)
-    (source / "thing").unlink()
-    (source / "thing").mkdir()
-    (source / "thing" / "inner").write_bytes(b"below")
+    (source / "name").unlink()
+    (source / "name").mkdir()
+    (source / "name" / "inner").write_bytes(b"below")
     fetch(str(source), out)
     assert contents(out) == contents(source)
-    shutil.rmtree(source / "thing")
-    (source / "thing").write_bytes(b"a file again")
+    shutil.rmtree(source / "name")
+    (source / "name").write_bytes(b"a file again")
     fetch(str(source), out)
     assert contents(out) == contents(source)
 
 
-def test_a_listing_of_more_than_a_page_is_fetched_to_its_end(aws: S3Server, tmp_path: Path) -> None:
+def test_a_listing_of_several_pages_is_fetched_completely(aws: S3Server, tmp_path: Path) -> None:
     # A page of the S3 protocol holds 1,000 keys.
     source = make_files(tmp_path / "source", 1203, size=8)
     aws.put_folder(source, "s3://images/pages")
@@ -159,7 +161,7 @@ def test_a_listing_of_more_than_a_page_is_fetched_to_its_end(aws: S3Server, tmp_
     assert contents(tmp_path / "out") == contents(source)
 
 
-def test_a_prefix_does_not_take_in_its_longer_neighbour(aws: S3Server, tmp_path: Path) -> None:
+def test_a_prefix_excludes_keys_that_only_begin_alike(aws: S3Server, tmp_path: Path) -> None:
     for key in ("scan/a", "scan-2/b", "scan"):
         put(aws, "s3://images/neighbours", key, key.encode())
     fetch("s3://images/neighbours/scan", tmp_path / "folder")
@@ -168,7 +170,7 @@ def test_a_prefix_does_not_take_in_its_longer_neighbour(aws: S3Server, tmp_path:
     assert contents(tmp_path / "one") == {"b": b"scan-2/b"}
 
 
-def test_odd_keys_become_files_inside_the_destination(aws: S3Server, tmp_path: Path) -> None:
+def test_unusual_keys_become_files_in_the_destination(aws: S3Server, tmp_path: Path) -> None:
     keys = [
         "a b",
         "a+b",
@@ -190,17 +192,17 @@ def test_odd_keys_become_files_inside_the_destination(aws: S3Server, tmp_path: P
     assert fetch("s3://images/odd", tmp_path / "out").skipped == len(keys)
 
 
-def test_an_object_uploaded_in_parts_is_checked_by_its_parts(aws: S3Server, tmp_path: Path) -> None:
+def test_an_object_uploaded_in_parts_is_checked_against_its_multipart_etag(aws: S3Server, tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "big").write_bytes(os.urandom(20 << 20))
     aws.put_folder(tmp_path / "source", "s3://images/parts")
     entry = aws.client().head_object(Bucket="images", Key="parts/big")
-    assert entry["ETag"].strip('"').endswith("-3"), "the upload was meant to be in three parts"
+    assert entry["ETag"].strip('"').endswith("-3"), "the upload did not have three parts"
     assert fetch("s3://images/parts", tmp_path / "out").size_only == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "source")
 
 
-def test_a_fetch_that_was_killed_leaves_only_whole_files_and_goes_on(aws: S3Server, tmp_path: Path) -> None:
+def test_a_killed_fetch_leaves_only_complete_files_and_can_be_continued(aws: S3Server, tmp_path: Path) -> None:
     source = make_files(tmp_path / "source", 300, size=200_000)
     aws.put_folder(source, "s3://images/killed")
     out = tmp_path / "out"
@@ -208,34 +210,32 @@ def test_a_fetch_that_was_killed_leaves_only_whole_files_and_goes_on(aws: S3Serv
         [sys.executable, "-c", FETCH, "s3://images/killed", str(out)], env={**os.environ, **aws.environment()}
     )
 
-    # Files in the making come and go while it runs; only whole ones have their names.
+    # Incomplete files are in the folder UNFINISHED; only complete files have their final names.
     while len([path for path in out.rglob("*.dcm") if UNFINISHED not in path.parts]) < 20:
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.poll() is None, "the fetch ended before it could be killed"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wanted = contents(source)
-    there = {name: content for name, content in contents(out).items() if not name.startswith(UNFINISHED)}
-    assert 20 <= len(there) < 300
-    assert all(wanted[name] == content for name, content in there.items())
+    expected = contents(source)
+    present = {name: content for name, content in contents(out).items() if not name.startswith(UNFINISHED)}
+    assert 20 <= len(present) < 300
+    assert all(expected[name] == content for name, content in present.items())
     report = fetch("s3://images/killed", out)
-    assert contents(out) == wanted
-    assert report.skipped >= len(there) - 2
+    assert contents(out) == expected
+    assert report.skipped >= len(present) - 2
 
 
-def test_a_note_that_broke_off_in_the_middle_of_a_line_is_no_obstacle(
-    uploaded: str, source: Path, tmp_path: Path
-) -> None:
+def test_an_index_with_an_incomplete_last_line_is_read(uploaded: str, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     fetch(uploaded, out)
     (out / INDEX).write_text((out / INDEX).read_text()[:-20])
-    put_away = source / "series-0" / "00000.dcm"
+    original = source / "series-0" / "00000.dcm"
     assert fetch(uploaded, out).skipped == 12
-    assert put_away.exists()
+    assert original.exists()
     assert all(json.loads(line)["checked"] for line in (out / INDEX).read_text().splitlines())
 
 
-def test_files_of_a_folder_are_linked_where_they_can_be(source: Path, tmp_path: Path) -> None:
+def test_files_of_a_folder_are_hard_linked_if_possible(source: Path, tmp_path: Path) -> None:
     report = fetch(source.as_uri(), tmp_path / "out")
     assert contents(tmp_path / "out") == contents(source)
     assert (tmp_path / "out/series-0/00000.dcm").samefile(source / "series-0/00000.dcm")
@@ -243,8 +243,8 @@ def test_files_of_a_folder_are_linked_where_they_can_be(source: Path, tmp_path: 
     assert fetch(str(source), tmp_path / "out").skipped == 12
 
 
-def test_files_of_another_volume_are_copied(source: Path, tmp_path: Path) -> None:
-    other = Path("/dev/shm")  # noqa: S108 - a volume of its own, in a folder of our own
+def test_files_on_another_volume_are_copied(source: Path, tmp_path: Path) -> None:
+    other = Path("/dev/shm")  # noqa: S108 - another volume; the test uses a folder of its own there
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("this machine has no second volume to write to")
     out = other / f"ctbasis-test-{os.getpid()}"
@@ -260,10 +260,10 @@ def test_files_of_another_volume_are_copied(source: Path, tmp_path: Path) -> Non
         shutil.rmtree(out, ignore_errors=True)
 
 
-def test_links_out_of_a_folder_are_not_followed(source: Path, tmp_path: Path) -> None:
+def test_symbolic_links_out_of_the_source_are_not_followed(source: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.mkdir()
-    (secret / "key").write_bytes(b"not yours")
+    (secret / "key").write_bytes(b"private")
     (source / "out-file").symlink_to(secret / "key")
     (source / "out-folder").symlink_to(secret)
     (source / "loop").symlink_to(source)
@@ -271,13 +271,13 @@ def test_links_out_of_a_folder_are_not_followed(source: Path, tmp_path: Path) ->
     (source / "inside").symlink_to(source / "series-0" / "00000.dcm")
     os.mkfifo(source / "pipe")
     fetch(str(source), tmp_path / "out")
-    found = contents(tmp_path / "out")
-    assert b"not yours" not in found.values()
-    assert set(found) == {f"series-{number % 2}/{number:05d}.dcm" for number in range(12)} | {"inside"}
+    fetched = contents(tmp_path / "out")
+    assert b"private" not in fetched.values()
+    assert set(fetched) == {f"series-{number % 2}/{number:05d}.dcm" for number in range(12)} | {"inside"}
     assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
 
 
-def test_a_folder_with_files_of_somebody_else_is_not_touched(source: Path, tmp_path: Path) -> None:
+def test_a_folder_with_files_of_other_origin_is_refused(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("ten years")
@@ -286,7 +286,7 @@ def test_a_folder_with_files_of_somebody_else_is_not_touched(source: Path, tmp_p
     assert contents(out) == {"thesis.tex": b"ten years"}
 
 
-def test_a_file_that_came_later_is_not_removed(source: Path, tmp_path: Path) -> None:
+def test_a_file_that_the_user_added_is_kept(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     fetch(str(source), out)
     (out / "notes.txt").write_text("mine")
@@ -296,14 +296,14 @@ def test_a_file_that_came_later_is_not_removed(source: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("where", [".", "series-0", ".."])
-def test_a_source_is_not_fetched_into_itself(source: Path, where: str) -> None:
+def test_a_source_cannot_be_fetched_into_itself(source: Path, where: str) -> None:
     before = contents(source)
-    with pytest.raises(CtbasisError, match="one folder"):
+    with pytest.raises(CtbasisError, match="the same folder, or one contains the other"):
         fetch(str(source), source / where)
     assert contents(source) == before
 
 
-def test_an_empty_folder_is_refused_and_an_earlier_fetch_stays(source: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_is_refused_and_an_earlier_fetch_kept(source: Path, tmp_path: Path) -> None:
     fetch(str(source), tmp_path / "out")
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -312,12 +312,12 @@ def test_an_empty_folder_is_refused_and_an_earlier_fetch_stays(source: Path, tmp
     assert contents(tmp_path / "out") == contents(source)
 
 
-def test_no_room_is_said_and_nothing_half_written_stays(source: Path, tmp_path: Path, aws: S3Server) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_incomplete_file(source: Path, tmp_path: Path, aws: S3Server) -> None:
     (source / "big").write_bytes(bytes(1 << 20))
-    aws.put_folder(source, "s3://images/no-room")
+    aws.put_folder(source, "s3://images/full-disk")
     out = tmp_path / "out"
     done = subprocess.run(
-        [sys.executable, "-c", FETCH_WITHOUT_ROOM, "s3://images/no-room", str(out)],
+        [sys.executable, "-c", FETCH_ON_FULL_DISK, "s3://images/full-disk", str(out)],
         env={**os.environ, **aws.environment()},
         capture_output=True,
         text=True,
@@ -328,23 +328,23 @@ def test_no_room_is_said_and_nothing_half_written_stays(source: Path, tmp_path: 
     assert "remedy" in done.stdout
     assert "big" not in contents(out)
     assert not list((out / UNFINISHED).iterdir())
-    assert fetch("s3://images/no-room", out).objects == 13
+    assert fetch("s3://images/full-disk", out).objects == 13
 
 
-def test_a_connection_that_drops_is_tried_again(
+def test_an_interrupted_download_is_repeated(
     uploaded: str, source: Path, tmp_path: Path, flaky: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(fetch_module, "FIRST_DELAY_SECONDS", 0.01)
     monkeypatch.setenv("AWS_ENDPOINT_URL", flaky(3))
     report = fetch(uploaded, tmp_path / "out", workers=1)
     assert report.objects == 12
     assert contents(tmp_path / "out") == contents(source)
 
 
-def test_a_connection_that_always_drops_is_given_up_by_name(
+def test_a_download_that_always_fails_is_reported(
     uploaded: str, tmp_path: Path, flaky: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(fetch_module, "FIRST_DELAY_SECONDS", 0.01)
     monkeypatch.setenv("AWS_ENDPOINT_URL", flaky(10_000))
     with pytest.raises(CtbasisError, match="could not be downloaded in 4 attempts"):
         fetch(uploaded, tmp_path / "out", workers=1)

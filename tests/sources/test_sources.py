@@ -1,3 +1,5 @@
+"""Errors of sources: wrong keys, unreachable servers, invalid URIs, hostile listings. No message repeats a secret."""
+
 from __future__ import annotations
 
 import socket
@@ -13,14 +15,14 @@ from ctbasis.demo.s3server import S3Server
 from ctbasis.errors import CtbasisError
 from ctbasis.sources import fetch as fetch_module
 from ctbasis.sources.fetch import fetch
-from ctbasis.sources.sources import SCHEMES, open_source
+from ctbasis.sources.schemes import SCHEMES, open_source
 from ctbasis.storage import s3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SECRET = "a-secret-that-nobody-may-see"  # noqa: S105 - made up, to look for it in messages
+SECRET = "a-secret-that-nobody-may-see"  # noqa: S105 - an invented key, which must not appear in messages
 
 
 @pytest.fixture
@@ -34,6 +36,7 @@ def images(aws: S3Server, tmp_path: Path) -> str:
 
 
 def refusal(source: str, destination: Path) -> str:
+    """Return the message of a failing fetch, after a check that it shows no secret and that no file was written."""
     with pytest.raises(CtbasisError) as caught:
         fetch(source, destination)
     shown = [str(caught.value), repr(caught.value), repr(caught.value.__cause__)]
@@ -54,16 +57,17 @@ def test_a_public_bucket_is_read_without_keys(tmp_path: Path, no_aws: None, monk
 
 
 @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_wrong_keys_are_refused_without_showing_them(
+def test_wrong_access_keys_are_reported_without_repeating_them(
     images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, SECRET)
-    said = refusal(images, tmp_path / "out")
-    assert "denies access to bucket 'images'" in said
-    assert "the keys are wrong" in said
+    message = refusal(images, tmp_path / "out")
+    assert "denies access to bucket 'images'" in message
+    assert "expected: permission to read it" in message
+    assert "the keys are wrong" in message
 
 
-def test_no_keys_for_a_private_bucket_are_said_to_be_none(
+def test_missing_access_keys_for_a_private_bucket_are_reported_as_missing(
     images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -71,13 +75,15 @@ def test_no_keys_for_a_private_bucket_are_said_to_be_none(
     assert "no keys were found" in refusal(images, tmp_path / "out")
 
 
-def test_half_a_pair_of_keys_is_no_configuration(images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_access_key_without_its_secret_is_not_a_valid_configuration(
+    images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", SECRET)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert "configuration is not valid" in refusal(images, tmp_path / "out")
 
 
-def test_an_endpoint_that_is_no_url_is_no_configuration(
+def test_an_endpoint_that_is_not_a_url_is_not_a_valid_configuration(
     images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"user:{SECRET}@nowhere")
@@ -85,22 +91,22 @@ def test_an_endpoint_that_is_no_url_is_no_configuration(
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_bucket_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_bucket_is_reported_by_name(tmp_path: Path) -> None:
     assert "there is no bucket 'no-such-bucket'" in refusal("s3://no-such-bucket/x", tmp_path / "out")
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_name_that_no_bucket_can_have_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_bucket_name_is_refused(tmp_path: Path) -> None:
     assert "is not a valid bucket name" in refusal("s3://Not A Bucket!/x", tmp_path / "out")
 
 
-def test_a_prefix_that_holds_nothing_is_refused(images: str, tmp_path: Path) -> None:
+def test_an_empty_prefix_is_refused(images: str, tmp_path: Path) -> None:
     for empty in (f"{images}/nothing", f"{images[:-1]}"):
         assert "holds no object" in refusal(empty, tmp_path / "out")
 
 
 @pytest.mark.usefixtures("aws")
-def test_an_endpoint_where_nobody_listens_is_given_up_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_connection_fails_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET}@127.0.0.1:{port}")
@@ -110,24 +116,24 @@ def test_an_endpoint_where_nobody_listens_is_given_up_quickly(tmp_path: Path, mo
 
 
 @pytest.fixture
-def silent() -> Iterator[str]:
-    """Return an endpoint that takes no connection, as a firewall that drops packets."""
+def silent_endpoint() -> Iterator[str]:
+    """Return an endpoint that never completes a connection, like a firewall that drops packets."""
     with closing(socket.socket()) as listener, closing(socket.socket()) as first, closing(socket.socket()) as second:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
         for waiting in (first, second):
-            # They fill the queue of connections that nobody accepts.
+            # These connections fill the backlog of the listener, which accepts none.
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.mark.usefixtures("aws")
-def test_an_endpoint_that_swallows_connections_is_given_up_after_the_timeouts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
+def test_an_endpoint_that_does_not_answer_fails_after_the_timeouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent_endpoint: str
 ) -> None:
     monkeypatch.setattr(s3, "CONNECT_SECONDS", 1)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", silent)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", silent_endpoint)
     start = time.monotonic()
     assert "ConnectTimeoutError" in refusal("s3://images/x", tmp_path / "out")
     assert 1 <= time.monotonic() - start < 15
@@ -137,14 +143,14 @@ def test_an_endpoint_that_swallows_connections_is_given_up_after_the_timeouts(
     "uri", [f"https://user:{SECRET}@archive/x", f"gs://x?token={SECRET}", f"s3://user:{SECRET}@bucket/x", "", "  "]
 )
 @pytest.mark.usefixtures("no_aws")
-def test_a_uri_that_no_source_serves_is_refused_without_repeating_it(uri: str, tmp_path: Path) -> None:
+def test_an_invalid_source_uri_is_refused_without_repeating_it(uri: str, tmp_path: Path) -> None:
     assert "s3://" in refusal(uri, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     "uri", ["{folder}", "{folder}/", "{folder}/*", "file://{folder}", "file://localhost{folder}/*"]
 )
-def test_a_folder_is_named_by_its_path_or_its_uri(uri: str, tmp_path: Path) -> None:
+def test_a_folder_is_given_by_its_path_or_its_uri(uri: str, tmp_path: Path) -> None:
     folder = tmp_path / "with space"
     folder.mkdir()
     (folder / "a").write_bytes(b"content")
@@ -153,21 +159,21 @@ def test_a_folder_is_named_by_its_path_or_its_uri(uri: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("uri", ["/no/such/folder", "file:///no/such/folder", "file://other-machine/folder"])
-def test_a_folder_that_is_not_there_is_refused(uri: str, tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(uri: str, tmp_path: Path) -> None:
     assert "remedy" in refusal(uri, tmp_path / "out")
 
 
-def test_one_file_may_be_a_source_but_not_within_its_destination(tmp_path: Path) -> None:
+def test_a_single_file_may_be_the_source_but_not_inside_the_destination(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     (tmp_path / "other").write_bytes(b"")
     fetch(str(tmp_path / "file"), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == ["file"]
-    with pytest.raises(CtbasisError, match="one folder, or one is in the other"):
+    with pytest.raises(CtbasisError, match="the same folder, or one contains the other"):
         fetch(str(tmp_path / "file"), tmp_path)
 
 
 def hostile(content: str) -> bytes:
-    """Return a listing as a hostile server may give it."""
+    """Return the XML of a listing as a hostile server might send it."""
     return f'<?xml version="1.0"?><ListBucketResult><Name>b</Name>{content}</ListBucketResult>'.encode()
 
 
@@ -176,9 +182,9 @@ LISTINGS = {
     "no key": "<Contents><Size>1</Size></Contents>",
     "no size": "<Contents><Key>x/a</Key></Contents>",
     "a negative size": "<Contents><Key>x/a</Key><Size>-5</Size></Contents>",
-    "a size that is no number": "<Contents><Key>x/a</Key><Size>many</Size></Contents>",
-    "a size that no disk has": "<Contents><Key>x/a</Key><Size>99999999999999</Size></Contents>",
-    "an end that never comes": "<IsTruncated>true</IsTruncated><NextContinuationToken>same</NextContinuationToken>",
+    "a size that is not a number": "<Contents><Key>x/a</Key><Size>many</Size></Contents>",
+    "a size beyond any disk": "<Contents><Key>x/a</Key><Size>99999999999999</Size></Contents>",
+    "an endless listing": "<IsTruncated>true</IsTruncated><NextContinuationToken>same</NextContinuationToken>",
     "no XML": "<<<",
     "an entity bomb": '<!DOCTYPE z [<!ENTITY a "aaaa">]><Contents><Key>&a;</Key></Contents>',
 }
@@ -202,7 +208,7 @@ def test_a_hostile_listing_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setattr(fetch_module, "FIRST_PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr(fetch_module, "FIRST_DELAY_SECONDS", 0.01)
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         try:
             refusal("s3://bucket/x", tmp_path / "out")
@@ -211,15 +217,15 @@ def test_a_hostile_listing_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
             thread.join()
 
 
-def test_a_listing_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_with_too_many_objects_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "source").mkdir()
     for number in range(5):
         (tmp_path / "source" / str(number)).write_bytes(b"")
-    monkeypatch.setattr(fetch_module, "MOST_OBJECTS", 4)
+    monkeypatch.setattr(fetch_module, "MAX_OBJECTS", 4)
     with pytest.raises(CtbasisError, match="more than 4 objects"):
         fetch(str(tmp_path / "source"), tmp_path / "out")
 
 
-def test_every_scheme_of_the_table_is_lower_case_and_can_be_called() -> None:
+def test_every_scheme_is_lower_case_and_has_a_constructor() -> None:
     assert {"s3", "file", ""} <= set(SCHEMES)
     assert all(scheme == scheme.lower() and callable(source) for scheme, source in SCHEMES.items())

@@ -1,4 +1,4 @@
-"""Which file holds which object: fetch's note beside the files, one JSON line an object, written as they arrive."""
+"""Index of a fetch: which file holds which object. One JSON line per object, in a file beside the fetched files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ctbasis.sources.names import OWN_PREFIX
+from ctbasis.sources.file_names import OWN_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,15 +18,15 @@ INDEX = f"{OWN_PREFIX}fetch.jsonl"
 
 @dataclass(frozen=True)
 class Record:
-    """A file as it was when it was fetched.
+    """A fetched file at the time of the fetch.
 
     Attributes:
-        key: Of the object.
-        name: Of the file, below the destination.
-        size: Bytes.
-        etag: As the source listed it.
-        mtime_ns: Of the file, to notice that it was touched since.
-        checked: Whether its content was checked, not its size alone.
+        key: Key of the object.
+        name: Path of the file relative to the destination.
+        size: Size in bytes.
+        etag: ETag in the listing of the source.
+        mtime_ns: Modification time of the file in ns, to detect later changes.
+        checked: Whether the content was checked against the ETag, not only its size.
     """
 
     key: str
@@ -37,11 +37,19 @@ class Record:
     checked: bool
 
 
-class Index:
-    """The note of one destination.
+class FetchIndex:
+    """The index of one destination.
 
-    Lines are added before the file gets its name, so that nothing of ours is ever unknown to a later run, and the last
-    line of a key holds.
+    A line is added before its file gets its name, so that a later fetch recognizes every file that it may replace. If a
+    key has several lines, the last one is valid.
+
+    Attributes:
+        exists: Whether the index file existed.
+        records: The last record of each key.
+        names: Names of all files, including files of objects that were removed from the source.
+
+    Args:
+        destination: The folder of the fetched files.
     """
 
     def __init__(self, destination: Path) -> None:
@@ -51,27 +59,27 @@ class Index:
         self.records: dict[str, Record] = {}
         self.names: set[str] = set()
         text = self._path.read_text(encoding="utf-8") if self.exists else ""
-        # The next line begins a new one even where the last one broke off.
+        # If the last line is incomplete, the next record starts on a new line.
         self._start = "" if not text or text.endswith("\n") else "\n"
         for line in text.splitlines():
             try:
                 record = Record(**json.loads(line))
             except (ValueError, TypeError):
-                # The run that wrote it was killed in the middle of a line.
+                # The fetch that wrote this line was killed while it wrote.
                 continue
             self.records[record.key] = record
             self.names.add(record.name)
 
     def add(self, record: Record) -> None:
-        """Note a file that is about to get its name."""
+        """Append the record of a file, before the file gets its name."""
         with self._lock, self._path.open("a", encoding="utf-8") as file:
             file.write(f"{self._start}{json.dumps(asdict(record))}\n")
             self._start = ""
             self.names.add(record.name)
 
     def rewrite(self, records: Iterable[Record]) -> None:
-        """Replace the note by `records` alone."""
-        fresh = self._path.with_suffix(".partial")
-        with fresh.open("w", encoding="utf-8") as file:
+        """Replace all records by `records`."""
+        temporary = self._path.with_suffix(".partial")
+        with temporary.open("w", encoding="utf-8") as file:
             file.writelines(f"{json.dumps(asdict(record))}\n" for record in records)
-        fresh.replace(self._path)
+        temporary.replace(self._path)

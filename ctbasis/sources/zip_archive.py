@@ -1,4 +1,4 @@
-"""Zip archives among a source's objects: their members take their place, each checked before anything believes it."""
+"""Zip archives in a source: each is replaced by its members, which are checked before they are used."""
 
 from __future__ import annotations
 
@@ -17,51 +17,59 @@ if TYPE_CHECKING:
 
     from ctbasis.sources.source import Source
 
-ARCHIVE = ".zip"
+ZIP_SUFFIX = ".zip"
 
-MOST_MEMBERS = 1_000_000
-"""Members of an archive; their directory alone takes 100 MB by then."""
+MAX_MEMBERS = 1_000_000
+"""Members of an archive at most; the central directory of such an archive takes 100 MB of memory."""
 
-LARGEST_RATIO = 200
-"""Times its own size that an archive may unpack to: CT shrinks to a third, an image of mere air to a fiftieth."""
+MAX_RATIO = 200
+"""Largest ratio of unpacked to packed size: CT compresses to a third, an image of air alone to a fiftieth."""
 
-PIECE = 1 << 20
+READ_BYTES = 1 << 20
 
 
-class Unpacked:
-    """A source whose archives are opened; those within archives are not.
+class UnzippedSource:
+    """A source in which each zip archive is replaced by its members. Archives inside of archives are not opened.
 
-    What cannot be unpacked is left out and named on standard error; an archive that does not open at all stays what it
-    is, and the matrix step sets it aside.
+    A member that cannot be unpacked is left out and reported on standard error. An archive that cannot be opened at all
+    is passed on as a file; the matrix step then sets it aside.
+
+    Attributes:
+        left_out: Archives and members that were left out, each with the reason.
 
     Args:
-        source: What the objects come from.
-        bring: Downloads one of them to a file, with patience.
-        scratch: A folder for archives and members on their way.
-        named: Whether what is left out may be called by its key, and not by its number.
+        source: The source with the archives.
+        download: Downloads an object of that source to a file, with retries.
+        scratch: Folder for temporary files.
+        show_keys: Whether messages may name an archive by its key, rather than by a number.
     """
 
     def __init__(
-        self, source: Source, bring: Callable[[RemoteObject, Path], object], scratch: Path, *, named: bool = True
+        self,
+        source: Source,
+        download: Callable[[RemoteObject, Path], object],
+        scratch: Path,
+        *,
+        show_keys: bool = True,
     ) -> None:
         self._source = source
-        self._bring = bring
+        self._download = download
         self._scratch = scratch
-        self._named = named
+        self._show_keys = show_keys
         self._archives = 0
         self._members: set[str] = set()
         self.left_out: list[str] = []
 
     def objects(self) -> Iterator[RemoteObject]:
-        """Yield the source's objects, and in place of an archive its members, `/` between the two names."""
+        """Yield the objects of the source; the members of an archive get the keys `archive/member`."""
         for entry in self._source.objects():
-            if entry.key.lower().endswith(ARCHIVE):
+            if entry.key.lower().endswith(ZIP_SUFFIX):
                 yield from self._unpacked(entry)
             else:
                 yield entry
 
     def download(self, entry: RemoteObject, target: Path) -> bool:
-        """Move a member that is unpacked already, or ask the source."""
+        """Move an unpacked member to `target`, or download another object from the source."""
         if entry.location not in self._members:
             return self._source.download(entry, target)
         Path(entry.location).replace(target)
@@ -70,17 +78,17 @@ class Unpacked:
     def _unpacked(self, entry: RemoteObject) -> Iterator[RemoteObject]:
         path = self._scratch / uuid.uuid4().hex
         self._archives += 1
-        name = entry.key if self._named else f"archive {self._archives}"
-        self._bring(entry, path)
+        name = entry.key if self._show_keys else f"archive {self._archives}"
+        self._download(entry, path)
         try:
             with zipfile.ZipFile(path) as archive:
                 members = [member for member in archive.infolist() if not member.is_dir()]
-                fault = _fault(members, path.stat().st_size)
+                fault = _archive_fault(members, path.stat().st_size)
                 if fault:
                     self._leave_out(name, fault)
                     return
                 for number, member in enumerate(members, start=1):
-                    fault = _fault_of(member) or ""
+                    fault = _member_fault(member)
                     unpacked = "" if fault else self._extract(archive, member)
                     if not unpacked:
                         self._leave_out(f"{name}, member {number}", fault or "it is damaged")
@@ -93,16 +101,16 @@ class Unpacked:
             path.unlink(missing_ok=True)
 
     def _extract(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
-        """Unpack one member, no more of it than it claims; return its path, or nothing where it is damaged."""
+        """Unpack a member to a file, at most to its declared size; return the path, or "" if it is damaged."""
         path = self._scratch / uuid.uuid4().hex
         size = 0
         try:
             with archive.open(member) as content, path.open("wb") as file:
-                while piece := content.read(PIECE):
-                    size += len(piece)
+                while data := content.read(READ_BYTES):
+                    size += len(data)
                     if size > member.file_size:
                         break
-                    file.write(piece)
+                    file.write(data)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError):
             size = -1
         if size != member.file_size:
@@ -111,22 +119,22 @@ class Unpacked:
         self._members.add(str(path))
         return str(path)
 
-    def _leave_out(self, what: str, why: str) -> None:
-        self.left_out.append(f"{what}: {why}")
-        sys.stderr.write(f"WARNING: {what} is left out: {why}\n")
+    def _leave_out(self, name: str, reason: str) -> None:
+        self.left_out.append(f"{name}: {reason}")
+        sys.stderr.write(f"WARNING: {name} is left out: {reason}\n")
         sys.stderr.flush()
 
 
-def _fault(members: list[zipfile.ZipInfo], size: int) -> str:
-    if len(members) > MOST_MEMBERS:
-        return f"it has more than {MOST_MEMBERS} members"
-    claimed = sum(member.file_size for member in members)
-    if claimed > LARGEST_RATIO * size:
-        return f"it unpacks to more than {LARGEST_RATIO} times its size"
+def _archive_fault(members: list[zipfile.ZipInfo], size: int) -> str:
+    if len(members) > MAX_MEMBERS:
+        return f"it has more than {MAX_MEMBERS} members"
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > MAX_RATIO * size:
+        return f"it unpacks to more than {MAX_RATIO} times its size"
     return ""
 
 
-def _fault_of(member: zipfile.ZipInfo) -> str:
+def _member_fault(member: zipfile.ZipInfo) -> str:
     if member.flag_bits & 1:
         return "it is encrypted"
     kind = stat.S_IFMT(member.external_attr >> 16)
