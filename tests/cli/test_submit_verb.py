@@ -1,0 +1,175 @@
+"""`ctbasis submit` against the stand-in of a Kubeflow server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ctbasis.cli import main
+from ctbasis.parameters import PARAMETERS, SOURCE
+from tests.kubeflow.kfp_stand_in import KfpStandIn, picture, steps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+CT = "s3://clinic/series-7"
+
+# Where pytest itself runs in the background, Ctrl-C is switched off for what it starts.
+PROGRAM = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from ctbasis.cli import main; main()"
+)
+
+
+def ctbasis(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def guarded() -> Iterator[KfpStandIn]:
+    """Return a stand-in that asks for a token."""
+    with KfpStandIn(token="the-secret") as stand_in:  # noqa: S106 - of the stand-in
+        yield stand_in
+
+
+def test_submit_runs_the_package_tells_the_run_and_brings_the_results_home(server: KfpStandIn, tmp_path: Path) -> None:
+    chosen = ["--experiment", "trial", "--run-name", "mine", "--rank", "20", "--seed", "7", "--out", tmp_path / "out"]
+    result = ctbasis("submit", CT, "--host", server.url, *chosen)
+    assert result.exit_code == 0, result.output
+    assert server.refused == []
+    (run,) = server.runs.values()
+    defaults = {parameter.name: parameter.default for parameter in PARAMETERS}
+    assert run.arguments == {**defaults, SOURCE.name: CT, "rank": "20", "seed": 7}
+    assert (run.name, [one["display_name"] for one in server.experiments.values()]) == ("mine", ["trial"])
+    url, *metrics, _ = result.stdout.splitlines()
+    assert url == f"{server.url}/#/runs/details/{run.run_id}"
+    assert metrics == ["engine: mahout", "psnr_after: 38.5", "rank: 50"]
+    assert [line.split(" ", 1)[1] for line in result.stderr.splitlines()][::2] == [
+        f"{step}: running" for step in steps(run.package)
+    ]
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == server.metrics
+    assert (tmp_path / "out" / "figure1.png").read_bytes() == picture()
+
+
+def test_submit_takes_host_and_token_from_the_environment_and_shows_no_token(
+    guarded: KfpStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CTBASIS_KFP_HOST", guarded.url)
+    refused = ctbasis("submit", CT, "--no-wait")
+    assert refused.exit_code == 2
+    assert "set CTBASIS_KFP_TOKEN" in refused.stderr
+    monkeypatch.setenv("CTBASIS_KFP_TOKEN", "the-secret")
+    accepted = ctbasis("submit", CT, "--no-wait")
+    assert accepted.exit_code == 0, accepted.output
+    assert "the-secret" not in refused.output + accepted.output
+
+
+def test_a_package_for_one_node_volumes_is_compiled_and_submitted(server: KfpStandIn, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    made = ctbasis("compile", "--out", mine, "--access-mode", "ReadWriteOnce", "--storage-class", "fast")
+    assert made.exit_code == 0, made.output
+    store = ("--store", "s3://scratch/ct")
+    done = ctbasis("submit", CT, "--host", server.url, "--no-wait", "--package", mine, *store)
+    assert done.exit_code == 0, done.output
+    (run,) = server.runs.values()
+    assert run.arguments["store"] == "s3://scratch/ct"
+    workspace = run.package["platform_spec"]["platforms"]["kubernetes"]["pipelineConfig"]["workspace"]
+    assert workspace["kubernetes"]["pvcSpecPatch"] == {"accessModes": ["ReadWriteOnce"], "storageClassName": "fast"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--check", "--out", "x.yaml"), ("--check", "--workspace-size", "5Gi"), ("--access-mode", "ReadWriteOnce")],
+)
+def test_another_workspace_never_touches_the_committed_package(options: tuple[str, ...]) -> None:
+    assert ctbasis("compile", *options).exit_code == 2
+
+
+def test_no_option_takes_a_token_and_the_help_names_its_variable() -> None:
+    told = ctbasis("submit", "--help").output
+    assert "--token" not in told
+    assert "CTBASIS_KFP_TOKEN" in told
+    assert "CTBASIS_KFP_HOST" in told
+
+
+def test_without_waiting_submit_says_where_the_run_is_and_asks_no_more(server: KfpStandIn) -> None:
+    result = ctbasis("submit", CT, "--host", server.url, "--no-wait")
+    (run,) = server.runs.values()
+    assert (result.exit_code, result.stdout) == (0, f"{server.url}/#/runs/details/{run.run_id}\n")
+    assert run.asked == 0
+
+
+def test_an_upload_needs_no_source_and_runs_nothing(server: KfpStandIn) -> None:
+    result = ctbasis("submit", "--upload-only", "--host", server.url)
+    assert result.exit_code == 0, result.output
+    (pipeline_id,) = server.pipelines
+    assert f"/#/pipelines/details/{pipeline_id}/version/" in result.stdout
+    assert server.runs == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["submit", "--host", "http://localhost"], "Missing argument 'SOURCE'"),
+        (["submit", CT], "Missing option '--host'"),
+        (["submit", CT, "--host", "http://localhost", "--no-wait", "--out", "x"], "belong to a run that is waited for"),
+        (["submit", CT, "--host", "http://localhost", "--upload-only", "--timeout", "5"], "that is waited for"),
+        (["submit", CT, "--host", "localhost:8080"], "the host is no address"),
+        (["submit", CT, "--host", "http://localhost", "--engine", "abacus"], "Invalid value for '--engine'"),
+    ],
+)
+def test_what_submit_cannot_do_is_refused_with_exit_code_2(arguments: list[str], found: str) -> None:
+    result = ctbasis(*arguments)
+    assert result.exit_code == 2
+    assert found in result.stderr
+
+
+def test_an_argument_out_of_bounds_starts_no_run(server: KfpStandIn) -> None:
+    result = ctbasis("submit", CT, "--host", server.url, "--oversample", "-1")
+    assert result.exit_code == 2
+    assert "oversample is -1" in result.stderr
+    assert server.runs == {}
+
+
+def test_a_failed_run_and_one_out_of_time_end_with_exit_code_2_and_the_address(server: KfpStandIn) -> None:
+    server.stuck = True
+    late = ctbasis("submit", CT, "--host", server.url, "--timeout", "0.1")
+    server.stuck, server.failing = False, "svd"
+    failed = ctbasis("submit", CT, "--host", server.url)
+    for result, found, run_id in zip((late, failed), ("it goes on", "svd failed"), server.runs, strict=True):
+        assert result.exit_code == 2
+        assert found in result.stderr
+        assert run_id in result.stderr
+
+
+def test_ctrl_c_leaves_the_run_alone_and_says_where_it_goes_on(server: KfpStandIn, tmp_path: Path) -> None:
+    server.stuck = True
+    command = [sys.executable, "-c", PROGRAM, "submit", CT, "--host", server.url, "--timeout", "60"]
+    room = Path(__file__).parents[2]
+    with subprocess.Popen(
+        command,
+        cwd=room,
+        env={**os.environ, "HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().endswith(": running\n")
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (run_id,) = server.runs
+    assert f"run {run_id} goes on at the server, look at {server.url}/#/runs/details/{run_id}" in told
+    assert "Traceback" not in told
+    assert "run it again" not in told
+    assert server.refused == []
