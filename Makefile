@@ -8,7 +8,7 @@ MAHOUT := images/spark/mahout
 JAR := $(MAHOUT)/target/ctbasis-mahout.jar
 PY := .venv/bin/python
 CTBASIS := .venv/bin/ctbasis
-VERSION := 0.1.0
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 # A kit that brings a one-node cluster up, if one is there; only CI asks it, and only where there is no KUBECONFIG.
 CLUSTER_KIT ?= ../shared/cluster
 # The first of these that answers: a docker without its daemon does not.

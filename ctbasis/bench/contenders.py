@@ -14,6 +14,7 @@ Two are no contenders but what bounds them: `bare-blas`, the products of the exa
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -30,7 +31,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ctbasis.bench.meter import Meter, touch_free_memory
-from ctbasis.errors import exit_on_error
+from ctbasis.errors import CtbasisError, exit_on_error
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.parsing import parse_memory
 from ctbasis.spark.application import SparkApplication
@@ -41,7 +42,7 @@ from ctbasis.svd.plan import plan_factorization
 from ctbasis.threads import available_cpus, in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -74,7 +75,35 @@ OURS = {
 }
 """Names of our rows, and the engine of each. Ours on Dask has a name of its own, for the package has one too."""
 
+EXTRAS = {
+    "scikit-learn": ("sklearn", "demo"),
+    "dask": ("dask", "dask"),
+    "ctbasis-dask": ("distributed", "dask"),
+    "ray": ("ray", "ray"),
+}
+"""Contenders that need an optional package: the module that they import, and the extra of ctbasis that installs it."""
+
 CONTENDERS = (*BOUNDS, *(name for name in IN_MEMORY if name not in BOUNDS), *OURS)
+
+
+def require_installed(names: Iterable[str]) -> None:
+    """Check that the optional packages of contenders are installed.
+
+    Args:
+        names: Of `CONTENDERS`.
+
+    Raises:
+        CtbasisError: A package is missing.
+    """
+    for name in names:
+        module, extra = EXTRAS.get(name, ("", ""))
+        if module and importlib.util.find_spec(module) is None:
+            raise CtbasisError(
+                f"{name} cannot be measured: the Python package {module} is missing",
+                expected=f"the packages of the extra `{extra}`",
+                cause=f"ctbasis was installed without its extra `{extra}`",
+                remedy=f"pip install 'ctbasis[{extra}]', run `make setup` in a checkout, or choose others by --engine",
+            )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ctbasis.bench.contenders import require_installed
 from ctbasis.bench.matrices import write_decaying
 from ctbasis.errors import CtbasisError, error_in_log
 from ctbasis.installed import LAYOUT
@@ -45,6 +46,7 @@ def bench_svd(series: Path | None, cases: Sequence[Case]) -> list[dict[str, Any]
         reading is among the contenders also share_of_bound, the seconds of what binds over its own.
     """
     rows: list[dict[str, Any]] = []
+    require_installed(name for case in cases for name in case.contenders)
     for case in cases:
         with tempfile.TemporaryDirectory(prefix="ctbasis-bench-") as scratch:
             rows += _measured(_matrix(series, case, Path(scratch)), case, Path(scratch), compared=series is not None)
