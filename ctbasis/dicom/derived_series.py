@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Self
 
@@ -89,6 +89,7 @@ SCHEME.CodingSchemeResponsibleOrganization = "ctbasis"
 LOW_RANK = Code("RANK-K", SCHEME.CodingSchemeDesignator, "Low-rank approximation by singular value decomposition")
 BASIS_IMAGE = Code("BASIS", SCHEME.CodingSchemeDesignator, "Basis image of a singular value decomposition")
 PATCHES = Code("PATCH-SVD", SCHEME.CodingSchemeDesignator, "Denoising by singular value decomposition of patches")
+SIMULATED_DOSE = Code("DOSE", SCHEME.CodingSchemeDesignator, "Simulation of a lower dose")
 NOISE_MAP = Code("NOISE", SCHEME.CodingSchemeDesignator, "Estimated standard deviation of noise")
 """No code of CID 7203 says any of them, and it may be extended."""
 
@@ -112,6 +113,9 @@ class Made:
     contribution: str
     code: Code
 
+
+LONGEST_DESCRIPTION = 900
+"""Characters of DerivationDescription before `rounding` is added to it; an ST holds 1024."""
 
 OF_PATCHES = Made("SVD of patches", 9_998, "Denoising by SVD of patches", PATCHES)
 OF_NOISE = Made("noise sigma (HU)", 9_999, "Estimate of the noise", NOISE_MAP)
@@ -187,6 +191,18 @@ class Derivation:
                 f"power iterations {plan.power_iters}{seed}; {PRODUCT} {version}. Not for diagnosis."
             ),
             fingerprint=digest.hexdigest(),
+        )
+
+    def after(self, earlier: Derivation | None) -> Self:
+        """Return the derivation of images on which `earlier` was done first; None returns this one unchanged."""
+        if earlier is None:
+            return self
+        # DerivationDescription holds 1024 characters, and the last step is the one to keep.
+        room = LONGEST_DESCRIPTION - len(self.description) - 1
+        return replace(
+            self,
+            description=f"{earlier.description[: max(0, room)]} {self.description}".strip(),
+            fingerprint=f"{earlier.fingerprint} {self.fingerprint}",
         )
 
     def uid(self, source: str) -> str:

@@ -7,29 +7,128 @@ A folder that ctbasis wrote before is replaced; any other folder with content is
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.sr.coding import Code
 
-from ctbasis.dicom.derived_series import PRODUCT, derive, read_header
+from ctbasis.choices import UNCOMPRESSED
+from ctbasis.dicom.derived_series import PRODUCT, SCHEME, Derivation, Made, derive, read_header
 from ctbasis.dicom.hounsfield import Pixels
+from ctbasis.dicom.lossless import check as check_compression
 from ctbasis.dicom.lossless import compress
-from ctbasis.dicom.stored import store
+from ctbasis.dicom.stored import avoid_padding, store
 from ctbasis.dicom.tolerance import tolerant
 from ctbasis.errors import CtbasisError
+from ctbasis.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
 
-    from ctbasis.dicom.derived_series import Derivation
+    from ctbasis.dicom.volume import Volume
+
+PROCESSED = Made(
+    "processed",
+    9_997,
+    "Processing with other software",
+    Code("PROCESSED", SCHEME.CodingSchemeDesignator, "Processed with other software"),
+)
+"""A series whose HU the user computed. The number is one that hardly any rank has."""
+
+
+def write_series(
+    volume: Volume,
+    folder: str | os.PathLike[str],
+    *,
+    description: str = "",
+    compression: str = UNCOMPRESSED,
+) -> list[Path]:
+    """Write a volume as a derived DICOM CT series.
+
+    Patient, study, frame of reference and geometry are those of the series that the volume was read from.
+    SeriesInstanceUID and SOPInstanceUID are new: they follow from the source's UIDs and the HU, so that the same volume
+    gives the same files. Stored values are the nearest that the source's rescale can express.
+
+    Args:
+        volume: With headers: read by `ctbasis.read`, or computed from such a volume.
+        folder: Folder to write, complete or not at all. One that holds nothing but series that ctbasis wrote is
+            replaced.
+        description: How the HU were computed, for DerivationDescription; by default what the volume knows of itself.
+        compression: Lossless compression of the pixels: `none`, `jpeg-ls`, `jpeg2000` or `rle`.
+
+    Returns:
+        The files, one a slice, in the order of the slices.
+
+    Raises:
+        CtbasisError: The volume has no headers, a header cannot be written, the folder holds other files, the
+            compression is unknown, or the disk is full.
+
+    Examples:
+        >>> import tempfile, ctbasis
+        >>> phantom = ctbasis.chest_phantom(slices=2, rows=32, columns=32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     files = ctbasis.write_series(phantom.with_hu(phantom.hu + 5), f"{folder}/brighter")
+        ...     brighter = ctbasis.read(f"{folder}/brighter")
+        >>> [file.name for file in files]
+        ['slice-0001.dcm', 'slice-0002.dcm']
+        >>> int((brighter.hu - phantom.hu)[~phantom.set_aside].min())
+        5
+    """
+    if not volume.headers:
+        raise CtbasisError(
+            "the volume has no DICOM headers",
+            expected="a volume that ctbasis.read returned, or one computed from it",
+            cause="it was made of an array, or its rows or columns were cut",
+            remedy="give the HU to a volume that was read, by its method with_hu",
+        )
+    check_compression(compression, (volume.shape[1], volume.shape[2]))
+    target = Path(folder)
+    derivation = _derivation(volume, description)
+    with replacing_folders([target]) as (partial,):
+        paths = slice_paths(partial, len(volume.hu))
+
+        def write(index: int) -> None:
+            hu, measured = volume.hu[index].reshape(-1), ~volume.set_aside[index].reshape(-1)
+            write_slice(
+                paths[index],
+                volume.headers[index],
+                hu,
+                derivation,
+                compression=compression,
+                number=index + 1,
+                measured=measured,
+            )
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for _ in progress(pool.map(write, range(len(paths))), "write", total=len(paths), unit="slice"):
+                pass
+    return [target / path.name for path in paths]
+
+
+def _derivation(volume: Volume, description: str) -> Derivation:
+    """Return the volume's own derivation, or one for HU that the user computed or describes."""
+    if volume.derivation is not None and not description:
+        return volume.derivation
+    version = importlib.metadata.version(PRODUCT)
+    text = description or "HU computed with other software"
+    return Derivation(
+        rank=0,
+        version=version,
+        description=f"{text}; {PRODUCT} {version}. Not for diagnosis.",
+        fingerprint=f"{text} {volume.fingerprint()}",
+        made=PROCESSED,
+    )
 
 
 @contextmanager
@@ -72,7 +171,14 @@ def slice_paths(folder: Path, count: int) -> list[Path]:
 
 
 def write_slice(
-    path: Path, header: bytes, hu: NDArray[Any], derivation: Derivation, *, compression: str, number: int
+    path: Path,
+    header: bytes,
+    hu: NDArray[Any],
+    derivation: Derivation,
+    *,
+    compression: str,
+    number: int,
+    measured: NDArray[np.bool_] | None = None,
 ) -> None:
     """Write one derived slice.
 
@@ -81,8 +187,9 @@ def write_slice(
         header: DICOM file of the source slice without pixel data.
         hu: HU of every voxel, padding included, flat, (Rows x Columns,).
         derivation: Describes the processing.
-        compression: One of `lossless.CHOICES`.
+        compression: One of `COMPRESSIONS`.
         number: Number of the slice in error messages, from 1 on.
+        measured: Voxels that are no padding, flat, and are kept apart from the value of padding.
 
     Raises:
         CtbasisError: The header holds a value that DICOM does not allow.
@@ -90,7 +197,10 @@ def write_slice(
     """
     with header_errors(number):
         source = read_header(header)
-        save(derive(source, store(hu, Pixels.of(source)), derivation), path, compression)
+        stored = store(hu, Pixels.of(source))
+        if measured is not None:
+            avoid_padding(stored, measured)
+        save(derive(source, stored, derivation), path, compression)
 
 
 def save(dataset: Dataset, path: Path, compression: str) -> None:

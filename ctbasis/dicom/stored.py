@@ -97,6 +97,23 @@ def store(hu: NDArray[Any], pixels: Pixels) -> Stored:
     )
 
 
+def avoid_padding(stored: Stored, measured: NDArray[np.bool_]) -> Stored:
+    """Move measured voxels whose stored value means padding to the nearest value that does not, in place.
+
+    Noise that is added, or removed, may make a value equal to PixelPaddingValue by chance.
+
+    Args:
+        stored: An image from `store`.
+        measured: Voxels that are no padding, flat.
+    """
+    if stored.padding is not None:
+        first, last = stored.padding
+        values = stored.values
+        beside = last + 1 if last < np.iinfo(values.dtype).max else first - 1
+        values[measured & (values >= first) & (values <= last)] = beside
+    return stored
+
+
 def spread(hu: NDArray[Any]) -> Stored:
     """Return an image that no source stored, spread over all 16 bits."""
     chosen = _spread(float(hu.min()), float(hu.max()))

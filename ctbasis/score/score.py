@@ -7,7 +7,7 @@ orders them.
 
 from __future__ import annotations
 
-import shutil
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,9 @@ import numpy as np
 
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.ingest import ingest
+from ctbasis.matrix.read import load
 from ctbasis.matrix.store import MatrixStore
+from ctbasis.matrix.volumes import write_volume
 from ctbasis.progress import progress
 from ctbasis.report.quality import EDGE_SHARE, compare, edge_ratio
 from ctbasis.report.survey import lung_share
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ctbasis.matrix.read import ImageLike
     from ctbasis.simulate.nodules import InsertedNodule, Spacing
 
 EDGE_SLICES = 24
@@ -87,46 +90,88 @@ class Findings:
     patches: dict[tuple[float, float], dict[str, NDArray[np.float32]]]
 
 
-def score(truth: Path, image: Path, noisy: Path | None = None, nodules: Path | None = None) -> dict[str, Any]:
-    """Compare the series in two folders, read and ordered as the pipeline does: the JSON of `findings`."""
-    return findings(truth, image, noisy, nodules).scores
-
-
-def findings(truth: Path, image: Path, noisy: Path | None = None, nodules: Path | None = None) -> Findings:
-    """Compare the series in two folders, and what was removed between a third and the second.
+def score_image(
+    truth: ImageLike,
+    image: ImageLike,
+    noisy: ImageLike | None = None,
+    *,
+    spacing: tuple[float, float, float] | None = None,
+) -> dict[str, Any]:
+    """Score a CT volume against its clean copy: `ctbasis score` for volumes and arrays.
 
     Args:
-        truth: Folder of the clean series.
-        image: Folder of the series to score, of the same geometry.
-        noisy: Folder of what `image` was made from, for what was removed.
-        nodules: JSON of the nodules that the truth holds; without it nodules.json in `truth` where there is one.
+        truth: The clean volume: a volume, an array of HU (slices, rows, columns), a DataArray, or the folder or URI of
+            a series.
+        image: The volume to score, of the same geometry.
+        noisy: The volume that `image` was computed from; it is scored too, and what was removed from it.
+        spacing: Distance in mm between slices, rows and columns of those that are arrays.
+
+    Returns:
+        The scores by name: `rmse`, `rmse_body`, `rmse_lung`, `rmse_bone` (HU), `psnr` (dB), `ssim`, `nps`, `mtf` and
+        others; with `noisy` also `before`, its scores, and `removed`. docs/explanation/quality.md defines each. None
+        stands where the truth has no voxel to measure.
+
+    Raises:
+        CtbasisError: The geometries differ, images are smaller than 11 x 11, the truth shows nothing but padding, or a
+            series cannot be read.
+
+    Examples:
+        >>> import ctbasis
+        >>> phantom = ctbasis.chest_phantom(slices=2, rows=64, columns=64)
+        >>> scores = ctbasis.score_image(phantom, phantom.with_hu(phantom.hu + 3))
+        >>> scores["rmse_body"]
+        3.0
+    """
+    return findings(truth, image, noisy, spacing=spacing).scores
+
+
+def findings(
+    truth: ImageLike,
+    image: ImageLike,
+    noisy: ImageLike | None = None,
+    nodules: Path | None = None,
+    *,
+    spacing: tuple[float, float, float] | None = None,
+) -> Findings:
+    """Compare a volume with its clean copy, and what was removed between a third and the second.
+
+    Args:
+        truth: The clean volume, or the folder of its series.
+        image: The volume to score, or the folder of its series, of the same geometry.
+        noisy: What `image` was made from, for what was removed.
+        nodules: JSON of the nodules that the truth holds; without it nodules.json in the folder `truth` where there is
+            one.
+        spacing: Distance in mm between slices, rows and columns of those that are arrays.
 
     Returns:
         What `ctbasis.report.quality.Quality` holds, and rmse_bone, rmse_edges, nps, mtf; with `noisy` before,
         removed; with nodules nodules. See docs/explanation/quality.md.
 
     Raises:
-        CtbasisError: A folder holds no CT series, they differ in geometry, images are too small, or the list of nodules
-            is none of theirs.
+        CtbasisError: A folder holds no CT series, the volumes differ in geometry, images are too small, or the list of
+            nodules is not one of the truth's.
     """
-    listed = nodules or (truth / NODULES if (truth / NODULES).is_file() else None)
-    placed = read_nodules(listed) if listed else []
-    folders = {"truth": truth, "image": image} | ({"noisy": noisy} if noisy else {})
-    scratch = Path(tempfile.mkdtemp(prefix="ctbasis-score-"))
-    try:
-        stores = {name: _ingested(folder, scratch, name) for name, folder in folders.items()}
+    if nodules is None and isinstance(truth, (str, os.PathLike)) and Path(truth, NODULES).is_file():
+        nodules = Path(truth, NODULES)
+    placed = read_nodules(nodules) if nodules else []
+    images = {"truth": truth, "image": image} | ({} if noisy is None else {"noisy": noisy})
+    with tempfile.TemporaryDirectory(prefix="ctbasis-score-") as scratch:
+        stores = {name: _stored(one, spacing, Path(scratch), name) for name, one in images.items()}
         for name, store in stores.items():
             _same_geometry(stores["truth"], store, name)
         return _measured(stores, placed)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _ingested(folder: Path, scratch: Path, name: str) -> MatrixStore:
-    if not folder.is_dir():
-        raise CtbasisError(f"{folder} is no folder", expected=f"the folder of the DICOM series that is the {name}")
+def _stored(image: ImageLike, spacing: tuple[float, float, float] | None, scratch: Path, name: str) -> MatrixStore:
+    """Return a matrix store of an image; a folder may hold several series."""
     uri = str(scratch / f"{name}.zarr")
-    ingest(folder, uri, scratch / f"{name}.json")
+    if not isinstance(image, (str, os.PathLike)):
+        return write_volume(load(image, spacing if isinstance(image, np.ndarray) else None), uri)
+    if "://" in str(image):
+        return write_volume(load(image), uri)
+    if not Path(image).is_dir():
+        raise CtbasisError(f"{image} is no folder", expected=f"the folder of the DICOM series that is the {name}")
+    ingest(Path(image), uri, scratch / f"{name}.json")
     return MatrixStore.open(uri)
 
 

@@ -45,13 +45,13 @@ from ctbasis.dicom.derived_series import PRODUCT, Derivation, derive, read_heade
 from ctbasis.dicom.hounsfield import to_hounsfield
 from ctbasis.dicom.instance import read_slices, read_values
 from ctbasis.dicom.series import arrange, set_copies_aside
-from ctbasis.dicom.stored import Stored, store
-from ctbasis.dicom.unfit import SetAside
+from ctbasis.dicom.set_aside import SetAside
+from ctbasis.dicom.stored import Stored, avoid_padding, store
 from ctbasis.errors import CtbasisError
-from ctbasis.storage.voxels import AIR, absent
 from ctbasis.progress import progress
 from ctbasis.simulate.nodules import NODULES, check_places, insert, place, read_nodules, write_nodules
 from ctbasis.simulate.projection import KERNELS, ParallelBeam, project, reconstruct
+from ctbasis.storage.voxels import AIR, absent
 from ctbasis.svd.rank_k import restore
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ def _write(
     workers: int | None,
 ) -> None:
     """Write the noisy series into the first of `parts`, and the one with the nodules alone into a second."""
-    kinds = _derivations(scan.dose, beam, scan.nodules)
+    kinds = dose_derivations(scan.dose, beam, scan.nodules)
     # numba's threads are those of everything that computes here.
     with _threads(workers):
         images = _noisy_slices(scan, beam, spread)
@@ -458,7 +458,7 @@ def _noisy_slices(scan: _Scan, beam: ParallelBeam, spread: dict[str, _Spread]) -
 def _stored(hu: NDArray[np.float32], kept: NDArray[np.float32], outside: NDArray[np.bool_], entry: Slice) -> Stored:
     image = hu.astype(np.float32)
     restore(image, kept)
-    return _off_padding(store(image.reshape(-1), entry.pixels), outside.reshape(-1))
+    return avoid_padding(store(image.reshape(-1), entry.pixels), ~outside.reshape(-1))
 
 
 def _read_hu(folder: Path, entry: Slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -471,16 +471,6 @@ def _read_hu(folder: Path, entry: Slice) -> tuple[NDArray[np.float32], NDArray[n
     padded = np.empty(values.shape, np.bool_)
     to_hounsfield(values, entry.pixels, hu, padded)
     return hu, padded | (hu < OUTSIDE)
-
-
-def _off_padding(stored: Stored, outside: NDArray[np.bool_]) -> Stored:
-    """Move what noise made equal to the padding value next to it: it is a measurement still."""
-    if stored.padding is not None:
-        first, last = stored.padding
-        values = stored.values
-        beside = last + 1 if last < np.iinfo(values.dtype).max else first - 1
-        values[~outside & (values >= first) & (values <= last)] = beside
-    return stored
 
 
 @dataclass(frozen=True)
@@ -510,7 +500,7 @@ def _write_derived(source: Dataset, stored: Stored, made: _Made, path: Path) -> 
     dataset.save_as(path, enforce_file_format=True)
 
 
-def _derivations(dose: Dose, beam: ParallelBeam, nodules: Sequence[InsertedNodule]) -> tuple[_Made, _Made]:
+def dose_derivations(dose: Dose, beam: ParallelBeam, nodules: Sequence[InsertedNodule]) -> tuple[_Made, _Made]:
     """Return what the series with noise is called, and the one with the nodules alone."""
     version = importlib.metadata.version(PRODUCT)
     settings = f"{dose.photons!r} {dose.electronic!r} {dose.seed} {beam.views}"

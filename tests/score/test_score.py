@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from ctbasis.cli import main
 from ctbasis.errors import CtbasisError
 from ctbasis.report.quality import compare
-from ctbasis.score.score import findings, score
+from ctbasis.score.score import findings, score_image
 from ctbasis.score.score_page import render
 from ctbasis.simulate.nodules import InsertedNodule, insert, write_nodules
 from ctbasis.simulate.phantom import chest
@@ -55,7 +55,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, write_series: Any) -> Path
 
 @pytest.fixture(scope="module")
 def scores(folders: Path) -> dict[str, Any]:
-    return score(folders / "truth", folders / "image", folders / "noisy")
+    return score_image(folders / "truth", folders / "image", folders / "noisy")
 
 
 def test_errors_and_similarity_are_those_of_the_report(scores: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def test_blur_lowers_mean_frequency_sharpness_and_nodule_and_is_found_in_what_wa
 
 
 def test_a_truth_against_itself_has_no_error_and_loses_nothing(folders: Path) -> None:
-    found = score(folders / "truth", folders / "truth")
+    found = score_image(folders / "truth", folders / "truth")
     assert (found["rmse"], found["rmse_bone"], found["psnr"], found["ssim"]) == (0, 0, None, pytest.approx(1))
     assert found["nodules"][0]["recovered"] == pytest.approx(1)
     assert found["mtf"]["image"]["f50"] == found["mtf"]["truth"]["f50"]
@@ -121,21 +121,21 @@ def test_series_that_are_no_copies_of_one_scan_are_refused(folders: Path, write_
     hu = volumes()["truth"]
     write_series(tmp_path / "short", hu[:5], **TAGS)
     with pytest.raises(CtbasisError, match="slices, rows and columns"):
-        score(folders / "truth", tmp_path / "short")
+        score_image(folders / "truth", tmp_path / "short")
     write_series(tmp_path / "near", hu, **TAGS)  # 2.5 mm between slices
     with pytest.raises(CtbasisError, match="mm apart"):
-        score(folders / "truth", tmp_path / "near")
+        score_image(folders / "truth", tmp_path / "near")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CtbasisError):
-        score(folders / "truth", tmp_path / "empty")
+        score_image(folders / "truth", tmp_path / "empty")
     with pytest.raises(CtbasisError, match="is no folder"):
-        score(folders / "truth", tmp_path / "absent")
+        score_image(folders / "truth", tmp_path / "absent")
     write_series(tmp_path / "tiny", hu[:, :8, :8], **TAGS)
     with pytest.raises(CtbasisError, match="8 x 8 pixels"):
-        score(tmp_path / "tiny", tmp_path / "tiny")
+        score_image(tmp_path / "tiny", tmp_path / "tiny")
 
 
 def test_nodules_of_another_series_are_refused(folders: Path, tmp_path: Path) -> None:
     write_nodules([InsertedNodule(90.0, 10.0, 10.0, 5.0, 150.0)], tmp_path / "other.json")
     with pytest.raises(CtbasisError, match="outside the 7 slices"):
-        score(folders / "truth", folders / "image", nodules=tmp_path / "other.json")
+        score_image(folders / "truth", folders / "image", nodules=tmp_path / "other.json")

@@ -1,0 +1,125 @@
+"""Volumes in memory to a matrix store and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctbasis.dicom.derived_series import read_header
+from ctbasis.dicom.tolerance import tolerant
+from ctbasis.dicom.volume import LPS_AXES, Volume
+from ctbasis.matrix.slice_store import Series
+from ctbasis.matrix.store import MatrixStore, MatrixWriter
+from ctbasis.storage.voxels import absent, is_absent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+
+def write_volume(volume: Volume, uri: str) -> MatrixStore:
+    """Write a volume as a matrix store of one series, the same store that the matrix step writes from DICOM.
+
+    Args:
+        volume: Becomes the matrix A, (rows x columns, slices), HU of at least -1000.
+        uri: Where the store goes; replaced if it is there.
+
+    Raises:
+        CtbasisError: S3 refuses or stays away.
+        OSError: The folder cannot be written.
+    """
+    slices, rows, columns = volume.shape
+    dtype = volume.hu.dtype
+    writer = MatrixWriter.create(uri, image=(rows, columns), cols=slices, dtype=dtype)
+    A = volume.clipped_hu()
+    for first in range(0, slices, writer.column_chunk):
+        group = slice(first, min(first + writer.column_chunk, slices))
+        outside = volume.set_aside[group]
+        aside = np.where(outside, volume.hu[group], dtype.type(absent(dtype))) if outside.any() else None
+        writer.write(
+            slice(0, rows * columns), group, _as_columns(A[group]), None if aside is None else _as_columns(aside)
+        )
+    dz, dy, dx = volume.spacing
+    series = Series(volume.SeriesInstanceUID, 0, slices, dz if slices > 1 else 0.0, (dy, dx))
+    writer.finish(series=[series], headers=volume.headers or [b""] * slices)
+    return MatrixStore.open(uri)
+
+
+def read_volumes(store: MatrixStore, qc: Mapping[str, Any]) -> list[Volume]:
+    """Return the series of a matrix store as volumes, in the order of its columns.
+
+    Args:
+        store: A matrix with the headers of its slices.
+        qc: What `describe` in ctbasis/matrix/qc.py gave for it.
+
+    Raises:
+        CtbasisError: A chunk is missing or its checksum does not hold.
+    """
+    volumes = []
+    for series, described in zip(store.series, qc["series"], strict=True):
+        headers = tuple(store.header(column) for column in range(series.first, series.first + series.count))
+        origin, direction = _geometry(headers[0])
+        hu, set_aside = read_hu(store, series)
+        dy, dx = series.pixel_spacing
+        volumes.append(
+            Volume(
+                hu,
+                # The spacing of a single slice is unknown; patch mode takes that of the rows too.
+                (series.spacing or dy, dy, dx),
+                origin,
+                direction,
+                set_aside,
+                headers,
+                {
+                    "series": described,
+                    "slices": qc["slices"][series.columns],
+                    "set_aside": qc["set_aside"],
+                },
+            )
+        )
+    return volumes
+
+
+def read_hu(store: MatrixStore, series: Series) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return the HU of one series with the values that were set aside, and where these are.
+
+    Returns:
+        HU and a mask, both (slices, rows, columns).
+
+    Raises:
+        CtbasisError: A chunk is missing or its checksum does not hold.
+    """
+    shape = (series.count, *store.image)
+    hu, set_aside = np.empty(shape, store.dtype), np.empty(shape, np.bool_)
+    for group in store.column_groups:
+        first, stop = max(group.start, series.first), min(group.stop, series.first + series.count)
+        if first >= stop:
+            continue
+        columns, place = slice(first, stop), slice(first - series.first, stop - series.first)
+        aside = store.read_aside(columns)
+        present = ~is_absent(aside)
+        values = store.read_columns(columns)
+        np.copyto(values, aside, where=present, casting="same_kind")
+        hu[place] = values.T.reshape(-1, *store.image)
+        set_aside[place] = present.T.reshape(-1, *store.image)
+    return hu, set_aside
+
+
+def _as_columns(images: NDArray[Any]) -> NDArray[Any]:
+    return images.reshape(len(images), -1).T
+
+
+def _geometry(header: bytes) -> tuple[tuple[float, float, float], NDArray[np.float64]]:
+    """Return origin and direction, as `Volume` has them, from the header of the first slice."""
+    if not header:
+        return (0.0, 0.0, 0.0), np.array(LPS_AXES)
+    with tolerant():
+        parsed = read_header(header)
+        x, y, z = (float(mm) for mm in parsed.ImagePositionPatient)
+        cosines = np.array([float(cosine) for cosine in parsed.ImageOrientationPatient])
+    # PS3.3 C.7.6.2.1.1: the direction of the row comes first, which is the one from column to column.
+    column_step, row_step = (part / np.linalg.norm(part) for part in (cosines[:3], cosines[3:]))
+    normal = np.cross(column_step, row_step)
+    return (x, y, z), np.stack([normal / np.linalg.norm(normal), row_step, column_step])
