@@ -1,0 +1,75 @@
+"""Every link, path and page name in README and docs/ points to something that exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+DOCS = CHECKOUT / "docs"
+PAGES = [CHECKOUT / "README.md", CHECKOUT / "images" / "spark" / "mahout" / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+PATH = re.compile(
+    r"`((?:ctbasis|components|pipeline|manifests|images|tests|docs)/[\w./-]*[\w/]|pyproject\.toml|[\w]+\.py)`"
+)
+PAGE_NAME = re.compile(r"\bdocs/[\w/-]+\.md\b")
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    headings = HEADING.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def names(page: Path) -> str:
+    return str(page.relative_to(CHECKOUT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    broken = []
+    for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_every_path_of_the_repository_that_a_page_names_exists(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    missing = []
+    for path in PATH.findall(text):
+        # A page may name a module without its folder.
+        folders = () if "/" in path else ("ctbasis", "components", "tests")
+        if not (CHECKOUT / path).exists() and not any(list((CHECKOUT / folder).rglob(path)) for folder in folders):
+            missing.append(path)
+    assert not missing
+
+
+def test_every_page_that_the_code_names_exists() -> None:
+    listed = subprocess.run(
+        ["git", "grep", "-I", "-h", "-o", "-E", r"\bdocs/[A-Za-z0-9_/-]+\.md\b"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    pages = {page for page in listed.split() if PAGE_NAME.fullmatch(page)}
+    assert pages
+    assert not [page for page in pages if not (CHECKOUT / page).exists()]
+
+
+def test_the_table_of_contents_leads_to_every_page() -> None:
+    index = DOCS / "README.md"
+    linked = {(DOCS / link.partition("#")[0]).resolve() for link in LINK.findall(index.read_text(encoding="utf-8"))}
+    assert not [names(page) for page in PAGES[2:] if page != index and page not in linked]
