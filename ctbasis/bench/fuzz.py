@@ -28,7 +28,7 @@ from ctbasis.dicom.hounsfield import Pixels, to_hounsfield
 from ctbasis.dicom.instance import read_slices, read_values
 from ctbasis.dicom.limits import limited
 from ctbasis.dicom.series import arrange
-from ctbasis.dicom.unfit import SetAside
+from ctbasis.dicom.set_aside import SetAside
 from ctbasis.dicom.workers import Workers
 from ctbasis.progress import progress
 from ctbasis.simulate.awkward import PATIENT, forms

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctbasis.matrix.store import MatrixStore, MatrixWriter, Series, block_rows_for, column_chunk_for
-from ctbasis.storage.voxels import absent
+from ctbasis.matrix.slice_store import Series
+from ctbasis.matrix.store import MatrixStore, MatrixWriter, block_rows_for, column_chunk_for
 from ctbasis.progress import progress
+from ctbasis.storage.voxels import absent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pydicom.dataset import Dataset
 
 from ctbasis.dicom.limits import MOST_FRAMES
-from ctbasis.dicom.unfit import UnfitError
+from ctbasis.dicom.set_aside import UnusableFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,13 +74,13 @@ def flattened(ds: Dataset, frames: int) -> Iterator[Dataset]:
         frames: NumberOfFrames.
 
     Raises:
-        UnfitError: The functional groups are not those of so many frames.
+        UnusableFileError: The functional groups are not those of so many frames.
     """
     if not 0 < frames <= MOST_FRAMES:
-        raise UnfitError(f"NumberOfFrames {frames}: at most {MOST_FRAMES} are read", broken=True)
+        raise UnusableFileError(f"NumberOfFrames {frames}: at most {MOST_FRAMES} are read", broken=True)
     per_frame = list(ds.get(PER_FRAME) or [])
     if len(per_frame) != frames:
-        raise UnfitError(f"{PER_FRAME} is of {len(per_frame)} frames, NumberOfFrames says {frames}", broken=True)
+        raise UnusableFileError(f"{PER_FRAME} is of {len(per_frame)} frames, NumberOfFrames says {frames}", broken=True)
     common = Dataset()
     common.update(ds)
     for keyword in MULTI_FRAME_ONLY:

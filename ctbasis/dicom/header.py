@@ -17,7 +17,7 @@ from pydicom.uid import (
 
 from ctbasis.dicom.limits import DEEPEST, LARGEST_HEADER, LARGEST_KEPT
 from ctbasis.dicom.pixeldata import inflated, meta_end
-from ctbasis.dicom.unfit import UnfitError
+from ctbasis.dicom.set_aside import UnusableFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,7 @@ def parse(head: bytes, stream: BinaryIO) -> tuple[FileDataset, int, BinaryIO]:
         stream: The file behind them.
 
     Raises:
-        UnfitError: It is longer or deeper than any should be, or does not inflate.
+        UnusableFileError: It is longer or deeper than any should be, or does not inflate.
         Exception: Whatever pydicom raises of it.
     """
     deflated = head[PREAMBLE : PREAMBLE + 4] == b"DICM" and _is_deflated(head)
@@ -93,7 +93,7 @@ def _parse(head: bytes, stream: BinaryIO) -> tuple[FileDataset, int, BinaryIO]:
         _refuse_deep(ds)
         if whole or source.tell() < len(content):
             return ds, source.tell(), stream
-    raise UnfitError(f"its header is longer than {LARGEST_HEADER >> 20} MiB", broken=True)
+    raise UnusableFileError(f"its header is longer than {LARGEST_HEADER >> 20} MiB", broken=True)
 
 
 def _parse_deflated(head: bytes, stream: BinaryIO) -> tuple[FileDataset, int, BinaryIO]:
@@ -115,7 +115,7 @@ def _refuse_deep(ds: Dataset) -> None:
         level = [item for holder in level for sequence in _sequences(holder) for item in sequence]
         if not level:
             return
-    raise UnfitError(TOO_DEEP, broken=True)
+    raise UnusableFileError(TOO_DEEP, broken=True)
 
 
 def _sequences(ds: Dataset) -> Iterator[Sequence]:
@@ -141,7 +141,7 @@ def slim_header(ds: Dataset, whole: FileDataset, pixels: Pixels) -> bytes:
     out = io.BytesIO()
     pydicom.dcmwrite(out, slim, enforce_file_format=True)
     if out.tell() > LARGEST_KEPT:
-        raise UnfitError(f"its header is longer than {LARGEST_KEPT >> 20} MiB without its bulk", broken=True)
+        raise UnusableFileError(f"its header is longer than {LARGEST_KEPT >> 20} MiB without its bulk", broken=True)
     return out.getvalue()
 
 

@@ -85,7 +85,7 @@ class Pixels:
         RescaleIntercept: HU of stored 0.
         padding: Lowest and highest stored value that mean "no measurement here"; None where none is declared.
         lut: HU by stored value, where a Modality LUT says them; the rescale is then 1 and 0.
-        oddities: What was tolerated in the attributes, in words for the user.
+        tolerated: What was tolerated in the attributes, in words for the user.
     """
 
     BitsAllocated: int
@@ -96,7 +96,7 @@ class Pixels:
     RescaleIntercept: float = 0.0
     padding: tuple[int, int] | None = None
     lut: Lookup | None = None
-    oddities: tuple[str, ...] = ()
+    tolerated: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, ds: Dataset) -> Pixels:
@@ -115,11 +115,11 @@ class Pixels:
             )
         sequence = ds.get("ModalityLUTSequence")
         lut = Lookup.of(sequence[0], signed) if sequence else None
-        slope, intercept, oddities = _rescale(ds) if lut is None else (1.0, 0.0, ("HU come from a Modality LUT",))
+        slope, intercept, tolerated = _rescale(ds) if lut is None else (1.0, 0.0, ("HU come from a Modality LUT",))
         padding = _padding(ds, allocated, signed)
         if padding is not None and lut is None:
-            oddities += _padding_oddities(ds, padding, slope, intercept)
-        return cls(allocated, stored, high, signed, slope, intercept, padding, lut, oddities)
+            tolerated += _padding_remarks(ds, padding, slope, intercept)
+        return cls(allocated, stored, high, signed, slope, intercept, padding, lut, tolerated)
 
     @property
     def whole(self) -> bool:
@@ -255,12 +255,12 @@ def _number(ds: Dataset, keyword: str, otherwise: float | None = None) -> float:
 
 
 def _rescale(ds: Dataset) -> tuple[float, float, tuple[str, ...]]:
-    oddities = []
+    tolerated = []
     values = []
     for keyword, neutral in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
         values.append(_number(ds, keyword, neutral))
         if ds.get(keyword) in (None, ""):
-            oddities.append(f"{keyword} is absent, taken as {neutral:g}")
+            tolerated.append(f"{keyword} is absent, taken as {neutral:g}")
     slope, intercept = values
     if slope == 0:
         raise ValueError(f"RescaleSlope {slope:g}, RescaleIntercept {intercept:g} give no HU")
@@ -268,8 +268,8 @@ def _rescale(ds: Dataset) -> tuple[float, float, tuple[str, ...]]:
     if kind in OTHER_UNITS:
         raise ValueError(f"RescaleType {kind}: no Hounsfield units")
     if kind != "HU":
-        oddities.append("RescaleType is not HU, taken as HU")
-    return slope, intercept, tuple(oddities)
+        tolerated.append("RescaleType is not HU, taken as HU")
+    return slope, intercept, tuple(tolerated)
 
 
 def _padding(ds: Dataset, allocated: int, signed: int) -> tuple[int, int] | None:
@@ -287,14 +287,14 @@ def _with_sign(value: int, allocated: int, signed: int) -> int:
     return value - (1 << allocated) if signed and value >> (allocated - 1) else value
 
 
-def _padding_oddities(ds: Dataset, padding: tuple[int, int], slope: float, intercept: float) -> tuple[str, ...]:
-    oddities = []
+def _padding_remarks(ds: Dataset, padding: tuple[int, int], slope: float, intercept: float) -> tuple[str, ...]:
+    tolerated = []
     if int(ds.PixelPaddingValue) not in padding:
-        oddities.append("PixelPaddingValue is declared with the wrong sign for PixelRepresentation")
+        tolerated.append("PixelPaddingValue is declared with the wrong sign for PixelRepresentation")
     ends = sorted(value * slope + intercept for value in padding)
     if ends[0] < TISSUE_HU[1] and ends[1] > TISSUE_HU[0]:
-        oddities.append(f"PixelPaddingValue means {ends[0]:g} to {ends[1]:g} HU, where tissue lies")
-    return tuple(oddities)
+        tolerated.append(f"PixelPaddingValue means {ends[0]:g} to {ends[1]:g} HU, where tissue lies")
+    return tuple(tolerated)
 
 
 def _padding_mask(values: NDArray[Any], pixels: Pixels, low: int, high: int) -> NDArray[np.bool_] | None:

@@ -21,8 +21,8 @@ from ctbasis.dicom.header import HEADER_KEPT_WHOLE, HEADER_READ, PREAMBLE, TOO_D
 from ctbasis.dicom.hounsfield import Pixels
 from ctbasis.dicom.limits import LARGEST_HEADER, LARGEST_IMAGE, MOST_VOXELS
 from ctbasis.dicom.pixeldata import StoredValues, locate, read_frame
+from ctbasis.dicom.set_aside import SetAside, UnusableFileError
 from ctbasis.dicom.tolerance import tolerant
-from ctbasis.dicom.unfit import SetAside, UnfitError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +103,7 @@ class Slice:
         pixels: What its values mean.
         frame: Which frame of the file, from 1 on; 0 where the file holds but one image.
         traits: Those of `TRAITS` that the file states, as text.
-        oddities: What was tolerated in its header, in words for the user.
+        tolerated: What was tolerated in its header, in words for the user.
     """
 
     file: str
@@ -119,7 +119,7 @@ class Slice:
     pixels: Pixels
     frame: int = 0
     traits: tuple[tuple[str, str], ...] = ()
-    oddities: tuple[str, ...] = ()
+    tolerated: tuple[str, ...] = ()
 
     @property
     def place(self) -> tuple[str, int]:
@@ -132,11 +132,11 @@ class Slice:
         return f"{self.file}, frame {self.frame}" if self.frame else self.file
 
 
-Found = tuple[Slice, bytes] | SetAside
+ReadResult = tuple[Slice, bytes] | SetAside
 """A slice and its header, a DICOM file (Part 10) without pixel data; or why there is none."""
 
 
-def read_slices(folder: Path, file: str) -> list[Found]:
+def read_slices(folder: Path, file: str) -> list[ReadResult]:
     """Read the header of one file, tolerantly.
 
     Args:
@@ -149,7 +149,7 @@ def read_slices(folder: Path, file: str) -> list[Found]:
     try:
         with tolerant(), (folder / file).open("rb") as stream:
             return _read(stream, file)
-    except UnfitError as unfit:
+    except UnusableFileError as unfit:
         return [SetAside(file, unfit.reason, unfit.broken)]
     except OSError as error:
         # Without strerror it is pydicom's own: the file ended inside an element.
@@ -175,46 +175,46 @@ def read_values(folder: Path, entry: Slice) -> NDArray[Any]:
         )
 
 
-def _read(stream: BinaryIO, file: str) -> list[Found]:
+def _read(stream: BinaryIO, file: str) -> list[ReadResult]:
     head = stream.read(HEADER_READ[0])
     part_10 = head[PREAMBLE : PREAMBLE + 4] == b"DICM"
     if not part_10 and head[:2] not in FIRST_GROUPS:
-        raise UnfitError(_other_content(head), broken=not head or head[:4] == ZIP)
+        raise UnusableFileError(_other_content(head), broken=not head or head[:4] == ZIP)
     ds, end, data = parse(head, stream)
     _refuse_other_objects(ds)
-    oddities = () if part_10 else ("no Part 10 preamble and meta information",)
+    tolerated = () if part_10 else ("no Part 10 preamble and meta information",)
     frames = int(ds.get("NumberOfFrames") or 1)
     if UID(ds.SOPClassUID) in MULTI_FRAME:
-        return _read_frames(ds, frames, file, data, end, oddities)
+        return _read_frames(ds, frames, file, data, end, tolerated)
     if frames != 1:
-        raise UnfitError("a multi-frame image that says no geometry of its frames")
+        raise UnusableFileError("a multi-frame image that says no geometry of its frames")
     _refuse_image_type(ds)
     pixels = _pixels(ds)
-    stored, tolerated = _values(ds, pixels, data, end, 1)
-    entry = _describe(ds, file, 0, stored[0], pixels, (*oddities, *tolerated))
+    stored, pixel_remarks = _values(ds, pixels, data, end, 1)
+    entry = _describe(ds, file, 0, stored[0], pixels, (*tolerated, *pixel_remarks))
     verbatim = part_10 and data is stream and 0 < end <= HEADER_KEPT_WHOLE and pixels.lut is None
     return [(entry, head[:end] if verbatim else slim_header(ds, ds, pixels))]
 
 
 def _read_frames(
-    ds: FileDataset, frames: int, file: str, data: BinaryIO, end: int, oddities: tuple[str, ...]
-) -> list[Found]:
+    ds: FileDataset, frames: int, file: str, data: BinaryIO, end: int, tolerated: tuple[str, ...]
+) -> list[ReadResult]:
     parts = list(flattened(ds, frames))
-    stored, tolerated = _values(ds, _pixels(parts[0]), data, end, frames)
-    found: list[Found] = []
+    stored, pixel_remarks = _values(ds, _pixels(parts[0]), data, end, frames)
+    found: list[ReadResult] = []
     size = 0
     for number, part in enumerate(parts, start=1):
         try:
             _refuse_image_type(part)
             pixels = _pixels(part)
-            entry = _describe(part, file, number, stored[number - 1], pixels, (*oddities, *tolerated))
-        except UnfitError as unfit:
+            entry = _describe(part, file, number, stored[number - 1], pixels, (*tolerated, *pixel_remarks))
+        except UnusableFileError as unfit:
             found.append(SetAside(file, unfit.reason, unfit.broken, number))
             continue
         header = slim_header(part, ds, pixels)
         size += len(header)
         if size > LARGEST_HEADER:
-            raise UnfitError(f"headers of its frames take more than {LARGEST_HEADER >> 20} MiB", broken=True)
+            raise UnusableFileError(f"headers of its frames take more than {LARGEST_HEADER >> 20} MiB", broken=True)
         found.append((entry, header))
     return found
 
@@ -229,13 +229,13 @@ def _refuse_other_objects(ds: FileDataset) -> None:
     kind = UID(ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID") or "")
     if kind != CTImageStorage and kind not in MULTI_FRAME:
         named = kind.name if kind.name != str(kind) else "of an unknown SOP class"
-        raise UnfitError(OTHER_OBJECTS.get(kind) or (f"{named}, not a CT image" if kind else "no SOPClassUID"))
+        raise UnusableFileError(OTHER_OBJECTS.get(kind) or (f"{named}, not a CT image" if kind else "no SOPClassUID"))
     ds.SOPClassUID = kind
     if int(ds.get("SamplesPerPixel") or 1) != 1 or ds.get("PhotometricInterpretation", "MONOCHROME2") not in {
         "MONOCHROME1",
         "MONOCHROME2",
     }:
-        raise UnfitError("a colour image")
+        raise UnusableFileError("a colour image")
 
 
 def _refuse_image_type(ds: Dataset) -> None:
@@ -243,14 +243,14 @@ def _refuse_image_type(ds: Dataset) -> None:
     for value in [image_type] if isinstance(image_type, str) else image_type:
         known = NOT_AXIAL.get(value.strip().upper())
         if known:
-            raise UnfitError(f"{known} (ImageType {value.strip().upper()})")
+            raise UnusableFileError(f"{known} (ImageType {value.strip().upper()})")
 
 
 def _pixels(ds: Dataset) -> Pixels:
     try:
         return Pixels.of(ds)
     except ValueError as error:
-        raise UnfitError(str(error), broken="no Hounsfield units" not in str(error)) from error
+        raise UnusableFileError(str(error), broken="no Hounsfield units" not in str(error)) from error
 
 
 def _values(
@@ -259,9 +259,9 @@ def _values(
     """Find the values of every frame, once their number is known to be one that can be worked with."""
     rows, columns = int(_required(ds, "Rows")), int(_required(ds, "Columns"))
     if rows < 1 or columns < 1:
-        raise UnfitError(f"Rows {rows}, Columns {columns}: no image", broken=True)
+        raise UnusableFileError(f"Rows {rows}, Columns {columns}: no image", broken=True)
     if rows * columns > LARGEST_IMAGE or rows * columns * frames > MOST_VOXELS:
-        raise UnfitError(
+        raise UnusableFileError(
             f"Rows {rows}, Columns {columns}, {frames} frames: at most {LARGEST_IMAGE} voxels a frame and "
             f"{MOST_VOXELS} a file are read",
             broken=True,
@@ -270,17 +270,17 @@ def _values(
 
 
 def _describe(
-    ds: Dataset, file: str, frame: int, stored: StoredValues, pixels: Pixels, oddities: tuple[str, ...]
+    ds: Dataset, file: str, frame: int, stored: StoredValues, pixels: Pixels, tolerated: tuple[str, ...]
 ) -> Slice:
     if ds.get("PhotometricInterpretation") == "MONOCHROME1":
-        oddities += ("MONOCHROME1: a display inverts it, HU do not",)
+        tolerated += ("MONOCHROME1: a display inverts it, HU do not",)
     if ds.get("PixelSpacing") is None:
-        oddities += ("PixelSpacing is absent, taken as 1 mm",)
+        tolerated += ("PixelSpacing is absent, taken as 1 mm",)
         PixelSpacing: tuple[float, ...] = (1.0, 1.0)
     else:
         PixelSpacing = _numbers(ds, "PixelSpacing", 2)
         if min(PixelSpacing) <= 0:
-            raise UnfitError("PixelSpacing is not positive", broken=True)
+            raise UnusableFileError("PixelSpacing is not positive", broken=True)
     return Slice(
         file=file,
         SOPInstanceUID=str(_required(ds, "SOPInstanceUID")),
@@ -295,7 +295,7 @@ def _describe(
         pixels=pixels,
         frame=frame,
         traits=tuple((keyword, _text(ds, tag)) for keyword, tag in TRAIT_TAGS.items() if tag in ds),
-        oddities=(*oddities, *pixels.oddities),
+        tolerated=(*tolerated, *pixels.tolerated),
     )
 
 
@@ -310,7 +310,7 @@ def _text(ds: Dataset, tag: int) -> str:
 def _required(ds: Dataset, keyword: str) -> Any:
     value = ds.get(keyword)
     if value is None or value == "":
-        raise UnfitError(f"{keyword} is absent", broken=True)
+        raise UnusableFileError(f"{keyword} is absent", broken=True)
     return value
 
 
@@ -318,14 +318,14 @@ def _numbers(ds: Dataset, keyword: str, count: int) -> tuple[float, ...]:
     values = _required(ds, keyword)
     numbers = tuple(float(value) for value in (values if isinstance(values, pydicom.multival.MultiValue) else [values]))
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise UnfitError(f"{keyword} has {len(numbers)} values, {count} numbers expected", broken=True)
+        raise UnusableFileError(f"{keyword} has {len(numbers)} values, {count} numbers expected", broken=True)
     return numbers
 
 
 def _position(ds: Dataset) -> tuple[float, ...]:
     position = _numbers(ds, "ImagePositionPatient", 3)
     if max(map(abs, position)) > FARTHEST:
-        raise UnfitError(f"ImagePositionPatient is more than {FARTHEST:g} mm away", broken=True)
+        raise UnusableFileError(f"ImagePositionPatient is more than {FARTHEST:g} mm away", broken=True)
     return position
 
 
@@ -335,5 +335,5 @@ def _orientation(ds: Dataset) -> tuple[float, ...]:
     # Plain arithmetic, for this is done for every file and six numbers are no array.
     off = math.hypot(*row) - 1, math.hypot(*column) - 1, sum(a * b for a, b in zip(row, column, strict=True))
     if max(map(abs, off)) > ORTHONORMAL_TOLERANCE:
-        raise UnfitError("ImageOrientationPatient is not two directions at a right angle", broken=True)
+        raise UnusableFileError("ImageOrientationPatient is not two directions at a right angle", broken=True)
     return cosines

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
+from ctbasis.choices import COMPRESSIONS, UNCOMPRESSED
 from ctbasis.errors import CtbasisError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
-
-UNCOMPRESSED = "none"
 
 SYNTAXES = {
     "rle": (RLELossless, "pylibjpeg"),
@@ -21,9 +20,6 @@ SYNTAXES = {
     "jpeg2000": (JPEG2000Lossless, "pylibjpeg"),
 }
 """Transfer syntax and pydicom's plugin by name. HTJ2K is read and not written: no maintained encoder is to be had."""
-
-CHOICES = (UNCOMPRESSED, *SYNTAXES)
-
 
 SMALLEST_JPEG2000 = 32
 """Rows and columns from which OpenJPEG's five decompositions work; below, it fails and leaves its memory damaged."""
@@ -34,13 +30,13 @@ _ONE_AT_A_TIME = Lock()
 
 
 def check(name: str, image: tuple[int, int]) -> None:
-    """Refuse a compression that is not in `CHOICES`, or that cannot be had for images of (Rows, Columns) `image`.
+    """Refuse a compression that is not in `COMPRESSIONS`, or that cannot be had for images of (Rows, Columns) `image`.
 
     Raises:
         CtbasisError: It cannot.
     """
-    if name not in CHOICES:
-        raise CtbasisError(f"compress is {name!r}", expected=f"one of {', '.join(CHOICES)}")
+    if name not in COMPRESSIONS:
+        raise CtbasisError(f"compress is {name!r}", expected=f"one of {', '.join(COMPRESSIONS)}")
     if name == "jpeg2000" and min(image) < SMALLEST_JPEG2000:
         raise CtbasisError(
             f"images of {image[0]} x {image[1]} are too small for jpeg2000",

@@ -33,7 +33,7 @@ from pydicom.uid import (
 from ctbasis.dicom import jpeg
 from ctbasis.dicom.codestream import jpeg_2000_size, jpeg_size
 from ctbasis.dicom.limits import EXPANSION, EXPANSION_FLOOR, LARGEST_INFLATED
-from ctbasis.dicom.unfit import UnfitError
+from ctbasis.dicom.set_aside import UnusableFileError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,7 +117,7 @@ def inflated(stream: BinaryIO, start: int) -> bytes:
     """Return the data set that `stream` holds deflated from `start` on.
 
     Raises:
-        UnfitError: It does not inflate, or to more than `LARGEST_INFLATED`.
+        UnusableFileError: It does not inflate, or to more than `LARGEST_INFLATED`.
     """
     stream.seek(start)
     inflate = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
@@ -126,13 +126,15 @@ def inflated(stream: BinaryIO, start: int) -> bytes:
         while not inflate.eof:
             piece = inflate.unconsumed_tail or stream.read(PIECE)
             if not piece:
-                raise UnfitError("truncated: its deflated data set breaks off", broken=True)
+                raise UnusableFileError("truncated: its deflated data set breaks off", broken=True)
             pieces.append(inflate.decompress(piece, PIECE))
             size += len(pieces[-1])
             if size > LARGEST_INFLATED:
-                raise UnfitError(f"its deflated data set is larger than {LARGEST_INFLATED >> 20} MiB", broken=True)
+                raise UnusableFileError(
+                    f"its deflated data set is larger than {LARGEST_INFLATED >> 20} MiB", broken=True
+                )
     except zlib.error as error:
-        raise UnfitError("its deflated data set does not inflate", broken=True) from error
+        raise UnusableFileError("its deflated data set does not inflate", broken=True) from error
     return b"".join(pieces)
 
 
@@ -152,7 +154,7 @@ def locate(
         Those of each frame, and what was tolerated, in words for the user.
 
     Raises:
-        UnfitError: There are no values, not all of them, or in a form that no decoder here takes.
+        UnusableFileError: There are no values, not all of them, or in a form that no decoder here takes.
     """
     implicit, little = ds.original_encoding
     vr, length, value = _pixel_data(stream, end, implicit=bool(implicit), little=bool(little))
@@ -164,16 +166,16 @@ def locate(
             ds, _Capsules(stream, value) if length == UNDEFINED_LENGTH else None, syntax, size, frames
         ), ()
     if length == UNDEFINED_LENGTH:
-        raise UnfitError("PixelData is encapsulated, in a transfer syntax that has no capsules", broken=True)
+        raise UnusableFileError("PixelData is encapsulated, in a transfer syntax that has no capsules", broken=True)
     if not little and pixels.BitsAllocated == 8 and vr == b"OW":  # noqa: PLR2004 - bits of a byte
-        raise UnfitError("8 bit values in big endian words, which are not read", broken=True)
+        raise UnusableFileError("8 bit values in big endian words, which are not read", broken=True)
     there = min(length, stream.seek(0, io.SEEK_END) - value)
     if there < frames * size:
-        raise UnfitError(f"truncated: PixelData has {max(there, 0)} of {frames * size} bytes", broken=True)
+        raise UnusableFileError(f"truncated: PixelData has {max(there, 0)} of {frames * size} bytes", broken=True)
     excess = length - frames * size
     if excess >= size:
         # Most likely Rows, Columns or BitsAllocated are wrong, and what would be read is no image.
-        raise UnfitError(
+        raise UnusableFileError(
             f"PixelData has {length} bytes, {frames * size} make the image that the header says", broken=True
         )
     dtype = f"{'<' if little else '>'}{'i' if pixels.PixelRepresentation else 'u'}{pixels.BitsAllocated // 8}"
@@ -190,10 +192,10 @@ def _pixel_data(stream: BinaryIO, end: int, *, implicit: bool, little: bool) -> 
     stream.seek(end)
     tag = stream.read(12)
     if len(tag) < 12 or struct.unpack("<HH" if little else ">HH", tag[:4]) != PIXEL_DATA:  # noqa: PLR2004 - a whole head
-        raise UnfitError("it holds no PixelData", broken=True)
+        raise UnusableFileError("it holds no PixelData", broken=True)
     vr = b"OW" if implicit else tag[4:6]
     if vr not in {b"OW", b"OB", b"UN"}:
-        raise UnfitError("PixelData is of no VR that holds pixels", broken=True)
+        raise UnusableFileError("PixelData is of no VR that holds pixels", broken=True)
     length = struct.unpack("<I" if little else ">I", tag[4:8] if implicit else tag[8:12])[0]
     return vr, length, end + (8 if implicit else 12)
 
@@ -201,13 +203,13 @@ def _pixel_data(stream: BinaryIO, end: int, *, implicit: bool, little: bool) -> 
 def _compressed(ds: FileDataset, capsules: _Capsules | None, syntax: UID, size: int, frames: int) -> list[StoredValues]:
     if syntax not in DECODERS:
         name = syntax.name if syntax.name != str(syntax) else "an unknown one"
-        raise UnfitError(f"no decoder reads its transfer syntax ({name})", broken=True)
+        raise UnusableFileError(f"no decoder reads its transfer syntax ({name})", broken=True)
     if capsules is None:
-        raise UnfitError("PixelData is not encapsulated, in a transfer syntax that compresses", broken=True)
+        raise UnusableFileError("PixelData is not encapsulated, in a transfer syntax that compresses", broken=True)
     parts = _frames(capsules, ds, frames)
     for start, stop in parts:
         if stop - start > EXPANSION * size + EXPANSION_FLOOR:
-            raise UnfitError(f"a frame of {size} bytes takes {stop - start} compressed", broken=True)
+            raise UnusableFileError(f"a frame of {size} bytes takes {stop - start} compressed", broken=True)
     return [StoredValues(start, stop, syntax=str(syntax)) for start, stop in parts]
 
 
@@ -236,12 +238,12 @@ def meta_end(stream: BinaryIO) -> int:
     """Return where the data set of a DICOM file (Part 10) begins: behind group 0002, of the length that it states.
 
     Raises:
-        UnfitError: It does not state it; a deflated data set begins nowhere else that could be found.
+        UnusableFileError: It does not state it; a deflated data set begins nowhere else that could be found.
     """
     stream.seek(128)
     head = stream.read(16)
     if head[:12] != b"DICM\x02\x00\x00\x00UL\x04\x00":
-        raise UnfitError("deflated, and its meta information does not say where that begins", broken=True)
+        raise UnusableFileError("deflated, and its meta information does not say where that begins", broken=True)
     return 144 + int(struct.unpack("<I", head[12:16])[0])
 
 
@@ -325,15 +327,15 @@ class _Capsules:
                 # The last fragment is whole, only the delimiter behind it is missing: nothing is lost.
                 break
             if len(header) < 8 or header[:4] != ITEM:  # noqa: PLR2004
-                raise UnfitError("truncated or damaged: a fragment of PixelData is none", broken=True)
+                raise UnusableFileError("truncated or damaged: a fragment of PixelData is none", broken=True)
             at += 8 + struct.unpack("<I", header[4:])[0]
             if at > size:
-                raise UnfitError("truncated: PixelData breaks off within a fragment", broken=True)
+                raise UnusableFileError("truncated: PixelData breaks off within a fragment", broken=True)
             self.starts.append(at)
             if len(self.starts) > MOST_FRAGMENTS:
-                raise UnfitError(f"PixelData has more than {MOST_FRAGMENTS} fragments", broken=True)
+                raise UnusableFileError(f"PixelData has more than {MOST_FRAGMENTS} fragments", broken=True)
         if len(self.starts) < 2:  # noqa: PLR2004 - the offset table and one fragment
-            raise UnfitError("PixelData is empty", broken=True)
+            raise UnusableFileError("PixelData is empty", broken=True)
         self.end = self.starts.pop()
         stream.seek(value + 8)
         self.table = stream.read(self.starts[0] - value - 8)
@@ -352,8 +354,8 @@ def _frames(capsules: _Capsules, ds: FileDataset, frames: int) -> list[tuple[int
     elif len(starts) == frames:
         offsets = tuple(start - starts[0] for start in starts)
     else:
-        raise UnfitError(f"{len(starts)} fragments of {frames} frames, and no offset table", broken=True)
+        raise UnusableFileError(f"{len(starts)} fragments of {frames} frames, and no offset table", broken=True)
     begins = [starts[0] + offset for offset in offsets]
     if len(begins) != frames or begins != sorted(set(begins)) or not set(begins) <= set(starts):
-        raise UnfitError("the offset table of PixelData contradicts its fragments", broken=True)
+        raise UnusableFileError("the offset table of PixelData contradicts its fragments", broken=True)
     return list(zip(begins, [*begins[1:], capsules.end], strict=True))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctbasis.dicom.instance import TRAITS
-from ctbasis.dicom.unfit import SetAside
+from ctbasis.dicom.set_aside import SetAside
 from ctbasis.errors import CtbasisError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class CTSeries:
         spacing: Median step, mm; 0 for a single slice.
         gaps: Where slices are missing.
         tilt: Degrees between the normal and the line through the slices' origins.
-        oddities: What was tolerated in the series as a whole, in words for the user.
+        tolerated: What was tolerated in the series as a whole, in words for the user.
         part: What tells it from other parts of its series, such as `AcquisitionNumber 2`; empty where it is the whole.
     """
 
@@ -88,7 +88,7 @@ class CTSeries:
     spacing: float
     gaps: tuple[Gap, ...]
     tilt: float
-    oddities: tuple[str, ...]
+    tolerated: tuple[str, ...]
     part: str = ""
 
     @property
@@ -233,9 +233,9 @@ def _ordered(uid: str, slices: Sequence[Slice], part: str) -> CTSeries:
             for index in np.flatnonzero(wide)
         ),
         tilt=tilt,
-        oddities=(
+        tolerated=(
             *((f"told apart from other slices of its series by {part}",) if part else ()),
-            *_oddities(slices, steps[~wide], spacing, tilt),
+            *_tolerated(slices, steps[~wide], spacing, tilt),
         ),
         part=part,
     )
@@ -299,7 +299,7 @@ def _tilt(drift: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
     return float(np.degrees(np.arctan2(np.linalg.norm(drift - forward * normal), abs(forward))))
 
 
-def _oddities(slices: Sequence[Slice], steps: NDArray[np.float64], spacing: float, tilt: float) -> Iterable[str]:
+def _tolerated(slices: Sequence[Slice], steps: NDArray[np.float64], spacing: float, tilt: float) -> Iterable[str]:
     if len(slices) == 1:
         yield "one slice: its matrix has one column, and nothing can be told from noise"
     if steps.size and float(np.abs(steps - spacing).max()) > max(UNEVEN * spacing, UNEVEN_MM):

@@ -1,1 +1,1 @@
-"""The matrix A (voxels x slices, HU): its store, and filling it from a DICOM series."""
+"""The matrix A (voxels x slices, HU): its store, and filling it from DICOM series."""

@@ -1,9 +1,9 @@
-"""Slices to columns of A, in parallel and in bounded memory.
+"""Decoding slices into the columns of A, in parallel and with bounded memory.
 
-Worker processes fill a buffer that they share with the slices of one column group, one slice after the other as they
-are decoded; then each takes row blocks of it, transposes them and writes them as chunks of the store. Memory is bounded
-by one group and what each worker needs for one frame, however many slices there are. Processes, because decoders hold
-Python's lock, and a hostile file may crash one: that costs its slice, and no more.
+Worker processes decode the slices of one column group into a shared buffer. Then each worker takes row blocks of the
+buffer, transposes them and writes them as chunks of the store. Memory use is one column group plus what each worker
+needs for one frame, for any number of slices. Processes are used instead of threads for two reasons: decoders hold the
+GIL, and a hostile file may crash its process, which then costs one slice only.
 """
 
 from __future__ import annotations
@@ -32,43 +32,46 @@ if TYPE_CHECKING:
     from ctbasis.dicom.workers import Workers
 
 STAGGER = 96
-"""Elements between the slices in the buffer. Values a power of two apart, as slices are, compete for the same few lines
-of the processor's cache: without a stagger, transposing takes several times as long."""
+"""Padding between the slices of the buffer, in elements.
 
-PIECE_ROWS = 1024
-"""Rows of a block that are transposed and split at once: 256 KiB of 128 columns."""
+Slices are often a power of two apart, and such addresses compete for the same few cache lines: without padding, the
+transposition takes several times as long.
+"""
+
+STRIP_ROWS = 1024
+"""Rows of a block that are transposed and clipped at a time: 256 KiB of int16 with 128 columns."""
 
 
 @dataclass(frozen=True)
-class Filled:
-    """What became of one slice.
+class SliceResult:
+    """The result of decoding one slice.
 
     Attributes:
         padded: Number of padding voxels.
-        clipped: Number of voxels below AIR that are no padding.
-        oddities: What was tolerated in its values, in words for the user.
-        fits: Whether its HU fit the dtype of A.
-        problem: Why it has no values; empty if it has.
+        clipped: Number of voxels below `AIR` that are not padding.
+        tolerated: Deviations from the standard in the pixel data that were tolerated, as text for the user.
+        fits: Whether the HU fit the dtype of A.
+        problem: Why the slice could not be decoded; empty if it was.
     """
 
     padded: int = 0
     clipped: int = 0
-    oddities: tuple[str, ...] = ()
+    tolerated: tuple[str, ...] = ()
     fits: bool = True
     problem: str = ""
 
 
 @dataclass(frozen=True)
-class Store:
-    """The matrix that workers write to.
+class Target:
+    """The matrix store that workers write to.
 
     Attributes:
-        uri: Where it is.
-        attempt: Tells a store from one of the same URI that was started before it.
-        voxels: m.
-        dtype: Of A.
-        block_rows: Rows of a block.
-        column_chunk: Columns of a group.
+        uri: URI of the store.
+        attempt: Number of the attempt, which distinguishes stores created at the same URI one after the other.
+        voxels: m, the number of voxels per slice.
+        dtype: dtype of A.
+        block_rows: Rows per block.
+        column_chunk: Columns per column group.
     """
 
     uri: str
@@ -80,16 +83,16 @@ class Store:
 
 
 @dataclass(frozen=True)
-class Buffer:
-    """One column group in memory that processes share: a file descriptor that they inherited, mapped by each.
+class SharedBuffer:
+    """One column group in memory shared by processes: an inherited file descriptor, mapped by each of them.
 
-    A file in memory (memfd), for /dev/shm holds 64 MiB in most containers.
+    The memory is a memfd rather than a file in /dev/shm, which most containers limit to 64 MiB.
 
     Attributes:
-        descriptor: Of the memory.
-        dtype: Of HU.
-        voxels: m.
-        masked: Whether a padding mask goes with HU, where HU alone do not tell padding.
+        descriptor: File descriptor of the memory.
+        dtype: dtype of the HU.
+        voxels: m, the number of voxels per slice.
+        masked: Whether the buffer also holds a padding mask, because padding cannot be derived from the HU.
     """
 
     descriptor: int
@@ -98,129 +101,146 @@ class Buffer:
     masked: bool
 
     def size(self, columns: int) -> int:
-        """Return the bytes that `columns` slices take."""
+        """Return the size in bytes of a buffer for `columns` slices."""
         return columns * (self.voxels + STAGGER) * (np.dtype(self.dtype).itemsize + self.masked)
 
     def hounsfield(self, columns: int) -> NDArray[Any]:
-        """Return the slices, (columns, voxels), HU."""
+        """Return the HU of the slices, (columns, voxels)."""
         return self._map(columns, self.dtype, 0)
 
     def padded(self, columns: int) -> NDArray[np.bool_] | None:
-        """Return the mask of padding, (columns, voxels), None where there is none."""
-        behind = columns * (self.voxels + STAGGER) * np.dtype(self.dtype).itemsize
-        return self._map(columns, "bool", behind) if self.masked else None
+        """Return the padding mask, (columns, voxels), or None if the buffer has none."""
+        offset = columns * (self.voxels + STAGGER) * np.dtype(self.dtype).itemsize
+        return self._map(columns, "bool", offset) if self.masked else None
 
     def _map(self, columns: int, dtype: str, offset: int) -> NDArray[Any]:
         memory = _mapped(self.descriptor, os.fstat(self.descriptor).st_size)
-        whole: NDArray[Any] = np.ndarray((columns, self.voxels + STAGGER), dtype, memory, offset)
-        return whole[:, : self.voxels]
+        padded_slices: NDArray[Any] = np.ndarray((columns, self.voxels + STAGGER), dtype, memory, offset)
+        return padded_slices[:, : self.voxels]
 
 
 def shared_memory() -> BinaryIO:
-    """Return memory, empty yet, that processes forked later inherit; it is gone when all have closed it."""
+    """Return an empty anonymous file in memory. Processes forked later inherit it; it is freed when all have closed it.
+
+    The file is a temporary file on disk where the system has no memfd.
+    """
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("ctbasis-columns"), "r+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)
 
 
-def fill(
-    workers: Workers, memory: BinaryIO, *, folder: Path, slices: Sequence[Slice], store: Store
-) -> Iterator[Filled]:
-    """Write every column of `store`, one group after the other.
+def fill_columns(
+    workers: Workers, memory: BinaryIO, *, folder: Path, slices: Sequence[Slice], target: Target
+) -> Iterator[SliceResult]:
+    """Decode all slices and write the columns of the matrix, one column group after the other.
 
     Args:
-        workers: Processes that inherit `memory`.
-        memory: From `shared_memory`.
-        folder: Where the slices' files are.
-        slices: In the order of columns.
-        store: Where they go, as `MatrixWriter.create` made it.
+        workers: Processes that inherited `memory`.
+        memory: The result of `shared_memory`.
+        folder: Folder of the slices' files.
+        slices: The slices in the order of the columns.
+        target: The store, created by `MatrixWriter.create`.
 
     Yields:
-        What became of each slice, in the same order. A group with a slice that has no values, or none that fit, is
-        not written: the caller will want to start again.
+        The result for each slice, in the same order. A column group is not written if a slice in it cannot be decoded
+        or does not fit the dtype; the caller then has to start again without it or with another dtype.
 
     Raises:
         OSError: The store cannot be written.
-        LostError: A process died while it wrote, or more died than files can be blamed for.
+        LostError: A process died while it wrote, or too many processes died.
     """
     masked = any(entry.pixels.padding_above_air for entry in slices)
-    buffer = Buffer(memory.fileno(), store.dtype, store.voxels, masked)
-    memory.truncate(max(os.fstat(memory.fileno()).st_size, buffer.size(min(store.column_chunk, len(slices)))))
-    blocks = range(0, store.voxels, store.block_rows)
-    for first in range(0, len(slices), store.column_chunk):
-        group = slices[first : first + store.column_chunk]
+    buffer = SharedBuffer(memory.fileno(), target.dtype, target.voxels, masked)
+    memory.truncate(max(os.fstat(memory.fileno()).st_size, buffer.size(min(target.column_chunk, len(slices)))))
+    blocks = range(0, target.voxels, target.block_rows)
+    for first in range(0, len(slices), target.column_chunk):
+        group = slices[first : first + target.column_chunk]
         decode = partial(_decode, folder, buffer, len(group))
-        filled = []
-        for result in workers.map(decode, list(enumerate(group)), _lost):
-            filled.append(result)
+        results = []
+        for result in workers.map(decode, list(enumerate(group)), _crashed):
+            results.append(result)
             yield result
-        if all(result.fits and not result.problem for result in filled):
-            write = partial(_write, store, buffer, slice(first, first + len(group)))
+        if all(result.fits and not result.problem for result in results):
+            write = partial(_write, target, buffer, slice(first, first + len(group)))
             for _ in workers.map(write, blocks):
                 pass
 
 
-def _decode(folder: Path, buffer: Buffer, columns: int, slot: tuple[int, Slice]) -> Filled:
-    column, entry = slot
+def _decode(folder: Path, buffer: SharedBuffer, columns: int, numbered: tuple[int, Slice]) -> SliceResult:
+    column, entry = numbered
     hu, padded = buffer.hounsfield(columns)[column], buffer.padded(columns)
-    return decode_one(folder, entry, hu, padded[column] if padded is not None else None)
+    return decode_slice(folder, entry, hu, padded[column] if padded is not None else None)
 
 
-def decode_one(folder: Path, entry: Slice, hu: NDArray[Any], padded: NDArray[np.bool_] | None) -> Filled:
-    """Read one slice, in a worker that may be lost to it, into `hu`, (voxels,), and its mask of padding."""
+def decode_slice(folder: Path, entry: Slice, hu: NDArray[Any], padded: NDArray[np.bool_] | None) -> SliceResult:
+    """Decode one slice under the resource limits of `limited`. Run it in a process that may crash.
+
+    Args:
+        folder: Folder of the slice's file.
+        entry: The slice.
+        hu: Receives the HU, (voxels,).
+        padded: Receives the padding mask, (voxels,), if it is not None.
+
+    Returns:
+        The result; errors of the file are in its `problem` and are not raised.
+    """
     try:
         with limited():
             values = read_values(folder, entry).reshape(-1)
-            found = to_hounsfield(values, entry.pixels, hu, padded)
+            conversion = to_hounsfield(values, entry.pixels, hu, padded)
     except MemoryError:
-        return Filled(problem="its pixels take more memory to decode than any file should")
+        return SliceResult(problem="decoding its PixelData takes more memory than any valid file should")
     except ValueError as error:
-        return Filled(problem=str(error))
+        return SliceResult(problem=str(error))
     except OSError as error:
-        return Filled(problem=f"not readable: {error.strerror}")
-    oddities = (f"{found.outside_bits} voxels had unused bits set, ignored",) if found.outside_bits else ()
-    return Filled(found.padded, found.clipped, oddities, found.fits)
+        return SliceResult(problem=f"not readable: {error.strerror}")
+    outside = conversion.outside_bits
+    tolerated = (f"{outside} voxels had bits set outside of BitsStored; the bits were ignored",) if outside else ()
+    return SliceResult(conversion.padded, conversion.clipped, tolerated, conversion.fits)
 
 
-def _lost(slot: tuple[int, Slice], ending: str) -> Filled:
-    del slot
-    return lost_slice(ending)
+def _crashed(numbered: tuple[int, Slice], ending: str) -> SliceResult:
+    del numbered
+    return crashed_slice(ending)
 
 
-def lost_slice(ending: str) -> Filled:
+def crashed_slice(ending: str) -> SliceResult:
+    """Return the result for a slice whose worker process died; `ending` says how."""
+    return SliceResult(problem=f"its PixelData cannot be decoded: {ending}")
     """Return what became of a slice whose worker died at it, from how that ended."""
-    return Filled(problem=f"its pixels cannot be decoded: {ending}")
+    return SliceResult(problem=f"its pixels cannot be decoded: {ending}")
 
 
-def _write(store: Store, buffer: Buffer, columns: slice, start: int) -> None:
+def _write(target: Target, buffer: SharedBuffer, columns: slice, start: int) -> None:
+    """Transpose, clip and write the row block that begins at row `start`."""
     count = columns.stop - columns.start
     hu, padded = buffer.hounsfield(count), buffer.padded(count)
-    A, aside = _scratch(store.block_rows, count, store.dtype)
-    rows = slice(start, min(start + store.block_rows, store.voxels))
-    block, rest = A[: rows.stop - start], aside[: rows.stop - start]
-    some = False
-    # In pieces that stay in the processor's cache from one pass to the next.
-    for first in range(0, len(block), PIECE_ROWS):
-        piece = slice(first, min(first + PIECE_ROWS, len(block)))
-        source = slice(start + piece.start, start + piece.stop)
-        np.copyto(block[piece], hu[:, source].T)
-        some |= clip(block[piece], rest[piece], padded[:, source].T if padded is not None else None)
-    _writer(store).write(rows, columns, block, rest if some else None)
+    A, aside = _scratch(target.block_rows, count, target.dtype)
+    rows = slice(start, min(start + target.block_rows, target.voxels))
+    A_block, aside_block = A[: rows.stop - start], aside[: rows.stop - start]
+    any_aside = False
+    # Strips that stay in the processor's cache between the transposition and the clipping.
+    for first in range(0, len(A_block), STRIP_ROWS):
+        strip = slice(first, min(first + STRIP_ROWS, len(A_block)))
+        voxels = slice(start + strip.start, start + strip.stop)
+        np.copyto(A_block[strip], hu[:, voxels].T)
+        any_aside |= clip(A_block[strip], aside_block[strip], padded[:, voxels].T if padded is not None else None)
+    _writer(target).write(rows, columns, A_block, aside_block if any_aside else None)
 
 
 @lru_cache(maxsize=1)
 def _scratch(rows: int, columns: int, dtype: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return room for a block and what is set aside of it, used again: fresh memory costs more than the work in it."""
+    """Return reusable arrays for a block of A and of `aside`; allocating them anew would cost more than the work."""
     return np.empty((rows, columns), dtype), np.empty((rows, columns), dtype)
 
 
 @lru_cache(maxsize=1)
-def _writer(store: Store) -> MatrixWriter:
-    """Open the store, once in each process."""
-    return MatrixWriter(store.uri)
+def _writer(target: Target) -> MatrixWriter:
+    """Open the store once per process."""
+    return MatrixWriter(target.uri)
 
 
 @lru_cache(maxsize=1)
 def _mapped(descriptor: int, size: int) -> mmap.mmap:
-    # Populated at once: faulting page by page costs as much as the decoding.
+    # MAP_POPULATE: page faults one by one would cost as much time as the decoding.
     return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))

@@ -1,4 +1,4 @@
-"""What the matrix step read, set aside and tolerated, as qc.json: files, UIDs and numbers, nothing of a patient."""
+"""The content of qc.json: what the matrix step read, set aside and tolerated; file names, UIDs and numbers only."""
 
 from __future__ import annotations
 
@@ -10,34 +10,37 @@ if TYPE_CHECKING:
 
     from ctbasis.dicom.instance import Slice
     from ctbasis.dicom.series import CTSeries
-    from ctbasis.dicom.unfit import SetAside
-    from ctbasis.matrix.columns import Filled
+    from ctbasis.dicom.set_aside import SetAside
+    from ctbasis.matrix.columns import SliceResult
 
 
-def describe(
-    *, files: int, dtype: str, series: Sequence[CTSeries], filled: Sequence[Filled], aside: Sequence[SetAside]
+def qc_report(
+    *, files: int, dtype: str, series: Sequence[CTSeries], results: Sequence[SliceResult], aside: Sequence[SetAside]
 ) -> dict[str, Any]:
     """Return the content of qc.json.
 
     Args:
         files: Number of files in the folder.
-        dtype: Of A.
-        series: Those in the matrix, in the order of its columns.
-        filled: What became of each slice, in the order of columns.
-        aside: Files that take no column.
+        dtype: dtype of A.
+        series: The series of the matrix in the order of their columns.
+        results: The result of decoding each slice, in the order of the columns.
+        aside: The files and frames that were set aside.
+
+    Returns:
+        A dictionary of JSON values, without patient data.
     """
     slices: list[dict[str, Any]] = []
-    described: list[dict[str, Any]] = []
+    series_entries: list[dict[str, Any]] = []
     for entry in series:
-        described.append(_describe_series(entry, len(slices)))
-        for piece, position in zip(entry.slices, entry.positions, strict=True):
-            slices.append(_describe_slice(piece, position, filled[len(slices)], len(slices)))
+        series_entries.append(_describe_series(entry, len(slices)))
+        for part, position in zip(entry.slices, entry.positions, strict=True):
+            slices.append(_describe_slice(part, position, results[len(slices)], len(slices)))
     return {
         "files": files,
         "columns": len(slices),
         "image": list(series[0].image),
         "dtype": dtype,
-        "series": described,
+        "series": series_entries,
         "slices": slices,
         "set_aside": [asdict(entry) for entry in aside],
     }
@@ -54,11 +57,11 @@ def _describe_series(series: CTSeries, first: int) -> dict[str, Any]:
         "spacing": series.spacing,
         "gaps": [asdict(gap) for gap in series.gaps],
         "tilt": series.tilt,
-        "tolerated": series.oddities,
+        "tolerated": series.tolerated,
     }
 
 
-def _describe_slice(entry: Slice, position: float, filled: Filled, column: int) -> dict[str, Any]:
+def _describe_slice(entry: Slice, position: float, result: SliceResult, column: int) -> dict[str, Any]:
     return {
         "column": column,
         "file": entry.file,
@@ -68,7 +71,7 @@ def _describe_slice(entry: Slice, position: float, filled: Filled, column: int) 
         "position": position,
         "RescaleSlope": entry.pixels.RescaleSlope,
         "RescaleIntercept": entry.pixels.RescaleIntercept,
-        "padded": filled.padded,
-        "clipped": filled.clipped,
-        "tolerated": [*entry.oddities, *filled.oddities],
+        "padded": result.padded,
+        "clipped": result.clipped,
+        "tolerated": [*entry.tolerated, *result.tolerated],
     }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
     from numpy.typing import NDArray
 
-    from ctbasis.matrix.store import Series
+    from ctbasis.matrix.slice_store import Series
     from ctbasis.svd.plan import Plan
 
 DPI = 150

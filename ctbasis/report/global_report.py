@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctbasis.matrix.store import Series, SliceArrays
+    from ctbasis.matrix.slice_store import Series, SliceArrays
 
 METRICS = "metrics.json"
 

@@ -25,21 +25,21 @@ import numpy as np
 
 from ctbasis.dicom.hounsfield import clip
 from ctbasis.dicom.series import arrange, set_copies_aside
-from ctbasis.dicom.unfit import SetAside
+from ctbasis.dicom.set_aside import SetAside
 from ctbasis.dicom.workers import Workers
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.columns import Filled, decode_one, lost_slice
+from ctbasis.matrix.columns import SliceResult, crashed_slice, decode_slice
 from ctbasis.matrix.ingest import (
-    digest_of,
-    lost_file,
-    placed,
+    crashed_file,
+    drop_broken,
     read_file,
-    refuse_nothing,
-    set_repeated_aside,
-    warn_of,
-    without,
+    require_slices,
+    series_columns,
+    set_duplicates_aside,
+    values_digest,
+    warn_about,
 )
-from ctbasis.matrix.qc import describe
+from ctbasis.matrix.qc import qc_report
 from ctbasis.matrix.store import block_rows_for, column_chunk_for
 from ctbasis.sources.fetch import download_with_retries, list_objects
 from ctbasis.sources.schemes import open_source
@@ -56,9 +56,9 @@ if TYPE_CHECKING:
     from pyspark import RDD, SparkContext
 
     from ctbasis.dicom.deidentify.deidentification import Deidentification
-    from ctbasis.dicom.instance import Found, Slice
+    from ctbasis.dicom.instance import ReadResult, Slice
     from ctbasis.dicom.series import CTSeries
-    from ctbasis.matrix.store import Series
+    from ctbasis.matrix.slice_store import Series
     from ctbasis.sources.source import RemoteObject
     from ctbasis.svd.plan import Plan
     from ctbasis.svd.spectrum import Spectrum
@@ -188,9 +188,9 @@ class Fused:
         aside = [result for result in found if isinstance(result, SetAside)]
         slices, copies = set_copies_aside(slices)
         aside += copies
-        slices, repeated = set_repeated_aside(slices, self._digests)
+        slices, repeated = set_duplicates_aside(slices, self._digests)
         aside += repeated
-        refuse_nothing("the source", slices, aside)
+        require_slices("the source", slices, aside)
         return slices, headers, aside
 
     def _digests(self, slices: Sequence[Slice]) -> list[str]:
@@ -222,7 +222,7 @@ class Fused:
                 .mapPartitions(partial(decode_columns, self._uri, dtype, rows))
                 .persist(StorageLevel.MEMORY_AND_DISK)
             )
-            results: dict[int, Filled] = dict(self._collected(decoded.flatMap(_results)))
+            results: dict[int, SliceResult] = dict(self._collected(decoded.flatMap(_results)))
             filled = [results[column.index] for column in columns]
             broken = [
                 SetAside(column.slice.file, result.problem, broken=True, frame=column.slice.frame)
@@ -235,8 +235,8 @@ class Fused:
             decoded.unpersist()
             dtype = dtype if fits else "float32"
             aside += broken
-            slices = without(slices, broken)
-        warn_of(aside)
+            slices = drop_broken(slices, broken)
+        warn_about(aside)
         return self._described(series, columns, headers, filled, aside, dtype), decoded
 
     def _described(
@@ -244,16 +244,16 @@ class Fused:
         series: list[CTSeries],
         columns: Sequence[Column],
         headers: dict[tuple[str, int], bytes],
-        filled: list[Filled],
+        filled: list[SliceResult],
         aside: list[SetAside],
         dtype: str,
     ) -> FusedMatrix:
-        qc = describe(files=len(self._entries), dtype=dtype, series=series, filled=filled, aside=aside)
+        qc = qc_report(files=len(self._entries), dtype=dtype, series=series, results=filled, aside=aside)
         qc["deidentified"] = self._deidentification.describe() if self._deidentification else None
         return FusedMatrix(
             uri=self._uri,
             image=series[0].image,
-            series=placed(series),
+            series=series_columns(series),
             headers=[headers[column.slice.place] for column in columns],
             dtype=np.dtype(dtype),
             qc=qc,
@@ -319,20 +319,20 @@ def files(uri: str, *, opaque: bool) -> list[RemoteObject]:
 
 def read_headers(
     uri: str, deidentification: Deidentification | None, entries: Iterable[RemoteObject]
-) -> Iterator[Found]:
+) -> Iterator[ReadResult]:
     """Yield what is in each object: slices and their headers, or why it is none; `file` is the object's key."""
     named = ((entry, entry.key) for entry in entries)
-    return chain.from_iterable(_isolated(uri, partial(_found, deidentification), named, lost_file))
+    return chain.from_iterable(_isolated(uri, partial(_found, deidentification), named, crashed_file))
 
 
 def digests(uri: str, entries: Iterable[tuple[RemoteObject, Slice]]) -> Iterator[str]:
     """Yield what slices have in common that hold the same values, each with its object."""
-    return _isolated(uri, digest_of, entries, lambda entry, _: entry.name)
+    return _isolated(uri, values_digest, entries, lambda entry, _: entry.name)
 
 
 def decode_columns(
     uri: str, dtype: str, block_rows: int, columns: Iterable[Column]
-) -> Iterator[tuple[list[tuple[int, Filled]], list[tuple[int, Any]]]]:
+) -> Iterator[tuple[list[tuple[int, SliceResult]], list[tuple[int, Any]]]]:
     """Yield what became of some columns, and their pieces of each row block: (block, (columns, A, aside)).
 
     A piece is (rows, columns) as in a chunk of the store, HU clipped and what is set aside of them.
@@ -344,10 +344,10 @@ def decode_columns(
     masked = any(column.slice.pixels.padding_above_air for column in group)
     hu = np.empty((len(group), voxels), dtype)
     padded = np.zeros((len(group), voxels), bool) if masked else None
-    results: list[tuple[int, Filled]] = []
+    results: list[tuple[int, SliceResult]] = []
     entries = ((column.entry, column.slice) for column in group)
     decoded = _isolated(
-        uri, partial(_decoded, dtype, masked), entries, lambda _, ending: (lost_slice(ending), None, None)
+        uri, partial(_decoded, dtype, masked), entries, lambda _, ending: (crashed_slice(ending), None, None)
     )
     for position, (result, values, mask) in enumerate(decoded):
         results.append((group[position].index, result))
@@ -391,16 +391,16 @@ def _isolated(
             path.unlink()
 
 
-def _found(deidentification: Deidentification | None, folder: Path, file: str) -> list[Found]:
+def _found(deidentification: Deidentification | None, folder: Path, file: str) -> list[ReadResult]:
     return read_file(folder, deidentification, file)
 
 
 def _decoded(
     dtype: str, masked: bool, folder: Path, entry: Slice
-) -> tuple[Filled, NDArray[Any] | None, NDArray[np.bool_] | None]:
+) -> tuple[SliceResult, NDArray[Any] | None, NDArray[np.bool_] | None]:
     hu = np.empty(entry.Rows * entry.Columns, dtype)
     padded = np.zeros(hu.shape, bool) if masked else None
-    return decode_one(folder, entry, hu, padded), hu, padded
+    return decode_slice(folder, entry, hu, padded), hu, padded
 
 
 def assemble(
@@ -421,7 +421,7 @@ def assemble(
     return rows, A
 
 
-def _results(decoded: tuple[list[tuple[int, Filled]], Any]) -> list[tuple[int, Filled]]:
+def _results(decoded: tuple[list[tuple[int, SliceResult]], Any]) -> list[tuple[int, SliceResult]]:
     return decoded[0]
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from ctbasis.matrix.store import MatrixStore, MatrixWriter, Series
+from ctbasis.matrix.slice_store import Series
+from ctbasis.matrix.store import MatrixStore, MatrixWriter
 from ctbasis.storage.voxels import AIR, absent
 from ctbasis.svd.factors import FactorWriter
 from ctbasis.svd.plan import plan_factorization

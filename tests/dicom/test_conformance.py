@@ -11,10 +11,10 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from ctbasis.choices import COMPRESSIONS
 from ctbasis.dicom import ct_image
 from ctbasis.dicom.deidentify.deidentification import Deidentification
 from ctbasis.dicom.deidentify.profile import OPTIONS
-from ctbasis.dicom.lossless import CHOICES
 from ctbasis.matrix.ingest import ingest
 from ctbasis.steps.reconstruct import reconstruct
 from ctbasis.steps.svd import factorize
@@ -106,7 +106,7 @@ def personal(dataset: FileDataset, _: int) -> None:
     dataset.ProcedureCodeSequence = [code]
 
 
-@pytest.mark.parametrize("compression", CHOICES)
+@pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_a_plain_series_gives_valid_ones(
     write_series: WriteSeries, tmp_path: Path, volume: NDArray[np.int16], compression: str
 ) -> None:

@@ -28,7 +28,7 @@ from ctbasis.dicom import pixeldata
 from ctbasis.dicom.hounsfield import Pixels, to_hounsfield
 from ctbasis.dicom.instance import Slice, read_slices, read_values
 from ctbasis.dicom.limits import DEEPEST, LARGEST_IMAGE
-from ctbasis.dicom.unfit import SetAside
+from ctbasis.dicom.set_aside import SetAside
 from ctbasis.simulate.awkward import (
     LOSSLESS,
     LOSSY,
@@ -183,7 +183,7 @@ def test_a_modality_lut_gives_hounsfield_units_and_a_header_that_needs_none(tmp_
     np.testing.assert_array_equal(hu, table[values])
     kept = Pixels.of(pydicom.dcmread(io.BytesIO(header)))
     assert (kept.lut, kept.RescaleSlope, kept.RescaleIntercept, kept.PixelRepresentation) == (None, 1, 0, 1)
-    assert "Modality LUT" in str(entry.oddities)
+    assert "Modality LUT" in str(entry.tolerated)
 
 
 @pytest.mark.parametrize("kind", ["Z_EFF", "ED", "MGML"])
@@ -230,7 +230,7 @@ def test_values_of_more_than_one_image_are_refused_and_a_few_bytes_more_are_rema
     content = patched(FORMS["explicit"], "Rows", struct.pack("<H", rows - fewer))
     if fewer == 1:
         ((entry, _),) = read(content, tmp_path)
-        assert "80 bytes behind the pixels" in str(entry.oddities)
+        assert "80 bytes behind the pixels" in str(entry.tolerated)
     else:
         assert "make the image that the header says" in refused(content, tmp_path)
 

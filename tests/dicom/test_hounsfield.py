@@ -122,7 +122,7 @@ def test_padding_declared_with_the_wrong_sign_is_what_its_bits_say(stored: int) 
     declare(ds, (-2000, -2000), wrong_sign=stored > 0)
     pixels = Pixels.of(ds)
     assert pixels.padding == (-2000, -2000)
-    assert any("wrong sign" in oddity for oddity in pixels.oddities) == (stored > 0)
+    assert any("wrong sign" in remark for remark in pixels.tolerated) == (stored > 0)
     A, aside, padded = split([-2000, 0, 24], ds)
     assert A.tolist() == [AIR, AIR, -1000]
     assert aside.tolist() == [-3024, -1024, absent(np.int16)]
@@ -135,7 +135,7 @@ def test_padding_within_tissue_is_masked_and_remarked_on() -> None:
     A, aside, _ = split([0, 40, -2000], ds)
     assert A.tolist() == [AIR, 40, AIR]
     assert aside.tolist() == [0, absent(np.int16), -2000]
-    assert any("where tissue lies" in oddity for oddity in Pixels.of(ds).oddities)
+    assert any("where tissue lies" in remark for remark in Pixels.of(ds).tolerated)
 
 
 def test_whole_hu_that_do_not_fit_int16_go_to_float32() -> None:
@@ -189,7 +189,7 @@ def test_a_ct_without_rescale_is_taken_as_hu_and_that_is_said() -> None:
     del ds.RescaleSlope, ds.RescaleIntercept
     pixels = Pixels.of(ds)
     assert (pixels.RescaleSlope, pixels.RescaleIntercept) == (1, 0)
-    assert len(pixels.oddities) == 2
+    assert len(pixels.tolerated) == 2
 
 
 @pytest.mark.parametrize(

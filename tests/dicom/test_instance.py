@@ -22,7 +22,7 @@ from pydicom.uid import (
 
 from ctbasis.dicom.header import HEADER_KEPT_WHOLE
 from ctbasis.dicom.instance import Slice, read_slices, read_values
-from ctbasis.dicom.unfit import SetAside
+from ctbasis.dicom.set_aside import SetAside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ def test_a_plain_slice_is_read_where_it_lies(write_one: Callable[..., Path], vol
     np.testing.assert_array_equal(read_values(path.parent, entry), stored(volume))
     assert (entry.Rows, entry.Columns) == volume.shape[1:]
     assert entry.ImagePositionPatient == (-10, -10, -100)
-    assert entry.oddities == ()
+    assert entry.tolerated == ()
     assert header.PatientName == PATIENT
 
 
@@ -126,7 +126,7 @@ def test_a_file_without_preamble_is_read_and_its_header_gets_one(
     body.save_as(bare, implicit_vr=syntax is not None, little_endian=True)
     path.write_bytes(bare.getvalue())
     entry, header = read(path)
-    assert any("preamble" in oddity for oddity in entry.oddities)
+    assert any("preamble" in remark for remark in entry.tolerated)
     np.testing.assert_array_equal(read_values(path.parent, entry), stored(volume))
     assert header.SOPInstanceUID == ds.SOPInstanceUID
 
@@ -246,7 +246,7 @@ def test_what_is_no_slice_is_set_aside_by_name(
 
     path = write_one(edit=edit)
     if named is None:
-        assert read(path)[0].oddities
+        assert read(path)[0].tolerated
         return
     found = set_aside(path)
     assert named in found.reason
@@ -281,4 +281,4 @@ def test_monochrome1_changes_no_value_and_is_remarked_on(
     path = write_one(PhotometricInterpretation="MONOCHROME1")
     entry, _ = read(path)
     np.testing.assert_array_equal(read_values(path.parent, entry), stored(volume))
-    assert any("MONOCHROME1" in oddity for oddity in entry.oddities)
+    assert any("MONOCHROME1" in remark for remark in entry.tolerated)

@@ -16,7 +16,7 @@ import pydicom
 import pytest
 
 from ctbasis.dicom.instance import read_slices, read_values
-from ctbasis.dicom.unfit import SetAside
+from ctbasis.dicom.set_aside import SetAside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,7 +49,7 @@ def _outcome(root: Path, file: str) -> Iterator[tuple[str, str]]:
             yield "refused", str(error)
         else:
             seen = f"{entry.Rows} x {entry.Columns}, stored {values.min()} to {values.max()}"
-            yield "read", "; ".join((seen, *entry.oddities))
+            yield "read", "; ".join((seen, *entry.tolerated))
 
 
 def recorded(name: str) -> list[dict[str, str]]:

@@ -82,25 +82,25 @@ def test_a_missing_slice_is_a_gap_with_its_place_and_size() -> None:
     (gap,) = series.gaps
     assert (gap.after, gap.before, gap.missing) == (5, 12.5, 2)
     assert series.spacing == 2.5
-    assert series.oddities == ()
+    assert series.tolerated == ()
 
 
 def test_uneven_spacing_is_remarked_on() -> None:
     (series,) = arrange(stack([0, 1, 2, 3.3, 4.3]))
     assert series.gaps == ()
-    assert any("spacing varies, from 1.000 to 1.300 mm" in oddity for oddity in series.oddities)
+    assert any("spacing varies, from 1.000 to 1.300 mm" in remark for remark in series.tolerated)
 
 
 def test_rounded_positions_are_even_spacing() -> None:
     (series,) = arrange(stack([round(-100 + 0.6249 * z, 2) for z in range(20)]))
-    assert series.oddities == ()
+    assert series.tolerated == ()
 
 
 def test_one_slice_is_a_series_and_is_remarked_on() -> None:
     (series,) = arrange(stack([7]))
     assert series.spacing == 0
     assert series.tilt == 0
-    assert any("one slice" in oddity for oddity in series.oddities)
+    assert any("one slice" in remark for remark in series.tolerated)
 
 
 def test_a_tilted_gantry_is_measured() -> None:
@@ -108,7 +108,7 @@ def test_a_tilted_gantry_is_measured() -> None:
     (series,) = arrange(stack([0, 5, 10], ImageOrientationPatient=TILTED))
     assert series.tilt == pytest.approx(20)
     assert series.spacing == pytest.approx(5 * np.cos(np.radians(20)))
-    assert any("tilted, by 20.0 degrees" in oddity for oddity in series.oddities)
+    assert any("tilted, by 20.0 degrees" in remark for remark in series.tolerated)
 
 
 def test_series_are_told_apart_and_ordered_by_number() -> None:
@@ -153,7 +153,7 @@ def test_copies_of_an_instance_are_set_aside_and_two_of_one_uid_elsewhere_are_no
     assert kept == [first, other]
     assert [(entry.file, entry.twin, entry.broken) for entry in aside] == [("copy", "1.0.dcm", False)]
     (series,) = arrange(kept)
-    assert any("SOPInstanceUID" in oddity for oddity in series.oddities)
+    assert any("SOPInstanceUID" in remark for remark in series.tolerated)
 
 
 def phases(trait: str, values: list[str], heights: list[float]) -> list[Slice]:
@@ -173,7 +173,7 @@ def test_phases_and_kernels_of_one_series_are_told_apart_wherever_their_slices_l
         found = arrange(slices)
         assert [series.part for series in found] == [f"{trait} a", f"{trait} b"]
         assert [series.spacing for series in found] == [5, 5]
-        assert all("told apart" in str(series.oddities) for series in found)
+        assert all("told apart" in str(series.tolerated) for series in found)
 
 
 @pytest.mark.parametrize("trait", ["AcquisitionNumber", "KVP", "ImageType", "TriggerTime"])

@@ -34,7 +34,7 @@ SMALL = {"coreRequest": "100m", "memory": "768M", "memoryOverhead": "400M"}
 WRITE_MATRIX = """
 import sys
 import numpy as np
-from ctbasis.matrix import store
+from ctbasis.matrix import slice_store, store
 rng = np.random.default_rng(7)
 m, n = int(sys.argv[1]), 24
 store.BLOCK_ELEMENTS = m * n // 8
@@ -43,7 +43,7 @@ A = np.clip(np.round(A), -1000, 3000).astype(np.int16)
 side = int(m ** 0.5)
 writer = store.MatrixWriter.create("/workspace/matrix.zarr", image=(side, side), cols=n, dtype=A.dtype)
 writer.write(slice(0, m), slice(0, n), A, np.full_like(A, store.absent(A.dtype)))
-writer.finish(series=[store.Series("1.2.3", 0, n)], headers=[b"header"] * n)
+writer.finish(series=[slice_store.Series("1.2.3", 0, n)], headers=[b"header"] * n)
 """
 
 

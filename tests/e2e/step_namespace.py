@@ -28,7 +28,7 @@ SMALL = {"memory": "768M", "coreRequest": "100m"}
 
 WRITE_MATRIX = """
 import numpy as np
-from ctbasis.matrix import store
+from ctbasis.matrix import slice_store, store
 store.BLOCK_ELEMENTS = 1
 rng = np.random.default_rng(7)
 m, n = 4096, 24
@@ -36,7 +36,7 @@ A = rng.normal(0, 300, (m, 6)) @ rng.normal(0, 1, (6, n)) + rng.normal(0, 5, (m,
 A = np.clip(np.round(A), -1000, 3000).astype(np.int16)
 writer = store.MatrixWriter.create("/workspace/matrix.zarr", image=(64, 64), cols=n, dtype=A.dtype)
 writer.write(slice(0, m), slice(0, n), A, np.full_like(A, store.absent(A.dtype)))
-writer.finish(series=[store.Series("1.2.3", 0, n)], headers=[b"header"] * n)
+writer.finish(series=[slice_store.Series("1.2.3", 0, n)], headers=[b"header"] * n)
 """
 
 

@@ -1,3 +1,5 @@
+"""From DICOM files to the matrix A: values, order of the columns, files set aside, crashes, and errors."""
+
 from __future__ import annotations
 
 import io
@@ -20,13 +22,13 @@ from ctbasis.dicom import limits as limits_module
 from ctbasis.dicom.workers import Workers
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix import columns as columns_module
-from ctbasis.matrix import ingest as module
+from ctbasis.matrix import ingest as ingest_module
 from ctbasis.matrix import store as store_module
 from ctbasis.matrix.ingest import ingest
 from ctbasis.matrix.store import MatrixStore
-from ctbasis.storage.voxels import AIR, is_absent
 from ctbasis.simulate.awkward import enhanced_ct, stored_values, to_bytes
 from ctbasis.sources.fetch import fetch
+from ctbasis.storage.voxels import AIR, is_absent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Ingested:
-    """What the step left behind for one folder."""
+    """The matrix and qc.json of one folder."""
 
     def __init__(self, folder: Path, out: Path, workers: int = 2) -> None:
         ingest(folder, str(out / "matrix.zarr"), out / "qc.json", workers=workers)
@@ -50,7 +52,7 @@ class Ingested:
 
     @property
     def hu(self) -> NDArray[Any]:
-        """HU as they were before clipping and masking, (m, n)."""
+        """HU before clipping and masking, (m, n)."""
         aside = self.store.read_aside(slice(None))
         return np.where(is_absent(aside), self.A, aside)
 
@@ -74,6 +76,7 @@ def edit_at(index: int, **tags: Any) -> Callable[[Dataset, int], None]:
 
 
 def refusal(folder: Path, out: Path) -> str:
+    """Return the message of a failing ingestion, after a check that no output and no patient data appear."""
     with pytest.raises(CtbasisError) as caught:
         ingest(folder, str(out / "matrix.zarr"), out / "qc.json", workers=2)
     assert not (out / "qc.json").exists()
@@ -88,12 +91,12 @@ def test_a_series_becomes_columns_of_hu_clipped_at_air(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     write_series(folder, volume)
-    found = Ingested(folder, tmp_path)
-    assert found.store.dtype == np.int16
-    assert found.store.image == (32, 24)
-    np.testing.assert_array_equal(found.hu, as_columns(volume))
-    np.testing.assert_array_equal(found.A, np.maximum(as_columns(volume), AIR))
-    (series,) = found.store.series
+    result = Ingested(folder, tmp_path)
+    assert result.store.dtype == np.int16
+    assert result.store.image == (32, 24)
+    np.testing.assert_array_equal(result.hu, as_columns(volume))
+    np.testing.assert_array_equal(result.A, np.maximum(as_columns(volume), AIR))
+    (series,) = result.store.series
     assert (series.first, series.count, series.spacing, series.pixel_spacing) == (0, 6, 2.5, (0.7, 0.7))
 
 
@@ -103,13 +106,13 @@ def test_slices_are_ordered_by_position_whatever_their_names(
     paths = write_series(folder, volume)
     for path, name in zip(paths, "fcadbe", strict=True):
         path.rename(folder / name)
-    found = Ingested(folder, tmp_path)
-    np.testing.assert_array_equal(found.hu, as_columns(volume))
-    assert [entry["file"] for entry in found.qc["slices"]] == list("fcadbe")
-    assert [entry["position"] for entry in found.qc["slices"]] == [-100 + 2.5 * z for z in range(6)]
+    result = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(result.hu, as_columns(volume))
+    assert [entry["file"] for entry in result.qc["slices"]] == list("fcadbe")
+    assert [entry["position"] for entry in result.qc["slices"]] == [-100 + 2.5 * z for z in range(6)]
 
 
-def test_the_header_of_every_column_is_its_file_without_pixels(
+def test_the_header_of_every_column_is_its_file_without_pixel_data(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     paths = write_series(folder, volume)
@@ -126,30 +129,30 @@ def test_the_header_of_every_column_is_its_file_without_pixels(
 def test_any_number_of_slices_and_workers_gives_the_same_matrix(
     tmp_path: Path, write_series: WriteSeries, count: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Groups of eight columns and blocks of 256 rows: several of both, and a last one that is not full.
+    # Groups of eight columns and blocks of 256 rows: several of both, and the last is incomplete.
     monkeypatch.setattr(store_module, "COLUMN_CHUNK", 8)
     monkeypatch.setattr(store_module, "BLOCK_ELEMENTS", 1)
     volume = np.random.default_rng(count).integers(-1100, 2000, (count, 31, 29))
     write_series(tmp_path / "series", volume)
-    found = Ingested(tmp_path / "series", tmp_path, workers)
-    assert all(group.stop - group.start <= 8 for group in found.store.column_groups)
-    assert found.store.block_count == 4
-    np.testing.assert_array_equal(found.hu, as_columns(volume))
+    result = Ingested(tmp_path / "series", tmp_path, workers)
+    assert all(group.stop - group.start <= 8 for group in result.store.column_groups)
+    assert result.store.block_count == 4
+    np.testing.assert_array_equal(result.hu, as_columns(volume))
 
 
-def test_several_series_lie_side_by_side(
+def test_several_series_become_adjacent_columns(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     write_series(folder / "b", volume, SeriesNumber=2)
     write_series(folder / "a", volume[:4] + 10, SeriesNumber=3)
-    found = Ingested(folder, tmp_path)
-    np.testing.assert_array_equal(found.hu, np.hstack([as_columns(volume), as_columns(volume[:4] + 10)]))
-    assert [(series.first, series.count) for series in found.store.series] == [(0, 6), (6, 4)]
-    assert len({series.SeriesInstanceUID for series in found.store.series}) == 2
+    result = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(result.hu, np.hstack([as_columns(volume), as_columns(volume[:4] + 10)]))
+    assert [(series.first, series.count) for series in result.store.series] == [(0, 6), (6, 4)]
+    assert len({series.SeriesInstanceUID for series in result.store.series}) == 2
 
 
 @pytest.mark.parametrize("declared", [63536, -2000])
-def test_padding_becomes_air_and_comes_back(
+def test_padding_is_stored_as_air_and_can_be_restored(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16], declared: int
 ) -> None:
     def edit(ds: Dataset, _: int) -> None:
@@ -159,27 +162,27 @@ def test_padding_becomes_air_and_comes_back(
         ds.add_new(0x00280120, "US" if declared > 0 else "SS", declared)
 
     write_series(folder, volume, edit=edit)
-    found = Ingested(folder, tmp_path)
+    result = Ingested(folder, tmp_path)
     expected = volume.copy()
     expected[:, :3] = -3024
-    np.testing.assert_array_equal(found.hu, as_columns(expected))
-    assert (found.A[: 3 * 24] == AIR).all()
-    assert all(entry["padded"] == 72 for entry in found.qc["slices"])
-    assert all(("wrong sign" in str(entry["tolerated"])) == (declared > 0) for entry in found.qc["slices"])
+    np.testing.assert_array_equal(result.hu, as_columns(expected))
+    assert (result.A[: 3 * 24] == AIR).all()
+    assert all(entry["padded"] == 72 for entry in result.qc["slices"])
+    assert all(("wrong sign" in str(entry["tolerated"])) == (declared > 0) for entry in result.qc["slices"])
 
 
-def test_padding_among_tissue_is_masked_too(
+def test_padding_with_a_value_of_tissue_is_masked(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     volume[:, 5, :] = 0
-    # The stored value of 0 HU.
+    # 1024 is the stored value of 0 HU.
     write_series(folder, volume, PixelPaddingValue=1024)
-    found = Ingested(folder, tmp_path)
-    np.testing.assert_array_equal(found.hu, as_columns(volume))
-    assert (found.A[as_columns(volume) == 0] == AIR).all()
+    result = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(result.hu, as_columns(volume))
+    assert (result.A[as_columns(volume) == 0] == AIR).all()
 
 
-def test_slices_of_different_rescale_give_one_scale(
+def test_slices_with_different_rescale_parameters_are_converted_to_the_same_scale(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     def edit(ds: Dataset, z: int) -> None:
@@ -195,9 +198,9 @@ def test_a_fractional_slope_makes_the_matrix_float32(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     write_series(folder, volume, RescaleSlope=0.5)
-    found = Ingested(folder, tmp_path)
-    assert found.store.dtype == np.float32
-    np.testing.assert_array_equal(found.hu, as_columns(volume))
+    result = Ingested(folder, tmp_path)
+    assert result.store.dtype == np.float32
+    np.testing.assert_array_equal(result.hu, as_columns(volume))
 
 
 def test_hu_beyond_int16_make_the_matrix_float32(
@@ -206,30 +209,30 @@ def test_hu_beyond_int16_make_the_matrix_float32(
     high = np.maximum(volume.astype(np.int64), -1024)
     high[3, 0, 0] = 40_000
     write_series(folder, high, PixelRepresentation=0)
-    found = Ingested(folder, tmp_path)
-    assert found.store.dtype == np.float32
-    np.testing.assert_array_equal(found.hu, as_columns(high))
+    result = Ingested(folder, tmp_path)
+    assert result.store.dtype == np.float32
+    np.testing.assert_array_equal(result.hu, as_columns(high))
 
 
-def test_one_slice_makes_a_matrix_of_one_column_and_is_reported(
+def test_a_single_slice_is_one_column_and_is_reported(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     write_series(folder, volume[:1])
-    found = Ingested(folder, tmp_path)
-    assert (found.store.rows, found.store.cols) == (32 * 24, 1)
-    assert "one slice" in str(found.qc["series"][0]["tolerated"])
+    result = Ingested(folder, tmp_path)
+    assert (result.store.rows, result.store.cols) == (32 * 24, 1)
+    assert "one slice" in str(result.qc["series"][0]["tolerated"])
 
 
 def test_a_missing_slice_is_reported_as_a_gap(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     write_series(folder, volume)[2].unlink()
-    found = Ingested(folder, tmp_path)
-    np.testing.assert_array_equal(found.hu, as_columns(np.delete(volume, 2, axis=0)))
-    assert found.qc["series"][0]["gaps"] == [{"after": -97.5, "before": -92.5, "missing": 1}]
+    result = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(result.hu, as_columns(np.delete(volume, 2, axis=0)))
+    assert result.qc["series"][0]["gaps"] == [{"after": -97.5, "before": -92.5, "missing": 1}]
 
 
-def test_a_truncated_file_is_set_aside_loudly_and_leaves_a_gap(
+def test_a_truncated_file_is_set_aside_with_a_warning_and_leaves_a_gap(
     folder: Path,
     tmp_path: Path,
     write_series: WriteSeries,
@@ -238,16 +241,16 @@ def test_a_truncated_file_is_set_aside_loudly_and_leaves_a_gap(
 ) -> None:
     path = write_series(folder, volume)[3]
     path.write_bytes(path.read_bytes()[:-100])
-    found = Ingested(folder, tmp_path)
-    np.testing.assert_array_equal(found.hu, as_columns(np.delete(volume, 3, axis=0)))
-    (aside,) = found.qc["set_aside"]
+    result = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(result.hu, as_columns(np.delete(volume, 3, axis=0)))
+    (aside,) = result.qc["set_aside"]
     assert aside["broken"]
     assert "truncated" in aside["reason"]
     assert "WARNING: slice-0003.dcm is set aside: truncated" in capfd.readouterr().err
-    assert len(found.qc["series"][0]["gaps"]) == 1
+    assert len(result.qc["series"][0]["gaps"]) == 1
 
 
-def test_slices_that_do_not_decode_are_found_late_and_set_aside_all_the_same(
+def test_slices_that_cannot_be_decoded_are_set_aside(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     def edit(ds: Dataset, z: int) -> None:
@@ -256,12 +259,12 @@ def test_slices_that_do_not_decode_are_found_late_and_set_aside_all_the_same(
             ds.PixelData = ds.PixelData[:40] + bytes(len(ds.PixelData) - 40)
 
     write_series(folder, volume, edit=edit)
-    found = Ingested(folder, tmp_path)
-    np.testing.assert_array_equal(found.hu, as_columns(np.delete(volume, [1, 4], axis=0)))
-    assert [entry["file"] for entry in found.qc["set_aside"]] == ["slice-0001.dcm", "slice-0004.dcm"]
+    result = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(result.hu, as_columns(np.delete(volume, [1, 4], axis=0)))
+    assert [entry["file"] for entry in result.qc["set_aside"]] == ["slice-0001.dcm", "slice-0004.dcm"]
 
 
-def test_a_series_of_which_nothing_decodes_is_refused(
+def test_a_series_without_any_decodable_slice_is_refused(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     def edit(ds: Dataset, _: int) -> None:
@@ -270,12 +273,12 @@ def test_a_series_of_which_nothing_decodes_is_refused(
 
     write_series(folder / "good", volume)
     write_series(folder / "bad", volume, edit=edit)
-    said = refusal(folder, tmp_path)
-    assert "no slice of series" in said
-    assert "RLE" in said
+    message = refusal(folder, tmp_path)
+    assert "no slice of series" in message
+    assert "RLE" in message
 
 
-def test_what_is_no_slice_is_set_aside_with_its_reason(
+def test_files_that_are_not_slices_are_set_aside_with_a_reason(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     write_series(folder / "axial", volume)
@@ -283,17 +286,17 @@ def test_what_is_no_slice_is_set_aside_with_its_reason(
     write_series(folder / "mr", volume[:1], SOPClassUID="1.2.840.10008.5.1.4.1.1.4")
     (folder / "notes.txt").write_text("hello")
     shutil.copytree(folder / "axial", folder / "again")
-    found = Ingested(folder, tmp_path)
-    np.testing.assert_array_equal(found.hu, as_columns(volume))
-    reasons = {entry["file"]: entry["reason"] for entry in found.qc["set_aside"]}
+    result = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(result.hu, as_columns(volume))
+    reasons = {entry["file"]: entry["reason"] for entry in result.qc["set_aside"]}
     assert "localizer" in reasons["scout/slice-0000.dcm"]
     assert "MR Image" in reasons["mr/slice-0000.dcm"]
     assert reasons["notes.txt"] == "not DICOM"
     assert sum("a copy of" in reason for reason in reasons.values()) == 6
-    assert found.qc["files"] == 15
+    assert result.qc["files"] == 15
 
 
-def test_notes_of_other_steps_and_pipes_are_no_files_of_the_source(
+def test_files_of_other_steps_and_pipes_are_ignored(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     write_series(folder, volume)
@@ -302,7 +305,7 @@ def test_notes_of_other_steps_and_pipes_are_no_files_of_the_source(
     assert Ingested(folder, tmp_path).qc["files"] == 6
 
 
-def test_a_folder_whose_fetch_broke_off_is_refused(
+def test_a_folder_with_an_interrupted_fetch_is_refused(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(items: Iterator[object], *_: object, **__: object) -> Iterator[object]:
@@ -320,7 +323,7 @@ def test_a_folder_whose_fetch_broke_off_is_refused(
     np.testing.assert_array_equal(Ingested(folder, tmp_path).hu, as_columns(volume))
 
 
-def test_qc_and_progress_hold_nothing_of_the_patient(
+def test_qc_and_progress_contain_no_patient_data(
     folder: Path,
     tmp_path: Path,
     write_series: WriteSeries,
@@ -329,47 +332,47 @@ def test_qc_and_progress_hold_nothing_of_the_patient(
 ) -> None:
     path = write_series(folder, volume)[0]
     path.write_bytes(path.read_bytes()[:-1])
-    found = Ingested(folder, tmp_path)
-    said = found.text + "".join(capfd.readouterr())
+    result = Ingested(folder, tmp_path)
+    output = result.text + "".join(capfd.readouterr())
     for private in ("Made^Up", "TEST-1", "20200101", "120000"):
-        assert private not in said
+        assert private not in output
 
 
-def test_a_folder_of_pngs_is_refused_with_their_number(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_of_pngs_is_refused_with_the_number_of_files(folder: Path, tmp_path: Path) -> None:
     folder.mkdir()
     for number in range(7):
         Image.fromarray(np.full((16, 16), number, np.uint8)).save(folder / f"{number}.png")
     assert "no CT image among 7 files" in refusal(folder, tmp_path)
 
 
-def test_an_empty_folder_and_one_that_is_not_there_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_and_a_missing_folder_are_refused(folder: Path, tmp_path: Path) -> None:
     assert "no folder" in refusal(folder, tmp_path)
     folder.mkdir()
     assert "no CT image among 0 files" in refusal(folder, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("edit", "named"),
+    ("edit", "reason"),
     [
         (edit_at(2, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "two orientations"),
         (edit_at(2, ImagePositionPatient=[-10, -10, -97.5]), "at one position"),
     ],
 )
-def test_a_series_that_is_no_volume_is_refused(
+def test_a_series_that_is_not_a_volume_is_refused(
     folder: Path,
     tmp_path: Path,
     write_series: WriteSeries,
     volume: NDArray[np.int16],
     edit: Callable[[Dataset, int], None],
-    named: str,
+    reason: str,
 ) -> None:
     write_series(folder, volume, edit=edit)
-    said = refusal(folder, tmp_path)
-    assert named in said
-    assert "slice-0002.dcm" in said
+    message = refusal(folder, tmp_path)
+    assert reason in message
+    assert "slice-0002.dcm" in message
 
 
-def test_mixed_sizes_are_refused(
+def test_images_of_different_sizes_in_one_series_are_refused(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     write_series(folder / "a", volume, SeriesInstanceUID="1.2.3")
@@ -382,7 +385,7 @@ def test_mixed_sizes_are_refused(
     assert "of 32 x 24" in refusal(folder, tmp_path)
 
 
-def test_what_an_earlier_run_left_is_replaced(
+def test_the_matrix_of_an_earlier_run_is_replaced(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     write_series(folder, volume)
@@ -392,7 +395,7 @@ def test_what_an_earlier_run_left_is_replaced(
     np.testing.assert_array_equal(Ingested(folder, tmp_path).hu, as_columns(volume[:3, :16]))
 
 
-INGEST_WITHOUT_ROOM = """
+INGEST_ON_FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from ctbasis.errors import CtbasisError
@@ -407,13 +410,13 @@ except CtbasisError as error:
 
 
 @pytest.mark.parametrize("limit", [300, 20_000, 150_000])
-def test_no_room_is_said_and_nothing_that_looks_whole_stays(
+def test_a_full_disk_is_reported_and_leaves_no_readable_matrix(
     folder: Path, tmp_path: Path, write_series: WriteSeries, limit: int
 ) -> None:
-    # The kernel refuses to let any file grow beyond the limit, as a full disk does: metadata, memory, then a chunk.
+    # RLIMIT_FSIZE acts like a full disk: the limits stop the metadata, the shared memory and a chunk.
     write_series(folder, np.random.default_rng(0).integers(-1000, 1000, (2, 256, 256)))
     done = subprocess.run(
-        [sys.executable, "-c", INGEST_WITHOUT_ROOM, str(folder), str(tmp_path), str(limit)],
+        [sys.executable, "-c", INGEST_ON_FULL_DISK, str(folder), str(tmp_path), str(limit)],
         capture_output=True,
         text=True,
         check=False,
@@ -425,7 +428,7 @@ def test_no_room_is_said_and_nothing_that_looks_whole_stays(
         MatrixStore.open(str(tmp_path / "matrix.zarr"))
 
 
-def test_a_place_that_cannot_be_written_is_said_to_be_one(
+def test_an_unwritable_location_is_reported(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     write_series(folder, volume)
@@ -434,110 +437,108 @@ def test_a_place_that_cannot_be_written_is_said_to_be_one(
         ingest(folder, str(tmp_path / "file" / "matrix.zarr"), tmp_path / "qc.json", workers=1)
 
 
-def dies_at(file: str, deed: Callable[[], object], module: Any, name: str, patch: pytest.MonkeyPatch) -> None:
-    """Make the function `name` do `deed` at one file; forked workers take this over."""
-    real = getattr(module, name)
+def fail_at(file: str, failure: Callable[[], object], module: Any, name: str, patch: pytest.MonkeyPatch) -> None:
+    """Make the function `name` of `module` call `failure` for one file; forked workers inherit the change."""
+    original = getattr(module, name)
 
     def work(source: Any, entry: Any) -> Any:
         if getattr(entry, "file", entry) == file:
-            deed()
-        return real(source, entry)
+            failure()
+        return original(source, entry)
 
     patch.setattr(module, name, work)
 
 
-def spin() -> None:
+def loop_forever() -> None:
     while True:
         pass
 
 
-def swallow() -> None:
+def exhaust_memory() -> None:
     bytearray(1 << 45)
 
 
-DEEDS = {
+FAILURES = {
     "killed, as happens when memory runs out": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "crashed (SIGSEGV)": lambda: os.kill(os.getpid(), signal.SIGSEGV),
-    "takes longer than any file should": spin,
-    "more memory": swallow,
+    "takes longer than any file should": loop_forever,
+    "more memory": exhaust_memory,
 }
 
 
-@pytest.mark.parametrize("ending", DEEDS)
-@pytest.mark.parametrize(("where", "name"), [(columns_module, "read_values"), (instance_module, "_read")])
-def test_a_file_that_takes_its_process_with_it_costs_one_slice(
+@pytest.mark.parametrize("ending", FAILURES)
+@pytest.mark.parametrize(("patched", "name"), [(columns_module, "read_values"), (instance_module, "_read")])
+def test_a_file_that_crashes_its_process_costs_one_slice(
     folder: Path,
     tmp_path: Path,
     write_series: WriteSeries,
     volume: NDArray[np.int16],
     monkeypatch: pytest.MonkeyPatch,
     ending: str,
-    where: Any,
+    patched: Any,
     name: str,
 ) -> None:
     write_series(folder, volume)
-    dies_at("slice-0002.dcm", DEEDS[ending], where, name, monkeypatch)
+    fail_at("slice-0002.dcm", FAILURES[ending], patched, name, monkeypatch)
     monkeypatch.setattr(limits_module, "CPU_SECONDS", 0.5)
     monkeypatch.setattr(limits_module, "MEMORY", 1 << 30)
-    found = Ingested(folder, tmp_path)
-    np.testing.assert_array_equal(found.hu, as_columns(np.delete(volume, 2, axis=0)))
-    (aside,) = found.qc["set_aside"]
+    result = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(result.hu, as_columns(np.delete(volume, 2, axis=0)))
+    (aside,) = result.qc["set_aside"]
     assert (aside["file"], aside["broken"]) == ("slice-0002.dcm", True)
     assert ending in aside["reason"]
-    assert found.qc["series"][0]["gaps"] == [{"after": -97.5, "before": -92.5, "missing": 1}]
+    assert result.qc["series"][0]["gaps"] == [{"after": -97.5, "before": -92.5, "missing": 1}]
 
 
-def test_a_source_that_kills_every_process_is_refused_in_the_end(
+def test_a_source_that_crashes_every_process_is_refused(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_series(folder, volume)
-    monkeypatch.setattr(module, "read_slices", lambda *_: os.kill(os.getpid(), signal.SIGSEGV))
+    monkeypatch.setattr(ingest_module, "read_slices", lambda *_: os.kill(os.getpid(), signal.SIGSEGV))
     assert "no CT image" in refusal(folder, tmp_path)
-    monkeypatch.setattr(module, "Workers", partial(Workers, most_losses=3))
-    assert "lost its worker processes" in refusal(folder, tmp_path)
+    monkeypatch.setattr(ingest_module, "Workers", partial(Workers, most_losses=3))
+    assert "worker processes of the matrix step died" in refusal(folder, tmp_path)
 
 
-def test_a_worker_that_dies_while_it_writes_is_a_refusal_and_no_traceback(
+def test_a_worker_that_dies_while_writing_causes_an_error_without_a_traceback(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_series(folder, volume)
     monkeypatch.setattr(columns_module, "clip", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    assert "lost its worker processes" in refusal(folder, tmp_path)
+    assert "worker processes of the matrix step died" in refusal(folder, tmp_path)
 
 
 @pytest.mark.data
-def test_a_real_chest_ct_is_133_columns_with_what_lies_outside_the_scan_set_aside(
+def test_a_real_chest_ct_has_133_columns_and_padding_outside_of_the_circle(
     real_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    found = Ingested(real_data("lidc-idri-0001"), tmp_path)
-    assert (found.store.image, found.store.cols, found.store.dtype) == ((512, 512), 133, np.int16)
-    aside = found.store.read_aside(slice(None))
-    # Outside the reconstruction circle this scanner stores -2048 HU, though it declares another padding value.
+    result = Ingested(real_data("lidc-idri-0001"), tmp_path)
+    assert (result.store.image, result.store.cols, result.store.dtype) == ((512, 512), 133, np.int16)
+    aside = result.store.read_aside(slice(None))
+    # This scanner stores -2048 HU outside of the reconstruction circle, but declares another PixelPaddingValue.
     assert (aside[0] == -2048).all()
-    assert (found.A[0] == AIR).all()
-    assert found.A.min() == AIR
-    assert all("wrong sign" in str(entry["tolerated"]) for entry in found.qc["slices"])
-    assert found.store.series[0].spacing == 2.5
+    assert (result.A[0] == AIR).all()
+    assert result.A.min() == AIR
+    assert all("wrong sign" in str(entry["tolerated"]) for entry in result.qc["slices"])
+    assert result.store.series[0].spacing == 2.5
     column = 70
-    entry = found.qc["slices"][column]
+    entry = result.qc["slices"][column]
     ds = pydicom.dcmread(next(real_data("lidc-idri-0001").rglob(entry["file"])))
-    np.testing.assert_array_equal(found.hu[:, column], ds.pixel_array.ravel() - 1024)
+    np.testing.assert_array_equal(result.hu[:, column], ds.pixel_array.ravel() - 1024)
 
 
 @pytest.mark.data
-def test_two_kernels_of_one_real_scan_are_two_series_side_by_side(
-    real_data: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_two_kernels_of_one_real_scan_are_two_adjacent_series(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     folder = real_data("lung-pet-ct-dx-a0001")
-    found = Ingested(folder, tmp_path)
-    assert [(series.first, series.count, series.spacing) for series in found.store.series] == [(0, 64, 5), (64, 64, 5)]
-    kernels = [pydicom.dcmread(io.BytesIO(found.store.header(column))).ConvolutionKernel for column in (0, 64)]
+    result = Ingested(folder, tmp_path)
+    assert [(series.first, series.count, series.spacing) for series in result.store.series] == [(0, 64, 5), (64, 64, 5)]
+    kernels = [pydicom.dcmread(io.BytesIO(result.store.header(column))).ConvolutionKernel for column in (0, 64)]
     assert len(set(kernels)) == 2
-    positions = [entry["position"] for entry in found.qc["slices"]]
+    positions = [entry["position"] for entry in result.qc["slices"]]
     assert positions[:64] == positions[64:]
     for column in (3, 100):
-        ds = pydicom.dcmread(folder.rglob(found.qc["slices"][column]["file"]).__next__())
-        np.testing.assert_array_equal(found.hu[:, column], ds.pixel_array.astype(int).ravel() - 1024)
+        ds = pydicom.dcmread(folder.rglob(result.qc["slices"][column]["file"]).__next__())
+        np.testing.assert_array_equal(result.hu[:, column], ds.pixel_array.astype(int).ravel() - 1024)
 
 
 @pytest.mark.data
@@ -549,62 +550,62 @@ def test_every_folder_of_the_robustness_archive_is_ingested_or_refused(
     ingested = []
     for folder in folders:
         try:
-            found = Ingested(folder, tmp_path)
+            result = Ingested(folder, tmp_path)
         except CtbasisError:
             assert not (tmp_path / "qc.json").exists()
         else:
             ingested.append(folder.name)
-            assert found.A.shape[1] == len(found.qc["slices"])
+            assert result.A.shape[1] == len(result.qc["slices"])
     assert {"Philips_tilt", "GE_tilt_varspacing", "RLE", "J2KR", "JLSL"} <= set(ingested)
 
 
-def test_two_phases_of_one_series_lie_side_by_side(
+def test_two_phases_of_one_series_become_adjacent_columns(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     for phase in (0, 1):
         write_series(folder / str(phase), volume + phase, SeriesInstanceUID="1.2.3", AcquisitionNumber=phase)
-    found = Ingested(folder, tmp_path)
-    np.testing.assert_array_equal(found.hu, np.hstack([as_columns(volume), as_columns(volume + 1)]))
-    assert [entry["part"] for entry in found.qc["series"]] == ["AcquisitionNumber 0", "AcquisitionNumber 1"]
+    result = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(result.hu, np.hstack([as_columns(volume), as_columns(volume + 1)]))
+    assert [entry["part"] for entry in result.qc["series"]] == ["AcquisitionNumber 0", "AcquisitionNumber 1"]
 
 
-def test_a_slice_that_was_sent_twice_under_two_names_is_kept_once(
+def test_a_slice_with_two_sop_instance_uids_is_kept_once(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     for name in ("a", "b"):
         write_series(folder / name, volume, SeriesInstanceUID="1.2.3")
-    found = Ingested(folder, tmp_path)
-    np.testing.assert_array_equal(found.hu, as_columns(volume))
-    twins = {entry["file"]: entry["twin"] for entry in found.qc["set_aside"]}
+    result = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(result.hu, as_columns(volume))
+    twins = {entry["file"]: entry["twin"] for entry in result.qc["set_aside"]}
     assert twins == {f"b/slice-000{z}.dcm": f"a/slice-000{z}.dcm" for z in range(6)}
-    assert {entry["reason"] for entry in found.qc["set_aside"]} == {"at another slice's place, with its values"}
+    assert {entry["reason"] for entry in result.qc["set_aside"]} == {"same position and values as another slice"}
 
 
-def test_an_enhanced_object_becomes_as_many_columns_as_it_has_frames(folder: Path, tmp_path: Path) -> None:
+def test_every_frame_of_an_enhanced_ct_becomes_a_column(folder: Path, tmp_path: Path) -> None:
     folder.mkdir()
     values = stored_values(5)
     (folder / "enhanced.dcm").write_bytes(to_bytes(enhanced_ct(values)))
-    found = Ingested(folder, tmp_path)
-    np.testing.assert_array_equal(found.hu, as_columns(values.astype(int) - 1024))
-    assert [entry["frame"] for entry in found.qc["slices"]] == [1, 2, 3, 4, 5]
-    assert found.store.series[0].spacing == 2.5
+    result = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(result.hu, as_columns(values.astype(int) - 1024))
+    assert [entry["frame"] for entry in result.qc["slices"]] == [1, 2, 3, 4, 5]
+    assert result.store.series[0].spacing == 2.5
 
 
-def test_links_out_of_the_folder_are_no_files_of_it(
+def test_symbolic_links_out_of_the_folder_are_set_aside(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     (elsewhere,) = write_series(tmp_path / "elsewhere", volume[:1], ImagePositionPatient=[0, 0, 50])
     write_series(folder, volume)
     (folder / "link.dcm").symlink_to(elsewhere)
     (folder / "inside.dcm").symlink_to(folder / "slice-0000.dcm")
-    found = Ingested(folder, tmp_path)
-    reasons = {entry["file"]: entry["reason"] for entry in found.qc["set_aside"]}
-    assert reasons["link.dcm"] == "a link that leads out of the folder"
+    result = Ingested(folder, tmp_path)
+    reasons = {entry["file"]: entry["reason"] for entry in result.qc["set_aside"]}
+    assert reasons["link.dcm"] == "a symbolic link to a file outside of the folder"
     assert "a copy of" in str(reasons)
-    assert found.store.cols == 6
+    assert result.store.cols == 6
 
 
-def test_memory_is_bounded_by_a_group_of_columns_whatever_the_size_of_the_images() -> None:
+def test_a_column_group_has_a_bounded_size_for_any_image_size() -> None:
     for edge in (16, 512, 1024, 4096, 8192):
         for slices in (1, 100, 5000):
             width = store_module.column_chunk_for(slices, edge * edge)

@@ -1,4 +1,4 @@
-"""The matrix store gives back what was written, and refuses what is incomplete, missing or corrupt."""
+"""The matrix store returns what was written, and refuses incomplete, missing and corrupt data."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.store import BLOCK_ELEMENTS, COLUMN_CHUNK, MatrixStore, MatrixWriter, Series, block_rows_for
-from ctbasis.storage.voxels import absent, is_absent
+from ctbasis.matrix.slice_store import Series
+from ctbasis.matrix.store import BLOCK_ELEMENTS, COLUMN_CHUNK, MatrixStore, MatrixWriter, block_rows_for
 from ctbasis.storage import stores
 from ctbasis.storage.object_store import ObjectStore
+from ctbasis.storage.voxels import absent, is_absent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 COLS = COLUMN_CHUNK + 5
 
 
-def change(uri: str, key: str, edit: Callable[[bytes], bytes]) -> None:
-    """Change the content of a chunk in its place."""
+def modify(uri: str, key: str, edit: Callable[[bytes], bytes]) -> None:
+    """Modify the content of a stored chunk."""
     if stores.is_s3(uri):
         objects = ObjectStore(uri)
         objects.write(key, edit(objects.read(key) or b""))
@@ -35,7 +36,7 @@ def change(uri: str, key: str, edit: Callable[[bytes], bytes]) -> None:
         path.write_bytes(edit(path.read_bytes()))
 
 
-def written(uri: str, dtype: str = "int16") -> NDArray[Any]:
+def write_matrix(uri: str, dtype: str = "int16") -> NDArray[Any]:
     rng = np.random.default_rng(0)
     A = rng.integers(-1000, 2000, (300 * 200, COLS)).astype(dtype)
     writer = MatrixWriter.create(uri, image=(300, 200), cols=COLS, dtype=dtype)
@@ -52,8 +53,8 @@ def written(uri: str, dtype: str = "int16") -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float32"])
-def test_blocks_columns_and_headers_come_back_as_written(dtype: str, place: str) -> None:
-    A = written(f"{place}/m", dtype)
+def test_blocks_columns_and_headers_are_read_as_written(dtype: str, place: str) -> None:
+    A = write_matrix(f"{place}/m", dtype)
     matrix = MatrixStore.open(f"{place}/m")
     assert (matrix.rows, matrix.cols, matrix.dtype, matrix.image) == (60000, COLS, np.dtype(dtype), (300, 200))
     assert matrix.block_count > 1
@@ -63,8 +64,8 @@ def test_blocks_columns_and_headers_come_back_as_written(dtype: str, place: str)
     assert matrix.series[1].columns == slice(100, COLS)
 
 
-def test_what_was_set_aside_is_told_from_what_was_not(place: str) -> None:
-    written(f"{place}/m")
+def test_only_the_voxels_set_aside_have_values_in_aside(place: str) -> None:
+    write_matrix(f"{place}/m")
     aside = MatrixStore.open(f"{place}/m").read_aside(slice(0, 3))
     expected = np.zeros(aside.shape, bool)
     expected[5] = True
@@ -77,13 +78,13 @@ def test_an_unfinished_matrix_is_refused(place: str) -> None:
         MatrixStore.open(f"{place}/m")
 
 
-def test_no_matrix_at_all_is_said(place: str) -> None:
+def test_a_missing_matrix_is_reported(place: str) -> None:
     with pytest.raises(CtbasisError, match="no matrix at"):
         MatrixStore.open(f"{place}/nothing")
 
 
-def test_a_missing_chunk_is_an_error_and_never_zeros(place: str) -> None:
-    written(f"{place}/m")
+def test_a_missing_chunk_raises_an_error(place: str) -> None:
+    write_matrix(f"{place}/m")
     stores.delete(f"{place}/m/A/c/1")
     matrix = MatrixStore.open(f"{place}/m")
     matrix.read_block(0)
@@ -91,22 +92,22 @@ def test_a_missing_chunk_is_an_error_and_never_zeros(place: str) -> None:
         matrix.read_block(1)
 
 
-def test_a_flipped_bit_is_found_by_the_checksum(place: str) -> None:
-    written(f"{place}/m")
-    change(f"{place}/m", "A/c/1/0", lambda content: content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
+def test_the_checksum_detects_a_flipped_bit(place: str) -> None:
+    write_matrix(f"{place}/m")
+    modify(f"{place}/m", "A/c/1/0", lambda content: content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
     with pytest.raises(CtbasisError, match="does not decode"):
         MatrixStore.open(f"{place}/m").read_block(1)
 
 
-def test_a_truncated_chunk_is_found(place: str) -> None:
-    written(f"{place}/m")
-    change(f"{place}/m", "A/c/1/0", lambda content: content[:-1])
+def test_a_truncated_chunk_is_detected(place: str) -> None:
+    write_matrix(f"{place}/m")
+    modify(f"{place}/m", "A/c/1/0", lambda content: content[:-1])
     with pytest.raises(CtbasisError, match="does not decode"):
         MatrixStore.open(f"{place}/m").read_block(1)
 
 
-def test_nothing_of_a_larger_matrix_is_left_when_a_smaller_one_takes_its_place(place: str) -> None:
-    written(f"{place}/m")
+def test_replacing_a_matrix_by_a_smaller_one_leaves_no_old_chunks(place: str) -> None:
+    write_matrix(f"{place}/m")
     small = np.full((16, 3), 7, np.int16)
     writer = MatrixWriter.create(f"{place}/m", image=(4, 4), cols=3, dtype="int16")
     with pytest.raises(CtbasisError, match="is not complete"):
@@ -116,7 +117,7 @@ def test_nothing_of_a_larger_matrix_is_left_when_a_smaller_one_takes_its_place(p
     matrix = MatrixStore.open(f"{place}/m")
     np.testing.assert_array_equal(matrix.read_block(0), small)
     assert [matrix.header(column) for column in range(3)] == [b"a", b"", b"c"]
-    # Values of aside that are all absent take no chunk.
+    # A chunk of `aside` whose values are all absent is not stored.
     assert {key for key in stores.keys(f"{place}/m") if "/c/" in key} == {
         "A/c/0/0",
         "header_offsets/c/0",
@@ -125,7 +126,7 @@ def test_nothing_of_a_larger_matrix_is_left_when_a_smaller_one_takes_its_place(p
 
 
 def write_rows(uri: str, blocks: list[int]) -> None:
-    """Write row blocks of a matrix whose every value is its row's number."""
+    """Write row blocks of a matrix whose values are the row numbers."""
     writer = MatrixWriter(uri)
     for block in blocks:
         rows = slice(block * writer.block_rows, min((block + 1) * writer.block_rows, 200_000))
@@ -133,7 +134,7 @@ def write_rows(uri: str, blocks: list[int]) -> None:
         writer.write(rows, slice(0, 3), A, np.full_like(A, np.nan))
 
 
-def test_processes_forked_after_the_store_was_used_write_disjoint_blocks_at_once(place: str) -> None:
+def test_forked_processes_write_disjoint_blocks_concurrently(place: str) -> None:
     uri = f"{place}/m"
     writer = MatrixWriter.create(uri, image=(500, 400), cols=3, dtype="float32")
     blocks = range(-(-200_000 // writer.block_rows))
@@ -153,7 +154,7 @@ def test_processes_forked_after_the_store_was_used_write_disjoint_blocks_at_once
 
 @settings(max_examples=200)
 @given(st.integers(min_value=1, max_value=1_000_000))
-def test_a_block_stays_near_its_size_whatever_the_number_of_slices(n: int) -> None:
+def test_a_block_has_a_bounded_size_for_any_number_of_slices(n: int) -> None:
     rows = block_rows_for(n)
     assert 256 <= rows <= 65536
     assert rows * n <= BLOCK_ELEMENTS or rows == 256

@@ -10,7 +10,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from ctbasis.matrix import store
-from ctbasis.matrix.store import MatrixStore, MatrixWriter, Series
+from ctbasis.matrix.slice_store import Series
+from ctbasis.matrix.store import MatrixStore, MatrixWriter
 from ctbasis.storage.voxels import absent
 
 if TYPE_CHECKING:

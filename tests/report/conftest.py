@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pytest
 
-from ctbasis.matrix.store import MatrixStore, MatrixWriter, Series
+from ctbasis.matrix.slice_store import Series
+from ctbasis.matrix.store import MatrixStore, MatrixWriter
 from ctbasis.storage.voxels import absent
 from ctbasis.svd.factors import FactorStore, FactorWriter
 from ctbasis.svd.plan import plan_factorization

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctbasis.matrix.store import Series
+from ctbasis.matrix.slice_store import Series
 from ctbasis.report.figures import (
     WINDOWS,
     ShownRank,

@@ -12,7 +12,7 @@ from skimage.measure import label
 
 from ctbasis.dicom.instance import read_slices
 from ctbasis.dicom.series import arrange
-from ctbasis.dicom.unfit import SetAside
+from ctbasis.dicom.set_aside import SetAside
 from ctbasis.errors import CtbasisError
 from ctbasis.simulate.phantom import NODULES, PIXEL_PADDING, Phantom, chest, write_chest, write_series
 
@@ -117,8 +117,8 @@ def test_the_series_reads_back_as_one_ordered_series_without_an_oddity(tmp_path:
     slices = [entry[0] for entry in read if not isinstance(entry, SetAside)]
     assert len(slices) == 5
     (series,) = arrange(slices)
-    assert (series.spacing, series.gaps, series.oddities) == (2.5, (), ())
-    assert all(entry.oddities == () for entry in slices)
+    assert (series.spacing, series.gaps, series.tolerated) == (2.5, (), ())
+    assert all(entry.tolerated == () for entry in slices)
     assert [entry.file for entry in series.slices] == [path.name for path in files]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ctbasis.dicom.instance import read_slices
-from ctbasis.dicom.unfit import SetAside
+from ctbasis.dicom.set_aside import SetAside
 from ctbasis.sources.fetch import fetch
 from ctbasis.sources.fetch_index import INDEX
 from ctbasis.sources.zip_archive import MAX_RATIO

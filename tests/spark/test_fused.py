@@ -179,7 +179,7 @@ def test_frames_and_repeated_slices_are_columns_as_in_the_staged_mode(
     assert ours.cols == 24
     alike(ours, theirs)
     assert json.loads(json.dumps(found)) == qc
-    assert {entry["reason"] for entry in qc["set_aside"]} == {"at another slice's place, with its values"}
+    assert {entry["reason"] for entry in qc["set_aside"]} == {"same position and values as another slice"}
 
 
 def test_headers_are_de_identified_before_they_leave_the_process_that_read_them(

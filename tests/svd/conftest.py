@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ctbasis.matrix.store import COLUMN_CHUNK, MatrixStore, MatrixWriter, Series
+from ctbasis.matrix.slice_store import Series
+from ctbasis.matrix.store import COLUMN_CHUNK, MatrixStore, MatrixWriter
 from ctbasis.storage.voxels import absent
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctbasis.errors import CtbasisError
+from ctbasis import parsing
+from ctbasis.choices import RETAIN_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,57 +66,27 @@ class Option:
         return self.name.replace("-", "_")
 
 
-OPTIONS = {
-    option.name: option
-    for option in (
-        Option("uids", "113110", "UIDs as they are"),
-        Option("device-identity", "113109", "serial numbers and names of the scanner"),
-        Option("institution-identity", "113112", "name and address of the hospital"),
-        Option("patient-characteristics", "113108", "sex, age, size, weight"),
-        Option(
-            "full-dates",
-            "113106",
-            "dates and times as they are",
-        ),
-        Option(
-            "modified-dates",
-            "113107",
-            "dates, all of a patient moved by the same secret number of days",
-        ),
-        Option(
-            "clean-descriptors",
-            "113105",
-            "words of a radiological vocabulary in descriptions",
-        ),
-    )
+CODES = {
+    "uids": "113110",
+    "device-identity": "113109",
+    "institution-identity": "113112",
+    "patient-characteristics": "113108",
+    "full-dates": "113106",
+    "modified-dates": "113107",
+    "clean-descriptors": "113105",
 }
+"""Code of each option in CID 7050."""
+
+OPTIONS = {name: Option(name, CODES[name], kept) for name, kept in RETAIN_OPTIONS.items()}
 
 
 def parse_retain(text: str) -> tuple[Option, ...]:
     """Return the options named in `text`, comma-separated, in the order of `OPTIONS`.
 
     Raises:
-        CtbasisError: One is unknown, or two contradict each other.
+        CtbasisError: A name is unknown, or two options contradict each other.
     """
-    names = {name.strip() for name in text.split(",") if name.strip()}
-    unknown = sorted(names - OPTIONS.keys())
-    if unknown:
-        raise CtbasisError(
-            f"retain names {', '.join(map(repr, unknown))}", expected=f"some of {', '.join(OPTIONS)}, comma-separated"
-        )
-    if {"full-dates", "modified-dates"} <= names:
-        raise CtbasisError("retain names full-dates and modified-dates", expected="one of the two")
-    return tuple(option for name, option in OPTIONS.items() if name in names)
-
-
-def check(deidentify: bool, retain: str) -> None:
-    """Refuse options without what they are options of, and options that are none.
-
-    Raises:
-        CtbasisError: They are.
-    """
-    if parse_retain(retain) and not deidentify:
-        raise CtbasisError("retain is given, and deidentify is not", remedy="add --deidentify, or leave --retain out")
+    return tuple(OPTIONS[name] for name in parsing.parse_retain(text))
 
 
 @dataclass(frozen=True)

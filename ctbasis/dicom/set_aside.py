@@ -24,7 +24,7 @@ class SetAside:
     twin: str = ""
 
 
-class UnfitError(ValueError):
+class UnusableFileError(ValueError):
     """What makes a file unfit, while it is being read; the message holds nothing of a patient.
 
     Args:
