@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ctbasis.choices import AUTO, COMPRESSIONS, ENGINES, METHODS, MODES, RETAIN_OPTIONS, UNCOMPRESSED
 from ctbasis.errors import CtbasisError
 from ctbasis.parsing import parse_memory, parse_rank, parse_ranks, parse_retain, validate_store
-from ctbasis.plans import Group, Parameter, Plan, parameter
+from ctbasis.plans import Group, Parameter, ParameterPlan, parameter
 
 if TYPE_CHECKING:
     from ctbasis.parsing import Rule
@@ -34,7 +34,7 @@ LARGEST_STRIDE = 5
 
 
 @dataclass(frozen=True)
-class SourcePlan(Plan):
+class SourcePlan(ParameterPlan):
     """Input of the fetch step.
 
     Attributes:
@@ -54,7 +54,7 @@ class SourcePlan(Plan):
 
 
 @dataclass(frozen=True)
-class GlobalMode(Plan):
+class GlobalMode(ParameterPlan):
     """Parameters of global mode: the factorization of the matrix with one column a slice, A ~ U diag(s) V^T.
 
     Attributes:
@@ -116,7 +116,7 @@ class GlobalMode(Plan):
 
 
 @dataclass(frozen=True)
-class PatchMode(Plan):
+class PatchMode(ParameterPlan):
     """Parameters of patch mode: overlapping 3-D patches are whitened by the estimated noise and denoised on a basis.
 
     Attributes:
@@ -165,7 +165,7 @@ class PatchMode(Plan):
 
 
 @dataclass(frozen=True)
-class SvdPlan(Plan):
+class SvdPlan(ParameterPlan):
     """Parameters of the svd step: what is factored, by which engine, and the parameters of each mode.
 
     Attributes:
@@ -247,7 +247,7 @@ class SvdPlan(Plan):
 
 
 @dataclass(frozen=True)
-class StorePlan(Plan):
+class StorePlan(ParameterPlan):
     """Where the run's stores are.
 
     Attributes:
@@ -266,7 +266,7 @@ class StorePlan(Plan):
 
 
 @dataclass(frozen=True)
-class DeidentificationPlan(Plan):
+class DeidentificationPlan(ParameterPlan):
     """De-identification by PS3.15 Annex E, Basic Profile, in the fetch and matrix steps.
 
     Attributes:
@@ -301,7 +301,7 @@ class DeidentificationPlan(Plan):
 
 
 @dataclass(frozen=True)
-class OutputPlan(Plan):
+class OutputPlan(ParameterPlan):
     """Form of the DICOM series that the reconstruct step writes.
 
     Attributes:
@@ -317,7 +317,7 @@ class OutputPlan(Plan):
     )
 
 
-PLANS: tuple[type[Plan], ...] = (SourcePlan, SvdPlan, StorePlan, DeidentificationPlan, OutputPlan)
+PLANS: tuple[type[ParameterPlan], ...] = (SourcePlan, SvdPlan, StorePlan, DeidentificationPlan, OutputPlan)
 """The plans that together hold every parameter once."""
 
 PARAMETERS: tuple[Parameter[Any], ...] = tuple(chain.from_iterable(plan.parameters() for plan in PLANS))

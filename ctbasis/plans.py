@@ -3,11 +3,11 @@
 A plan is a frozen dataclass whose fields are declared by `parameter()`:
 
     @dataclass(frozen=True)
-    class PatchMode(Plan):
+    class PatchMode(ParameterPlan):
         tau: float = parameter(3.0, "Threshold in standard deviations of noise.", group=Group.PATCH_MODE, least=0)
 
-The declaration is the only one: `Plan.parameters()` gives the command line and the documentation the name, type,
-default, bounds and help text of each field. A plan is validated when it is constructed, so an invalid one does not
+The declaration is the only one: `ParameterPlan.parameters()` gives the command line and the documentation the name,
+type, default, bounds and help text of each field. A plan is validated when it is constructed, so an invalid one does not
 exist. It crosses from one process to another as one JSON value (`to_json`, `from_json`). A plan may contain other
 plans; their parameters count as its own.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -89,10 +89,12 @@ class Parameter(Generic[T]):
         Raises:
             CtbasisError: `value` has another type, is out of bounds, or is no choice.
         """
-        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if type(value) is not self.type or not self._in_bounds(value):
+        accepted = (float, int) if self.type is float else self.type
+        # bool is a subclass of int.
+        mistaken = isinstance(value, bool) and self.type is not bool
+        if mistaken or not isinstance(value, accepted) or not self._in_bounds(value):
             raise CtbasisError(f"{self.name} is {value!r}", expected=self.expected or self._bounds())
+        value = self.type(value)
         if self.choices and value not in self.choices:
             raise CtbasisError(f"{self.name} is {value!r}", expected=f"one of {', '.join(self.choices)}")
         if self.parse is not None:
@@ -114,7 +116,7 @@ class Parameter(Generic[T]):
 
 
 def parameter(default: T, help: str, *, group: Group, **details: Any) -> T:  # noqa: A002 - argparse's and click's word
-    """Declare a parameter as a field of a `Plan`.
+    """Declare a parameter as a field of a `ParameterPlan`.
 
     Args:
         default: Value if the user gives none; its type is the parameter's.
@@ -127,7 +129,7 @@ def parameter(default: T, help: str, *, group: Group, **details: Any) -> T:  # n
 
 
 @dataclass(frozen=True)
-class Plan:
+class ParameterPlan:
     """Base of the plans: parameters that are validated together and travel together as one JSON value.
 
     Raises:
@@ -145,7 +147,10 @@ class Plan:
         declarations: list[Parameter[Any]] = []
         for one in fields(cls):
             contained = _contained_plan(one)
-            declarations += contained.parameters() if contained else [_declaration(one)]
+            if contained:
+                declarations += contained.parameters()
+            elif DECLARATION in one.metadata:
+                declarations.append(_declaration(one))
         return tuple(declarations)
 
     @classmethod
@@ -199,7 +204,10 @@ class Plan:
         values: dict[str, Any] = {}
         for one in fields(self):
             value = getattr(self, one.name)
-            values |= value.values() if isinstance(value, Plan) else {one.name: value}
+            if isinstance(value, ParameterPlan):
+                values |= value.values()
+            elif DECLARATION in one.metadata:
+                values[one.name] = value
         return values
 
     def replaced(self, **values: Any) -> Self:
@@ -211,56 +219,49 @@ class Plan:
         return type(self).of(**{**self.values(), **values})
 
     def to_json(self) -> str:
-        """Return the plan as one JSON object; contained plans are objects in it."""
-        return json.dumps(asdict(self))
+        """Return the values of all parameters as one flat JSON object.
+
+        It is flat because YARN, Argo and KFP each give a meaning to two adjacent braces.
+        """
+        return json.dumps(self.values())
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read the plan that `to_json` wrote.
 
         Raises:
-            CtbasisError: `text` is no JSON object, a field is missing or unknown, or a value is invalid.
+            CtbasisError: `text` is no JSON object, a parameter is missing or unknown, or a value is invalid.
         """
         try:
-            document = json.loads(text)
+            values = json.loads(text)
         except json.JSONDecodeError as error:
-            raise CtbasisError(f"{cls.__name__} is no JSON ({error})", expected="what its to_json writes") from error
-        return cls._from_document(document, "")
-
-    @classmethod
-    def _from_document(cls, document: object, path: str) -> Self:
-        where = f"{cls.__name__}{path}"
-        if not isinstance(document, dict):
-            raise CtbasisError(f"{where} is {document!r}", expected="a JSON object")
-        known = {one.name: one for one in fields(cls)}
-        for problem, names in (
-            ("lacks", [name for name in known if name not in document]),
-            ("has the unknown field", [name for name in document if name not in known]),
+            raise CtbasisError(f"{cls.__name__} is no JSON ({error})", expected="what to_json writes") from error
+        if not isinstance(values, dict):
+            raise CtbasisError(f"{cls.__name__} is {values!r}", expected="a JSON object")
+        names = cls.names()
+        for problem, wrong in (
+            ("lacks", [name for name in names if name not in values]),
+            ("has the unknown parameter", [name for name in values if name not in names]),
         ):
-            if names:
+            if wrong:
                 raise CtbasisError(
-                    f"{where} {problem} {', '.join(names)}",
-                    expected=f"the fields {', '.join(known)}",
+                    f"{cls.__name__} {problem} {', '.join(wrong)}",
+                    expected=f"the parameters {', '.join(names)}",
                     cause="the process that wrote the plan runs another version of ctbasis",
                     remedy="use images of one version for all steps",
                 )
-        return cls(**{name: _decoded(one, document[name]) for name, one in known.items()})
+        return cls.of(**values)
 
     @classmethod
     def _own_parameters(cls) -> tuple[Parameter[Any], ...]:
-        return tuple(_declaration(one) for one in fields(cls) if not _contained_plan(one))
+        return tuple(_declaration(one) for one in fields(cls) if DECLARATION in one.metadata)
 
 
-def _contained_plan(one: Field[Any]) -> type[Plan] | None:
+def _contained_plan(one: Field[Any]) -> type[ParameterPlan] | None:
     """Return the class of the plan that a field contains, None if the field is a parameter."""
     made_by: object = one.default_factory
-    return made_by if isinstance(made_by, type) and issubclass(made_by, Plan) else None
+    return made_by if isinstance(made_by, type) and issubclass(made_by, ParameterPlan) else None
 
 
 def _declaration(one: Field[Any]) -> Parameter[Any]:
     return Parameter(name=one.name, **one.metadata[DECLARATION])
-
-
-def _decoded(one: Field[Any], value: object) -> object:
-    contained = _contained_plan(one)
-    return contained._from_document(value, f" in {one.name}") if contained else value  # noqa: SLF001 - same class

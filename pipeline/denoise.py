@@ -111,6 +111,7 @@ def denoise(
     compress: str = OutputPlan.compress,
 ) -> None:
     """Denoise a chest CT series."""
+    arguments = dict(locals())
     workspace, run = dsl.WORKSPACE_PATH_PLACEHOLDER, dsl.PIPELINE_JOB_ID_PLACEHOLDER
     with dsl.ExitHandler(with_s3(sized(cleanup(workspace=workspace, store=store, run=run)))):
         files = with_s3(
@@ -138,21 +139,8 @@ def denoise(
                 matrix=A.outputs["matrix"],
                 workspace=workspace,
                 store=store,
-                mode=mode,
-                rank=rank,
-                ranks=ranks,
-                oversample=oversample,
-                power_iters=power_iters,
-                engine=engine,
-                seed=seed,
-                method=method,
-                memory=memory,
-                cluster=cluster,
                 stored_basis=basis,
-                tau=tau,
-                wiener=wiener,
-                stride=stride,
-                target_noise=target_noise,
+                **{name: arguments[name] for name in SvdPlan.names() if name != "basis"},
                 run=run,
             ),
             # Of the Spark application's pods, not of the one that starts them.

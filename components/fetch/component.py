@@ -1,4 +1,4 @@
-"""KFP shell of the fetch step."""
+"""KFP component of the fetch step; the program is ctbasis/steps/fetch.py."""
 
 from typing import NamedTuple
 
@@ -11,26 +11,24 @@ from ctbasis.kubeflow.images import STEPS
 def fetch(source: str, truth: str, deidentify: bool, workspace: str) -> NamedTuple(
     "Fetched", [("folder", str), ("truth_folder", str)]
 ):
-    """Bring the source's objects to the workspace.
+    """Copy the files of the source into the run's workspace.
 
     Args:
         source: s3://bucket/prefix or a folder.
         truth: The same for a clean copy of the series, empty if there is none.
-        deidentify: Whether the names of files and objects are to be forgotten.
+        deidentify: Whether file names, which may contain a patient's name, are replaced by numbers.
         workspace: Root of the run's workspace.
 
     Returns:
-        folder: Where the source's files are.
-        truth_folder: Where the clean copy's are, empty if there is none.
+        folder: Folder with the source's files.
+        truth_folder: Folder with the clean copy's files, empty if there is none.
     """
     from pathlib import Path
 
     from ctbasis.errors import exit_on_error
-    from ctbasis.sources.fetch import fetch
+    from ctbasis.parameters import SourcePlan
+    from ctbasis.steps.fetch import run_step
 
-    folder, truth_folder = Path(workspace) / "source", Path(workspace) / "truth"
     with exit_on_error():
-        fetch(source, folder, opaque=deidentify)
-        if truth:
-            fetch(truth, truth_folder, opaque=deidentify)
-    return str(folder), str(truth_folder) if truth else ""
+        fetched = run_step(SourcePlan(source, truth), Path(workspace), deidentify=deidentify)
+    return fetched.folder, fetched.truth_folder

@@ -1,4 +1,4 @@
-"""KFP shell of the matrix step."""
+"""KFP component of the matrix step; the program is ctbasis/steps/matrix.py."""
 
 from typing import NamedTuple
 
@@ -21,34 +21,33 @@ def matrix(
     """Read the DICOM series into the matrix A, voxels x slices in HU, as a chunked store.
 
     Args:
-        folder: DICOM files of the source.
-        truth_folder: DICOM files of the clean copy, empty if there is none.
-        deidentify: Whether headers are to be de-identified before they are stored.
-        retain: Options of the profile, comma-separated.
+        folder: Folder with the DICOM files of the source.
+        truth_folder: Folder with the DICOM files of the clean copy, empty if there is none.
+        deidentify: Whether headers are de-identified before they are stored.
+        retain: Options of the de-identification profile, comma-separated.
         workspace: Root of the run's workspace.
         store: s3://bucket/prefix for matrix and factors, empty for the workspace.
-        run: The run's id, its folder below the store.
-        qc: qc.json: what was read, set aside and tolerated, slice by slice.
+        run: Id of the run, the name of its folder below the store.
+        qc: qc.json, a list of what was read, set aside and tolerated, slice by slice.
 
     Returns:
-        matrix: URI of the store.
-        truth_matrix: URI of the clean copy's store, empty if there is none.
+        matrix: URI of the matrix store.
+        truth_matrix: URI of the clean copy's matrix store, empty if there is none.
     """
     from pathlib import Path
 
-    from ctbasis.dicom.deidentify.deidentification import Deidentification
     from ctbasis.errors import exit_on_error
-    from ctbasis.matrix.ingest import ingest
-    from ctbasis.storage.stores import run_folder
+    from ctbasis.parameters import DeidentificationPlan
+    from ctbasis.steps.matrix import run_step
 
-    place = run_folder(workspace, store, run)
-    uri, truth_uri = f"{place}/matrix.zarr", f"{place}/truth.zarr"
     with exit_on_error():
-        # One for both series: their UIDs shall go on naming the same things.
-        identity = Deidentification.of(retain) if deidentify else None
-        print(f"matrix: {identity or 'not de-identified: outputs name the patient as the source does'}")
-        ingest(Path(folder), uri, Path(qc.path), deidentification=identity)
-        if truth_folder:
-            ingest(Path(truth_folder), truth_uri, Path(f"{qc.path}.truth"), deidentification=identity)
-            Path(f"{qc.path}.truth").unlink()
-    return uri, truth_uri if truth_folder else ""
+        done = run_step(
+            Path(folder),
+            Path(truth_folder) if truth_folder else None,
+            DeidentificationPlan(deidentify, retain),
+            Path(qc.path),
+            workspace=workspace,
+            store=store,
+            run=run,
+        )
+    return done.matrix, done.truth_matrix

@@ -1,4 +1,4 @@
-"""KFP shell of the reconstruct step."""
+"""KFP component of the reconstruct step; the program is ctbasis/steps/reconstruct.py."""
 
 from kfp import dsl
 
@@ -15,26 +15,30 @@ def reconstruct(
     basis_images: dsl.Output[dsl.Artifact],
     noise: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Write the denoised series as DICOM, with the basis images in global mode, with maps of the noise in patch mode.
+    """Write the denoised series as DICOM, with basis images in global mode or maps of the noise in patch mode.
 
     Args:
         basis: Basis vectors, weights and singular values.
         denoised_matrix: URI of the denoised matrix of patch mode, empty in global mode.
-        rank: k.
+        rank: Rank k of the denoised series in global mode.
         compress: Lossless compression of the pixels, or none.
         denoised: The derived DICOM series.
-        basis_images: Global mode: the first k basis images as a DICOM series of their own.
-        noise: Patch mode: sigma of every slice as a DICOM series of its own.
+        basis_images: Global mode: the first k basis images as a DICOM series.
+        noise: Patch mode: the standard deviation of the noise, slice by slice, as a DICOM series.
     """
     from pathlib import Path
 
     from ctbasis.errors import exit_on_error
-    from ctbasis.steps.reconstruct import reconstruct, reconstruct_patches
+    from ctbasis.parameters import OutputPlan
+    from ctbasis.steps.reconstruct import run_step
 
     with exit_on_error():
-        if denoised_matrix:
-            reconstruct_patches(denoised_matrix, Path(denoised.path), compression=compress, noise=Path(noise.path))
-            return
-        reconstruct(
-            basis.path, Path(denoised.path), rank=rank, compression=compress, basis_images=Path(basis_images.path)
+        run_step(
+            basis.path,
+            denoised_matrix,
+            Path(denoised.path),
+            OutputPlan(compress),
+            rank=rank,
+            basis_images=Path(basis_images.path),
+            noise=Path(noise.path),
         )

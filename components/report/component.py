@@ -1,4 +1,4 @@
-"""KFP shell of the report step."""
+"""KFP component of the report step; the program is ctbasis/steps/report.py."""
 
 from kfp import dsl
 
@@ -19,45 +19,37 @@ def report(
     summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Make the pictures, the numbers and the page.
+    """Write the figures, the metrics and the report page.
 
     Args:
         matrix: URI of the matrix store.
-        truth_matrix: URI of the clean copy's store, empty if there is none.
+        truth_matrix: URI of the clean copy's matrix store, empty if there is none.
         basis: Basis vectors, weights and singular values.
         denoised_matrix: URI of the denoised matrix of patch mode, empty in global mode.
         qc: qc.json of the matrix step.
-        rank: k of the denoised series.
-        ranks: Ranks of Figure 1.
+        rank: Rank k of the denoised series in global mode.
+        ranks: Ranks shown in Figure 1, comma-separated.
         figure1: Figure 1 as PNG.
-        page: report.html.
-        summary: The same in short.
-        metrics: metrics.json, its scalars also as KFP metrics.
+        page: report.html, the full report on one page.
+        summary: report.md, a short form of the report.
+        metrics: metrics.json; its scalars are also KFP metrics.
     """
-    import shutil
-    import tempfile
     from pathlib import Path
 
     from ctbasis.errors import exit_on_error
-    from ctbasis.report.patch_report import write_patch_report
-    from ctbasis.report.global_report import write_report
-    from ctbasis.svd.rank import parse_ranks
+    from ctbasis.steps.report import run_step
 
-    with exit_on_error(), tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "report"
-        read, truth = Path(qc.path), truth_matrix or None
-        if denoised_matrix:
-            scalars = write_patch_report(matrix, denoised_matrix, basis.path, qc=read, out=out, truth_uri=truth)
-        else:
-            scalars = write_report(
-                matrix, basis.path, rank=rank, ranks=parse_ranks(ranks), qc=read, out=out, truth_uri=truth
-            )
-        for name, artifact in {
-            "figure1.png": figure1,
-            "report.html": page,
-            "report.md": summary,
-            "metrics.json": metrics,
-        }.items():
-            shutil.copyfile(out / name, artifact.path)
+    files = {"figure1.png": figure1, "report.html": page, "report.md": summary, "metrics.json": metrics}
+    with exit_on_error():
+        scalars = run_step(
+            matrix,
+            basis.path,
+            denoised_matrix,
+            {name: Path(artifact.path) for name, artifact in files.items()},
+            truth_uri=truth_matrix,
+            qc=Path(qc.path),
+            rank=rank,
+            ranks=ranks,
+        )
     for name, value in scalars.items():
         metrics.log_metric(name, value)

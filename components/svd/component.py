@@ -1,4 +1,8 @@
-"""KFP shell of the svd step."""
+"""KFP component of the svd step; the program is ctbasis/steps/svd.py.
+
+It has one typed input for each parameter of `SvdPlan`: kfp.local does not resolve placeholders inside a dictionary, and
+KFP's launcher inserts text into JSON without escaping it, so a pipeline cannot pass a plan as one value.
+"""
 
 from typing import NamedTuple
 
@@ -47,92 +51,55 @@ def svd(
     task_config: dsl.TaskConfig,
     basis: dsl.Output[dsl.Model],
 ) -> NamedTuple("Factored", [("rank", int), ("denoised_matrix", str)]):
-    """Factor the matrix, or denoise it by its patches; on Spark engines through a SparkApplication.
+    """Factor the matrix, or denoise it in patch mode; Spark engines run in a SparkApplication.
 
     Args:
         matrix: URI of the matrix store.
-        workspace: Root of the run's workspace, which the executors share where the stores are in it.
+        workspace: Root of the run's workspace, which the executors share if the stores are in it.
         store: s3://bucket/prefix for matrix and factors, empty for the workspace.
-        mode: What is factored. global: the matrix, a column a slice; patch: the matrix of its patches.
-        rank: k of the denoised series, or auto and a rule.
-        ranks: Further ranks that pictures are made of.
-        oversample: p.
-        power_iters: q.
+        mode: What is factored. global: the matrix with one column a slice; patch: the matrix of its 3-D patches.
+        rank: Global mode: rank k of the denoised series, or auto and a rule.
+        ranks: Global mode: further ranks that are shown in Figure 1.
+        oversample: Global mode: oversampling p.
+        power_iters: Global mode: power iterations q.
         engine: mahout, spark, dask, ray, numpy, or auto.
-        seed: Of the random projection, -1 to draw one.
-        method: exact, randomized, single-pass, or auto.
-        memory: That the engine numpy may take, such as 3GiB, or auto.
-        cluster: Address of the engine's own cluster, empty for the operator's or this pod.
-        stored_basis: URI of a basis to apply, empty to make one of this matrix.
-        tau: patch: standard deviations of noise below which a weight is dropped.
-        wiener: patch: whether a second stage is done.
-        stride: patch: voxels between patches within the slice.
-        target_noise: patch: HU in soft tissue, of the scan that the series is made to look like.
-        run: The run's id; the SparkApplication is named after it, and its folder below the store.
-        task_config: What Kubeflow decided for this pod; filled in by Kubeflow.
-        basis: Basis vectors, weights and singular values; or the patch bases.
+        seed: Seed of the random numbers, -1 to draw one.
+        method: Global mode: exact, randomized, single-pass, or auto.
+        memory: Memory that the engine numpy may take, such as 3GiB, or auto.
+        cluster: Address of the engine's own cluster, empty for the Spark operator or this pod.
+        stored_basis: URI of a stored basis to apply, empty to compute one from this matrix.
+        tau: Patch mode: hard threshold in standard deviations of noise.
+        wiener: Patch mode: whether the second, Wiener stage runs.
+        stride: Patch mode: voxels between neighbouring patches within a slice.
+        target_noise: Patch mode: noise in HU, in soft tissue, of the scan that the denoised series shall look like.
+        run: Id of the run, the name of the SparkApplication and of the run's folder below the store.
+        task_config: Volumes, environment and placement of this pod; filled in by Kubeflow.
+        basis: Basis vectors, weights and singular values; in patch mode the bases of the patches.
 
     Returns:
-        rank: Of the denoised series as run; 0 in patch mode.
+        rank: Rank of the denoised series as run; 0 in patch mode.
         denoised_matrix: URI of the denoised matrix, empty in global mode.
     """
+    # Before any other name is bound: the plan takes its parameters from the arguments.
+    arguments = {**locals(), "basis": stored_basis}
+
     from pathlib import Path
 
     from ctbasis.errors import exit_on_error
-    from ctbasis.steps.patch import denoise
-    from ctbasis.steps.svd import factorize, publish
-    from ctbasis.svd.memory import parse_memory
+    from ctbasis.parameters import SvdPlan
     from ctbasis.spark.placement import Placement
-    from ctbasis.svd.rank import parse_rank, parse_ranks
-    from ctbasis.storage.stores import run_folder
+    from ctbasis.steps.svd import run_step
 
-    decided = {name: value for name, value in vars(task_config).items() if value}
-    placement = Placement(**decided)
-    if store:
-        # The executors read and write S3 alone, and may run where the workspace cannot be mounted.
-        placement = placement.without(workspace)
-    factors = f"{run_folder(workspace, store, run)}/factors.zarr"
-    if mode == "patch":
-        with exit_on_error():
-            denoised = denoise(
-                matrix,
-                f"{run_folder(workspace, store, run)}/denoised.zarr",
-                factors,
-                tau=tau,
-                wiener=wiener,
-                stride=stride,
-                target_noise=target_noise,
-                basis=stored_basis,
-                engine=engine,
-                seed=None if seed < 0 else seed,
-                memory=parse_memory(memory),
-                cluster=cluster,
-                run=run,
-                placement=placement,
-            )
-            publish(factors, Path(basis.path))
-        basis.metadata.update({"mode": mode, "engine": denoised.plan.engine, "note": denoised.plan.summary})
-        return 0, denoised.uri
+    placement = Placement(**{name: value for name, value in vars(task_config).items() if value})
     with exit_on_error():
-        outcome = factorize(
+        done = run_step(
             matrix,
-            factors,
-            mode=mode,
-            basis=stored_basis,
-            rank=parse_rank(rank),
-            ranks=parse_ranks(ranks),
-            oversample=oversample,
-            power_iters=power_iters,
-            engine=engine,
-            seed=None if seed < 0 else seed,
-            method=method,
-            memory=parse_memory(memory),
-            cluster=cluster,
+            SvdPlan.from_arguments(arguments),
+            Path(basis.path),
+            workspace=workspace,
+            store=store,
             run=run,
             placement=placement,
         )
-        for clamp in outcome.plan.clamps:
-            print(f"svd: {clamp}")
-        publish(factors, Path(basis.path))
-    basis.metadata.update({"rank": outcome.plan.rank, "engine": outcome.plan.engine, "note": outcome.plan.note})
-    return outcome.rank, ""
+    basis.metadata.update(done.metadata)
+    return done.rank, done.denoised_matrix

@@ -8,7 +8,18 @@ import click
 import cloup
 
 from ctbasis.cli.options import PATH, absolute, grouped, own_option, parameter_option, verb
-from ctbasis.parameters import CLUSTER, COMPRESS, DEIDENTIFY, METHOD, OVERSAMPLE, POWER_ITERS, RETAIN, SEED, check
+from ctbasis.parameters import (
+    CLUSTER,
+    COMPRESS,
+    DEIDENTIFY,
+    METHOD,
+    OVERSAMPLE,
+    POWER_ITERS,
+    RETAIN,
+    SEED,
+    DeidentificationPlan,
+    SvdPlan,
+)
 from ctbasis.plans import Group
 
 if TYPE_CHECKING:
@@ -52,9 +63,10 @@ def factor(source: str, out: str, rank: int, qc: Path | None, **parameters: Any)
     """
     from ctbasis.steps.svd import factorize_source
 
-    check({"rank": str(rank), **parameters})
-    qc_file = absolute(str(qc)) if qc else None
-    factorize_source(absolute(source), absolute(out), rank=rank, qc=qc_file, **parameters)
+    identity = DeidentificationPlan.of(**{name: parameters.pop(name) for name in DeidentificationPlan.names()})
+    plan = SvdPlan.of(rank=str(rank), ranks=str(rank), **parameters)
+    qc_file = absolute(str(qc)) if qc else ""
+    factorize_source(absolute(source), absolute(out), plan, deidentification=identity, qc=qc_file)
     click.echo(f"{out}: rank {rank}; next: ctbasis reconstruct {out} --rank {rank} --out DIR")
 
 

@@ -1,4 +1,4 @@
-"""Lossless compression of what is written: transfer syntaxes whose encoder pydicom knows and somebody maintains."""
+"""Lossless compression of the written images, by encoders of pydicom that are maintained."""
 
 from __future__ import annotations
 
@@ -19,35 +19,44 @@ SYNTAXES = {
     "jpeg-ls": (JPEGLSLossless, "pyjpegls"),
     "jpeg2000": (JPEG2000Lossless, "pylibjpeg"),
 }
-"""Transfer syntax and pydicom's plugin by name. HTJ2K is read and not written: no maintained encoder is to be had."""
+"""Transfer syntax and pydicom plugin by name. HTJ2K is read but not written: there is no maintained encoder."""
 
-SMALLEST_JPEG2000 = 32
-"""Rows and columns from which OpenJPEG's five decompositions work; below, it fails and leaves its memory damaged."""
-
-
-_ONE_AT_A_TIME = Lock()
-"""pylibjpeg-openjpeg 2.6 writes through Python, which lets another thread in, and two encoders at once crash."""
+MIN_JPEG2000_SIZE = 32
+"""Smallest Rows and Columns for five decomposition levels; OpenJPEG fails below and corrupts its memory."""
 
 
-def check(name: str, image: tuple[int, int]) -> None:
-    """Refuse a compression that is not in `COMPRESSIONS`, or that cannot be had for images of (Rows, Columns) `image`.
+_ENCODER_LOCK = Lock()
+"""pylibjpeg-openjpeg 2.6 crashes if two encoders run concurrently, as it calls back into Python, which may switch threads."""
+
+
+def check_compression(name: str, image: tuple[int, int]) -> None:
+    """Check that a compression exists and supports images of the given size.
+
+    Args:
+        name: One of `COMPRESSIONS`.
+        image: Rows and Columns.
 
     Raises:
-        CtbasisError: It cannot.
+        CtbasisError: The name is unknown, or the images are too small.
     """
     if name not in COMPRESSIONS:
-        raise CtbasisError(f"compress is {name!r}", expected=f"one of {', '.join(COMPRESSIONS)}")
-    if name == "jpeg2000" and min(image) < SMALLEST_JPEG2000:
+        raise CtbasisError(
+            f"the parameter compress is {name!r}",
+            expected=f"one of {', '.join(COMPRESSIONS)}",
+            remedy="correct the parameter compress",
+        )
+    if name == "jpeg2000" and min(image) < MIN_JPEG2000_SIZE:
         raise CtbasisError(
             f"images of {image[0]} x {image[1]} are too small for jpeg2000",
-            expected=f"{SMALLEST_JPEG2000} rows and columns at least",
+            expected=f"at least {MIN_JPEG2000_SIZE} Rows and Columns",
+            cause="the encoder OpenJPEG fails for smaller images",
             remedy="choose jpeg-ls or rle",
         )
 
 
 def compress(dataset: Dataset, name: str) -> None:
-    """Encode the pixels of `dataset`, Explicit VR Little Endian, in place; nothing else of it changes."""
+    """Encode PixelData of `dataset`, which is Explicit VR Little Endian, in place; SOPInstanceUID is kept."""
     if name != UNCOMPRESSED:
         syntax, plugin = SYNTAXES[name]
-        with _ONE_AT_A_TIME if name == "jpeg2000" else nullcontext():
+        with _ENCODER_LOCK if name == "jpeg2000" else nullcontext():
             dataset.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)

@@ -1,56 +1,42 @@
-"""The parameters of patch mode: what the user may turn, checked before anything is read."""
+"""The plan of patch mode as it was run: the parameters that the user gave, and what the run chose for the rest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-from ctbasis.errors import CtbasisError
+from ctbasis.parameters import PatchMode
 
-TAU = 3.0
-"""Standard deviations of noise below which a weight is dropped."""
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-TARGET_NOISE = 8.0
-"""HU in soft tissue: the least that chest scans of standard dose commonly have in slices of 3 to 5 mm."""
+TAU = PatchMode.tau
+TARGET_NOISE = PatchMode.target_noise
 
 CLASSES = 128
-"""Of the patches of every texture of the noise, at most. Half as many leave 1 to 2 % more error in the body; twice as
-many need a long series to be learned from, and take longer."""
-
-LARGEST_TAU = 20.0
-"""Beyond, nothing but the mean of every class is left, and surely a mistake was made."""
-
-LARGEST_TARGET = 1000.0
-"""HU. Nobody wants more noise than soft tissue differs from air by."""
-
-LARGEST_STRIDE = 5
-"""Edge of a patch: beyond, voxels would be in none."""
+"""Largest number of classes of patches for every noise texture. Half as many leave 1 to 2 % more error in the body;
+twice as many need a long series to learn from, and take longer."""
 
 
-@dataclass(frozen=True)
-class PatchPlan:
-    """What was asked of patch mode, and what came of it.
+@dataclass(frozen=True, kw_only=True)
+class PatchPlan(PatchMode):
+    """The parameters of patch mode with what was chosen while it ran; the form in which stores keep it.
 
     Attributes:
-        engine: Which engine ran it.
-        tau: Hard threshold, standard deviations of noise.
-        wiener: Whether the second stage was done.
-        stride: Voxels between patches within the slice.
-        target_noise: HU in soft tissue, of the scan that the series is made to look like.
-        basis: URI of the basis that was given, empty where it was learned.
-        classes: Of the patches of every texture of the noise, at most.
-        seed: Of the draw of patches.
-        patches: By basis used: edges of a patch.
-        bases: By series: which basis it was denoised with, from 1 on.
-        factored_by: What made the bases, in words.
-        notes: What is to be said to the user.
+        engine: Engine that ran it.
+        basis: URI of the stored basis; empty if the basis was learned from the series.
+        classes: Largest number of classes of patches for every noise texture.
+        seed: Seed of the sample of patches.
+        patches: For each basis that was used, the edges of its patch in voxels.
+        bases: For each series, the number of the basis it was denoised with, from 1.
+        factored_by: Description of what factored the patches.
+        notes: Messages for the user.
+
+    Raises:
+        CtbasisError: On construction, if a parameter is out of bounds.
     """
 
     engine: str
-    tau: float
-    wiener: bool
-    stride: int
-    target_noise: float = TARGET_NOISE
     basis: str = ""
     classes: int = CLASSES
     seed: int = 0
@@ -60,13 +46,13 @@ class PatchPlan:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, attributes: dict[str, Any]) -> PatchPlan:
-        """Return the plan that `vars` made of one."""
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> Self:
+        """Return the plan that a store keeps as `attributes`, which `vars(plan)` made."""
         return cls(**attributes)
 
     @property
     def summary(self) -> str:
-        """What was done, for DerivationDescription."""
+        """One sentence on what was done, for DerivationDescription."""
         stage = " and a Wiener second stage" if self.wiener else ""
         learned = "a stored basis" if self.basis else "a basis learned on the series"
         return (
@@ -74,44 +60,3 @@ class PatchPlan:
             f"estimated noise, on {learned}, weights below {self.tau:g} standard deviations of noise dropped{stage}, "
             f"target noise {self.target_noise:g} HU, stride {self.stride}, engine {self.engine}"
         )
-
-
-def parse_tau(text: str) -> float:
-    """Read the threshold as the user writes it.
-
-    Raises:
-        CtbasisError: It is no number, negative or absurd.
-    """
-    expected = f"a number from 0 (nothing is removed) to {LARGEST_TAU:g}, such as {TAU:g}"
-    return _number("tau", text, LARGEST_TAU, expected)
-
-
-def parse_target_noise(text: str) -> float:
-    """Read the noise of the scan that the series is made to look like as the user writes it.
-
-    Raises:
-        CtbasisError: It is no number, negative or absurd.
-    """
-    expected = f"HU from 0 (all noise that is found is removed) to {LARGEST_TARGET:g}, such as {TARGET_NOISE:g}"
-    return _number("target_noise", text, LARGEST_TARGET, expected)
-
-
-def _number(name: str, text: str, most: float, expected: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value <= most:
-        raise CtbasisError(f"{name} is {text.strip()!r}", expected=expected)
-    return value
-
-
-def check_stride(stride: int) -> int:
-    """Refuse a stride that leaves voxels out.
-
-    Raises:
-        CtbasisError: It does.
-    """
-    if not 1 <= stride <= LARGEST_STRIDE:
-        raise CtbasisError(f"stride is {stride}", expected=f"a whole number from 1 to {LARGEST_STRIDE}")
-    return stride

@@ -45,9 +45,9 @@ from ctbasis.sources.fetch import download_with_retries, list_objects
 from ctbasis.sources.schemes import open_source
 from ctbasis.sources.zip_archive import ZIP_SUFFIX
 from ctbasis.storage.voxels import absent
-from ctbasis.svd.engines.spark import Executors, refusal_of_task, tasks_for
+from ctbasis.svd.engines.spark import SparkWorkers, error_of_task, task_count
 from ctbasis.svd.factors import FactorWriter
-from ctbasis.svd.method import factorize_by
+from ctbasis.svd.method import factorize_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -160,7 +160,7 @@ class Fused:
         factors = FactorWriter.create(factors_uri, matrix, rank=plan.rank, dtype=dtype)
         factors.create_aside(matrix.cols, column_chunk_for(matrix.cols, matrix.rows), matrix.dtype)
         self._assemble(factors_uri)
-        spectrum = factorize_by(Executors(self._spark, matrix, self), factors, plan)
+        spectrum = factorize_with(SparkWorkers(self._spark, matrix, self), factors, plan)
         return factors, spectrum
 
     def blocks(self, *, reads: bool) -> RDD[Any]:
@@ -264,7 +264,7 @@ class Fused:
         from pyspark import StorageLevel
 
         matrix = self.matrix
-        partitions = tasks_for(matrix.block_count, self._spark.defaultParallelism)
+        partitions = task_count(matrix.block_count, self._spark.defaultParallelism)
         place = partial(assemble, factors_uri, matrix.rows, matrix.cols, matrix.block_rows, str(matrix.dtype))
         self._spark.setJobDescription("fused: transpose")
         self._blocks = (
@@ -287,7 +287,7 @@ class Fused:
         try:
             return list(results.collect())
         except Py4JJavaError as error:
-            raise refusal_of_task(error) or error from error
+            raise error_of_task(error) or error from error
 
 
 def files(uri: str, *, opaque: bool) -> list[RemoteObject]:

@@ -1,4 +1,4 @@
-"""Remove a run's intermediate files and stores; what it produced is in its artifacts by then."""
+"""The cleanup step: remove a run's intermediate files and stores. Its results are in its artifacts by then."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 INTERMEDIATE = ("source", "truth", "matrix.zarr", "truth.zarr", "factors.zarr", "denoised.zarr", "denoised.zarr.rows")
 
 
-def cleanup(workspace: Path, store: str = "", run: str = "", *, succeeded: bool = True) -> None:
-    """Remove what the steps left in `workspace` and below `store`; what is not there is passed over.
+def run_step(workspace: Path, store: str = "", run: str = "", *, succeeded: bool = True) -> None:
+    """Remove the intermediate files in `workspace` and the run's stores below `store`, those that exist.
 
     Args:
         workspace: Root of the run's workspace.
-        store: `s3://bucket/prefix` where the run's stores went, empty where they are in the workspace.
-        run: The run's id.
-        succeeded: Whether the run did. Of one that failed, its own failure is what is to be read: that its stores
-            cannot be removed as well is only said.
+        store: `s3://bucket/prefix` of the run's stores; empty if they are in the workspace.
+        run: Id of the run.
+        succeeded: Whether the run succeeded. After a failed run the user should read that failure, so stores that
+            cannot be removed are only logged.
 
     Raises:
-        CtbasisError: S3 refuses or stays away after a run that succeeded.
+        CtbasisError: The run succeeded, and S3 denies access or cannot be reached.
     """
     for name in INTERMEDIATE:
         path = workspace / name

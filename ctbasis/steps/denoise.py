@@ -20,10 +20,11 @@ from ctbasis.matrix.read import load
 from ctbasis.matrix.volumes import write_volume
 from ctbasis.parameters import GlobalMode, PatchMode, SvdPlan
 from ctbasis.patch.estimate import noise_estimate
-from ctbasis.steps.factor import run_factorization, unique_run
+from ctbasis.steps.factor import unique_run
 from ctbasis.steps.svd import denoise as denoise_patches
+from ctbasis.steps.svd import factorize
 from ctbasis.svd.factors import FactorStore
-from ctbasis.svd.rank_k import columns
+from ctbasis.svd.rank_k import low_rank_columns
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -175,9 +176,9 @@ def denoise(
 
 
 def _denoise_globally(volume: Volume, matrix_uri: str, basis_uri: str, plan: SvdPlan) -> Denoised:
-    rank = run_factorization(matrix_uri, basis_uri, plan)
+    rank = factorize(matrix_uri, basis_uri, plan, run=unique_run()).rank
     factors = FactorStore.open(basis_uri)
-    images = [columns(factors, group, rank).T.reshape(-1, *factors.image) for group in factors.column_groups]
+    images = [low_rank_columns(factors, group, rank).T.reshape(-1, *factors.image) for group in factors.column_groups]
     derivation = Derivation.of(factors, rank).after(volume.derivation)
     notes = list(factors.plan.clamps)
     if factors.projection:

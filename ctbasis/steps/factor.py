@@ -18,8 +18,8 @@ from ctbasis.matrix.store import MatrixStore, MatrixWriter
 from ctbasis.matrix.volumes import write_volume
 from ctbasis.parameters import GlobalMode, SvdPlan
 from ctbasis.steps.svd import factorize
-from ctbasis.svd.accuracy import Accuracy
 from ctbasis.svd.factors import FactorStore
+from ctbasis.svd.spectrum import Accuracy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,20 +127,10 @@ def factor(
     with tempfile.TemporaryDirectory(prefix="ctbasis-factor-") as scratch:
         uri = _stored_matrix(matrix, str(Path(scratch, "matrix.zarr")))
         factors_uri = os.fspath(keep) or str(Path(scratch, "factors.zarr"))
-        run_factorization(uri, factors_uri, plan)
+        factorize(uri, factors_uri, plan, run=unique_run())
         store = FactorStore.open(factors_uri)
         U = np.concatenate([store.read_block(index) for index in range(store.block_count)])
     return Factors(U, store.s, store.V, Accuracy(**store.accuracy), store.plan.engine, store.plan.note)
-
-
-def run_factorization(matrix_uri: str, factors_uri: str, plan: SvdPlan) -> int:
-    """Run the svd step in global mode and return the rank of the denoised series.
-
-    Raises:
-        CtbasisError: See `factorize`.
-    """
-    outcome = factorize(matrix_uri, factors_uri, plan, run=unique_run())
-    return outcome.rank
 
 
 def unique_run() -> str:

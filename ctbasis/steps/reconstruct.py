@@ -1,11 +1,11 @@
-"""The reconstruct step: the rank-k matrix, or that of patch mode, as derived DICOM series, from one store alone.
+"""The reconstruct step: write the denoised matrix as derived DICOM series, from one store.
 
 out/slice-0001.dcm ...              of one source series, slices in order along the normal
-out/series-01/slice-0001.dcm ...    of several, a folder each
-basis_images/basis-0001.dcm ...     the columns of U, where they are asked for
-noise/slice-0001.dcm ...            of patch mode: sigma of every slice, in folders as the denoised series
+out/series-01/slice-0001.dcm ...    of several series, one folder each
+basis_images/basis-0001.dcm ...     global mode: the columns of U
+noise/slice-0001.dcm ...            patch mode: sigma of every slice, in folders as the denoised series
 
-Nothing but the DICOM files lies there, so that any viewer or archive takes the folder as it is.
+The folders contain nothing but DICOM files, so that any viewer or archive reads them as they are.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ctbasis.choices import UNCOMPRESSED
 from ctbasis.dicom.basis_series import BasisTemplate, basis_images_hu
 from ctbasis.dicom.derived_series import Derivation, read_header
-from ctbasis.dicom.lossless import UNCOMPRESSED
 from ctbasis.dicom.lossless import check as check_compression
 from ctbasis.dicom.noise_series import noise_instance, noise_slope
 from ctbasis.dicom.series_writer import header_errors, replacing_folders, save, slice_paths, write_slice
@@ -27,7 +27,7 @@ from ctbasis.dicom.stored import spread
 from ctbasis.patch.result import PatchStore
 from ctbasis.progress import progress
 from ctbasis.svd.factors import FactorStore
-from ctbasis.svd.rank_k import check_rank, columns, restore
+from ctbasis.svd.rank_k import check_rank, low_rank_columns, restore_set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctbasis.matrix.store import SliceArrays
+    from ctbasis.matrix.slice_store import SliceArrays
+    from ctbasis.parameters import OutputPlan
 
 Images: TypeAlias = "tuple[NDArray[Any], NDArray[Any]]"
-"""Columns as HU, each contiguous in memory, and what was set aside of them."""
+"""Columns in HU, each contiguous in memory, and the values that were set aside of them."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class DerivedSeries:
     """One series that was written.
 
     Attributes:
-        folder: Below `out`; empty for `out` itself.
-        SeriesInstanceUID: Of the derived series.
-        source: SeriesInstanceUID of the source.
+        folder: Folder below `out`; empty for `out` itself.
+        SeriesInstanceUID: SeriesInstanceUID of the derived series.
+        source: SeriesInstanceUID of the source series.
         slices: Number of instances.
     """
 
@@ -58,27 +59,57 @@ class DerivedSeries:
     slices: int
 
 
+def run_step(
+    basis_uri: str,
+    denoised_uri: str,
+    out: Path,
+    plan: OutputPlan,
+    *,
+    rank: int,
+    basis_images: Path,
+    noise: Path,
+) -> list[DerivedSeries]:
+    """Write the denoised series of a run, with basis images in global mode or maps of the noise in patch mode.
+
+    Args:
+        basis_uri: The factor store of global mode.
+        denoised_uri: The denoised matrix of patch mode; empty in global mode.
+        out: Folder for the denoised series.
+        plan: Compression.
+        rank: k, in global mode.
+        basis_images: Folder for the basis images, in global mode.
+        noise: Folder for the maps of the noise, in patch mode.
+
+    Raises:
+        CtbasisError: See `reconstruct` and `reconstruct_patches`.
+    """
+    if denoised_uri:
+        return reconstruct_patches(denoised_uri, out, compression=plan.compress, noise=noise)
+    return reconstruct(basis_uri, out, rank=rank, compression=plan.compress, basis_images=basis_images)
+
+
 def reconstruct(
     basis_uri: str, out: Path, *, rank: int, compression: str = UNCOMPRESSED, basis_images: Path | None = None
 ) -> list[DerivedSeries]:
     """Write the rank-k images of every slice as DICOM.
 
-    At k = n (and float32 factors or better) the stored pixels are the source's own. Each folder appears whole or not
-    at all: the files are written beside it and moved in one rename. Memory is a column group of images whatever n is.
+    At k = n, with float32 or float64 factors, the stored pixels equal those of the source. Each folder appears complete
+    or not at all: files are written to a folder beside it, which is renamed at the end. Memory is one column group of
+    images, whatever n is.
 
     Args:
         basis_uri: A complete `FactorStore`.
         out: Folder to write; one that this function wrote before is replaced.
-        rank: k, at most the rank that is stored.
-        compression: One of `lossless.CHOICES`.
-        basis_images: Folder for the first k basis images as a series of their own; None for none.
+        rank: k, at most the rank of the stored factors.
+        compression: One of `COMPRESSIONS`.
+        basis_images: Folder for the first k basis images as a series of their own; None writes none.
 
     Returns:
-        The series written, in the order of the matrix's columns; that of the basis images is not among them.
+        The series written, in the order of the matrix's columns, without the one of the basis images.
 
     Raises:
-        CtbasisError: The basis is missing or incomplete, `rank` or `compression` is not one it can give, a header
-            cannot be written, a folder holds something that ctbasis did not write, or the disk is full.
+        CtbasisError: The basis is missing or incomplete, `rank` exceeds it, images are too small for `compression`, a
+            header cannot be written, a folder holds a file that ctbasis did not write, or the disk is full.
     """
     basis = FactorStore.open(basis_uri)
     check_rank(rank, basis)
@@ -86,7 +117,7 @@ def reconstruct(
     derivation = Derivation.of(basis, rank)
 
     def denoised(group: slice) -> Images:
-        return columns(basis, group, rank), basis.read_aside(group)
+        return low_rank_columns(basis, group, rank), basis.read_aside(group)
 
     with replacing_folders([folder for folder in (out, basis_images) if folder is not None]) as partials:
         written = _write(basis, partials[0], derivation, denoised, compression)
@@ -98,22 +129,22 @@ def reconstruct(
 def reconstruct_patches(
     denoised_uri: str, out: Path, *, compression: str = UNCOMPRESSED, noise: Path | None = None
 ) -> list[DerivedSeries]:
-    """Write the denoised images of patch mode as DICOM, and beside them maps of the noise.
+    """Write the denoised images of patch mode as DICOM, and maps of the noise as series of their own.
 
-    See `reconstruct`.
+    As with `reconstruct`, each folder appears complete or not at all.
 
     Args:
         denoised_uri: A complete `PatchStore`.
         out: Folder to write; one that this function wrote before is replaced.
-        compression: One of `lossless.CHOICES`.
-        noise: Folder for sigma of every slice as series of their own; None for none.
+        compression: One of `COMPRESSIONS`.
+        noise: Folder for sigma of every slice, HU; None writes none.
 
     Returns:
-        The denoised series, in the order of the matrix's columns; those of the noise are not among them.
+        The denoised series, in the order of the matrix's columns, without those of the noise.
 
     Raises:
-        CtbasisError: The store is missing or incomplete, a header cannot be written, a folder holds something that
-            ctbasis did not write, or the disk is full.
+        CtbasisError: The store is missing or incomplete, images are too small for `compression`, a header cannot be
+            written, a folder holds a file that ctbasis did not write, or the disk is full.
     """
     store = PatchStore.open(denoised_uri)
     check_compression(compression, store.image)
@@ -154,7 +185,7 @@ def _write(
 
 
 def _paths(folder: Path, written: Sequence[DerivedSeries]) -> list[Path]:
-    """Return the file of every slice, its folder made."""
+    """Return the path of every slice's file; its folder is created."""
     paths: list[Path] = []
     for entry in written:
         paths += slice_paths(folder / entry.folder, entry.slices)
@@ -168,7 +199,7 @@ def _slices(
     images_of: Callable[[slice], Images],
     compression: str,
 ) -> Iterator[None]:
-    """Write slice after slice, a column group at a time; threads overlap the files with the arithmetic."""
+    """Write slice after slice, one column group at a time; threads write files while the next ones are computed."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for group in basis.column_groups:
             images, aside = images_of(group)
@@ -177,7 +208,7 @@ def _slices(
                 column: int, images: NDArray[Any] = images, aside: NDArray[Any] = aside, first: int = group.start
             ) -> None:
                 hu = images[:, column - first]
-                restore(hu, aside[:, column - first])
+                restore_set_aside(hu, aside[:, column - first])
                 header = basis.header(column)
                 write_slice(paths[column], header, hu, derivation, compression=compression, number=column + 1)
 

@@ -1,37 +1,34 @@
-"""What a factorization was asked to be and what the matrix lets it be: rank and oversampling against min(m, n)."""
+"""The plan of a factorization: the parameters of the svd step, with rank and oversampling fitted to the matrix."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+from ctbasis.choices import AUTO
 from ctbasis.errors import CtbasisError
-
-MODES = ("global", "patch")
-"""What is factored. global: the matrix, a column a slice, the published method; patch: the matrix of its patches."""
-
-
-METHODS = ("auto", "exact", "randomized", "single-pass")
-"""How the block engines go about it; Mahout has its own way. auto: exact up to some thousands of slices."""
+from ctbasis.parameters import SEED_DRAWN, SvdPlan
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The parameters of one factorization A ~ U diag(s) V^T, asked and run.
+    """The parameters of one factorization A ~ U diag(s) V^T, as given and as run; the form in which stores keep it.
 
     Attributes:
-        engine: Which engine ran it.
+        engine: Engine that runs it.
         rows: m.
         cols: n.
-        rank_asked: k as asked.
+        rank_asked: k as given.
         rank: k as run, at most min(m, n).
-        oversample_asked: p as asked.
+        oversample_asked: p as given.
         oversample: p as run, at most min(m, n) - k: DS-SVD projects onto k + p columns and there are no more.
         power_iters: q.
-        seed: Of the random test matrix Omega; None lets the engine draw one.
-        method: A row of `METHODS`.
-        memory: Bytes that an engine on one machine may take, 0 for a share of what is free.
-        cluster: Address of the engine's own cluster, empty for what its environment says or for this machine.
-        note: How the engine says it went about it, for the report.
+        seed: Seed of the random test matrix Omega; None lets the engine draw one.
+        method: One of `METHODS`.
+        memory: Bytes that an engine on one machine may take, 0 for a share of the free memory.
+        cluster: Address of the engine's own cluster; empty for the one of its environment, or this machine.
+        note: How the engine proceeded, for the report.
+        parameters: All parameters of the svd step as given. Stores do not keep them.
     """
 
     engine: str
@@ -43,27 +40,63 @@ class Plan:
     oversample: int
     power_iters: int
     seed: int | None = None
-    method: str = "auto"
+    method: str = AUTO
     memory: int = 0
     cluster: str = ""
     note: str = ""
+    parameters: SvdPlan = field(default_factory=SvdPlan, compare=False, repr=False)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the plan as a store keeps it; `Plan(**attributes)` reads it."""
+        return {name: value for name, value in vars(self).items() if name != "parameters"}
 
     @property
     def clamps(self) -> list[str]:
-        """What had to give way, in words for the user; empty where all is as asked."""
+        """Messages about parameters that were reduced to fit the matrix; empty if none was."""
         full = min(self.rows, self.cols)
-        said = []
+        messages = []
         if self.rank < self.rank_asked:
-            said.append(
+            messages.append(
                 f"rank {self.rank_asked} was asked, {self.rank} is run: the matrix has {self.cols} slices, "
                 "and at full rank nothing is removed"
             )
         if self.oversample < self.oversample_asked:
-            said.append(
+            messages.append(
                 f"oversample {self.oversample_asked} was asked, {self.oversample} is run: rank + oversample cannot "
                 f"pass min(m, n) = {full}; this close to full rank the stochastic SVD is in effect the full one"
             )
-        return said
+        return messages
+
+
+def fit_plan(parameters: SvdPlan, *, rows: int, cols: int) -> Plan:
+    """Fit the parameters of the svd step to a matrix of `rows` x `cols`.
+
+    Raises:
+        CtbasisError: The rank is a rule, which is resolved before a factorization, or the matrix is empty.
+    """
+    mode = parameters.global_mode
+    rank = mode.rank_or_rule
+    if not isinstance(rank, int):
+        raise CtbasisError(f"rank is {rank}", expected="a whole number, at least 1; the svd step resolves rules")
+    full = min(rows, cols)
+    if full < 1:
+        raise CtbasisError(f"the matrix is {rows} x {cols}", expected="at least one voxel and one slice")
+    k = min(rank, full)
+    return Plan(
+        engine=parameters.engine,
+        rows=rows,
+        cols=cols,
+        rank_asked=rank,
+        rank=k,
+        oversample_asked=mode.oversample,
+        oversample=min(mode.oversample, full - k),
+        power_iters=mode.power_iters,
+        seed=parameters.projection_seed,
+        method=mode.method,
+        memory=parameters.memory_bytes,
+        cluster=parameters.cluster,
+        parameters=parameters,
+    )
 
 
 def plan_factorization(
@@ -75,35 +108,35 @@ def plan_factorization(
     oversample: int,
     power_iters: int,
     seed: int | None,
-    method: str = "auto",
+    method: str = AUTO,
     memory: int = 0,
     cluster: str = "",
 ) -> Plan:
-    """Fit the wanted parameters to an m x n matrix.
+    """Fit parameters that are given by name and parsed to an m x n matrix; see `fit_plan`.
+
+    Args:
+        engine: One of `ENGINES`.
+        rows: m.
+        cols: n.
+        rank: k.
+        oversample: p.
+        power_iters: q.
+        seed: Seed of the random test matrix Omega; None lets the engine draw one.
+        method: One of `METHODS`.
+        memory: Bytes that an engine on one machine may take, 0 for a share of the free memory.
+        cluster: Address of the engine's own cluster.
 
     Raises:
-        CtbasisError: rank < 1, oversample < 0, power_iters < 0, an unknown method, or an empty matrix.
+        CtbasisError: rank < 1, oversample < 0, power_iters < 0, an unknown engine or method, or an empty matrix.
     """
-    if method not in METHODS:
-        raise CtbasisError(f"method {method!r} is unknown", expected=f"one of {', '.join(METHODS)}")
-    for name, value, least in (("rank", rank, 1), ("oversample", oversample, 0), ("power_iters", power_iters, 0)):
-        if value < least:
-            raise CtbasisError(f"{name} is {value}", expected=f"a whole number, at least {least}")
-    full = min(rows, cols)
-    if full < 1:
-        raise CtbasisError(f"the matrix is {rows} x {cols}", expected="at least one voxel and one slice")
-    k = min(rank, full)
-    return Plan(
+    parameters = SvdPlan.of(
         engine=engine,
-        rows=rows,
-        cols=cols,
-        rank_asked=rank,
-        rank=k,
-        oversample_asked=oversample,
-        oversample=min(oversample, full - k),
+        rank=str(rank),
+        oversample=oversample,
         power_iters=power_iters,
-        seed=seed,
+        seed=SEED_DRAWN if seed is None else seed,
         method=method,
-        memory=memory,
+        memory=str(memory) if memory else AUTO,
         cluster=cluster,
     )
+    return fit_plan(parameters, rows=rows, cols=cols)

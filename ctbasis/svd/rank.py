@@ -1,11 +1,6 @@
-"""The rank k: what the user may write for it, and how `auto` finds one from the singular values.
+"""The rank k: rules that choose it from the singular values, and the rank that a factorization needs for them.
 
-50                  basis vectors, as they are
-auto, auto:gd       Gavish and Donoho's hard threshold for white noise of unknown level
-auto:gd=12          the same for noise of 12 HU
-auto:mp, auto:mp=12 the largest singular value that white noise alone would have (Marchenko and Pastur)
-auto:energy=0.99    as few as hold this share of ||A||_F^2
-auto:noise=12       as few as leave out no more than noise of 12 HU holds, white or not
+`ctbasis/parsing.py` gives the syntax of the rules as the user writes them.
 """
 
 from __future__ import annotations
@@ -16,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctbasis.errors import CtbasisError
+from ctbasis.parsing import Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,32 +21,12 @@ if TYPE_CHECKING:
     Singular = NDArray[np.float64]
     Shape = tuple[int, int]
 
-AUTO = "auto"
-
-SYNTAX = "a whole number from 1, auto, auto:gd[=HU], auto:mp[=HU], auto:energy=SHARE or auto:noise=HU"
-
 WHITE = (
     "assumes that noise is white: independent from voxel to voxel and equally strong everywhere. That of reconstructed "
     "CT is neither, its correlation pushes noise above the threshold and its variation hides anatomy below it, so "
     "look at the removed component"
 )
 INDEPENDENT = "assumes that noise is independent from slice to slice, and knows nothing of how it is spread within one"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A rule that chooses k.
-
-    Attributes:
-        name: A key of `RULES`.
-        value: Its number: HU of noise, or the share of energy; None where it needs none.
-    """
-
-    name: str
-    value: float | None = None
-
-    def __str__(self) -> str:
-        return f"{AUTO}:{self.name}" + ("" if self.value is None else f"={self.value:g}")
 
 
 @dataclass(frozen=True)
@@ -69,62 +44,6 @@ class Choice:
     rank: int
     why: str
     assumptions: str
-
-
-def parse_rank(text: str) -> int | Rule:
-    """Read a rank as the user writes it.
-
-    Raises:
-        CtbasisError: It is no such thing.
-    """
-    wanted = text.strip().lower()
-    if wanted == AUTO:
-        return Rule("gd")
-    if not wanted.startswith(f"{AUTO}:"):
-        return _at_least_one(text)
-    name, _, number = wanted.removeprefix(f"{AUTO}:").partition("=")
-    if name not in RULES:
-        raise CtbasisError(f"rank {text.strip()!r}", expected=SYNTAX)
-    return Rule(name, _value(text, name, number))
-
-
-def _value(text: str, name: str, number: str) -> float | None:
-    if not number and name in {"gd", "mp"}:
-        return None
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf or (name == "energy" and value > 1):
-        wants = "a share of the energy from 0 to 1" if name == "energy" else "the standard deviation of noise in HU"
-        raise CtbasisError(
-            f"rank {text.strip()!r}",
-            expected=f"{AUTO}:{name}= and {wants}",
-            remedy="" if name == "energy" else "measure it over all voxels of a slice, air included",
-        )
-    return value
-
-
-def parse_ranks(text: str) -> list[int]:
-    """Read a comma-separated list of ranks, such as `50,244,300`; ascending, each once.
-
-    Raises:
-        CtbasisError: It is empty or an entry is no whole number from 1.
-    """
-    ranks = sorted({_at_least_one(entry) for entry in text.split(",") if entry.strip()})
-    if not ranks:
-        raise CtbasisError("ranks is empty", expected="a comma-separated list such as 50,244,300")
-    return ranks
-
-
-def _at_least_one(text: str) -> int:
-    try:
-        rank = int(text)
-    except ValueError:
-        rank = 0
-    if rank < 1:
-        raise CtbasisError(f"rank {text.strip()!r}", expected=SYNTAX) from None
-    return rank
 
 
 def factored_rank(rank: int | Rule, ranks: list[int], full: int) -> int:

@@ -16,6 +16,7 @@ from ctbasis.dicom import ct_image
 from ctbasis.dicom.deidentify.deidentification import Deidentification
 from ctbasis.dicom.deidentify.profile import OPTIONS
 from ctbasis.matrix.ingest import ingest
+from ctbasis.parameters import SvdPlan
 from ctbasis.steps.reconstruct import reconstruct
 from ctbasis.steps.svd import factorize
 
@@ -52,7 +53,7 @@ def written(
     deidentification = None if retain is None else Deidentification.of(retain)
     ingest(source, str(place / "matrix.zarr"), place / "qc.json", workers=1, deidentification=deidentification)
     matrix, factors = str(place / "matrix.zarr"), str(place / "factors.zarr")
-    outcome = factorize(matrix, factors, rank=rank, ranks=[], engine="numpy")
+    outcome = factorize(matrix, factors, SvdPlan.of(rank=str(rank), ranks=str(rank), engine="numpy"))
     reconstruct(factors, place / "out", rank=outcome.rank, compression=compression, basis_images=place / "basis-images")
     return sorted((place / "out").rglob("*.dcm")) + sorted((place / "basis-images").rglob("*.dcm"))
 

@@ -1,4 +1,4 @@
-"""kubectl, the base manifests in a namespace, and waiting: what every test on a cluster begins with."""
+"""Helpers of all tests on a cluster: kubectl, namespaces, the base manifests, and waiting for conditions."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ SPARK_IMAGE = os.environ.get("CTBASIS_SPARK_IMAGE", "ctbasis/spark:0.1.0")
 STEPS_IMAGE = os.environ.get("CTBASIS_STEPS_IMAGE", "ctbasis/steps:0.1.0")
 NEEDS = "a cluster with the Spark operator and the images that `make images` builds; see tests/e2e/needs"
 GENEROUS_SECONDS = 600.0
-"""Nothing here is a claim about speed: a slow, loaded machine gets as long as it takes."""
+"""Timeout. The tests do not measure speed, so it is long enough for a slow, loaded machine."""
 
 
 def require_cluster() -> None:
-    """Skip, and say what is needed, where there is no KUBECONFIG; `make e2e` and `make chaos` fail there instead."""
+    """Skip the test and print the requirements if KUBECONFIG is not set; `make e2e` and `make chaos` fail instead."""
     if not os.environ.get("KUBECONFIG"):
-        pytest.skip(f"no KUBECONFIG (`make test` hands none on, `make e2e` and `make chaos` do); this needs {NEEDS}")
+        pytest.skip(
+            f"KUBECONFIG is not set (`make test` removes it, `make e2e` and `make chaos` keep it); needs {NEEDS}"
+        )
 
 
 @contextmanager
 def new_namespace() -> Iterator[str]:
-    """Give a namespace of its own to the `with` and delete it after; skip where there is no cluster."""
+    """Create a namespace for the `with` block and delete it afterwards; skip the test without a cluster."""
     require_cluster()
     name = f"ctbasis-e2e-{uuid.uuid4().hex[:8]}"
     kubectl("create", "namespace", name)
@@ -46,7 +48,7 @@ def new_namespace() -> Iterator[str]:
 
 
 def kubectl(*command: str, given: str | bytes | None = None, seconds: float = 180) -> str:
-    """Run kubectl and return what it says; a failure fails the test with its words."""
+    """Run kubectl and return its standard output; if it fails, the test fails with its error message."""
     raw = given.encode() if isinstance(given, str) else given
     done = subprocess.run(["kubectl", *command], input=raw, capture_output=True, timeout=seconds, check=False)
     assert done.returncode == 0, f"kubectl {' '.join(command)}: {done.stderr.decode(errors='replace')}"
@@ -54,18 +56,18 @@ def kubectl(*command: str, given: str | bytes | None = None, seconds: float = 18
 
 
 def base(namespace: str, folder: Path) -> str:
-    """Return manifests/base, kustomized for `namespace`; `folder` is scratch."""
-    # kustomize takes no absolute path, and no path outside that it did not choose itself.
+    """Return manifests/base, rendered by kustomize for `namespace`; `folder` is a scratch folder."""
+    # kustomize accepts no absolute path.
     relative = os.path.relpath(CHECKOUT / "manifests" / "base", folder.resolve())
     (folder / "kustomization.yaml").write_text(f"namespace: {namespace}\nresources:\n  - {relative}\n")
     return kubectl("kustomize", str(folder))
 
 
 def wait_until(found: Callable[[], T], what: str, seconds: float = GENEROUS_SECONDS) -> T:
-    """Return the first true value of `found`; the test fails with `what` if there is none in time."""
+    """Call `found` until it returns a true value, and return that; after the timeout the test fails with `what`."""
     deadline = time.monotonic() + seconds
     while not (value := found()):
-        assert time.monotonic() < deadline, f"{what}: not so after {seconds:.0f} s"
+        assert time.monotonic() < deadline, f"{what}: not reached after {seconds:.0f} s"
         time.sleep(0.5)
     return value
 
@@ -80,7 +82,7 @@ CANNOT_START = {
 
 
 def ready(namespace: str, name: str) -> None:
-    """Wait until a pod is ready; one that cannot start fails the test at once, with the kubelet's words."""
+    """Wait until a pod is ready; if it cannot start, the test fails at once with the kubelet's message."""
 
     def is_ready() -> bool:
         status = json.loads(kubectl("-n", namespace, "get", "pod", name, "-o", "json"))["status"]
@@ -93,7 +95,7 @@ def ready(namespace: str, name: str) -> None:
 
 
 def hardened(image: str, *, name: str, command: list[str], **more: Any) -> dict[str, Any]:
-    """Return a container that Kubernetes' restricted profile admits."""
+    """Return a container that the Pod Security profile *restricted* admits."""
     return {
         "name": name,
         "image": image,
@@ -109,7 +111,7 @@ def hardened(image: str, *, name: str, command: list[str], **more: Any) -> dict[
 
 
 def pod(name: str, container: dict[str, Any], *, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
-    """Return a pod of one container that is deleted at once."""
+    """Return a pod with one container and no grace period, so that its deletion is immediate."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -1,4 +1,4 @@
-"""Namespaces of a real cluster, one for the svd step by itself and one for whole runs, and a CT series."""
+"""Fixtures: a namespace for tests of the svd step, a namespace for pipeline runs, and a CT series."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PHANTOM = {"slices": 128, "rows": 256, "columns": 256, "seed": 3}
-"""Two row blocks: one for each executor."""
+"""Arguments of the phantom. Its matrix has two row blocks, one for each executor."""
 
 
 @pytest.fixture(scope="session")
 def namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepNamespace]:
-    """Return a namespace with the base, a claim and a matrix on it; it is deleted in the end."""
+    """Return a namespace with the base manifests, a claim and a matrix on it; it is deleted at the end."""
     with new_namespace() as name:
         made = StepNamespace.create(name, tmp_path_factory.mktemp("cluster"))
         made.write_matrix()
@@ -33,7 +33,7 @@ def namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepNamespac
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunNamespace]:
-    """Return a namespace in which runs of the compiled package can be made; it is deleted in the end."""
+    """Return a namespace in which the compiled package can be run; it is deleted at the end."""
     with new_namespace() as name:
         made = RunNamespace.create(name, object_store(name), tmp_path_factory.mktemp("runs"))
         yield made
@@ -42,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunNamespace]:
 
 @pytest.fixture(scope="session")
 def ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the series of the whole pipeline's tests: the folder CTBASIS_E2E_SERIES, else a chest phantom."""
+    """Return the folder with the CT series of the pipeline tests: CTBASIS_E2E_SERIES, or else a chest phantom."""
     given = os.environ.get("CTBASIS_E2E_SERIES")
     if given:
         assert Path(given).is_dir(), f"CTBASIS_E2E_SERIES is {given}; expected a folder with one DICOM series"

@@ -1,4 +1,4 @@
-"""An overlay of manifests/ in a namespace of its own, and runs made of the template that it puts there."""
+"""An overlay of manifests/ installed in a new namespace, and applications created from its template."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ctbasis.parameters import SvdPlan
+from ctbasis.spark.driver import Job
 from tests.e2e.cluster import (
     CHECKOUT,
     GENEROUS_SECONDS,
@@ -48,7 +50,7 @@ writer.finish(series=[slice_store.Series("1.2.3", 0, n)], headers=[b"header"] * 
 
 
 def rendered(overlay: Path, namespace: str, folder: Path) -> str:
-    """Return an overlay as an installation into another namespace than its own renders it; `folder` is scratch."""
+    """Return an overlay, rendered by kustomize for `namespace`; `folder` is a scratch folder."""
     relative = os.path.relpath(overlay, folder.resolve())
     (folder / "kustomization.yaml").write_text(f"namespace: {namespace}\nresources:\n  - {relative}\n")
     return kubectl("kustomize", str(folder))
@@ -76,8 +78,11 @@ class Installed:
         found: list[dict[str, Any]] = self.get("pods", f"--selector={labels}")["items"]
         return found
 
-    def start(self, run: str, *arguments: str, **changes: Any) -> str:
-        """Create a run's application from the template, small, on the claim; `changes` go into its spec, key by key."""
+    def start(self, run: str, *, power_iters: int = 2, **changes: Any) -> str:
+        """Create an application from the template, with small pods that mount the claim.
+
+        `changes` are merged into its spec, key by key.
+        """
         spec = copy.deepcopy(self.template()["spec"])
         del spec["suspend"]
         mount = {"name": CLAIM, "mountPath": MOUNT}
@@ -86,8 +91,9 @@ class Installed:
             spec[role]["volumeMounts"].append(mount)
             spec[role] |= SMALL | changes.pop(role, {})
         spec["sparkConf"] |= {"spark.kubernetes.executor.deleteOnTermination": "false"} | changes.pop("sparkConf", {})
-        job = ["--matrix", f"{MOUNT}/matrix.zarr", "--factors", f"{MOUNT}/{run}.zarr", "--engine", "mahout"]
-        spec |= {"image": SPARK_IMAGE, "arguments": [*job, "--rank", "6", "--seed", "1", *arguments]} | changes
+        plan = SvdPlan.of(engine="mahout", rank="6", power_iters=power_iters, seed=1)
+        job = Job(plan, f"{MOUNT}/{run}.zarr", matrix=f"{MOUNT}/matrix.zarr")
+        spec |= {"image": SPARK_IMAGE, "arguments": job.arguments()} | changes
         application = {
             "apiVersion": "sparkoperator.k8s.io/v1beta2",
             "kind": "SparkApplication",
@@ -98,7 +104,7 @@ class Installed:
         return run
 
     def found(self, kind: str, name: str) -> dict[str, Any] | None:
-        """Return an object, None where there is none."""
+        """Return an object, or None if it does not exist."""
         items: list[dict[str, Any]] = self.get(kind)["items"]
         return next((item for item in items if item["metadata"]["name"] == name), None)
 
@@ -107,7 +113,7 @@ class Installed:
         return str((status.get("applicationState") or {}).get("state") or "")
 
     def completed(self, run: str) -> None:
-        """Wait for a run's end; a failed one fails the test with what the driver said."""
+        """Wait for the end of a run; if the run fails, the test fails with the log of the driver."""
         end = wait_until(
             lambda: (now := self.state(run)) in {"COMPLETED", "FAILED", "PENDING_RERUN", "SUBMISSION_FAILED"} and now,
             f"the end of {run}",
@@ -115,13 +121,13 @@ class Installed:
         assert end == "COMPLETED", f"{self.get('sparkapplication', run)['status']}\n{self.log(run)}"
 
     def log(self, run: str) -> str:
-        """Return what the driver has said so far; empty where it has not begun."""
+        """Return the log of the driver so far; empty if the driver has not started."""
         with suppress(AssertionError):
             return self.kubectl("logs", f"{run}-driver", "--tail=400")
         return ""
 
     def python(self, program: str, *arguments: str) -> str:
-        """Run a Python program in the Spark image, beside the workspace."""
+        """Run a Python program in a pod of the Spark image that mounts the workspace, and return its output."""
         return self.kubectl("exec", "--stdin", WORKBENCH, "--", "python3", "-", *arguments, given=program)
 
 
@@ -129,13 +135,14 @@ class Installed:
 def installed(
     overlay: str, folder: Path, *, rows: int = 4096, store: Callable[[str], ObjectStore] | None = None
 ) -> Iterator[Installed]:
-    """Give a namespace with `overlay` in it, by apply, to the `with`; it is deleted after.
+    """Install `overlay` in a new namespace for the `with` block; the namespace is deleted afterwards.
 
     Args:
-        overlay: Its name.
-        folder: Scratch.
-        rows: Of the matrix on its claim.
-        store: Gives the namespace an S3, in which it then has a bucket of its own name, and the Secret for it.
+        overlay: Name of the overlay.
+        folder: Scratch folder.
+        rows: Rows of the matrix that is written to the claim.
+        store: Function that returns an S3 store for a namespace. The namespace gets a bucket with its own name, and
+            the Secret with the keys.
     """
     with new_namespace() as name:
         kubectl("apply", "--filename=-", given=rendered(CHECKOUT / "manifests" / "overlays" / overlay, name, folder))

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""In a step's pod: Argo's emissary, and KFP's launcher (backend/src/v2/component/launcher_v2.go), by the called name.
+"""Argo's emissary and KFP's launcher (backend/src/v2/component/launcher_v2.go) in a step's pod.
 
-`emissary -- COMMAND` is the container's first process. As Argo 4.0's it starts the command in a process group of its
-own, hands every signal on to that group, looks once a second whether the command has ended, and then ends with it:
-whatever the group still runs is killed by the kernel at that moment. A step that is told to stop has up to a second.
+The name by which the program is called selects one of them.
 
-`launch --executor_input JSON --component_spec JSON ... -- COMMAND` brings the input artifacts, runs the command, and
-takes the outputs. It minds no signal, as KFP's does not, and ends with 1 whatever the command ended with.
+`emissary -- COMMAND` is the first process of the container. Like the emissary of Argo 4.0, it starts the command in a
+process group of its own, forwards every signal to that group, checks once a second whether the command has ended, and
+then exits as well. The kernel kills the remaining processes of the group at that moment, so a step that is stopped has
+up to one second.
+
+`launch --executor_input JSON --component_spec JSON ... -- COMMAND` downloads the input artifacts, runs the command, and
+uploads the outputs. Like KFP's launcher, it does not handle signals, and exits with 1 for any failure of the command.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ def launch(options: argparse.Namespace) -> int:
 
 
 def _compiled(command: list[str], given: dict, component: dict) -> list[str]:
-    """Put the executor input, with the component's defaults, where the command asks for it."""
+    """Replace the placeholder in the command by the executor input with the defaults of the component."""
     values = given["inputs"]["parameterValues"]
     for name, spec in component.get("inputDefinitions", {}).get("parameters", {}).items():
         if "defaultValue" in spec and name not in values:
@@ -81,7 +84,7 @@ def _compiled(command: list[str], given: dict, component: dict) -> list[str]:
 
 
 def _parameters(outputs: dict, said: dict, component: dict) -> dict:
-    """Take the output parameters: from the executor's own file, else each from its file (collectOutputParameters)."""
+    """Return the output parameters, from the executor's file or from one file each (collectOutputParameters)."""
     values = dict(said.get("parameterValues", {}))
     for name, one in outputs["parameters"].items():
         if name not in values:
@@ -92,7 +95,7 @@ def _parameters(outputs: dict, said: dict, component: dict) -> dict:
 
 
 def _upload(artifacts: dict, said: dict) -> dict:
-    """Copy each output artifact into the bucket; one that was not written is known by its metadata alone."""
+    """Copy each output artifact into the bucket; of an artifact that was not written, only the metadata is kept."""
     published = {}
     for name, listed in artifacts.items():
         artifact = listed["artifacts"][0]
@@ -115,7 +118,7 @@ def _download(artifacts: dict) -> None:
 
 
 def _copy_objects(source: Path, target: Path) -> None:
-    """Copy a file, or the files below a folder: a bucket knows no empty folders and no links."""
+    """Copy a file, or the files below a folder; like a bucket, the copy has no empty folders and no links."""
     for file in [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file()):
         place = target / file.relative_to(source) if source.is_dir() else target
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A namespace in which runs of the compiled package can be made: rights, bucket, Secret, and a series in S3."""
+"""A namespace in which the compiled package can be run: rights, bucket, Secret, and a series in S3."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.e2e.object_store import ObjectStore, apply
 
 WORKBENCH = "workbench"
 ACCESS_MODE = os.environ.get("CTBASIS_E2E_ACCESS_MODE", "ReadWriteOnce")
-"""Of the workspace. The package asks for ReadWriteMany; a test cluster of one node rarely has such a class."""
+"""Access mode of the workspace. The package requests ReadWriteMany, for which a test cluster rarely has a class."""
 
 TEMPLATE = "manifests/application"
 
@@ -69,8 +69,8 @@ class RunNamespace:
     """A namespace for runs.
 
     Attributes:
-        name: Of the namespace, and of the bucket in S3 that is its own.
-        store: S3 as the pods see it.
+        name: Name of the namespace and of its bucket in S3.
+        store: The S3 endpoint as the pods reach it.
     """
 
     name: str
@@ -79,7 +79,7 @@ class RunNamespace:
 
     @classmethod
     def create(cls, name: str, store: ObjectStore, scratch: Path) -> RunNamespace:
-        """Fill the namespace `name`, which is there, with what a run needs."""
+        """Create the objects that a run needs in the existing namespace `name`."""
         kubectl("apply", "-f", "-", given=base(name, scratch))
         kubectl("-n", name, "create", "serviceaccount", ACCOUNT)
         binding = ["rolebinding", ACCOUNT, "--role=ctbasis-launch", f"--serviceaccount={name}:{ACCOUNT}"]
@@ -92,12 +92,12 @@ class RunNamespace:
         return kubectl("-n", self.name, *command, given=given)
 
     def python(self, program: str, *arguments: str, given: bytes | None = None) -> str:
-        """Run a program beside the bucket, with the Secret's variables."""
+        """Run a Python program in a pod that mounts the bucket and has the variables of the Secret."""
         command = ("exec", "-i", WORKBENCH, "--", "python3", "-c", program, *arguments)
         return kubectl("-n", self.name, *command, given=given, seconds=600)
 
     def upload(self, series: Path) -> str:
-        """Put a folder into S3, through a pod, and return its URI."""
+        """Upload a folder to S3 through a pod, and return its URI."""
         if series not in self._uploaded:
             packed = io.BytesIO()
             with tarfile.open(fileobj=packed, mode="w") as tar:
@@ -108,7 +108,7 @@ class RunNamespace:
         return self._uploaded[series]
 
     def empty_bucket(self) -> None:
-        """Remove the namespace's own bucket from an S3 that outlives the namespace."""
+        """Remove the bucket of the namespace from an S3 server that outlives the namespace."""
         if self._uploaded:
             self.python(EMPTY, self.name)
 
@@ -121,7 +121,7 @@ class RunNamespace:
         return Run(package, arguments, self.name).start()
 
     def artifact(self, run: Run, task: str, name: str, target: Path) -> Path:
-        """Bring an artifact of a run home: a folder, or a file of that name."""
+        """Copy an artifact of a run to this machine: a folder, or a file of that name."""
         uri = run.executions[task].artifacts[name]["uri"]
         place = Path(BUCKET_PATH) / uri.removeprefix("minio://")
         assert uri.startswith(PIPELINE_ROOT)
@@ -145,7 +145,7 @@ class RunNamespace:
         return target / place.name
 
     def applications(self) -> list[dict[str, Any]]:
-        """Return the applications of runs, and not the template that is never started."""
+        """Return the applications of runs, without the suspended template."""
         found = json.loads(self.kubectl("get", "sparkapplications", "-o", "json"))["items"]
         return [one for one in found if not one["spec"].get("suspend")]
 
@@ -154,10 +154,10 @@ class RunNamespace:
         return found
 
     def change_template(self, **changes: Any) -> None:
-        """Put a template of SparkApplications in the namespace, as an installation does; runs from now on take it.
+        """Create or replace the SparkApplication template of the namespace; later runs use it.
 
         Args:
-            changes: Of spec: a mapping is merged, anything else replaced; all from the base's own.
+            changes: Changes of the spec of the base's template: mappings are merged, other values are replaced.
         """
         template = yaml.safe_load(kubectl("kustomize", str(CHECKOUT / TEMPLATE)))
         _merge(template["spec"], {"image": SPARK_IMAGE, **changes})
@@ -165,12 +165,13 @@ class RunNamespace:
 
 
 def small_package(*, until: str = "", svd_memory: str = "2Gi") -> Package:
-    """Return the compiled package, fitted to a small cluster.
+    """Return the compiled package, adapted to a small cluster.
 
-    With `until`, only that task, those it depends on and the exit handler are left.
+    With `until`, the package contains only that task, the tasks that it depends on, and the exit handler.
 
-    The limits are the package's. Requests are lowered, so that the steps of several runs fit on two cores beside the
-    cluster's own pods; the workspace's access mode is the cluster's; the images are those under test.
+    The limits are unchanged. Requests are lowered, so that the steps of several runs fit on two cores beside the pods
+    of the cluster. The access mode of the workspace is the one that the cluster supports, and the images are those
+    under test.
     """
     package = Package.read()
     if until:
@@ -195,7 +196,7 @@ def _merge(target: dict[str, Any], changes: dict[str, Any]) -> None:
 
 
 def _workbench() -> dict[str, Any]:
-    """Return a pod beside the bucket; it is no part of any run."""
+    """Return a pod that mounts the bucket and belongs to no run."""
     container = hardened(
         STEPS_IMAGE,
         name=WORKBENCH,

@@ -1,18 +1,18 @@
-"""The pods that Kubeflow Pipelines would make of a compiled package: its driver, without its server.
+"""The pods that Kubeflow Pipelines would create for a compiled package: KFP's driver without its server.
 
-No Kubeflow can be installed in a test, so this module does for one task what KFP 2.17.0's driver and Argo compiler do
-(backend/src/v2/driver/{container,driver,k8s,resolve}.go, backend/src/v2/compiler/argocompiler/{container,argo,
-security_context}.go): resolve the inputs, provision the outputs, fill in TaskConfig, and write the pod. What it does
-not know it refuses, so that a package that outgrows it fails here and not silently.
+Kubeflow cannot be installed in a test. For one task, this module does what the driver and the Argo compiler of KFP
+2.17.0 do (backend/src/v2/driver/{container,driver,k8s,resolve}.go, backend/src/v2/compiler/argocompiler/{container,
+argo,security_context}.go): resolve the inputs, provision the outputs, fill in TaskConfig, and write the pod. It refuses
+any feature of KFP that it does not implement, so that a package that uses one fails here and not silently.
 
-What differs from Kubeflow:
+Differences from Kubeflow:
 
-- artifacts lie on a claim, `BUCKET`, and not in an object store. `kfp_launcher.py` copies them there and back as KFP's
-  launcher does, files alone and no empty folders; the paths that a step sees are KFP's (`/minio/...`).
-- ML Metadata is the `Run` in memory; the launcher hands its results over as a line of its log.
-- Argo's sidecar (`wait`) and init container (`init`) are left out: they carry Argo's own parameters and logs. Argo's
-  emissary, which is the first process of the container and decides what a signal reaches, is there.
-- The launcher is a program in the steps' own image and not KFP's binary; it takes the same flags.
+- Artifacts are on a claim, `BUCKET`, instead of an object store. `kfp_launcher.py` copies them as KFP's launcher does,
+  files only and no empty folders. A step sees the same paths as in KFP (`/minio/...`).
+- The `Run` in memory replaces ML Metadata. The launcher passes its results on as a line of its log.
+- Argo's sidecar (`wait`) and init container (`init`) are omitted; they transport Argo's own parameters and logs. Argo's
+  emissary is present: it is the first process of the container and decides which processes receive a signal.
+- The launcher is a program in the image of the steps instead of KFP's binary. It accepts the same flags.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ ACCOUNT = "pipeline-runner"
 """KFP's DefaultPipelineRunnerServiceAccount."""
 
 PIPELINE_ROOT = "minio://mlpipeline/v2/artifacts"
-"""KFP's default; `kfp_launcher` keeps what lies below it on the claim `BUCKET`."""
+"""KFP's default; `kfp_launcher` stores the objects below it on the claim `BUCKET`."""
 
 BUCKET, BUCKET_PATH = "kfp-artifacts", "/kfp-artifacts"
 WORKSPACE, WORKSPACE_PATH = "kfp-workspace", "/kfp-workspace"
 LAUNCHER_VOLUME, LAUNCHER_PATH = "kfp-launcher", "/kfp-launcher"
 SCRATCH = ("gcs", "s3", "minio", ".local", ".cache", ".config")
-"""Folders of the root that KFP gives a step an emptyDir at."""
+"""Folders below / at which KFP mounts an emptyDir in every step."""
 
 PASSED_THROUGH = (
     *("RESOURCES", "ENV", "KUBERNETES_AFFINITY", "KUBERNETES_TOLERATIONS"),
@@ -62,7 +62,7 @@ RESOURCES = {
 
 
 class UnknownToThisDriverError(NotImplementedError):
-    """The package uses something of KFP that is not followed here."""
+    """The package uses a feature of KFP that this module does not implement."""
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Package:
             yield from component.get("dag", {}).get("tasks", {}).values()
 
     def end_at(self, task: str) -> None:
-        """Leave out of each graph that holds `task` what it does not depend on."""
+        """Remove the tasks that `task` does not depend on from each graph that contains it."""
         for component in self.spec["components"].values():
             tasks = component.get("dag", {}).get("tasks", {})
             if task in tasks:
@@ -117,7 +117,7 @@ class Package:
                 component["dag"]["tasks"] = {name: spec for name, spec in tasks.items() if name in kept}
 
     def workspace_claim(self, run_name: str) -> dict[str, Any]:
-        """Return the claim that Argo makes of KFP's volumeClaimTemplate: named after the run, its size in the patch."""
+        """Return the claim that Argo creates from KFP's volumeClaimTemplate: named after the run, sized by the patch."""
         workspace = self.platform["pipelineConfig"]["workspace"]
         spec = copy.deepcopy(workspace["kubernetes"]["pvcSpecPatch"])
         spec.setdefault("resources", {}).setdefault("requests", {})["storage"] = workspace["size"]
@@ -131,7 +131,7 @@ class Package:
 
 @dataclass
 class Execution:
-    """What ML Metadata knows of one task: its state and what it gave."""
+    """The record of one task in ML Metadata: its state and its outputs."""
 
     state: str = "RUNNING"
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -148,7 +148,7 @@ class Dag:
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a graph, with what a driver is told of it."""
+    """One task of a graph, with the arguments of its driver."""
 
     package: Package
     name: str
@@ -240,10 +240,10 @@ class Task:
         """Return the pod of one try of the task (driver.go: initPodSpecPatch, on top of Argo's template).
 
         Args:
-            dag: The graph that it is a task of.
-            name: Of the pod.
-            attempt: From 0.
-            owner: A reference to what stands for the Workflow; the pod goes when that is deleted.
+            dag: The graph that contains the task.
+            name: Name of the pod.
+            attempt: Number of the try, from 0.
+            owner: Owner reference to the object that represents the Workflow; the pod is deleted with it.
         """
         container = self.package.container(self.component)
         executor_input = {"inputs": self.inputs(dag), "outputs": self.outputs()}
@@ -285,7 +285,7 @@ class Task:
     def _patch(
         self, container: dict[str, Any], executor_input: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what the driver sets on the pod, and the TaskConfig: each field in one, both, or neither."""
+        """Return the pod patch of the driver, and the TaskConfig: each field is in one, both, or neither."""
         passed, on_pod = _passthroughs(self.component)
         kubernetes = self.package.kubernetes(self.component)
         env = [*container.get("env", []), *self._secrets(kubernetes)]
@@ -346,7 +346,7 @@ class Task:
 
 
 def _passthroughs(component: dict[str, Any]) -> tuple[dict[str, bool], dict[str, bool]]:
-    """Return which fields TaskConfig gets and which the pod gets (driver.go: getTaskConfigOptions)."""
+    """Return the fields of TaskConfig and the fields of the pod (driver.go: getTaskConfigOptions)."""
     passed = dict.fromkeys(PASSED_THROUGH, False)
     on_pod = dict.fromkeys(PASSED_THROUGH, True)
     for passthrough in component.get("taskConfigPassthroughs", []):
@@ -377,7 +377,7 @@ def _empty_dir(wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _security_context(wanted: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the main container's: the compiler's default, and what the package asks for on top of it."""
+    """Return the security context of the main container: the compiler's default merged with that of the package."""
     asked = {key: int(value) if key != "runAsNonRoot" else value for key, value in (wanted or {}).items()}
     return {
         "allowPrivilegeEscalation": False,
@@ -388,7 +388,7 @@ def _security_context(wanted: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _as_type(value: Any, kind: str) -> Any:
-    """Return a parameter as the driver checks and converts it; protobuf writes a whole number without a point."""
+    """Return a parameter, checked and converted as by the driver; protobuf writes whole numbers without a point."""
     if kind == "STRING" and not isinstance(value, str):
         return json.dumps(value)
     if kind == "NUMBER_INTEGER":
@@ -428,7 +428,7 @@ def _template_volumes() -> list[dict[str, Any]]:
 
 
 def _launcher_container(image: str) -> dict[str, Any]:
-    """Return the init container that puts the launcher into the pod, as KFP's copies its binary."""
+    """Return the init container that copies the launcher into the pod, as KFP does with its binary."""
     copy_it = f"for name in launch emissary; do cp /source/launcher {LAUNCHER_PATH}/$name; done; "
     return {
         "name": "kfp-launcher",
@@ -444,7 +444,7 @@ def _launcher_container(image: str) -> dict[str, Any]:
 
 
 def launcher_source() -> dict[str, Any]:
-    """Return the ConfigMap that the launcher's program comes from."""
+    """Return the ConfigMap with the program of the launcher."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -454,7 +454,7 @@ def launcher_source() -> dict[str, Any]:
 
 
 def artifacts_claim(storage: str = "5Gi") -> dict[str, Any]:
-    """Return the claim that stands for KFP's bucket."""
+    """Return the claim that replaces KFP's bucket."""
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",

@@ -1,10 +1,11 @@
-"""A run of a compiled package on a cluster: what Argo's controller does for Kubeflow Pipelines, for `kfp_pods`' pods.
+"""A run of a compiled package on a cluster: this module does for the pods of `kfp_pods` what Argo's controller does.
 
-Tasks start when what they depend on has succeeded, side by side where they may; the exit handler runs however the rest
-ended; a task is tried again as Argo 4.0.5 does by KFP's retry policy (workflow/controller/operator.go,
-processNodeRetries): only a pod that *failed* is, one that was deleted is an error and is not; KFP's backoffMaxDuration
-is Argo's maxDuration, the time from the first try's start after which nothing is begun and the last try is ended.
-A ConfigMap stands for the Workflow: it owns the pods and the workspace's claim, and deleting it deletes the run.
+A task starts when the tasks that it depends on have succeeded; independent tasks run in parallel. The exit handler runs
+after success and failure. A task is retried as Argo 4.0.5 does it by KFP's retry policy
+(workflow/controller/operator.go, processNodeRetries): a pod that *failed* is retried; a deleted pod is an error and is
+not. KFP's backoffMaxDuration is Argo's maxDuration: the time from the start of the first try, after which no try is
+started and a running try is ended. A ConfigMap represents the Workflow: it owns the pods and the claim of the
+workspace, and deleting it deletes the run.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Retry:
         )
 
     def wait(self, tries: int, since_first: float) -> float | None:
-        """Return how long to wait after `tries` failures, None if it is not to be tried again."""
+        """Return the seconds to wait after `tries` failures, or None if there is no further try."""
         pause = self.duration * self.factor ** (tries - 1)
         futile = self.longest is not None and since_first + pause > self.longest
         return None if tries > self.limit or futile else pause
@@ -66,7 +67,7 @@ class Retry:
 
 @dataclass
 class Try:
-    """One pod of a task, as it ended."""
+    """One pod of a task after its end."""
 
     task: str
     pod: str
@@ -80,11 +81,11 @@ class Run:
     """One run of a package in a namespace.
 
     Attributes:
-        package: What is run.
+        package: The compiled package.
         arguments: Pipeline parameters.
-        namespace: With the base manifests, the account, the launcher's ConfigMap and the artifacts' claim in it.
+        namespace: A namespace with the base manifests, the account, the launcher's ConfigMap and the artifacts' claim.
         tries: Every pod that ended, in the order of their ends.
-        executions: Of the leaves, by the task's name.
+        executions: The executions of tasks that are no graphs, by name of the task.
     """
 
     package: Package
@@ -113,7 +114,7 @@ class Run:
         return self
 
     def finish(self, seconds: float = RUN_SECONDS) -> Self:
-        """Wait for the run's end, whichever it is."""
+        """Wait for the end of the run, success or failure."""
         self._thread.join(seconds)
         if self._error is not None:
             raise self._error
@@ -121,24 +122,24 @@ class Run:
         return self
 
     def succeed(self) -> Self:
-        """Wait for the run's end, which must be a success."""
+        """Wait for the end of the run; the test fails if the run does."""
         assert self.finish().state == SUCCEEDED, self.end()
         return self
 
     def delete(self) -> None:
-        """Delete the run as Kubeflow does: its Workflow, and by the garbage collector all that it owns.
+        """Delete the run as Kubeflow does: delete its Workflow; the garbage collector deletes the objects it owns.
 
-        Of a Workflow that is gone the controller starts and retries nothing more.
+        After the Workflow is deleted, the controller starts and retries no task.
         """
         self._deleted = True
         self._api.delete_namespaced_config_map(self.name, self.namespace, propagation_policy="Background")
 
     def log(self, task: str = "") -> str:
-        """Return what the pods of one task, or of all, have said."""
+        """Return the logs of the pods of one task, or of all tasks."""
         return "\n".join(f"--- {one.pod} {one.phase}\n{one.log}" for one in self.tries if task in {"", one.task})
 
     def end(self) -> str:
-        """Return how each pod ended, and the last lines of those that did not succeed."""
+        """Return the phase of each ended pod, and the last log lines of the pods that did not succeed."""
         ends = [f"{one.pod} {one.phase}" for one in self.tries]
         for one in self.tries:
             if one.phase != "Succeeded":
@@ -146,20 +147,20 @@ class Run:
         return "\n".join(ends)
 
     def live_log(self, task: str) -> str:
-        """Return what a task's running pod has said so far; empty where there is none."""
+        """Return the log of the running pod of a task so far; empty if there is none."""
         try:
             return self._read_log(self.pod_name(task, sum(one.task == task for one in self.tries)))
         except client.ApiException:
             return ""
 
     def seconds_of(self, task: str) -> float:
-        """Return a task's time, all of its tries."""
+        """Return the seconds of a task, summed over its tries."""
         return sum(one.seconds for one in self.tries if one.task == task)
 
     def pod_name(self, task: str, attempt: int) -> str:
         return f"{self.name}-{task}-{attempt}"
 
-    # ---- Argo's part
+    # ---- Emulation of Argo's controller
 
     def _run(self) -> None:
         begun = time.monotonic()
@@ -194,7 +195,7 @@ class Run:
         return state
 
     def _graph(self, tasks: dict[str, dict[str, Any]], dag: Dag) -> str:
-        """Run the tasks of a graph, each once what it depends on has succeeded."""
+        """Run the tasks of a graph, each when the tasks that it depends on have succeeded."""
         waiting = dict(tasks)
         running: set[Future[str]] = set()
         with ThreadPoolExecutor(max_workers=8) as pool:
@@ -237,18 +238,18 @@ class Run:
             pause = retry.wait(attempt + 1, time.monotonic() - first) if ended.phase == "Failed" else None
             if pause is None or self._deleted:
                 break
-            _say(f"{task.name} failed; again in {pause:.0f} s")
+            _say(f"{task.name} failed; next try in {pause:.0f} s")
             time.sleep(pause)
         return FAILED
 
     def _execute(self, task: str, pod: dict[str, Any]) -> Try:
-        """Run a pod to its end; phase Error stands for one that was deleted."""
+        """Run a pod to its end; the phase of a deleted pod is Error."""
         name = pod["metadata"]["name"]
         begun = time.monotonic()
         try:
             self._api.create_namespaced_pod(self.namespace, pod)
         except client.ApiException as error:
-            # The run was deleted meanwhile: its owner is gone, or the namespace ends.
+            # The run was deleted in the meantime: the owner is gone, or the namespace is terminating.
             ended = Try(task, name, "Error", f"not created: {error.reason}", 0.0)
             self.tries.append(ended)
             return ended
@@ -272,7 +273,7 @@ class Run:
         return str(self._api.read_namespaced_pod_log(pod, self.namespace, container="main"))
 
     def _patiently(self, ask: Callable[[], Any]) -> Any:
-        """Ask again while the API server is away; None if what is asked for is gone."""
+        """Retry `ask` while the API server does not answer; return None if the object does not exist."""
         deadline = time.monotonic() + GENEROUS_SECONDS
         while True:
             try:

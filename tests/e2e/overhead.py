@@ -1,9 +1,10 @@
-"""Measure what the svd step adds to the bare operator: `python -m tests.e2e.overhead --help`.
+"""Measure the time that the svd step adds to the bare operator: `python -m tests.e2e.overhead --help`.
 
-The same application runs in pairs, one after the other: created by `kubectl create` and awaited by `kubectl wait`, then
-created and followed by the step; from create to COMPLETED. The step's time is that of `launch`, from reading the
-template to its return. Beside the difference of two runs, which varies as runs do, stands what one run alone tells: how
-long after the operator's COMPLETED, as `kubectl wait` sees it, the step returned.
+The same application runs in pairs, one after the other: first it is created by `kubectl create` and awaited by `kubectl
+wait`, then it is created and followed by the step. The measured time is that from creation to COMPLETED; for the step,
+that of `launch`, from reading the template to its return. The difference of two runs varies from pair to pair.
+A second figure comes from a single run: the time from the operator's COMPLETED, as `kubectl wait` sees it, to the
+return of the step.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ COMPLETED = "--for=jsonpath={.status.applicationState.state}=COMPLETED"
 
 
 def bare(namespace: StepNamespace, server: ApiServer) -> float:
-    """Return the seconds of one application by kubectl."""
+    """Return the seconds of one application that kubectl creates and awaits."""
     asked = _asked()
     manifest = rendered(launch_kubernetes.template(server=server), asked).to_manifest()
     name = application_name(asked["run"])
@@ -45,7 +46,7 @@ def bare(namespace: StepNamespace, server: ApiServer) -> float:
 
 
 def step(namespace: StepNamespace, server: ApiServer) -> tuple[float, float]:
-    """Return the seconds of one application by the step, and those between its COMPLETED and the step's return."""
+    """Return the seconds of one application run by the step, and those from COMPLETED to the return of the step."""
     asked = _asked()
     seen: list[float] = []
 
@@ -78,7 +79,7 @@ def _wait(namespace: str, name: str) -> None:
 
 
 def report(pairs: list[tuple[float, float, float]]) -> str:
-    """Return the pairs (bare, step, return after COMPLETED), their median difference, and the lag's median."""
+    """Return a table of the pairs (bare, step, return after COMPLETED), with the medians of difference and lag."""
     lines = [
         "| bare operator, s | step, s | difference, s | returned after COMPLETED, s |",
         "| --- | --- | --- | --- |",
@@ -91,9 +92,9 @@ def report(pairs: list[tuple[float, float, float]]) -> str:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.overhead", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=7, help="how many (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=7, help="number of pairs (default: %(default)s)")
     options = parser.parse_args()
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     settings = client.Configuration()
@@ -105,7 +106,7 @@ def main() -> None:
         pairs = []
         for number in range(options.pairs + 1):
             pair = (bare(namespace, server), *step(namespace, server))
-            if number:  # the first one warms up the node
+            if number:  # The first run warms up the node.
                 pairs.append(pair)
         sys.stderr.flush()
         print(report(pairs))  # noqa: T201

@@ -1,7 +1,8 @@
 """Measure the SVD on a cluster with 1 and with 2 executors: `make scaling`, or `python -m tests.e2e.scaling --help`.
 
-Each measurement is the compiled pipeline up to its svd step, in the order 1, 2, 1, 2, ... so that a machine that slows
-down slows both. Spark's own event log tells what each task read, wrote and sent, and how much memory was in use.
+Each measurement runs the compiled pipeline up to its svd step. The order is 1, 2, 1, 2, ..., so that a machine that
+becomes slower affects both counts. The event log of Spark gives the bytes that each task read, wrote and sent, and the
+memory in use.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from tests.e2e.kfp_run import Run
 
 PHANTOM = {"slices": 133, "rows": 512, "columns": 512, "seed": 3}
-"""As large as LIDC-IDRI-0001, for where CTBASIS_E2E_SERIES names no series."""
+"""Arguments of the phantom that is used without CTBASIS_E2E_SERIES. It has the size of LIDC-IDRI-0001."""
 
 EVENTS = "/events"
 MIB = 2**20
@@ -41,19 +42,19 @@ MIB = 2**20
 
 @dataclass
 class Spent:
-    """What one application spent, from its event log.
+    """Resources that one application used, from its event log.
 
     Attributes:
-        tasks: Of all jobs.
-        stages: Of all jobs.
+        tasks: Number of tasks of all jobs.
+        stages: Number of stages of all jobs.
         shuffled: Bytes written to shuffles, by executor.
-        results: Bytes that came to the driver as results of tasks.
-        largest_result: Of one task.
-        largest_shuffle: Bytes that one task wrote to a shuffle.
-        busy: Seconds of tasks, by executor.
-        on_cpu: Of these, the JVM's own on a processor; the rest is Python's, the garbage collector's, or waiting.
-        collecting: Of these, the garbage collector's.
-        heap: Peak of the JVM's heap in use, by executor; `driver` is one.
+        results: Bytes of task results sent to the driver.
+        largest_result: Largest result of one task, bytes.
+        largest_shuffle: Largest shuffle write of one task, bytes.
+        busy: Task time in seconds, by executor.
+        on_cpu: Part of it on a processor in the JVM; the rest is Python, garbage collection, or waiting.
+        collecting: Part of it in garbage collection.
+        heap: Peak heap use of the JVM in bytes, by executor; `driver` is one.
     """
 
     tasks: int = 0
@@ -69,7 +70,7 @@ class Spent:
 
     @classmethod
     def of(cls, events: Iterable[str]) -> Spent:
-        """Read an event log, a JSON document a line."""
+        """Read an event log with one JSON document per line."""
         spent = cls()
         for line in events:
             event = json.loads(line)
@@ -97,13 +98,13 @@ class Spent:
 
 @dataclass
 class Measured:
-    """One run.
+    """One measured run.
 
     Attributes:
-        executors: How many it had.
-        step: Seconds of the svd step's pod, the starts of pod, driver and executors in it.
-        job: Seconds of the Spark job alone: the driver's `done in`.
-        spent: By the application.
+        executors: Number of executors.
+        step: Seconds of the svd step's pod, including the starts of pod, driver and executors.
+        job: Seconds of the Spark job, from the driver's line `done in`.
+        spent: Resources that the application used.
     """
 
     executors: int
@@ -113,7 +114,7 @@ class Measured:
 
 
 def measure(runs: RunNamespace, series: str, executors: int, *, rank: int, power_iters: int) -> Measured:
-    """Run the pipeline up to its svd step with so many executors of one core each."""
+    """Run the pipeline up to its svd step with `executors` executors of one core each."""
     _prepare(runs, executors)
     package = small_package(until="svd", svd_memory="3Gi")
     wanted = {"rank": str(rank), "ranks": str(rank), "power_iters": power_iters, "seed": 7}
@@ -129,7 +130,7 @@ def _prepare(runs: RunNamespace, executors: int) -> None:
         driver={"volumeMounts": [*template["driver"]["volumeMounts"], {"name": "events", "mountPath": EVENTS}]},
         executor={"instances": executors},
         sparkConf={
-            # All executors are there before the first task: their start is no part of how the SVD scales.
+            # The first task waits for all executors, because their start-up time is not part of the scaling of the SVD.
             "spark.scheduler.minRegisteredResourcesRatio": "1.0",
             "spark.scheduler.maxRegisteredResourcesWaitingTime": "120s",
             "spark.eventLog.enabled": "true",
@@ -141,7 +142,7 @@ def _prepare(runs: RunNamespace, executors: int) -> None:
 
 
 def _events(runs: RunNamespace, run: Run) -> list[str]:
-    """Bring an application's event log home; the driver wrote it to the claim that stands for KFP's bucket."""
+    """Copy the event log of an application from the claim that replaces KFP's bucket, where the driver wrote it."""
     (mine,) = (one for one in runs.applications() if run.run_id in one["metadata"]["name"])
     name = mine["status"]["sparkApplicationId"]
     return runs.kubectl("exec", "workbench", "--", "cat", f"{BUCKET_PATH}/{name}").splitlines()
@@ -149,7 +150,7 @@ def _events(runs: RunNamespace, run: Run) -> list[str]:
 
 def report(all_measured: list[Measured]) -> str:
     """Return the measurements as a Markdown table, then the values that docs/explanation/cluster.md calculates from."""
-    lines = ["| executors | svd step, s | Spark job, s | all, s |", "| --- | --- | --- | --- |"]
+    lines = ["| executors | svd step, s | Spark job, s | single runs, s |", "| --- | --- | --- | --- |"]
     medians = {}
     for executors in sorted({one.executors for one in all_measured}):
         mine = [one for one in all_measured if one.executors == executors]
@@ -171,21 +172,23 @@ def report(all_measured: list[Measured]) -> str:
         lines += [
             "",
             f"{one.executors} executor(s): {spent.stages} stages, {spent.tasks} tasks",
-            f"  to shuffles, MiB, by executor: {by_executor}; of one task at most {spent.largest_shuffle} bytes",
-            f"  results to the driver: {spent.results / MIB:.2f} MiB; of one task at most {spent.largest_result} bytes",
-            f"  seconds of tasks (on a processor, collecting garbage), by executor: {busy}",
-            f"  peak heap in use, MiB: {heap}",
+            f"  shuffle MiB written per executor: {by_executor}; per task at most {spent.largest_shuffle} bytes",
+            f"  results to the driver: {spent.results / MIB:.2f} MiB; per task at most {spent.largest_result} bytes",
+            f"  task time in s (on a processor, in garbage collection), per executor: {busy}",
+            f"  peak heap use, MiB: {heap}",
         ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.scaling", description=__doc__)
     parser.add_argument("--rank", type=int, default=50, help="k (default: %(default)s)")
     parser.add_argument("--power-iters", type=int, default=2, help="q (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="of each count of executors (default: %(default)s)")
-    parser.add_argument("--executors", default="1,2", help="counts, separated by commas (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs per number of executors (default: %(default)s)")
+    parser.add_argument(
+        "--executors", default="1,2", help="numbers of executors, separated by commas (default: %(default)s)"
+    )
     options = parser.parse_args()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))

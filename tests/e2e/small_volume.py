@@ -1,7 +1,7 @@
-"""A volume that is truly full when it is full: a tmpfs on the node, behind an ordinary PersistentVolume and claim.
+"""A volume with an enforced size: a tmpfs on the node, behind an ordinary PersistentVolume and claim.
 
-The usual provisioners of small clusters give a folder of the node's disk and enforce no size. A privileged pod mounts
-the tmpfs where the kubelet sees it, so this needs a KUBECONFIG that may make one.
+The usual provisioners of small clusters provide a folder on the node's disk and do not enforce a size. A privileged pod
+mounts the tmpfs where the kubelet finds it, so the tests need a KUBECONFIG that may create a privileged pod.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ KEEPER = "volume-keeper"
 
 
 class SmallVolume:
-    """The volume; `storage_class` is the name by which a claim asks for it."""
+    """The volume; a claim requests it by the name `storage_class`."""
 
     def __init__(self, namespace: str, name: str) -> None:
         self.namespace, self.storage_class = namespace, name
         self._path = f"/var/tmp/{name}"  # noqa: S108 - on the node
 
     def resize(self, mebibytes: int) -> None:
-        """Give the volume another size, with what is on it."""
+        """Change the size of the volume and keep its content."""
         self._on_node(f"mount -o remount,size={mebibytes}m {self._path}")
 
     def release(self) -> None:
-        """Let another claim have the volume, as an administrator does once the first is deleted."""
+        """Release the volume for another claim, as an administrator does after the first claim is deleted."""
         unbind = json.dumps([{"op": "remove", "path": "/spec/claimRef"}])
         kubectl("patch", "persistentvolume", self.storage_class, "--type=json", "--patch", unbind)
 
@@ -66,14 +66,17 @@ class SmallVolume:
 
     def _unmount(self) -> None:
         kubectl("delete", "persistentvolume", self.storage_class, "--ignore-not-found", "--wait=false")
-        # Lazily: a pod of a failed run may still hold it.
+        # A lazy unmount, because a pod of a failed run may still use it.
         self._on_node(f"umount -l {self._path}; rmdir {self._path}")
         kubectl("-n", self.namespace, "delete", "pod", KEEPER, "--ignore-not-found")
 
 
 @contextmanager
 def small_volume(namespace: str, *, mebibytes: int) -> Iterator[SmallVolume]:
-    """Give a volume of `mebibytes` to the `with`; its name is new: the volume of a former claim may still be going."""
+    """Provide a volume of `mebibytes` MiB for the `with` block.
+
+    Its name is unique, because the volume of a former claim may still be terminating.
+    """
     volume = SmallVolume(namespace, f"ctbasis-small-{uuid.uuid4().hex[:8]}")
     try:
         volume._mount(mebibytes)

@@ -1,4 +1,4 @@
-"""A namespace in which the launching half of the svd step runs as a process, with manifests/base's rights alone."""
+"""A namespace for the launching part of the svd step, which runs as a process with only the rights of the base."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any, Self
 
 import pytest
 
+from ctbasis.parameters import SvdPlan
+from ctbasis.spark.driver import Job
 from ctbasis.spark.launch import application_name
 from tests.e2e.cluster import CHECKOUT, GENEROUS_SECONDS, SPARK_IMAGE, base, kubectl, ready, wait_until
 from tests.e2e.launch_step import merge
@@ -23,7 +25,7 @@ PLACEMENT = {
     "volume_mounts": [{"name": CLAIM, "mountPath": MOUNT}],
 }
 SMALL = {"memory": "768M", "coreRequest": "100m"}
-"""What is asked for a driver or an executor, so that several fit on a small cluster."""
+"""Requests of a driver or an executor, low enough for several of them on a small cluster."""
 
 
 WRITE_MATRIX = """
@@ -45,11 +47,12 @@ SINGULAR_VALUES, PRODUCT = 1e-6, 1e-5
 COMPARE = """
 import json, sys
 import numpy as np
-from ctbasis.spark import job
+from ctbasis.parameters import SvdPlan
+from ctbasis.spark import driver
 from ctbasis.svd.factors import FactorStore
 local = "/workspace/local.zarr"
-job.run(job.parse(["--matrix", "/workspace/matrix.zarr", "--factors", local, "--engine", "numpy", "--rank", "6",
-                   "--seed", "1", "--dtype", "float64"]))
+plan = SvdPlan.of(engine="numpy", rank="6", seed=1)
+driver.run(driver.Job(plan, local, matrix="/workspace/matrix.zarr", dtype="float64"))
 one, other = FactorStore.open(sys.argv[1]), FactorStore.open(local)
 product = lambda f: np.vstack([f.read_block(i) for i in range(f.block_count)]) @ f.weights.T
 print(json.dumps({
@@ -62,13 +65,13 @@ print(json.dumps({
 def job_arguments(
     factors: str, *, matrix: str = "/workspace/matrix.zarr", engine: str = "mahout", power_iters: int = 2
 ) -> list[str]:
-    """Return arguments of ctbasis/spark/job.py; many power iterations leave time to break something."""
-    wanted = ["--engine", engine, "--rank", "6", "--power-iters", str(power_iters), "--seed", "1", "--dtype", "float64"]
-    return ["--matrix", matrix, "--factors", f"/workspace/{factors}", *wanted]
+    """Return arguments of ctbasis/spark/driver.py; many power iterations leave time to break something."""
+    plan = SvdPlan.of(engine=engine, rank="6", power_iters=power_iters, seed=1)
+    return Job(plan, f"/workspace/{factors}", matrix=matrix, dtype="float64").arguments()
 
 
 class Step:
-    """The launching half of the step as a process, and what it has said so far."""
+    """The launching part of the step as a process, and its output so far."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -89,23 +92,23 @@ class Step:
         return "".join(self._lines)
 
     def says(self, text: str) -> None:
-        """Wait until the step has said `text`."""
-        wait_until(lambda: text in self.said or self.process.poll() is not None, f"the step says {text!r}")
+        """Wait until the step has printed `text`."""
+        wait_until(lambda: text in self.said or self.process.poll() is not None, f"the step prints {text!r}")
         assert text in self.said, self.said
 
     def end(self) -> tuple[int, str]:
-        """Wait for its end; return its exit code and all that it said."""
+        """Wait for the end of the process; return its exit code and its output."""
         try:
             code = self.process.wait(GENEROUS_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            pytest.fail(f"the step was still there after {GENEROUS_SECONDS:.0f} s; it said: {self.said}")
+            pytest.fail(f"the step was still running after {GENEROUS_SECONDS:.0f} s; its output: {self.said}")
         self._reader.join(10)
         return code, self.said
 
 
 def asked_of_a_step(*job: str, run: str, spec: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return what launch_step.py is asked."""
+    """Return the argument of launch_step.py."""
     changed = {"image": SPARK_IMAGE, "driver": dict(SMALL), "executor": dict(SMALL)}
     merge(changed, spec or {})
     return {"run": run, "arguments": job, "placement": PLACEMENT, "spec": changed}
@@ -113,14 +116,14 @@ def asked_of_a_step(*job: str, run: str, spec: dict[str, Any] | None = None) -> 
 
 @dataclass(frozen=True)
 class StepNamespace:
-    """A namespace of its own, its kubectl, and the kubeconfig of the account that launches."""
+    """A namespace, and the kubeconfig of its account that launches applications."""
 
     name: str
     launcher_kubeconfig: Path
 
     @classmethod
     def create(cls, name: str, folder: Path) -> Self:
-        """Put the base, a claim and a pod beside it into a namespace; `folder` is for the kubeconfig."""
+        """Create the base manifests, a claim and a pod that mounts it; the kubeconfig goes to `folder`."""
         kubectl("apply", "--filename=-", given=base(name, folder))
         made = cls(name, _launcher_kubeconfig(name, folder))
         made.kubectl("apply", "--filename=-", given=json.dumps(_workspace()))
@@ -128,14 +131,14 @@ class StepNamespace:
         return made
 
     def write_matrix(self) -> None:
-        """Write a matrix of rank 6 with noise, 4096 x 24 in several blocks, to the claim."""
+        """Write a noisy matrix of rank 6, 4096 x 24 in several row blocks, to the claim."""
         self.python(WRITE_MATRIX)
 
     def kubectl(self, *command: str, given: str | None = None) -> str:
         return kubectl("--namespace", self.name, *command, given=given)
 
     def python(self, program: str, *arguments: str) -> str:
-        """Run a Python program in the Spark image, beside the workspace."""
+        """Run a Python program in a pod of the Spark image that mounts the workspace, and return its output."""
         command = ["exec", "--stdin", WORKBENCH, "--", "python3", "-", *arguments]
         return self.kubectl(*command, given=program)
 
@@ -154,7 +157,7 @@ class StepNamespace:
         return found
 
     def application(self, run: str) -> dict[str, Any] | None:
-        """Return the application of a run, None where there is none."""
+        """Return the application of a run, or None if there is none."""
         return next((one for one in self.applications() if one["metadata"]["name"] == application_name(run)), None)
 
     def pods(self, run: str, role: str = "") -> list[dict[str, Any]]:
@@ -166,7 +169,7 @@ class StepNamespace:
         return found
 
     def right_factors(self, name: str) -> bool:
-        """Tell whether a factor store holds what NumPy on one machine calculates."""
+        """Return whether a factor store contains the factors that NumPy computes on one machine."""
         apart = json.loads(self.python(COMPARE, f"/workspace/{name}").splitlines()[-1])
         return bool(apart["s"] < SINGULAR_VALUES and apart["product"] < PRODUCT)
 
@@ -181,7 +184,7 @@ class StepNamespace:
         """Start the launching half of the step as a process that has the launcher's rights alone.
 
         Args:
-            job: Arguments of ctbasis/spark/job.py.
+            job: Arguments of ctbasis/spark/driver.py.
             run: The run's id.
             spec: What is changed in the application's spec.
             patience: What is changed in `Patience`.
@@ -193,7 +196,7 @@ class StepNamespace:
 
 
 def _launcher_kubeconfig(namespace: str, folder: Path) -> Path:
-    """Write a kubeconfig whose token is bound to manifests/base's Role for launching and to nothing else."""
+    """Write a kubeconfig with a token that is bound only to the launching Role of manifests/base."""
     account = "launcher"
     kubectl("--namespace", namespace, "create", "serviceaccount", account)
     binding = ["rolebinding", "launcher", "--role=ctbasis-launch", f"--serviceaccount={namespace}:{account}"]

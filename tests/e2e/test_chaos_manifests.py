@@ -1,4 +1,4 @@
-"""The overlays for hard times: executors that go while a run is at it, and gangs that do not fit."""
+"""Faults that the overlays cover: executors that are lost during a run, and gangs that do not fit."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.chaos
 
 LONG_ROWS = 512 * 512
-LONG = ("--power-iters", "6")
-"""Enough work that a run is still at it when its executor goes."""
+LONG = 6
+"""Power iterations that keep a run busy until its executor goes."""
 
 ALONE = {"enabled": True, "initialExecutors": 1, "minExecutors": 1, "maxExecutors": 1}
-"""No other executor could finish the run, or take what is moved off the lost one."""
+"""One executor only, so that no other one could finish the run or receive the blocks of the lost one."""
 
 LOCAL_DIR = "spark.kubernetes.executor.volumes.persistentVolumeClaim.spark-local-dir-1"
 
@@ -44,10 +44,10 @@ bucket.delete()
 """
 
 
-def test_an_elastic_run_loses_its_executor_and_the_next_one_takes_over_the_claim(tmp_path: Path) -> None:
+def test_in_an_elastic_run_the_next_executor_takes_over_the_claim_of_a_lost_one(tmp_path: Path) -> None:
     with installed("elastic", tmp_path, rows=LONG_ROWS) as made:
         claims = {f"{LOCAL_DIR}.options.storageClass": _storage_class(), f"{LOCAL_DIR}.options.sizeLimit": "1Gi"}
-        run = made.start("svd-elastic", *LONG, sparkConf=claims, dynamicAllocation=ALONE)
+        run = made.start("svd-elastic", power_iters=LONG, sparkConf=claims, dynamicAllocation=ALONE)
         lost, began = _lose_an_executor(made, run), time.monotonic()
         (claim,) = _claims(lost)
         owner = made.get("pvc", claim)["metadata"]["ownerReferences"][0]
@@ -56,23 +56,25 @@ def test_an_elastic_run_loses_its_executor_and_the_next_one_takes_over_the_claim
         assert successor["metadata"]["labels"]["spark-exec-id"] != lost["metadata"]["labels"]["spark-exec-id"]
         made.completed(run)
         recovered = made.kubectl("logs", successor["metadata"]["name"])
-        assert re.search(r"Try to recover \S+/shuffle_\d+_\d+_\d+\.data", recovered), "it looked for no shuffle file"
+        assert re.search(r"Try to recover \S+/shuffle_\d+_\d+_\d+\.data", recovered), (
+            "it did not look for shuffle files"
+        )
         what = "overlay elastic: the only executor's pod is deleted"
         tell_chaos(
             what,
-            "its successor mounts the same claim and reads the shuffle files there; COMPLETED",
+            "the next executor mounts the claim and finds the shuffle files; COMPLETED",
             time.monotonic() - began,
         )
         made.kubectl("delete", "sparkapplication", run)
         wait_until(lambda: [item["metadata"]["name"] for item in made.get("pvc")["items"]] == [CLAIM], "no claim stays")
 
 
-def test_a_spot_run_whose_only_executor_is_called_back_finds_its_shuffle_files_in_s3(tmp_path: Path) -> None:
+def test_a_spot_run_whose_only_executor_is_evicted_finds_its_shuffle_files_in_s3(tmp_path: Path) -> None:
     with installed("spot", tmp_path, rows=LONG_ROWS, store=object_store) as made:
-        # In the end Spark would remove what the test looks for.
+        # Otherwise Spark would remove the files that the test looks for at the end.
         kept = {"spark.storage.decommission.fallbackStorage.cleanUp": "false"}
         bucket = {"spark.storage.decommission.fallbackStorage.path": f"s3a://{made.name}/spark/"}
-        run = made.start("svd-spot", *LONG, sparkConf=kept | bucket, dynamicAllocation=ALONE)
+        run = made.start("svd-spot", power_iters=LONG, sparkConf=kept | bucket, dynamicAllocation=ALONE)
         _lose_an_executor(made, run)
         began = time.monotonic()
         made.completed(run)
@@ -84,7 +86,7 @@ def test_a_spot_run_whose_only_executor_is_called_back_finds_its_shuffle_files_i
         made.python(EMPTY_BUCKET, made.name)
 
 
-def test_a_gang_starts_whole_and_one_too_large_waits_whole(tmp_path: Path) -> None:
+def test_a_gang_starts_as_a_whole_and_one_that_is_too_large_waits_as_a_whole(tmp_path: Path) -> None:
     _require_gang()
     with installed("gang", tmp_path) as made:
         run = made.start("svd-gang")
@@ -94,14 +96,15 @@ def test_a_gang_starts_whole_and_one_too_large_waits_whole(tmp_path: Path) -> No
         assert {found["spec"]["schedulerName"] for found in pods} == {"gang"}
         assert {found["metadata"]["labels"]["scheduling.x-k8s.io/pod-group"] for found in pods} == {f"{run}-pg"}
 
-        # The driver alone would fit, and so would the cpus of all.
+        # The driver alone would fit, and so would the CPU requests of all pods.
         began = time.monotonic()
         big = made.start("svd-oversized", executor={"memory": "64G", "instances": 64})
         group = wait_until(lambda: made.found("podgroup", f"{big}-pg"), "its PodGroup")
         # 64 times 64G and 400M, and the driver's 768M and 400M.
         assert group["spec"]["minResources"]["memory"] == "4122768M"
         wait_until(
-            lambda: f"PodGroup {made.name}/{big}-pg gets rejected" in _why(made, f"{big}-driver"), "it is told why"
+            lambda: f"PodGroup {made.name}/{big}-pg gets rejected" in _why(made, f"{big}-driver"),
+            "the reason is reported",
         )
         driver = made.found("pod", f"{big}-driver")
         assert driver is not None
@@ -110,14 +113,14 @@ def test_a_gang_starts_whole_and_one_too_large_waits_whole(tmp_path: Path) -> No
         wait_until(lambda: made.state(big) == "SUBMITTED", "the application counts as submitted")
         tell_chaos(
             "overlay gang: 64 executors of 64 GB are asked for",
-            "the driver waits, told why, and no executor is made",
+            "the driver waits with a reason, and no executor is created",
             time.monotonic() - began,
         )
         made.kubectl("delete", "sparkapplication", big)
 
 
 def _lose_an_executor(made: Installed, run: str) -> dict[str, Any]:
-    """Delete an executor's pod, as a drained node does, once the run has begun to calculate; return what it was."""
+    """Delete the pod of an executor, as a drained node does, once the computation has started; return the pod."""
     wait_until(lambda: "spark: job " in made.log(run) or made.state(run) == "FAILED", "the first job has ended")
     lost = next(one for one in made.pods(run, "executor") if one["status"]["phase"] == "Running")
     made.kubectl("delete", "pod", lost["metadata"]["name"], "--wait=false")
@@ -129,24 +132,24 @@ def _storage_class() -> str:
     for one in json.loads(kubectl("get", "storageclass", "--output=json"))["items"]:
         if one["metadata"].get("annotations", {}).get("storageclass.kubernetes.io/is-default-class") == "true":
             return str(one["metadata"]["name"])
-    raise AssertionError("no StorageClass is the default; the claims of this test, and of Kubeflow, need one")
+    raise AssertionError("the cluster has no default StorageClass, which the claims of this test and of Kubeflow need")
 
 
 def _claims(found: dict[str, Any]) -> list[str]:
-    """Return the claims of a pod but the workspace's."""
+    """Return the claims of a pod except that of the workspace."""
     volumes = found["spec"]["volumes"]
     names = [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume]
     return [name for name in names if name != CLAIM]
 
 
 def _successor(made: Installed, run: str, lost: dict[str, Any], claim: str) -> dict[str, Any] | None:
-    assert made.state(run) not in {"COMPLETED", "FAILED"}, f"{run} ended without the executor that was awaited"
+    assert made.state(run) not in {"COMPLETED", "FAILED"}, f"{run} ended before the expected executor started"
     others = (one for one in made.pods(run, "executor") if one["metadata"]["uid"] != lost["metadata"]["uid"])
     return next((one for one in others if claim in _claims(one)), None)
 
 
 def _why(made: Installed, pod: str) -> str:
-    """Return why a pod is not scheduled; empty where it is, or is not there."""
+    """Return the reason why a pod is not scheduled; empty if it is scheduled or does not exist."""
     found = made.found("pod", pod) or {"status": {}}
     return " ".join(entry.get("message", "") for entry in found["status"].get("conditions", []))
 

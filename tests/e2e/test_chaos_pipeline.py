@@ -1,7 +1,7 @@
-"""What clusters do to a run: each test breaks one thing, states the outcome, and finds nothing lost.
+"""Faults during a pipeline run: each test injects one fault, asserts the outcome, and checks that nothing is lost.
 
-Each prints a row of the chaos table of docs/explanation/cluster.md:
-what was done | what was observed | seconds until recovery.
+Each test prints a row of the chaos table of docs/explanation/cluster.md:
+fault | observation | seconds until recovery.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.chaos
 
 ARGUMENTS = {"rank": "20", "ranks": "20,40", "seed": 7, "power_iters": 16}
-"""Many power iterations, so that there is time to break something in the middle of the SVD."""
+"""Arguments with many power iterations, so that there is time to inject a fault during the SVD."""
 
 DECOMMISSIONING = yaml.safe_load(
     yaml.safe_load((CHECKOUT / "manifests/components/decommissioning/kustomization.yaml").read_text())["patches"][0][
         "patch"
     ]
 )["spec"]
-"""What manifests/components/decommissioning changes."""
+"""Changes that manifests/components/decommissioning makes."""
 
 MOVED = re.compile(r"Migrated migrate_shuffle_|migrated successfully")
-"""What a decommissioned executor says of each block of a shuffle, and of each cached one."""
+"""Log lines of a decommissioned executor for each block of a shuffle, and for each cached block."""
 
 SINGULAR_VALUES, PRODUCT = 1e-6, 1e-5
 OUTAGE_SECONDS = 30.0
@@ -52,14 +52,14 @@ GANG_CRD = "podgroups.scheduling.x-k8s.io"
 
 @pytest.fixture(scope="module")
 def undisturbed(ct: Path, tmp_path_factory: pytest.TempPathFactory) -> FactorStore:
-    """Return the factors of the same run on this machine, where nothing is broken."""
+    """Return the factors of the same run on this machine, without a fault."""
     out = tmp_path_factory.mktemp("undisturbed") / "run"
     return FactorStore.open(str(local.run({"source": str(ct), "engine": "mahout", **ARGUMENTS}, out=out).out / "basis"))
 
 
 @pytest.fixture(scope="module")
 def runs_behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunNamespace, ObjectStore]]:
-    """Return a namespace whose S3 is behind a proxy of ours, and the S3."""
+    """Return a namespace with S3 behind a proxy, and the S3 store."""
     with new_namespace() as name:
         store = object_store(name)
         made = RunNamespace.create(name, behind_proxy(name, store), tmp_path_factory.mktemp("proxied"))
@@ -68,7 +68,7 @@ def runs_behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
 
 
 def start(runs: RunNamespace, ct: Path, *, svd_memory: str = "2Gi", store: str = "", **changes: Any) -> Run:
-    """Start a run that ends with the svd: nothing here is about the steps after it."""
+    """Start a run that ends with the svd step, because no test here concerns the steps after it."""
     package = small_package(until="svd", svd_memory=svd_memory)
     runs.change_template(**changes)
     return runs.run(package, source=runs.upload(ct), engine="mahout", store=store, **ARGUMENTS)
@@ -91,7 +91,7 @@ def application(runs: RunNamespace, run: Run) -> dict[str, Any]:
 
 
 def jobs_done(run: Run) -> int:
-    """Return how many jobs of the SVD have ended; those under way say `tasks so far`."""
+    """Return the number of ended jobs of the SVD; a running job prints `tasks so far`."""
     return len(re.findall(r"^spark: job .*tasks, [\d.]+ s$", run.live_log("svd"), re.MULTILINE))
 
 
@@ -104,14 +104,14 @@ def in_the_middle_of_the_svd(runs: RunNamespace, run: Run) -> None:
 
 
 def kill_container(runs: RunNamespace, pod: str) -> None:
-    """Kill all processes of a pod's container but the first, with no chance to say a word; its end is the pod's."""
+    """Kill all processes of a pod's container except the first, by SIGKILL; the pod ends with them."""
     command = ["kubectl", "-n", runs.name, "exec", pod, "--", "sh", "-c", "kill -9 -1"]
     subprocess.run(command, capture_output=True, check=False)
 
 
 @contextmanager
 def following(runs: RunNamespace, pod: str, log: TextIO) -> Iterator[None]:
-    """Write what a pod says to `log` until it is gone: what it said last can be asked of nobody after that."""
+    """Write the log of a pod to `log` until the pod is gone, because its last lines cannot be read afterwards."""
     process = subprocess.Popen(["kubectl", "-n", runs.name, "logs", "--follow", pod], stdout=log)
     try:
         yield
@@ -138,7 +138,7 @@ def nothing_is_left(runs: RunNamespace, run: Run) -> bool:
 
 
 @pytest.mark.parametrize("decommissioned", [False, True], ids=["killed", "decommissioned"])
-def test_an_executor_lost_during_the_svd_costs_time_and_nothing_else(
+def test_an_executor_lost_during_the_svd_costs_only_time(
     runs: RunNamespace, ct: Path, undisturbed: FactorStore, tmp_path: Path, *, decommissioned: bool
 ) -> None:
     run = start(runs, ct, **(DECOMMISSIONING if decommissioned else {}))
@@ -149,25 +149,25 @@ def test_an_executor_lost_during_the_svd_costs_time_and_nothing_else(
     begun = time.monotonic()
     with last_words.open("w") as log, following(runs, victim, log):
         if decommissioned:
-            # As a node is drained: with notice. It hands its blocks over, and Spark counts it in until it has gone.
+            # As by a drained node, with notice: the executor transfers its blocks, and Spark counts it while it exists.
             runs.kubectl("delete", "pod", victim, "--wait=false")
-            wait_until(lambda: MOVED.search(last_words.read_text()) or run.state, "the executor hands its blocks over")
+            wait_until(lambda: MOVED.search(last_words.read_text()) or run.state, "the executor transfers its blocks")
         else:
             kill_container(runs, victim)
-            wait_until(lambda: set(executors(runs, run)) - set(before) or run.state, "Spark asks for another executor")
+            wait_until(lambda: set(executors(runs, run)) - set(before) or run.state, "Spark requests another executor")
         assert not run.state, run.end()
         noticed = time.monotonic() - begun
-        wait_until(lambda: jobs_done(run) > jobs or run.state, "the SVD goes on")
+        wait_until(lambda: jobs_done(run) > jobs or run.state, "the SVD continues")
         seconds = time.monotonic() - begun
         run.succeed()
     same_factors(runs, run, undisturbed, tmp_path)
-    assert application(runs, run)["status"]["executionAttempts"] == 1, "the driver was not started again"
+    assert application(runs, run)["status"]["executionAttempts"] == 1, "the driver is not restarted"
     moved = MOVED.findall(last_words.read_text())
     assert bool(moved) == decommissioned, last_words.read_text()[-2000:]
     if decommissioned:
-        what, seen = "drained, with decommissioning,", f"it handed {len(moved)} blocks over, the first"
+        what, seen = "drained, with decommissioning,", f"it transferred {len(moved)} blocks, the first"
     else:
-        what, seen = "killed", "Spark computed again what was lost with it, and asked for another"
+        what, seen = "killed", "Spark recomputed the lost blocks and requested a new executor"
     tell_chaos(
         f"an executor is {what} during the SVD",
         f"{seen} after {noticed:.0f} s; same factors, one application, one attempt",
@@ -175,7 +175,7 @@ def test_an_executor_lost_during_the_svd_costs_time_and_nothing_else(
     )
 
 
-def test_a_launching_pod_that_is_killed_is_tried_again_and_adopts_its_application(
+def test_a_launching_pod_that_is_killed_is_retried_and_adopts_its_application(
     runs: RunNamespace, ct: Path, undisturbed: FactorStore, tmp_path: Path
 ) -> None:
     run = start(runs, ct)
@@ -194,12 +194,13 @@ def test_a_launching_pod_that_is_killed_is_tried_again_and_adopts_its_applicatio
     same_factors(runs, run, undisturbed, tmp_path)
     tell_chaos(
         "the launching pod is killed during the SVD",
-        "KFP's retry made another after 10 s, which adopted the application; the driver never noticed; same factors",
+        "KFP's retry created a new pod after 10 s, which adopted the application; the driver was not affected; "
+        "same factors",
         seconds,
     )
 
 
-def test_two_runs_at_once_in_one_namespace_are_two_applications_and_both_right(
+def test_two_runs_at_once_in_one_namespace_are_two_applications_and_both_are_correct(
     runs: RunNamespace, ct: Path, undisturbed: FactorStore, tmp_path: Path
 ) -> None:
     begun = time.monotonic()
@@ -209,7 +210,7 @@ def test_two_runs_at_once_in_one_namespace_are_two_applications_and_both_right(
     assert {application_of(run) for run in pair} <= names
     for index, run in enumerate(pair):
         same_factors(runs, run.succeed(), undisturbed, tmp_path / str(index))
-    tell_chaos("two runs at once in one namespace", "two applications, both runs right", time.monotonic() - begun)
+    tell_chaos("two runs at once in one namespace", "two applications, both runs correct", time.monotonic() - begun)
 
 
 def test_a_run_deleted_midway_leaves_no_application_no_pod_and_no_claim(runs: RunNamespace, ct: Path) -> None:
@@ -220,19 +221,21 @@ def test_a_run_deleted_midway_leaves_no_application_no_pod_and_no_claim(runs: Ru
     wait_until(lambda: nothing_is_left(runs, run), "application, pods and claim are gone", 180)
     seconds = time.monotonic() - begun
     assert run.finish().state == "FAILED"
-    tell_chaos("the run is deleted during the SVD", "application, driver, executors, steps and claim are gone", seconds)
+    tell_chaos(
+        "the run is deleted during the SVD", "application, driver, executors, steps and claim are deleted", seconds
+    )
 
 
 @pytest.mark.parametrize("step", ["fetch", "svd"])
-def test_a_full_volume_is_named_and_a_bigger_one_runs_through(
+def test_a_full_volume_is_reported_and_a_run_on_a_larger_one_succeeds(
     runs: RunNamespace, ct: Path, undisturbed: FactorStore, tmp_path: Path, step: str
 ) -> None:
     files = sum(path.stat().st_size for path in ct.rglob("*")) / 2**20
-    # Half of the series; or the series and its matrix, with no room for U.
+    # The volume holds half of the series, or the series and its matrix but not U.
     room = {"fetch": files / 2, "svd": files * 2 + 8}[step]
     with small_volume(runs.name, mebibytes=max(1, int(room))) as volume:
         package = small_package(until="svd")
-        # What is tested is how a try ends: no other one finds more room, neither Kubeflow's nor the operator's.
+        # One try only: a retry by Kubeflow or by the operator would not find more space.
         for spec in package.tasks():
             spec.pop("retryPolicy", None)
         runs.change_template(restartPolicy={"type": "Never"})
@@ -246,24 +249,24 @@ def test_a_full_volume_is_named_and_a_bigger_one_runs_through(
         assert {one.task for one in full.tries if one.phase != "Succeeded"} == {step}, full.end()
         assert "disk is full" in full.log(step) or "No space left" in full.log(step), full.end()
         assert "cleanup: the run FAILED" in full.log("cleanup")
-        seen = "the step says that the disk is full, gives no output, and cleanup runs"
+        seen = "the step reports a full disk and publishes no output; cleanup runs"
         if step == "svd":
             full.delete()
             wait_until(lambda: nothing_is_left(runs, full), "the run that failed is gone", 180)
             volume.release()
             volume.resize(4096)
             same_factors(runs, runs.run(package, **arguments).succeed(), undisturbed, tmp_path)
-            seen += "; the same run on a bigger volume is right"
+            seen += "; the same run on a larger volume succeeds"
     tell_chaos(f"the volume fills during {step}", seen, seconds)
 
 
-def test_s3_that_is_gone_for_half_a_minute_during_the_fetch_costs_time_and_nothing_else(
+def test_an_s3_outage_of_half_a_minute_during_the_fetch_costs_only_time(
     runs_behind_proxy: tuple[RunNamespace, ObjectStore], ct: Path
 ) -> None:
     runs, store = runs_behind_proxy
     source = runs.upload(ct)
     files = [path for path in ct.rglob("*") if path.is_file()]
-    # So slow that the outage falls into the fetch, whatever the series.
+    # S3 is throttled, so that the outage falls into the fetch for any series.
     mend(runs.name, store, bytes_per_second=sum(path.stat().st_size for path in files) // 20)
     run = runs.run(small_package(until="matrix"), source=source, engine="numpy", **ARGUMENTS)
     wait_until(lambda: "fetch:" in run.live_log("fetch") or run.state, "some files are fetched")
@@ -277,36 +280,38 @@ def test_s3_that_is_gone_for_half_a_minute_during_the_fetch_costs_time_and_nothi
     tries = sum(one.task == "fetch" for one in run.tries)
     assert f"fetch: {len(files)} files" in run.log("fetch"), run.end()
     tell_chaos(
-        f"S3 is gone for {OUTAGE_SECONDS:.0f} s during the fetch", f"{tries} pods fetched; every file is there", seconds
+        f"S3 is unreachable for {OUTAGE_SECONDS:.0f} s during the fetch",
+        f"{tries} pods fetched; all files are complete",
+        seconds,
     )
 
 
-def test_s3_that_is_gone_for_half_a_minute_under_the_svd_costs_time_and_nothing_else(
+def test_an_s3_outage_of_half_a_minute_during_the_svd_costs_only_time(
     runs_behind_proxy: tuple[RunNamespace, ObjectStore], ct: Path, undisturbed: FactorStore, tmp_path: Path
 ) -> None:
     runs, store = runs_behind_proxy
     run = start(runs, ct, store=f"s3://{runs.name}/stores")
-    # From here on the executors read their blocks of A, and none of them has.
+    # From here on the executors read their blocks of A, and none has read one yet.
     wait_until(lambda: "svd: mahout factors" in run.live_log("svd") or run.state, "the SVD begins")
     gone(runs, run)
-    assert not jobs_done(run), "no job can end without A"
+    assert not jobs_done(run), "no job ends without A"
     mend(runs.name, store)
     back = time.monotonic()
-    wait_until(lambda: jobs_done(run) or run.state, "the SVD goes on")
+    wait_until(lambda: jobs_done(run) or run.state, "the SVD continues")
     seconds = time.monotonic() - back
     run.succeed()
     assert application(runs, run)["status"]["executionAttempts"] == 1
     assert [one.phase for one in run.tries if one.task == "svd"] == ["Succeeded"]
     same_factors(runs, run, undisturbed, tmp_path)
     tell_chaos(
-        f"S3 is gone for {OUTAGE_SECONDS:.0f} s under the SVD, its stores on S3",
-        "no job ends meanwhile and none fails: driver and executors ask again; one attempt, same factors",
+        f"S3 is unreachable for {OUTAGE_SECONDS:.0f} s during the SVD, with the stores on S3",
+        "no job ends or fails in this time: driver and executors retry; one attempt, same factors",
         seconds,
     )
 
 
 def gone(runs: RunNamespace, run: Run) -> None:
-    """Take S3 away for `OUTAGE_SECONDS`, which the run must outlive."""
+    """Interrupt S3 for `OUTAGE_SECONDS`; the run must continue."""
     cut(runs.name)
     began = time.monotonic()
     while time.monotonic() - began < OUTAGE_SECONDS:
@@ -318,17 +323,17 @@ def test_an_oversized_gang_waits_without_a_pod_running_and_is_deleted_cleanly(ru
     there = subprocess.run(["kubectl", "get", "crd", GANG_CRD], capture_output=True, check=False)
     if there.returncode:
         pytest.skip(
-            f"no gang scheduler is here (CRD {GANG_CRD}): scheduler-plugins' coscheduling under the name `gang`"
+            f"the cluster has no gang scheduler (CRD {GANG_CRD}): scheduler-plugins' coscheduling under the name `gang`"
         )
     nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
     largest = max(int(one["status"]["allocatable"]["memory"].removesuffix("Ki")) for one in nodes) >> 20
     # The driver alone would fit.
     run = start(runs, ct, svd_memory=f"{largest // 2 + 1}Gi", batchScheduler="gang")
     mine = f"sparkoperator.k8s.io/app-name={application_of(run)}"
-    wait_until(lambda: runs.pods(mine) or run.state, "the driver's pod is there")
+    wait_until(lambda: runs.pods(mine) or run.state, "the driver's pod exists")
     waited = time.monotonic()
     while time.monotonic() - waited < OUTAGE_SECONDS:
-        assert [one["status"]["phase"] for one in runs.pods(mine)] == ["Pending"], "none starts unless all can"
+        assert [one["status"]["phase"] for one in runs.pods(mine)] == ["Pending"], "no pod starts unless all can"
         assert not run.state, run.end()
         time.sleep(2)
     begun = time.monotonic()
@@ -336,9 +341,9 @@ def test_an_oversized_gang_waits_without_a_pod_running_and_is_deleted_cleanly(ru
     wait_until(lambda: nothing_is_left(runs, run), "application, pods and claim are gone", 180)
     seconds = time.monotonic() - begun
     run.finish()
-    assert application_of(run) not in runs.kubectl("get", GANG_CRD, "-o", "name"), "its PodGroup went with it"
+    assert application_of(run) not in runs.kubectl("get", GANG_CRD, "-o", "name"), "its PodGroup is deleted"
     tell_chaos(
         "a gang larger than the cluster",
-        "the driver is Pending, no pod of it runs, and the step waits with it; the deleted run leaves nothing",
+        "the driver is Pending, no pod of the gang runs, and the step waits; deleting the run leaves nothing",
         seconds,
     )

@@ -1,4 +1,4 @@
-"""What clusters do to the svd step: each test breaks one thing, states the outcome, and finds nothing lost.
+"""Faults during the svd step: each test injects one fault, asserts the outcome, and checks that nothing is lost.
 
 Each test prints a row of the chaos table of docs/explanation/cluster.md.
 Faults in a whole pipeline run are tested in test_chaos_pipeline.py.
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.chaos
 
 RESTART = "CTBASIS_RESTART_API_SERVER"
 LONG = 24
-"""Power iterations, so that there is time to break something in the middle of the SVD."""
+"""Number of power iterations that leaves time to inject a fault during the SVD."""
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def in_the_middle_of_the_svd(step: Step) -> None:
 
 
 def jobs(said: str) -> list[str]:
-    """Return the lines that say which job has ended, each once a driver."""
+    """Return the log lines of ended jobs; each driver prints one per job."""
     return re.findall(r"^spark: job .* s$", said, re.MULTILINE)
 
 
 @pytest.mark.parametrize("grace", [0, 30], ids=["at once", "with notice"])
-def test_a_driver_that_is_killed_runs_again_and_its_factors_are_right(
+def test_a_driver_that_is_killed_is_restarted_and_its_factors_are_correct(
     namespace: StepNamespace, run: str, grace: int
 ) -> None:
     arguments = job_arguments(f"driver-{grace}.zarr", power_iters=LONG)
@@ -61,17 +61,19 @@ def test_a_driver_that_is_killed_runs_again_and_its_factors_are_right(
     found = namespace.application(run)
     assert found is not None
     assert found["status"]["executionAttempts"] == 2
-    assert said.count("svd: mahout factors") == said.count("svd: done in") + 1 == 2, "both drivers' logs, each once"
+    assert said.count("svd: mahout factors") == said.count("svd: done in") + 1 == 2, (
+        "the logs of both drivers, each once"
+    )
     assert namespace.right_factors(f"driver-{grace}.zarr")
     how_said = "at once" if grace == 0 else "with notice"
     tell_chaos(
         f"the driver is killed {how_said} during the SVD",
-        "FAILING, PENDING_RERUN, a second driver; the step goes on with its log; same factors",
+        "FAILING, PENDING_RERUN, a second driver; the step continues with its log; same factors",
         again,
     )
 
 
-def test_a_launcher_that_is_killed_and_tried_again_adopts_its_application(namespace: StepNamespace, run: str) -> None:
+def test_a_launcher_that_is_killed_and_restarted_adopts_its_application(namespace: StepNamespace, run: str) -> None:
     arguments = job_arguments("adopted.zarr", power_iters=LONG)
     first = namespace.step(*arguments, run=run)
     in_the_middle_of_the_svd(first)
@@ -85,7 +87,7 @@ def test_a_launcher_that_is_killed_and_tried_again_adopts_its_application(namesp
     code, said = second.end()
     assert code == 0, said
     assert "adopted from an earlier try" in said
-    assert said.count("svd: mahout factors") == 1, "the driver's log from its beginning, each line once"
+    assert said.count("svd: mahout factors") == 1, "the log of the driver from its beginning, each line once"
     after = namespace.application(run)
     assert before is not None
     assert after is not None
@@ -93,13 +95,13 @@ def test_a_launcher_that_is_killed_and_tried_again_adopts_its_application(namesp
     assert after["status"]["executionAttempts"] == 1
     assert namespace.right_factors("adopted.zarr")
     tell_chaos(
-        "the launching process is killed (SIGKILL) and tried again",
-        "the second adopts the application, one only; the driver's log is whole; same factors",
+        "the launching process is killed (SIGKILL) and restarted",
+        "the second process adopts the single application; the driver's log is complete; same factors",
         adopted,
     )
 
 
-def test_a_restart_of_the_api_server_is_waited_out_and_no_line_is_lost(namespace: StepNamespace, run: str) -> None:
+def test_the_step_waits_for_a_restarted_api_server_and_loses_no_log_line(namespace: StepNamespace, run: str) -> None:
     restart = os.environ.get(RESTART)
     if not restart:
         pytest.skip(f"{RESTART} is not set; it is the command that ends this cluster's API server and starts it again")
@@ -108,7 +110,7 @@ def test_a_restart_of_the_api_server_is_waited_out_and_no_line_is_lost(namespace
     in_the_middle_of_the_svd(step)
     began = time.monotonic()
     subprocess.run(restart, shell=True, check=True, timeout=GENEROUS_SECONDS)  # noqa: S602  the user's own command
-    wait_until(_answers, "the API server is back")
+    wait_until(_answers, "the API server answers again")
     away = time.monotonic() - began
     code, said = step.end()
     assert code == 0, said
@@ -123,7 +125,7 @@ def test_a_restart_of_the_api_server_is_waited_out_and_no_line_is_lost(namespace
     assert namespace.right_factors("restarted.zarr")
     tell_chaos(
         "the API server is restarted during the SVD",
-        "the watches and the log go on where they were, no line lost or twice; same factors",
+        "watches and log continue where they stopped, without a lost or repeated line; same factors",
         away,
     )
 
@@ -134,7 +136,7 @@ def _answers() -> bool:
 
 
 @pytest.mark.parametrize("policy", ["Never", "IfNotPresent"])
-def test_an_image_that_is_not_to_be_had_is_named_with_its_reason(
+def test_a_missing_image_is_reported_with_its_name_and_the_reason(
     namespace: StepNamespace, run: str, policy: str
 ) -> None:
     wrong = {"image": "ctbasis/spark:absent", "imagePullPolicy": policy}
@@ -148,16 +150,16 @@ def test_an_image_that_is_not_to_be_had_is_named_with_its_reason(
     assert "ctbasis/spark:absent" in refused
     wait_until(lambda: not namespace.application(run) and not namespace.pods(run), "application and pods are gone")
     tell_chaos(
-        f"an image that is not there (imagePullPolicy {policy})",
+        f"a missing image (imagePullPolicy {policy})",
         "refused with the kubelet's reason and the image's name, "
-        + ("at once" if policy == "Never" else "after the patience of 20 s that the test sets")
+        + ("at once" if policy == "Never" else "after the timeout of 20 s that the test sets")
         + "; the application is deleted",
         seconds,
     )
 
 
-def test_executors_that_run_out_of_memory_are_the_reason_that_is_given(namespace: StepNamespace, run: str) -> None:
-    # A heap that is touched at once and leaves the container nothing beside it.
+def test_the_step_reports_executors_that_run_out_of_memory(namespace: StepNamespace, run: str) -> None:
+    # A heap that is allocated at once and leaves no memory of the container for anything else.
     greedy = {
         "restartPolicy": {"type": "Never", "onFailureRetries": None, "onFailureRetryInterval": None},
         "sparkConf": {"spark.executor.maxNumFailures": "2"},
@@ -175,11 +177,13 @@ def test_executors_that_run_out_of_memory_are_the_reason_that_is_given(namespace
     assert re.search(r"executors? ended: OOMKilled \(exit code 137, memory limit 769Mi\)", refused), said
     assert "memoryOverhead" in refused
     tell_chaos(
-        "executors exceed their memory", "the step fails with OOMKilled and the limit, and what to raise", seconds
+        "executors exceed their memory",
+        "the step fails and prints OOMKilled, the limit, and the setting to raise",
+        seconds,
     )
 
 
-def test_nothing_of_these_tests_runs_on(namespace: StepNamespace) -> None:
+def test_no_pod_of_these_tests_remains(namespace: StepNamespace) -> None:
     left = kubectl(
         "-n", namespace.name, "get", "pods", "--field-selector=status.phase=Running", "--output=name"
     ).split()

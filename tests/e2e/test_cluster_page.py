@@ -1,4 +1,4 @@
-"""docs/explanation/cluster.md quotes the compiled package and the manifests; what it quotes is theirs."""
+"""The quotations of docs/explanation/cluster.md are equal to the compiled package and the manifests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUOTES = QUOTE.findall((CHECKOUT / "docs" / "explanation" / "cluster.md").read_t
 
 
 def within(part: Any, whole: Any) -> bool:
-    """Tell whether `part` is `whole` with keys of mappings left out."""
+    """Return whether `part` equals `whole`, except for omitted keys of mappings."""
     if isinstance(part, dict) and isinstance(whole, dict):
         return all(key in whole and within(value, whole[key]) for key, value in part.items())
     if isinstance(part, list) and isinstance(whole, list):
@@ -23,12 +23,12 @@ def within(part: Any, whole: Any) -> bool:
     return bool(part == whole)
 
 
-def test_the_page_quotes_something() -> None:
+def test_the_page_quotes_the_package_and_the_role() -> None:
     assert {file for file, _ in QUOTES} == {"pipeline/denoise.yaml", "manifests/base/launch.yaml"}
 
 
 @pytest.mark.parametrize(("file", "quote"), QUOTES, ids=[file for file, _ in QUOTES])
-def test_what_the_page_quotes_is_in_the_file(file: str, quote: str) -> None:
+def test_every_quotation_is_in_the_quoted_file(file: str, quote: str) -> None:
     documents = list(yaml.safe_load_all((CHECKOUT / file).read_text()))
     for part in yaml.safe_load_all(quote):
         assert any(within(part, document) for document in documents), part

@@ -107,7 +107,7 @@ def test_every_step_finds_what_it_imports() -> None:
 
 
 def test_driver_and_executors_find_what_they_import() -> None:
-    job = ["ctbasis.spark.job", "ctbasis.svd.engines.mahout", "ctbasis.matrix.store", "ctbasis.svd.factors"]
+    job = ["ctbasis.spark.driver", "ctbasis.svd.engines.mahout", "ctbasis.matrix.store", "ctbasis.svd.factors"]
     program = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint('all')"
     assert said(SPARK_IMAGE, program, *job).split() == ["all"]
 

@@ -1,4 +1,4 @@
-"""What stands for Kubeflow's driver and Argo in the tests on a cluster; this much of it needs none."""
+"""The emulation of Kubeflow's driver and of Argo, as far as it can be tested without a cluster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OWNER = {"apiVersion": "v1", "kind": "ConfigMap", "name": "run", "uid": "0"}
 
 
 def svd_pod(package: Package) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the svd's pod and the executor input that its launcher is given."""
+    """Return the pod of the svd step and the executor input of its launcher."""
     tasks = package.component("comp-exit-handler-1")["dag"]["tasks"]
     task = Task(package, "svd", tasks["svd"], run_name="run-1", run_id="1")
     declared = package.component("root")["inputDefinitions"]["parameters"]
@@ -26,7 +26,7 @@ def svd_pod(package: Package) -> tuple[dict[str, Any], dict[str, Any]]:
     return pod, json.loads(command[command.index("--executor_input") + 1])
 
 
-def test_the_svds_resources_go_to_its_application_and_not_to_its_own_pod() -> None:
+def test_the_resources_of_the_svd_task_apply_to_its_application_and_not_to_its_pod() -> None:
     pod, given = svd_pod(Package.read())
     (main,) = pod["spec"]["containers"]
     task_config = given["inputs"]["parameterValues"]["task_config"]
@@ -40,24 +40,24 @@ def test_the_svds_resources_go_to_its_application_and_not_to_its_own_pod() -> No
     assert main["env"][-1]["name"] == task_config["env"][-1]["name"]
 
 
-def test_what_the_driver_does_not_know_is_refused_and_not_left_out() -> None:
+def test_a_feature_of_kfp_that_the_emulation_lacks_is_refused() -> None:
     package = Package.read()
     package.platform["deploymentSpec"]["executors"]["exec-svd"]["podMetadata"] = {"labels": {"a": "b"}}
     with pytest.raises(UnknownToThisDriverError, match="podMetadata"):
         svd_pod(package)
 
 
-def test_a_package_ends_at_a_task_with_all_that_it_needs() -> None:
+def test_a_shortened_package_keeps_the_tasks_that_its_last_task_depends_on() -> None:
     package = small_package(until="svd")
     assert set(package.component("comp-exit-handler-1")["dag"]["tasks"]) == {"fetch", "matrix", "svd"}
     assert set(package.component("root")["dag"]["tasks"]) == {"cleanup", "exit-handler-1"}
 
 
-def test_a_task_is_tried_again_within_argos_max_duration_from_its_first_start() -> None:
+def test_a_task_is_retried_within_argos_max_duration_from_its_first_start() -> None:
     policy = {"maxRetryCount": 2, "backoffDuration": "10s", "backoffFactor": 2.0, "backoffMaxDuration": "60s"}
     retry = Retry.of({"retryPolicy": policy})
     assert retry.wait(1, since_first=5) == 10
     assert retry.wait(2, since_first=5) == 20
     assert retry.wait(3, since_first=5) is None, "no more tries"
-    assert retry.wait(1, since_first=51) is None, "its wait would end too late"
+    assert retry.wait(1, since_first=51) is None, "the pause would end after the maximum duration"
     assert Retry.of({}).wait(1, since_first=0) is None

@@ -1,4 +1,4 @@
-"""The overlays on a real cluster: the API server takes them, and what they promise is so."""
+"""The overlays on a real cluster: the API server accepts them, and they have the promised effects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda overlay: overlay.name)
-def test_the_api_server_takes_every_overlay_field_by_field(overlay: Path, tmp_path: Path) -> None:
+def test_the_api_server_accepts_every_field_of_every_overlay(overlay: Path, tmp_path: Path) -> None:
     with new_namespace() as name:
         manifests = rendered(overlay, name, tmp_path)
         said = kubectl("apply", "--dry-run=server", "--validate=strict", "--filename=-", given=manifests)
@@ -39,7 +39,7 @@ def test_the_api_server_takes_every_overlay_field_by_field(overlay: Path, tmp_pa
         ]
         (template,) = (item for item in stored if item["kind"] == "SparkApplication")
         plain = {key: template[key] for key in ("apiVersion", "kind", "spec")}
-        # The step reads it with models of its own, which must know every field that the webhook has filled in.
+        # The models of the step must know every field that the webhook adds.
         assert SparkApplication.from_manifest({**plain, "metadata": {"name": TEMPLATE}}).name == TEMPLATE
 
 
@@ -49,10 +49,10 @@ def test_the_lint_checks_against_the_operators_definitions_of_this_cluster() -> 
         definition = json.loads(kubectl("get", "crd", f"{kind}.{crds.GROUP}", "--output=json"))
         for name, text in crds.published(definition).items():
             vendored = (crds.FOLDER / name).read_text()
-            assert vendored == text, f"{name} is of another version; ctbasis/kubeflow/lint/crds.py renews it"
+            assert vendored == text, f"{name} has another version; run ctbasis/kubeflow/lint/crds.py to update it"
 
 
-def test_the_suspended_template_is_at_rest_and_starts_no_pod(hardened: Installed) -> None:
+def test_the_suspended_template_starts_no_pod(hardened: Installed) -> None:
     wait_until(lambda: hardened.state(TEMPLATE) == "SUSPENDED", "the template is suspended")
     kept = hardened.template()["spec"]["timeToLiveSeconds"]
     for seconds in (1, kept):
@@ -68,7 +68,7 @@ def test_a_hardened_job_completes_where_only_restricted_pods_are_admitted(harden
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     run = hardened.start("svd-hardened")
     hardened.completed(run)
-    # The image holds all that netlib needs of it, or the products would run several times slower in Java.
+    # The image contains the library that netlib loads; without it the products run several times slower in Java.
     assert "libopenblas.so.0" in hardened.log(run)
     driver, executors = hardened.pods(run, "driver"), hardened.pods(run, "executor")
     assert len(driver) == 1
@@ -94,7 +94,7 @@ def test_a_pod_that_is_not_hardened_is_refused(hardened: Installed) -> None:
 
 
 def test_a_running_driver_is_not_evicted_and_an_executor_is(hardened: Installed) -> None:
-    # A driver that waits for its executor, which asks for more than any node has.
+    # A driver that waits for an executor with a request that no node can satisfy.
     run = hardened.start("svd-budget", executor={"coreRequest": "9999", "instances": 1})
     driver = f"{run}-driver"
     wait_until(lambda: _phase(hardened, driver) == "Running", "the driver runs")
@@ -117,7 +117,7 @@ def _mounts(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _evict(made: Installed, pod: str) -> str:
-    """Evict a pod as `kubectl drain` does; return the refusal, empty if there is none."""
+    """Evict a pod as `kubectl drain` does; return the message of a refusal, or an empty text."""
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": made.name}}
     path = f"/api/v1/namespaces/{made.name}/pods/{pod}/eviction"
     command = ["kubectl", "create", "--raw", path, "--filename=-"]

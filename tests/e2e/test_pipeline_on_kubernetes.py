@@ -1,4 +1,4 @@
-"""The whole compiled pipeline on a cluster, pod by pod as Kubeflow makes them, gives what it gives on one machine."""
+"""The compiled pipeline on a cluster, pod by pod as in Kubeflow, gives the same results as on one machine."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ OUTPUTS = {"denoised": ("reconstruct", "denoised"), "basis": ("svd", "basis"), "
 PATCH = {"mode": "patch", "seed": 7}
 
 SINGULAR_VALUES, PRODUCT, METRIC = 1e-6, 1e-5, 1e-3
-"""Relative; how far Mahout may be from itself: executors add up in the order in which they end, and U is float32."""
+"""Relative tolerances between two runs of Mahout: executors add in the order of their ends, and U is float32."""
 
 
 @pytest.fixture(scope="module")
 def reference(ct: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """Return a function that gives this machine's own run with an engine and other arguments than ARGUMENTS."""
+    """Return a function that runs the pipeline on this machine, with an engine and changes to ARGUMENTS."""
     made: dict[str, Path] = {}
 
     def run(engine: str, **arguments: Any) -> Path:
@@ -47,7 +47,7 @@ def reference(ct: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
         if name not in made:
             out = tmp_path_factory.mktemp("reference") / name
             with pytest.MonkeyPatch.context() as patch:
-                # Pods have none of this machine's: another kernel of OpenBLAS is another last bit.
+                # The pods do not have these variables, and another OpenBLAS kernel would change the last bits.
                 for variable in [variable for variable in os.environ if variable.startswith("OPENBLAS_")]:
                     patch.delenv(variable)
                 made[name] = local.run({"source": str(ct), "engine": engine, **arguments}, out=out).out
@@ -57,7 +57,7 @@ def reference(ct: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 
 def outputs(runs: RunNamespace, run: Run, folder: Path) -> Path:
-    """Bring a run's outputs home under the names that a local run gives them."""
+    """Copy the outputs of a run to this machine, under the names of a local run."""
     for name, (task, artifact) in OUTPUTS.items():
         runs.artifact(run, task, artifact, folder / name).replace(folder / f"{name}.whole")
         (folder / name).rmdir()
@@ -77,7 +77,7 @@ def product(factors: FactorStore) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def apart(one: Any, other: Any, path: str = "") -> list[str]:
-    """Return the places at which two JSON documents differ by more than METRIC."""
+    """Return the paths at which two JSON documents differ by more than METRIC."""
     if isinstance(one, dict) and isinstance(other, dict):
         return [where for key in one | other for where in apart(one.get(key), other.get(key), f"{path}.{key}")]
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
@@ -124,7 +124,7 @@ def test_patch_mode_on_executors_gives_what_it_gives_on_one_machine(
     sys.stderr.write(f"\n{transcript(runs, run)}")
     here, there = reference("numpy", **PATCH), outputs(runs, run, tmp_path)
     difference = np.abs(pixels(here / "denoised").astype(int) - pixels(there / "denoised"))
-    # By rounding; a weight within rounding of tau may go either way.
+    # The difference is rounding; a weight that is equal to tau within rounding may be kept or dropped.
     assert np.quantile(difference, 0.999) <= 1
     one, other = (PatchBases.open(str(folder / "basis")).bases[0] for folder in (here, there))
     assert other.provenance["patches"] == one.provenance["patches"]
@@ -134,7 +134,7 @@ def test_patch_mode_on_executors_gives_what_it_gives_on_one_machine(
     assert np.abs(pixels(here / "noise").astype(int) - pixels(noise)).max() <= 1
 
 
-def test_a_run_that_fails_names_the_cause_and_the_exit_handler_runs(runs: RunNamespace) -> None:
+def test_a_failed_run_reports_the_cause_and_the_exit_handler_runs(runs: RunNamespace) -> None:
     package = small_package()
     for task in package.tasks():
         task.pop("retryPolicy", None)
@@ -142,11 +142,11 @@ def test_a_run_that_fails_names_the_cause_and_the_exit_handler_runs(runs: RunNam
     assert run.state == "FAILED"
     assert "nothing-is-here" in run.log("fetch"), run.end()
     assert "cleanup: the run FAILED" in run.log("cleanup")
-    assert {one.task for one in run.tries} == {"fetch", "cleanup"}, "nothing runs on what was not fetched"
+    assert {one.task for one in run.tries} == {"fetch", "cleanup"}, "no step runs without the fetched files"
 
 
 def transcript(runs: RunNamespace, run: Run) -> str:
-    """Return what docs/explanation/cluster.md shows of a run."""
+    """Return the transcript of a run that docs/explanation/cluster.md shows."""
     steps = "\n".join(
         f"  {one.pod.removeprefix(run.name + '-'):<14} {one.phase:<10} {one.seconds:6.1f} s" for one in run.tries
     )

@@ -1,4 +1,4 @@
-"""The Spark step on a real cluster: what comes out, what it says, what it asks for, and what it leaves behind."""
+"""The svd step with Spark on a real cluster: its results, its log, its requests, and what remains afterwards."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from ctbasis.errors import error_in_log
+from ctbasis.parameters import SvdPlan
+from ctbasis.spark.driver import Job
 from ctbasis.spark.kubernetes.owner import POD_NAME
 from ctbasis.spark.launch import application_name
 from tests.e2e.cluster import CHECKOUT, SPARK_IMAGE, hardened, pod, wait_until
@@ -30,7 +32,7 @@ SHORT_WAIT, LONG_WAIT = 10.0, 60.0
 
 @pytest.fixture
 def run() -> str:
-    """Return a run's id, of the length that Kubeflow gives one."""
+    """Return the id of a run, as long as those of Kubeflow."""
     return str(uuid.uuid4())
 
 
@@ -38,14 +40,14 @@ def is_gone(namespace: StepNamespace, run: str) -> None:
     wait_until(lambda: not namespace.application(run) and not namespace.pods(run), "application and pods are gone")
 
 
-def test_factors_equal_those_of_one_machine_and_the_drivers_log_is_the_steps(
+def test_factors_equal_those_of_one_machine_and_the_step_prints_the_log_of_the_driver(
     namespace: StepNamespace, run: str
 ) -> None:
     code, said = namespace.step(*job_arguments("good.zarr"), run=run).end()
     assert code == 0, said
     assert "RUNNING" in said
     assert "COMPLETED" in said
-    assert "orbidden" not in said, "manifests/base gives the driver too little"
+    assert "orbidden" not in said, "manifests/base gives the driver too few rights"
     assert "svd: mahout factors 4096 x 24" in said
     assert "spark: job 0 (dssvd" in said
     assert namespace.right_factors("good.zarr")
@@ -58,14 +60,14 @@ def test_plain_spark_gives_the_same_factors(namespace: StepNamespace, run: str) 
     assert namespace.right_factors("plain.zarr")
 
 
-def test_executors_read_dicom_files_themselves_and_say_where_there_are_none(namespace: StepNamespace, run: str) -> None:
-    source = ["--source", "/workspace", "--factors", "/workspace/fused.zarr", "--engine", "spark", "--rank", "5"]
-    code, said = namespace.step(*source, run=run).end()
+def test_executors_read_dicom_files_and_report_where_there_are_none(namespace: StepNamespace, run: str) -> None:
+    job = Job(SvdPlan.of(engine="spark", rank="5"), "/workspace/fused.zarr", source="/workspace")
+    code, said = namespace.step(*job.arguments(), run=run).end()
     assert code == 2, said
     assert error_in_log(said.splitlines()).startswith("no CT image among "), said
 
 
-def test_a_refusal_of_the_job_is_the_steps_own_and_is_not_retried(namespace: StepNamespace, run: str) -> None:
+def test_a_job_that_refuses_its_input_fails_the_step_and_is_not_retried(namespace: StepNamespace, run: str) -> None:
     missing = job_arguments("bad.zarr", matrix="/workspace/missing.zarr")
     code, said = namespace.step(*missing, run=run).end()
     assert code == 2, said
@@ -74,7 +76,7 @@ def test_a_refusal_of_the_job_is_the_steps_own_and_is_not_retried(namespace: Ste
     is_gone(namespace, run)
 
 
-def test_a_step_that_is_told_to_stop_leaves_no_application_and_no_pod(namespace: StepNamespace, run: str) -> None:
+def test_a_step_that_is_stopped_leaves_no_application_and_no_pod(namespace: StepNamespace, run: str) -> None:
     step = namespace.step(*job_arguments("stopped.zarr"), run=run)
     wait_until(lambda: namespace.pods(run), "it has pods")
     step.process.send_signal(signal.SIGTERM)
@@ -83,10 +85,10 @@ def test_a_step_that_is_told_to_stop_leaves_no_application_and_no_pod(namespace:
     is_gone(namespace, run)
 
 
-def test_a_run_that_is_deleted_takes_an_application_along_that_its_step_could_not_delete(
+def test_deleting_a_run_deletes_an_application_that_its_step_could_not_delete(
     namespace: StepNamespace, run: str
 ) -> None:
-    # A ConfigMap is to the step's pod and to the garbage collector what the run's Workflow is.
+    # A ConfigMap represents the run's Workflow for the step's pod and for the garbage collector.
     made = namespace.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"run-{run}"}})
     owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": f"run-{run}", "uid": made["metadata"]["uid"]}
     container = hardened(SPARK_IMAGE, name="main", command=["sleep", "infinity"])
@@ -94,9 +96,9 @@ def test_a_run_that_is_deleted_takes_an_application_along_that_its_step_could_no
     steps["metadata"]["ownerReferences"] = [owner]
     namespace.apply(steps)
     step = namespace.step(*job_arguments("deleted.zarr"), run=run, environment={POD_NAME: f"step-{run}"})
-    wait_until(lambda: namespace.pods(run, "driver"), "the driver is there")
+    wait_until(lambda: namespace.pods(run, "driver"), "the driver exists")
     found = namespace.application(run)
-    assert found is not None, "the operator minds no owner"
+    assert found is not None, "the application exists although its owner is gone"
     assert found["metadata"]["ownerReferences"] == [owner]
     step.process.kill()
     step.end()
@@ -106,7 +108,7 @@ def test_a_run_that_is_deleted_takes_an_application_along_that_its_step_could_no
 
 @pytest.fixture
 def template(namespace: StepNamespace) -> Iterator[dict[str, Any]]:
-    """Put the suspended template into the namespace for one test."""
+    """Create the suspended template in the namespace for one test."""
     manifest = yaml.safe_load(TEMPLATE.read_text())
     manifest["spec"] |= {"suspend": True, "timeToLiveSeconds": 1234}
     yield namespace.apply(manifest)
@@ -114,7 +116,9 @@ def template(namespace: StepNamespace) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("template")
-def test_a_run_is_made_of_the_namespaces_template_which_itself_never_runs(namespace: StepNamespace, run: str) -> None:
+def test_a_run_is_created_from_the_template_of_the_namespace_which_never_runs_itself(
+    namespace: StepNamespace, run: str
+) -> None:
     arguments = job_arguments("templated.zarr", engine="numpy")
     code, said = namespace.step(*arguments, run=run).end()
     assert code == 0, said
@@ -133,7 +137,7 @@ def requests(step: Step) -> list[str]:
     return [line for line in step.said.splitlines() if line.startswith("request: ")]
 
 
-def test_a_step_that_waits_says_for_what_and_asks_for_nothing_meanwhile(namespace: StepNamespace, run: str) -> None:
+def test_a_waiting_step_prints_the_reason_and_sends_no_requests(namespace: StepNamespace, run: str) -> None:
     label = f"ctbasis-e2e/{run[:8]}"
     nowhere = {"driver": {"nodeSelector": {label: "here"}}}
     arguments = job_arguments("waited.zarr", engine="numpy")
@@ -142,7 +146,7 @@ def test_a_step_that_waits_says_for_what_and_asks_for_nothing_meanwhile(namespac
     time.sleep(SHORT_WAIT)
     short = requests(step)
     time.sleep(LONG_WAIT - SHORT_WAIT)
-    assert requests(step) == short, "waiting for a minute costs no more than waiting for ten seconds"
+    assert requests(step) == short, "waiting for a minute takes no more requests than waiting for ten seconds"
     assert len(short) == 5, "the template; create; watch the application; list and watch its pods"
     (node, *_) = namespace.kubectl("get", "nodes", "--output=name").split()
     namespace.kubectl("label", node, f"{label}=here")
@@ -155,10 +159,10 @@ def test_a_step_that_waits_says_for_what_and_asks_for_nothing_meanwhile(namespac
           f"{len(requests(step))} in all")  # fmt: skip
 
 
-def test_an_application_that_a_queue_has_suspended_is_waited_for(namespace: StepNamespace, run: str) -> None:
+def test_the_step_waits_for_an_application_that_a_queue_has_suspended(namespace: StepNamespace, run: str) -> None:
     arguments = job_arguments("queued.zarr", engine="numpy")
     step = namespace.step(*arguments, run=run, spec={"suspend": True}, patience={"unseen": 5})
-    wait_until(lambda: namespace.application(run), "the application is there")
+    wait_until(lambda: namespace.application(run), "the application exists")
     time.sleep(SHORT_WAIT)
     assert step.process.poll() is None, step.said
     assert "a queue such as Kueue starts it" in step.said or "SUSPENDED" in step.said
@@ -169,7 +173,7 @@ def test_an_application_that_a_queue_has_suspended_is_waited_for(namespace: Step
     assert code == 0, said
 
 
-def test_a_full_quota_is_a_queue_and_is_told(namespace: StepNamespace, run: str) -> None:
+def test_the_step_waits_for_a_full_quota_and_reports_it(namespace: StepNamespace, run: str) -> None:
     held = int(namespace.kubectl("get", "pods", "--output=name", "--field-selector=status.phase=Running").count("\n"))
     quota = {
         "apiVersion": "v1",
@@ -178,7 +182,7 @@ def test_a_full_quota_is_a_queue_and_is_told(namespace: StepNamespace, run: str)
         "spec": {"hard": {"pods": str(held)}},
     }
     namespace.apply(quota)
-    wait_until(lambda: namespace.get("resourcequota", "full").get("status", {}).get("used"), "the quota is counted")
+    wait_until(lambda: namespace.get("resourcequota", "full").get("status", {}).get("used"), "the quota is in effect")
     spec = {"restartPolicy": {"onSubmissionFailureRetries": 1, "onSubmissionFailureRetryInterval": 1}}
     step = namespace.step(*job_arguments("quota.zarr", engine="numpy"), run=run, spec=spec, patience={"quota": 3})
     try:

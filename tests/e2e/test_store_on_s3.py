@@ -1,4 +1,4 @@
-"""With the stores on S3 a run's executors need no claim: they read and write S3 by the Secret's keys alone."""
+"""With the stores on S3, executors need no claim: they read and write S3 with the keys of the Secret."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["reference"]
 pytestmark = pytest.mark.e2e
 
 
-def test_executors_without_the_runs_claim_factor_a_matrix_that_lies_on_s3(
+def test_executors_without_the_claim_of_the_run_factor_a_matrix_on_s3(
     runs: RunNamespace, ct: Path, reference: Reference, tmp_path: Path
 ) -> None:
     runs.change_template()

@@ -17,6 +17,7 @@ from ctbasis.dicom.deidentify.pseudonyms import SALT
 from ctbasis.errors import CtbasisError
 from ctbasis.kubeflow.local import run
 from ctbasis.matrix.ingest import ingest
+from ctbasis.parameters import SvdPlan
 from ctbasis.report.global_report import write_report
 from ctbasis.sources.fetch import fetch
 from ctbasis.steps.reconstruct import reconstruct
@@ -150,7 +151,8 @@ def test_the_patient_is_in_no_store_and_no_file_of_the_workspace_but_the_source(
     place, source = tmp_path / "workspace", tmp_path / "source"
     fetch(str(named), source, opaque=True)
     ingest(source, str(place / "matrix.zarr"), place / "qc.json", workers=2, deidentification=Deidentification.of())
-    factorize(str(place / "matrix.zarr"), str(place / "factors.zarr"), rank=2, ranks=[], engine="numpy")
+    plan = SvdPlan.of(rank="2", ranks="2", engine="numpy")
+    factorize(str(place / "matrix.zarr"), str(place / "factors.zarr"), plan)
     reconstruct(str(place / "factors.zarr"), place / "denoised", rank=2, basis_images=place / "basis-images")
     write_report(
         str(place / "matrix.zarr"),

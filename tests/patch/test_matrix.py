@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.store import MatrixStore
 from ctbasis.patch.bases import PatchBases
-from ctbasis.patch.basis import learn_together
 from ctbasis.patch.denoise import denoise
-from ctbasis.patch.matrix import denoise_matrix, kept, row_runs
-from ctbasis.patch.noise import LEAST, estimate
+from ctbasis.patch.learn import learn_shared_basis
+from ctbasis.patch.matrix import denoise_matrix, retained_noise_notes, row_runs
+from ctbasis.patch.noise_fit import MIN_SIGMA, fit_noise
 from ctbasis.patch.plan import PatchPlan
 from ctbasis.patch.rows import patch_shape
 from ctbasis.patch.volume import StoredVolume
-from ctbasis.steps import patch as step
 from ctbasis.storage.voxels import is_absent
 from ctbasis.svd.factors import FactorStore
 from tests.patch.conftest import EDGE, SIGMA, SLICES, Noisy, body, noisy, write
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ctbasis.matrix.store import MatrixStore
     from ctbasis.patch.result import PatchStore
 
 PLAN = PatchPlan(engine="numpy", tau=2.3, wiener=False, stride=2, classes=6)
@@ -53,8 +52,8 @@ def test_every_voxel_is_what_the_core_gives_on_the_series_alone(
     matrix = two_series.matrix
     volumes = [StoredVolume(matrix, series) for series in matrix.series]
     shape = patch_shape(volumes[0].shape, volumes[0].spacing)
-    noises = [estimate(volume, reach=(shape[0] - 1, shape[1] - 1, shape[2] - 1)) for volume in volumes]
-    basis = learn_together(volumes, noises, shape=shape, classes=6)
+    noises = [fit_noise(volume, reach=(shape[0] - 1, shape[1] - 1, shape[2] - 1)) for volume in volumes]
+    basis = learn_shared_basis(volumes, noises, shape=shape, classes=6)
     for volume, noise in zip(volumes, noises, strict=True):
         alone = np.concatenate([hu for _, hu in denoise(volume, noise, basis, tau=2.3, wiener=False, stride=2)])
         found = by_numpy[0].read_columns(volume.series.columns).reshape(alone.shape)
@@ -75,7 +74,7 @@ def test_noise_falls_and_what_was_set_aside_stays(two_series: Noisy, by_numpy: t
 def test_the_noise_is_kept_with_the_result_slice_by_slice(two_series: Noisy, by_numpy: tuple[PatchStore, Path]) -> None:
     clean, _ = by_numpy
     volume = StoredVolume(two_series.matrix, two_series.matrix.series[1])
-    alone = estimate(volume, reach=tuple(edge - 1 for edge in patch_shape(volume.shape, volume.spacing)))  # type: ignore[arg-type]
+    alone = fit_noise(volume, reach=tuple(edge - 1 for edge in patch_shape(volume.shape, volume.spacing)))  # type: ignore[arg-type]
     np.testing.assert_allclose(clean.noise(1).sigma, alone.sigma, rtol=1e-5)
     np.testing.assert_allclose(clean.noise(1).covariance, alone.covariance, atol=1e-5)
     assert clean.noise(1).scanner == alone.scanner
@@ -188,12 +187,12 @@ def test_what_noise_stays_on_purpose_is_said(two_series: Noisy, tmp_path: Path) 
     untouched = denoised(matrix, tmp_path, replace(PLAN, target_noise=2 * SIGMA))
     np.testing.assert_array_equal(values(untouched), values(matrix))
     assert next(note for note in untouched.plan.notes if "nothing is removed" in note).startswith("series 1: noise: ")
-    assert untouched.noise(0).soft == pytest.approx(SIGMA, rel=0.1)
-    few = replace(untouched.noise(0), cells=10)
-    assert kept(few, untouched.plan)
-    assert not kept(few, replace(untouched.plan, target_noise=SIGMA / 4))
-    assert not kept(replace(few, soft=LEAST), untouched.plan)
-    (flat,) = kept(replace(few, soft=LEAST, left=0.3), untouched.plan)
+    assert untouched.noise(0).soft_tissue_sigma == pytest.approx(SIGMA, rel=0.1)
+    few = replace(untouched.noise(0), quiet_cells=10)
+    assert retained_noise_notes(few, untouched.plan)
+    assert not retained_noise_notes(few, replace(untouched.plan, target_noise=SIGMA / 4))
+    assert not retained_noise_notes(replace(few, soft_tissue_sigma=MIN_SIGMA), untouched.plan)
+    (flat,) = retained_noise_notes(replace(few, soft_tissue_sigma=MIN_SIGMA, noise_floor=0.3), untouched.plan)
     assert "30% of the variance" in flat
 
 
@@ -214,13 +213,9 @@ def test_a_series_of_nothing_but_air_is_refused(tmp_path: Path) -> None:
         ({"target_noise": float("inf")}, "target_noise is"),
     ],
 )
-def test_impossible_settings_are_refused_before_anything_is_read(
-    wrong: dict[str, float], said: str, two_series: Noisy, tmp_path: Path
-) -> None:
-    settings = {"tau": 2.3, "wiener": False, "stride": 1, **wrong}
+def test_parameters_out_of_bounds_are_refused_before_anything_is_read(wrong: dict[str, float], said: str) -> None:
     with pytest.raises(CtbasisError, match=said):
-        step.denoise(two_series.matrix.uri, str(tmp_path / "d"), str(tmp_path / "b"), **settings)  # type: ignore[arg-type]
-    assert list(tmp_path.iterdir()) == []
+        PatchPlan(engine="numpy", **wrong)  # type: ignore[arg-type]
 
 
 def test_a_basis_of_patches_is_no_basis_of_slices(by_numpy: tuple[PatchStore, Path]) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.ingest import ingest
+from ctbasis.parameters import SvdPlan
 from ctbasis.report.global_report import write_report
 from ctbasis.report.page import REASONS_LISTED
 from ctbasis.steps.svd import factorize, noise_norm
@@ -295,7 +296,7 @@ def test_a_real_series_goes_from_dicom_to_the_report(real_data: Callable[[str], 
         shutil.copy(path, source)
     matrix, factors = str(tmp_path / "m.zarr"), str(tmp_path / "f.zarr")
     ingest(source, matrix, tmp_path / "qc.json", workers=1)
-    factorize(matrix, factors, rank=4, ranks=[4, 244], engine="numpy")
+    factorize(matrix, factors, SvdPlan.of(rank="4", ranks="4,244", engine="numpy"))
     flat = write_report(matrix, factors, rank=4, ranks=[4, 244], qc=tmp_path / "qc.json", out=tmp_path / "out")
     assert flat["rows"] == 512 * 512
     assert 0.9 < flat["energy_captured"] < 1

@@ -10,7 +10,8 @@ import pytest
 
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.store import MatrixStore
-from ctbasis.steps.cleanup import cleanup
+from ctbasis.parameters import SvdPlan
+from ctbasis.steps.cleanup import run_step as cleanup
 from ctbasis.steps.svd import factorize, publish
 from ctbasis.storage import stores
 from ctbasis.storage.object_store import ObjectStore
@@ -19,6 +20,8 @@ from tests.svd.conftest import write_matrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+PLAN = SvdPlan.of(rank="4", ranks="4", engine="numpy")
 
 
 def matrix_values(rows: int = 4000, cols: int = 9) -> NDArray[np.int16]:
@@ -40,7 +43,7 @@ def test_factors_are_byte_identical_for_every_location_of_matrix_and_factors(pre
         [(str(tmp_path), str(tmp_path)), (prefix, prefix), (str(tmp_path), prefix), (prefix, str(tmp_path))]
     ):
         write_matrix(f"{matrix}/m{number}", A)
-        factorize(f"{matrix}/m{number}", f"{factors}/f{number}", rank=4, ranks=[], engine="numpy", seed=1)
+        factorize(f"{matrix}/m{number}", f"{factors}/f{number}", PLAN.replaced(seed=1))
         found.append(contents(f"{factors}/f{number}"))
     assert {"zarr.json", "U/c/0/0", "s/c/0", "aside/zarr.json", "headers/c/0"} <= set(found[0])
     assert found[1:] == found[:1] * 3
@@ -48,7 +51,7 @@ def test_factors_are_byte_identical_for_every_location_of_matrix_and_factors(pre
 
 def test_a_basis_on_s3_is_published_to_a_folder_unchanged(prefix: str, tmp_path: Path) -> None:
     write_matrix(f"{prefix}/m", matrix_values())
-    factorize(f"{prefix}/m", f"{prefix}/f", rank=4, ranks=[], engine="numpy")
+    factorize(f"{prefix}/m", f"{prefix}/f", PLAN)
     publish(f"{prefix}/f", tmp_path / "basis")
     assert contents(str(tmp_path / "basis")) == contents(f"{prefix}/f")
     assert FactorStore.open(str(tmp_path / "basis")).rank == 4
@@ -56,12 +59,12 @@ def test_a_basis_on_s3_is_published_to_a_folder_unchanged(prefix: str, tmp_path:
 
 def test_a_published_basis_survives_the_deletion_of_its_source_folder(tmp_path: Path) -> None:
     write_matrix(str(tmp_path / "m"), matrix_values())
-    factorize(str(tmp_path / "m"), str(tmp_path / "f"), rank=4, ranks=[], engine="numpy")
+    factorize(str(tmp_path / "m"), str(tmp_path / "f"), PLAN)
     publish(str(tmp_path / "f"), tmp_path / "basis")
     assert (tmp_path / "basis" / "U" / "c" / "0" / "0").stat().st_nlink == 2
     before = contents(str(tmp_path / "basis"))
     write_matrix(str(tmp_path / "m"), -matrix_values())
-    factorize(str(tmp_path / "m"), str(tmp_path / "f"), rank=4, ranks=[], engine="numpy")
+    factorize(str(tmp_path / "m"), str(tmp_path / "f"), PLAN)
     assert contents(str(tmp_path / "basis")) == before
     stores.delete(str(tmp_path / "f"))
     assert contents(str(tmp_path / "basis")) == before

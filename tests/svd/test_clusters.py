@@ -20,7 +20,8 @@ import pytest
 from ctbasis.demo.ports import free_ports
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix import store
-from ctbasis.steps import svd as step
+from ctbasis.parameters import SvdPlan
+from ctbasis.steps.engine_choice import choose_engine
 from ctbasis.steps.svd import factorize
 from ctbasis.svd.factors import FactorStore
 
@@ -74,7 +75,7 @@ def matrix(store_matrix: StoreMatrix, monkeypatch: pytest.MonkeyPatch) -> Matrix
 
 def right(matrix: MatrixStore, uri: Path, **options: Any) -> FactorStore:
     """Factor at full rank and check the product."""
-    factorize(matrix.uri, str(uri), rank=8, ranks=[8], **options)
+    factorize(matrix.uri, str(uri), SvdPlan.of(rank="8", ranks="8", **options))
     factors = FactorStore.open(str(uri))
     product_is_right(matrix, factors)
     return factors
@@ -145,8 +146,9 @@ def test_ray_runs_on_the_head_that_is_named_by_its_address_and_by_its_clients(
         head += ["--include-dashboard", "false", "--object-store-memory", str(100 * 2**20)]
         # A process of its own for each: one that has used Ray keeps what it found.
         program = (
-            "import sys; from ctbasis.steps.svd import factorize; "
-            "factorize(sys.argv[1], sys.argv[2], rank=8, ranks=[8], engine='ray', cluster=sys.argv[3])"
+            "import sys; from ctbasis.parameters import SvdPlan; from ctbasis.steps.svd import factorize; "
+            "plan = SvdPlan.of(rank='8', ranks='8', engine='ray', cluster=sys.argv[3]); "
+            "factorize(sys.argv[1], sys.argv[2], plan)"
         )
         open_to_all = {"RAY_AUTH_MODE": "disabled"}
         # gRPC's handlers of forks kill the servers of clients now and then, on busy CPUs three of nine:
@@ -187,12 +189,12 @@ def test_a_cluster_that_does_not_answer_is_named(
 ) -> None:
     from ctbasis.svd.engines import dask, ray
 
-    monkeypatch.setattr(dask, "PATIENCE_SECONDS", 2)
+    monkeypatch.setattr(dask, "CONNECT_TIMEOUT_SECONDS", 2)
     if engine == "ray" and ray.ray.is_initialized():
         ray.ray.shutdown()
     address = {"dask": "tcp://127.0.0.1:9", "ray": "127.0.0.1:9"}[engine]
     with pytest.raises(CtbasisError, match=rf"no {engine.title()} (scheduler|cluster) answers at \S*127.0.0.1:9"):
-        factorize(matrix.uri, str(tmp_path / "f"), rank=2, ranks=[2], engine=engine, cluster=address)
+        factorize(matrix.uri, str(tmp_path / "f"), SvdPlan.of(rank="2", ranks="2", engine=engine, cluster=address))
 
 
 @pytest.mark.parametrize(("engine", "package"), [("dask", "distributed"), ("ray", "ray")])
@@ -202,7 +204,7 @@ def test_an_engine_whose_package_is_absent_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"ctbasis.svd.engines.{engine}", raising=False)
     with pytest.raises(CtbasisError, match=rf"ctbasis\[{engine}\]"):
-        factorize(matrix.uri, str(tmp_path / "f"), rank=2, ranks=[2], engine=engine)
+        factorize(matrix.uri, str(tmp_path / "f"), SvdPlan.of(rank="2", ranks="2", engine=engine))
 
 
 @pytest.mark.parametrize(
@@ -212,10 +214,10 @@ def test_an_engine_whose_package_is_absent_says_how_to_get_it(
 def test_auto_takes_the_engine_that_the_address_is_of_and_says_so(
     cluster: str, engine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert step.choose_engine(cluster) == engine
+    assert choose_engine("global", cluster) == engine
     assert f"auto chose {engine}" in capsys.readouterr().err
 
 
 def test_auto_refuses_an_address_that_is_of_no_kind() -> None:
     with pytest.raises(CtbasisError, match="the cluster is 'host:1'"):
-        step.choose_engine("host:1")
+        choose_engine("global", "host:1")

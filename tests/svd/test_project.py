@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ctbasis.errors import CtbasisError
+from ctbasis.parameters import SvdPlan
 from ctbasis.steps.svd import factorize, noise_norm
 from ctbasis.svd.factors import FactorStore
 from ctbasis.svd.project import project_matrix
@@ -33,7 +34,7 @@ def chest(columns: int, seed: int) -> NDArray[np.float32]:
 @pytest.fixture
 def basis(store_matrix: StoreMatrix, tmp_path: Path) -> FactorStore:
     matrix = store_matrix(chest(12, 1), name="first.zarr")
-    factorize(matrix.uri, str(tmp_path / "basis.zarr"), rank=6, ranks=[], engine="numpy")
+    factorize(matrix.uri, str(tmp_path / "basis.zarr"), SvdPlan.of(rank="6", ranks="6", engine="numpy"))
     return FactorStore.open(str(tmp_path / "basis.zarr"))
 
 
@@ -56,9 +57,8 @@ def test_the_factors_are_those_of_the_projection(basis: FactorStore, store_matri
 
 
 def test_its_own_slices_lose_what_the_factorization_lost(basis: FactorStore, tmp_path: Path) -> None:
-    outcome = factorize(
-        str(tmp_path / "first.zarr"), str(tmp_path / "again.zarr"), basis=basis.uri, rank=50, ranks=[2], engine="numpy"
-    )
+    plan = SvdPlan.of(basis=basis.uri, rank="50", ranks="2", engine="numpy")
+    outcome = factorize(str(tmp_path / "first.zarr"), str(tmp_path / "again.zarr"), plan)
     again = FactorStore.open(str(tmp_path / "again.zarr"))
     assert outcome.rank == 6
     assert again.projection["lost"] == pytest.approx(again.projection["own"], rel=1e-3)

@@ -5,68 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ctbasis.errors import CtbasisError
-from ctbasis.svd.rank import (
-    Rule,
-    choose_rank,
-    factored_rank,
-    gavish_donoho_rank,
-    marchenko_pastur_median,
-    parse_rank,
-    parse_ranks,
-)
+from ctbasis.parsing import RULE_NAMES, Rule
+from ctbasis.svd.rank import RULES, choose_rank, factored_rank, gavish_donoho_rank, marchenko_pastur_median
 
 
-def test_a_rank_is_a_number_or_a_rule() -> None:
-    assert parse_rank("50") == 50
-    assert parse_rank("AUTO ") == Rule("gd")
-    assert parse_rank("auto:gd=12.5") == Rule("gd", 12.5)
-    assert parse_rank("auto:mp") == Rule("mp")
-    assert parse_rank("auto:energy=0.99") == Rule("energy", 0.99)
-    assert parse_rank("auto:noise=12") == Rule("noise", 12.0)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "0",
-        "-1",
-        "2.5",
-        "",
-        "many",
-        "auto:",
-        "auto:best",
-        "auto:mp=0",
-        "auto:gd=-3",
-        "auto:mp=nan",
-        "auto:noise",
-        "auto:noise=inf",
-        "auto:energy",
-        "auto:energy=0",
-        "auto:energy=1.1",
-        "auto:energy=99%",
-    ],
-)
-def test_anything_else_is_no_rank(text: str) -> None:
-    with pytest.raises(CtbasisError, match="expected: "):
-        parse_rank(text)
-
-
-@pytest.mark.parametrize("rule", ["auto", "auto:gd=12", "auto:mp=12", "auto:energy=0.99", "auto:noise=12"])
-def test_a_rule_says_what_it_was_asked_as(rule: str) -> None:
-    asked = parse_rank(rule)
-    assert isinstance(asked, Rule)
-    assert parse_rank(str(asked)) == asked
-
-
-def test_ranks_come_back_ascending_and_once() -> None:
-    assert parse_ranks("300, 50,244,50") == [50, 244, 300]
-
-
-@pytest.mark.parametrize("text", ["", ",", "50,0"])
-def test_an_empty_or_wrong_list_of_ranks_is_refused(text: str) -> None:
-    with pytest.raises(CtbasisError):
-        parse_ranks(text)
+def test_every_rule_that_can_be_written_is_implemented() -> None:
+    assert tuple(RULES) == RULE_NAMES
 
 
 def test_ranks_that_are_the_identity_cost_no_factors() -> None:
