@@ -117,7 +117,7 @@ class Package:
                 component["dag"]["tasks"] = {name: spec for name, spec in tasks.items() if name in kept}
 
     def workspace_claim(self, run_name: str) -> dict[str, Any]:
-        """Return the claim that Argo creates from KFP's volumeClaimTemplate: named after the run, sized by the patch."""
+        """Return the claim that Argo creates from KFP's volumeClaimTemplate for the run, with the size of the patch."""
         workspace = self.platform["pipelineConfig"]["workspace"]
         spec = copy.deepcopy(workspace["kubernetes"]["pvcSpecPatch"])
         spec.setdefault("resources", {}).setdefault("requests", {})["storage"] = workspace["size"]

@@ -65,7 +65,7 @@ print(json.dumps({
 def job_arguments(
     factors: str, *, matrix: str = "/workspace/matrix.zarr", engine: str = "mahout", power_iters: int = 2
 ) -> list[str]:
-    """Return arguments of ctbasis/spark/driver.py; many power iterations leave time to break something."""
+    """Return arguments of ctbasis/spark/driver.py; many power iterations leave time to inject a fault."""
     plan = SvdPlan.of(engine=engine, rank="6", power_iters=power_iters, seed=1)
     return Job(plan, f"/workspace/{factors}", matrix=matrix, dtype="float64").arguments()
 
@@ -181,14 +181,14 @@ class StepNamespace:
         patience: dict[str, float] | None = None,
         environment: dict[str, str] | None = None,
     ) -> Step:
-        """Start the launching half of the step as a process that has the launcher's rights alone.
+        """Start the launching part of the step as a process that has only the rights of the launcher.
 
         Args:
             job: Arguments of ctbasis/spark/driver.py.
-            run: The run's id.
-            spec: What is changed in the application's spec.
-            patience: What is changed in `Patience`.
-            environment: What is added to the process's.
+            run: Id of the run.
+            spec: Changes to the spec of the application.
+            patience: Changes to the timeouts in `Patience`.
+            environment: Additional environment variables.
         """
         asked = asked_of_a_step(*job, run=run, spec=spec) | {"patience": patience or {}}
         own = {"KUBECONFIG": str(self.launcher_kubeconfig), "PYTHONPATH": str(CHECKOUT), **(environment or {})}

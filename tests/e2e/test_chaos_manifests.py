@@ -23,7 +23,7 @@ pytestmark = pytest.mark.chaos
 
 LONG_ROWS = 512 * 512
 LONG = 6
-"""Power iterations that keep a run busy until its executor goes."""
+"""Number of power iterations that keeps a run busy until its executor is lost."""
 
 ALONE = {"enabled": True, "initialExecutors": 1, "minExecutors": 1, "maxExecutors": 1}
 """One executor only, so that no other one could finish the run or receive the blocks of the lost one."""
