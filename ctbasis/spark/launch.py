@@ -48,7 +48,7 @@ def launch(arguments: Sequence[str], *, run: str, placement: Placement | None = 
     resources become a local spark-submit.
 
     Args:
-        arguments: Of ctbasis/spark/job.py.
+        arguments: Of ctbasis/spark/driver.py.
         run: Name of the run. The application's name is made of it, so that a retried step finds the one it started.
         placement: What Kubeflow decided for the step's pod; the application's pods share it.
         master: A Spark master by address, which runs the application in place of the operator or this machine.

@@ -83,7 +83,7 @@ def test_misspelt_and_mistyped_fields_are_refused_by_name(
 def test_the_local_command_carries_file_arguments_settings_and_jars_of_the_manifest(manifest: Any, jars: Path) -> None:
     application = SparkApplication.read().for_run(name="ctbasis-svd-x", arguments=["--rank", "5"])
     command = launch_local.spark_submit(application.to_manifest())
-    assert command[-3:] == [str(LAYOUT.package / "spark" / "job.py"), "--rank", "5"]
+    assert command[-3:] == [str(LAYOUT.package / "spark" / "driver.py"), "--rank", "5"]
     assert command[command.index("--jars") + 1] == str(jars / "ctbasis-mahout.jar")
     assert command[command.index("--name") + 1] == "ctbasis-svd-x"
     conf = options(command)
