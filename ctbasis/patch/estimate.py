@@ -1,7 +1,7 @@
-"""The noise of a volume in memory: sigma at every voxel and correlation between voxels, for people and notebooks.
+"""The noise of a volume in memory, for notebooks: sigma at every voxel, and the correlation between voxels.
 
-`estimate` in ctbasis/patch/noise.py does the work, as in the svd step. Its result is on cells of pixels and ordered as
-the patches are; here it is on voxels and ordered as the volume is.
+The estimate is that of `fit_noise` (ctbasis/patch/noise_fit.py), which the svd step uses too. `Noise` describes it on
+cells of pixels with the axes of patches; `NoiseEstimate` describes it on voxels with the axes of a volume.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctbasis.matrix.read import load
-from ctbasis.patch.noise import estimate
+from ctbasis.patch.noise_fit import fit_noise
 from ctbasis.patch.rows import patch_shape
 from ctbasis.patch.volume import ArrayVolume
 
@@ -29,11 +29,11 @@ class NoiseEstimate:
 
     Attributes:
         sigma: Standard deviation at every voxel, HU, (slices, rows, columns) float32.
-        soft_tissue: Its median in soft tissue, HU.
+        soft_tissue: Median of sigma in soft tissue, HU.
         correlation: Correlation of the noise of two voxels by their distance, (2 rz + 1, 2 ry + 1, 2 rx + 1): element
-            [rz + dz, ry + dy, rx + dx] is that of voxels dz slices, dy rows and dx columns apart; 1 in the middle.
-        scanner: What the noise tells of the scanner (bow-tie filter, tube-current modulation, electronic noise), in
-            words; empty where nothing can be told.
+            [rz + dz, ry + dy, rx + dx] belongs to voxels dz slices, dy rows and dx columns apart; 1 at distance 0.
+        scanner: Properties of the scan that were fitted to the noise (bow-tie filter, tube current modulation,
+            electronic noise), as text; empty if there was too little tissue for the fit.
         notes: Remarks for the user, such as that the volume holds too little tissue to measure noise.
 
     Examples:
@@ -62,7 +62,7 @@ def estimate_noise(image: ImageLike, spacing: tuple[float, float, float] | None 
     """Estimate the noise of a CT volume from the volume alone.
 
     The estimate is the one that patch mode denoises with. It assumes that the variance of the noise follows from the
-    paths of the X-rays through the patient; docs/explanation/patch.md describes the method and how well it holds.
+    paths of the X-rays through the patient; docs/explanation/patch-mode.md describes the method and its limits.
 
     Args:
         image: A volume, an array of HU (slices, rows, columns), a DataArray, or the folder or URI of a series.
@@ -91,7 +91,7 @@ def estimate_noise(image: ImageLike, spacing: tuple[float, float, float] | None 
     dz, dy, dx = volume.spacing
     stored = ArrayVolume(np.moveaxis(volume.clipped_hu(), 0, -1), (dy, dx, dz))
     rows, columns, slices = patch_shape(stored.shape, stored.spacing)
-    return noise_estimate(estimate(stored, reach=(rows - 1, columns - 1, slices - 1)), volume.shape)
+    return noise_estimate(fit_noise(stored, reach=(rows - 1, columns - 1, slices - 1)), volume.shape)
 
 
 def noise_estimate(noise: Noise, shape: tuple[int, int, int]) -> NoiseEstimate:
@@ -99,7 +99,7 @@ def noise_estimate(noise: Noise, shape: tuple[int, int, int]) -> NoiseEstimate:
     _, rows, columns = shape
     return NoiseEstimate(
         sigma=np.ascontiguousarray(np.moveaxis(noise.sigma_rows(0, rows, columns), -1, 0)),
-        soft_tissue=noise.soft,
+        soft_tissue=noise.soft_tissue_sigma,
         correlation=np.moveaxis(noise.covariance, -1, 0),
         scanner=noise.scanner,
         notes=noise.notes,
