@@ -30,7 +30,7 @@ class EngineEntry:
     """One engine: the module that implements it and how it is described to the user.
 
     Attributes:
-        module: Module with the engine's `factorize` and `gathered`; imported when the engine runs.
+        module: Module with the engine's `factorize` and `open_workers`; imported when the engine runs.
         on_spark: Whether the engine runs inside a Spark application.
         summary: Description in a few words, for `--help`.
     """

@@ -1,33 +1,31 @@
-"""The report step: pictures, numbers and one page, from the matrix, its factors and qc.json.
+"""The report step in global mode: figures, metrics and one page from the matrix, its factors and qc.json.
 
 figure1.png    Figure 1 of the talk
 report.html    everything on one self-contained page
-report.md      the numbers in short
-metrics.json   all numbers:
-    mode                                    global; those of patch mode are in ctbasis/report/patch_report.py
+report.md      a summary of the metrics
+metrics.json   all metrics:
+    mode                                    global; ctbasis/report/patch_report.py lists the metrics of patch mode
     rows, cols, series                      m, n, number of series
-    rank_asked, rank                        k of the denoised series, asked and run
-    factored_rank_asked, factored_rank      k of the factorization
-    oversample_asked, oversample            p
-    power_iters, seed, engine, engine_note  q and how it was run
-    accuracy                                how wrong the factors may be, see ctbasis/svd/accuracy.py; or empty
-    projection                              how much a stored basis of other slices leaves out; or empty
-    rank_choice                             how a rule chose rank: rule, rank, why, assumptions; or empty
+    rank_asked, rank                        k of the denoised series, requested and used
+    factored_rank_asked, factored_rank      k of the factorization, requested and used
+    oversample_asked, oversample            p, requested and used
+    power_iters, seed, engine, engine_note  q, seed and engine of the factorization
+    accuracy                                error bounds of the factors, see ctbasis/svd/accuracy.py; may be empty
+    projection                              what a stored basis of other slices does not represent; may be empty
+    rank_choice                             how a rule chose the rank: rule, rank, why, assumptions; may be empty
     energy_captured                         sum of the first k squared singular values / ||A||_F^2
     relative_residual                       ||A - A_k||_F / ||A||_F, summed over the matrix itself
     removed_std_hu                          standard deviation of A - A_k in the body (above -300 HU)
-    edge_ratio                              of what was removed: near 1 for noise, well above where anatomy went too
-    ranks {asked k: {label, asked, run, identity, and the four above; scores where the truth is known}}
-    slices_sampled                          slices, evenly spread, that edge_ratio and scores are taken over
+    edge_ratio                              of the removed component: near 1 for noise, well above for anatomy
+    ranks {requested k: {label, asked, run, identity, and the four metrics above; scores where the truth is known}}
+    slices_sampled                          number of evenly spaced slices for edge_ratio and scores
     before, after                           where the truth is known: scores of the input and of rank k
-    noise_edge_ratio                        where the truth is known: of the noise itself, to compare with
+    noise_edge_ratio                        where the truth is known: edge ratio of the true noise, for comparison
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -36,33 +34,24 @@ import numpy as np
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.report.figures import ShownRank, basis_images, figure1, png, scree, weights_along_slices
+from ctbasis.report.output import read_qc, validate_geometry, write_files
 from ctbasis.report.page import render_html, render_markdown
-from ctbasis.report.quality import compare, edge_ratio
-from ctbasis.report.survey import Removed, Survey, survey
+from ctbasis.report.quality import ANATOMY_REMOVED, compare, finite_edge_ratio
+from ctbasis.report.survey import RemovedStatistics, Survey, survey
 from ctbasis.svd.factors import FactorStore
-from ctbasis.svd.project import WORSE
+from ctbasis.svd.project import MISFIT_RATIO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from ctbasis.matrix.store import Series
 
-    from ctbasis.matrix.slice_store import Series, SliceArrays
+MAX_LOST = 0.1
+"""Fraction that a stored basis may leave out without a warning, where its loss on its own slices is not known."""
 
-METRICS = "metrics.json"
-
-SCORES = ("rmse", "rmse_body", "rmse_lung", "psnr", "ssim")
-"""Of `Quality.to_dict`: the numbers that say how good an image is."""
-
-ANATOMY_REMOVED = 1.5
-"""Edge ratio from which the reader is told that anatomy was removed: noise alone measures 1.0 to 1.1."""
-
-MUCH_LOST = 0.1
-"""Share that a stored basis may leave out where it does not know what it left out of its own slices."""
-
-NEARLY_FULL = 0.9
-"""Share of full rank from which almost nothing is removed."""
+NEARLY_FULL_RANK = 0.9
+"""Fraction of the full rank from which almost nothing is removed."""
 
 
 def write_report(
@@ -75,122 +64,63 @@ def write_report(
     out: Path,
     truth_uri: str | None = None,
 ) -> dict[str, float]:
-    """Write the report to the folder `out`.
+    """Write the report of a run in global mode to the folder `out`.
 
-    One pass over A and U serves all ranks. metrics.json is written last: where it is, the rest is whole.
+    One pass over A and U serves all ranks. metrics.json is written last: if it exists, the other files are complete.
 
     Args:
-        matrix_uri: A complete `MatrixStore`.
-        basis_uri: Its `FactorStore`.
+        matrix_uri: URI of a complete `MatrixStore`.
+        basis_uri: URI of its `FactorStore`.
         rank: k of the denoised series.
-        ranks: Ranks of Figure 1. One that the factors cannot give is shown at the largest that they can, and named so.
+        ranks: Ranks of Figure 1. A rank above that of the factors is shown at the largest rank available and labelled
+            with it.
         qc: qc.json of the matrix step.
-        out: Folder for the files; others in it are left alone.
-        truth_uri: A matrix of the same slices without noise, for scores.
+        out: Folder for the files; other files in it stay.
+        truth_uri: URI of a matrix of the same slices without noise, for scores; optional.
 
     Returns:
-        The numbers of metrics.json that are single, by name; scores as before_... and after_....
+        The scalar metrics by name; scores are named before_... and after_....
 
     Raises:
-        CtbasisError: A store is missing, incomplete or corrupt, the stores do not fit each other, or a rank is below 1.
+        CtbasisError: A store is missing, incomplete or corrupt, the stores do not belong together, or a rank is below
+            1.
     """
-    findings = read_qc(qc)
+    qc_content = read_qc(qc)
     matrix, basis = MatrixStore.open(matrix_uri), FactorStore.open(basis_uri)
     truth = MatrixStore.open(truth_uri) if truth_uri else None
     for other in (basis, truth):
         if other is not None:
-            same_geometry(matrix, other)
-    # Of a matrix that was projected on the basis of others no rank gives back the matrix itself.
+            validate_geometry(matrix, other)
+    # After a projection on the basis of other slices, no rank reproduces the matrix itself.
     full = sys.maxsize if basis.projection else min(matrix.rows, matrix.cols)
-    denoised = ShownRank(_at_least_one(rank), basis.rank, full)
-    shown = _shown([ShownRank(_at_least_one(k), basis.rank, full) for k in sorted(set(ranks))], denoised)
-    found = survey(matrix, basis, sorted({entry.run for entry in shown if not entry.identity}), truth)
-    metrics = _metrics(basis, found, shown, denoised)
-    metrics["deidentified"] = bool(findings.get("deidentified"))
+    denoised = ShownRank(_validate_rank(rank), basis.rank, full)
+    shown = _shown_ranks([ShownRank(_validate_rank(k), basis.rank, full) for k in sorted(set(ranks))], denoised)
+    data = survey(matrix, basis, sorted({entry.run for entry in shown if not entry.identity}), truth)
+    metrics = _metrics(basis, data, shown, denoised)
+    metrics["deidentified"] = bool(qc_content.get("deidentified"))
     warnings = _warnings(basis, shown, denoised, metrics["edge_ratio"])
-    figures = _figures(matrix.series, basis, found, shown)
-    page = render_html(metrics=metrics, warnings=warnings, qc=findings, figures=figures)
+    figures = _figures(matrix.series, basis, data, shown)
+    page = render_html(metrics=metrics, warnings=warnings, qc=qc_content, figures=figures)
     text = render_markdown(metrics=metrics, warnings=warnings)
-    return published(metrics, figure1=figures["figure1"], page=page, text=text, out=out)
+    return write_files(metrics, figure1=figures["figure1"], page=page, text=text, out=out)
 
 
-def published(metrics: Mapping[str, Any], *, figure1: bytes, page: str, text: str, out: Path) -> dict[str, float]:
-    """Write a report's files to `out`, all or none, and return what `scalars` makes of its numbers."""
-    publish(
-        {
-            "figure1.png": figure1,
-            "report.html": page.encode(),
-            "report.md": text.encode(),
-            METRICS: (json.dumps(metrics, indent=2) + "\n").encode(),
-        },
-        out,
-    )
-    return scalars(metrics)
-
-
-def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the single numbers of metrics.json, flat, as KFP metrics take them."""
-    flat = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
-    for when in ("before", "after"):
-        scores = metrics.get(when, {})
-        flat.update({f"{when}_{name}": scores[name] for name in SCORES if scores.get(name) is not None})
-    return flat
-
-
-def read_qc(path: Path) -> dict[str, Any]:
-    """Read the matrix step's qc.json.
-
-    Raises:
-        CtbasisError: It is not there, or something else.
-    """
-    try:
-        findings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CtbasisError(
-            f"{path} is no qc.json ({type(error).__name__})",
-            expected="the file that the matrix step wrote",
-            remedy="give its path, or run the matrix step again",
-        ) from error
-    return findings
-
-
-def _at_least_one(rank: int) -> int:
+def _validate_rank(rank: int) -> int:
     if rank < 1:
-        raise CtbasisError(f"rank is {rank}", expected="a whole number, at least 1")
+        raise CtbasisError(f"rank is {rank}", expected="a whole number, at least 1", remedy="choose a larger rank")
     return rank
 
 
-def same_geometry(matrix: MatrixStore, other: SliceArrays) -> None:
-    """Refuse a store that is not of the same slices as `matrix`, as far as shape and spacing tell."""
-
-    def layout(series: Series) -> tuple[int, int, tuple[float, ...]]:
-        return series.first, series.count, tuple(np.round([series.spacing, *series.pixel_spacing], 3).tolist())
-
-    def described(store: SliceArrays) -> str:
-        slices = ", ".join(f"{entry.count} slices {entry.spacing:g} mm apart" for entry in store.series)
-        spacing = store.series[0].pixel_spacing
-        return f"{store.image[0]} x {store.image[1]} voxels of {spacing[0]:g} x {spacing[1]:g} mm, {slices}"
-
-    if matrix.image == other.image and [*map(layout, matrix.series)] == [*map(layout, other.series)]:
-        return
-    raise CtbasisError(
-        f"{other.uri} has {described(other)}",
-        expected=f"the same as {matrix.uri}: {described(matrix)}",
-        cause="it was made from another series, or from another selection of slices",
-        remedy="give the truth, and the basis, of this very series",
-    )
+def _shown_ranks(requested: list[ShownRank], denoised: ShownRank) -> list[ShownRank]:
+    """Return the ranks of Figure 1: the requested ones, and that of the denoised series if it is not among them."""
+    if denoised.run in [entry.run for entry in requested]:
+        return requested
+    return sorted([*requested, denoised], key=lambda entry: entry.asked)
 
 
-def _shown(asked: list[ShownRank], denoised: ShownRank) -> list[ShownRank]:
-    """Return what Figure 1 shows: the ranks asked, and the denoised series' own where none of them is it."""
-    if denoised.run in [entry.run for entry in asked]:
-        return asked
-    return sorted([*asked, denoised], key=lambda entry: entry.asked)
-
-
-def _metrics(basis: FactorStore, found: Survey, shown: Sequence[ShownRank], denoised: ShownRank) -> dict[str, Any]:
+def _metrics(basis: FactorStore, data: Survey, shown: Sequence[ShownRank], denoised: ShownRank) -> dict[str, Any]:
     plan = basis.plan
-    ranks = {str(entry.asked): _rank_metrics(entry, basis, found) for entry in shown}
+    ranks = {str(entry.asked): _rank_metrics(entry, basis, data) for entry in shown}
     own = next(entry for entry in ranks.values() if entry["run"] == denoised.run)
     metrics = {
         "mode": "global",
@@ -212,21 +142,21 @@ def _metrics(basis: FactorStore, found: Survey, shown: Sequence[ShownRank], deno
         "rank_choice": basis.choice,
         **{name: own[name] for name in ("energy_captured", "relative_residual", "removed_std_hu", "edge_ratio")},
         "ranks": ranks,
-        "slices_sampled": len(found.columns),
+        "slices_sampled": len(data.columns),
     }
-    if found.truth is not None:
-        before = compare(found.truth, found.original).to_dict()
-        after = {k: compare(found.truth, images).to_dict() for k, images in found.approximations.items()}
+    if data.truth is not None:
+        before = compare(data.truth, data.original).to_dict()
+        after = {k: compare(data.truth, images).to_dict() for k, images in data.approximations.items()}
         for entry in ranks.values():
             entry["scores"] = before if entry["identity"] else after[entry["run"]]
-        noise = measured_edge_ratio(found.original - found.truth, found.truth)
+        noise = finite_edge_ratio(data.original - data.truth, data.truth)
         metrics.update(before=before, after=own["scores"], noise_edge_ratio=noise)
     return metrics
 
 
-def _rank_metrics(rank: ShownRank, basis: FactorStore, found: Survey) -> dict[str, Any]:
-    removed = Removed() if rank.identity else found.removed[rank.run]
-    energy = found.energy or 1.0  # a matrix of zeros has none to capture
+def _rank_metrics(rank: ShownRank, basis: FactorStore, data: Survey) -> dict[str, Any]:
+    removed = RemovedStatistics() if rank.identity else data.removed[rank.run]
+    energy = data.energy or 1.0  # a matrix of zeros has no energy to capture
     captured = 1.0 if rank.identity else float(np.sum(basis.s[: rank.run] ** 2)) / energy
     return {
         "label": rank.label,
@@ -236,90 +166,84 @@ def _rank_metrics(rank: ShownRank, basis: FactorStore, found: Survey) -> dict[st
         "energy_captured": captured,
         "relative_residual": float(np.sqrt(removed.energy / energy)),
         "removed_std_hu": removed.std,
-        "edge_ratio": None if rank.identity else _rank_edge_ratio(found, rank.run),
+        "edge_ratio": None if rank.identity else _rank_edge_ratio(data, rank.run),
     }
 
 
-def _rank_edge_ratio(found: Survey, run: int) -> float | None:
-    image = found.approximations[run]
-    return measured_edge_ratio(found.original - image, image if found.truth is None else found.truth)
+def _rank_edge_ratio(data: Survey, run: int) -> float | None:
+    image = data.approximations[run]
+    return finite_edge_ratio(data.original - image, image if data.truth is None else data.truth)
 
 
-def measured_edge_ratio(removed: NDArray[np.float32], anatomy: NDArray[np.float32]) -> float | None:
-    """Return the edge ratio, None where there is no body in the slices or nothing was removed from it."""
-    try:
-        ratio = edge_ratio(removed, anatomy).ratio
-    except ValueError:
-        return None
-    return ratio if math.isfinite(ratio) else None
-
-
-def _warnings(basis: FactorStore, shown: Sequence[ShownRank], denoised: ShownRank, edges: float | None) -> list[str]:
-    """Return what the reader must know before the numbers."""
+def _warnings(
+    basis: FactorStore, shown: Sequence[ShownRank], denoised: ShownRank, edge_ratio: float | None
+) -> list[str]:
+    """Return the warnings that the page shows above the metrics."""
     full = min(basis.rows, basis.cols)
-    said = []
+    warnings = []
     if denoised.identity:
-        said.append(f"Rank {denoised.run} is full rank: the denoised series is the input, and nothing was removed.")
-    elif denoised.run >= NEARLY_FULL * full and not basis.projection:
-        said.append(
-            f"Rank {denoised.run} is {denoised.run / full:.0%} of the {full} there are: almost nothing was removed. "
+        warnings.append(f"Rank {denoised.run} is full rank: the denoised series is the input, and nothing was removed.")
+    elif denoised.run >= NEARLY_FULL_RANK * full and not basis.projection:
+        warnings.append(
+            f"Rank {denoised.run} is {denoised.run / full:.0%} of the full rank, {full}: almost nothing was removed. "
             "A smaller rank removes more."
         )
-    if edges is not None and edges >= ANATOMY_REMOVED:
-        said.append(
-            f"What rank {denoised.run} removed is {edges:.1f} times as strong on edges of anatomy as in flat regions, "
-            "so anatomy was removed with the noise. Look for its outlines in Figure 1; a larger rank keeps more."
+    if edge_ratio is not None and edge_ratio >= ANATOMY_REMOVED:
+        warnings.append(
+            f"The component that rank {denoised.run} removed is {edge_ratio:.1f} times as strong on edges of anatomy "
+            "as in flat regions, so anatomy was removed with the noise. Look for its outlines in Figure 1. A larger "
+            "rank keeps more anatomy."
         )
-    said += _of_projection(basis.projection)
-    said += [f"{clamp[0].upper()}{clamp[1:]}." for clamp in basis.plan.clamps]
+    warnings += _projection_warnings(basis.projection)
+    warnings += [f"{clamp[0].upper()}{clamp[1:]}." for clamp in basis.plan.clamps]
     if basis.accuracy and 0 < basis.accuracy["ratio"] < basis.accuracy["valid_to"]:
-        said.append(
-            f"The smallest singular value kept is {basis.accuracy['ratio']:.1e} of the largest, and the method is "
-            f"right down to {basis.accuracy['valid_to']:.1e}: the last basis images are not to be trusted."
+        warnings.append(
+            f"The smallest singular value is {basis.accuracy['ratio']:.1e} of the largest, but the method is accurate "
+            f"only down to {basis.accuracy['valid_to']:.1e}: the last basis images are not reliable."
         )
-    said += [
-        f"Rank {entry.asked} is shown at rank {entry.run}: the factorization holds no more."
+    warnings += [
+        f"Rank {entry.asked} is shown at rank {entry.run}, the rank of the factorization."
         for entry in shown
         if not entry.identity and entry.run < entry.asked
     ]
-    return said
+    return warnings
 
 
-def _of_projection(projection: Mapping[str, Any]) -> list[str]:
-    """Say how a basis of other slices holds these."""
+def _projection_warnings(projection: Mapping[str, Any]) -> list[str]:
+    """Return the warnings about how well a basis of other slices represents the series."""
     if not projection:
         return []
     lost, own = projection["lost"], projection["own"]
-    told = (
+    text = (
         f"The series was projected on {projection['basis_rank']} basis images of {projection['basis_slices']} slices "
         f"of another run, which leave out {lost:.1%} of it (||A - UU^T A||_F / ||A||_F)"
     )
     if own is not None:
-        told += f", against {own:.1%} of the slices that they were made of"
-    said = [f"{told}; the noise of the series, as it is estimated, is {projection['noise']:.1%}."]
-    beyond = math.sqrt(max(0.0, lost**2 - projection["noise"] ** 2))
-    if beyond > (WORSE * own if own is not None else MUCH_LOST):
-        limit = f"{WORSE:g} times what it leaves out of its own slices" if own is not None else f"{MUCH_LOST:.0%}"
-        said.append(
-            f"The basis cannot represent this patient: beyond the noise it leaves out {beyond:.1%}, above {limit}. "
-            "Anatomy is gone or blurred in the denoised series; factor the series itself, or use patch mode, whose "
-            "basis fits other patients."
+        text += f", compared with {own:.1%} of the slices that they were computed from"
+    warnings = [f"{text}; the estimated noise of the series is {projection['noise']:.1%} of it."]
+    beyond_noise = math.sqrt(max(0.0, lost**2 - projection["noise"] ** 2))
+    if beyond_noise > (MISFIT_RATIO * own if own is not None else MAX_LOST):
+        limit = f"{MISFIT_RATIO:g} times what it leaves out of its own slices" if own is not None else f"{MAX_LOST:.0%}"
+        warnings.append(
+            f"The basis cannot represent this patient: apart from the noise it leaves out {beyond_noise:.1%}, more "
+            f"than {limit}. Anatomy is missing or blurred in the denoised series. Factor the series itself, or use "
+            "patch mode, whose basis fits other patients."
         )
     if projection["unlike_pixels"]:
-        said.append("The basis images have another pixel spacing than the series: they are of another scale.")
-    return said
+        warnings.append("The basis images have another pixel spacing than the series, so they show another scale.")
+    return warnings
 
 
 def _figures(
-    series: Sequence[Series], basis: FactorStore, found: Survey, shown: Sequence[ShownRank]
+    series: Sequence[Series], basis: FactorStore, data: Survey, shown: Sequence[ShownRank]
 ) -> dict[str, bytes]:
-    index = found.representative
-    column = int(found.columns[index])
+    index = data.representative
+    column = int(data.columns[index])
     number, entry = next(
         (number, entry) for number, entry in enumerate(series, start=1) if column < entry.first + entry.count
     )
-    original = found.original[index]
-    images = [(rank, original if rank.identity else found.approximations[rank.run][index]) for rank in shown]
+    original = data.original[index]
+    images = [(rank, original if rank.identity else data.approximations[rank.run][index]) for rank in shown]
     return {
         "figure1": png(
             figure1(
@@ -330,29 +254,7 @@ def _figures(
                 caption=f"slice {column - entry.first + 1} of {entry.count}, series {number} of {len(series)}",
             )
         ),
-        "scree": png(scree(basis.s, found.energy, shown)),
-        "basis": png(basis_images(found.basis, basis.s, pixel_spacing=entry.pixel_spacing)),
+        "scree": png(scree(basis.s, data.energy, shown)),
+        "basis": png(basis_images(data.basis, basis.s, pixel_spacing=entry.pixel_spacing)),
         "weights": png(weights_along_slices(basis.weights, series, basis.rows)),
     }
-
-
-def publish(files: Mapping[str, bytes], out: Path) -> None:
-    """Put every file in place whole, metrics.json first away and last back.
-
-    Raises:
-        CtbasisError: The disk is full or write-protected.
-    """
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name, content in files.items():
-            (partial / name).write_bytes(content)
-        out.mkdir(exist_ok=True)
-        (out / METRICS).unlink(missing_ok=True)
-        for name in sorted(files, key=METRICS.__eq__):
-            (partial / name).replace(out / name)
-    except OSError as error:
-        raise CtbasisError(f"the report cannot be written to {out} ({error})", cause="the disk is full") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

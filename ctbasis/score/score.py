@@ -28,7 +28,7 @@ from ctbasis.score.noise_power import NoisePower
 from ctbasis.score.regions import BONE, RegionErrors, Regions
 from ctbasis.score.structure import StructureContent
 from ctbasis.simulate.nodules import NODULES, Contrast, check_places, read_nodules
-from ctbasis.svd.rank_k import restore
+from ctbasis.svd.rank_k import restore_set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -329,6 +329,6 @@ def images_of(store: MatrixStore) -> Iterator[NDArray[np.float32]]:
     """Yield the slices of a store, HU, with what was set aside put back, (rows, columns)."""
     for group in store.column_groups:
         hu = store.read_columns(group)
-        restore(hu, store.read_aside(group))
+        restore_set_aside(hu, store.read_aside(group))
         for column in hu.T:
             yield column.reshape(store.image).astype(np.float32)

@@ -19,11 +19,11 @@ import numpy as np
 
 from ctbasis.choices import UNCOMPRESSED
 from ctbasis.dicom.basis_series import BasisTemplate, basis_images_hu
+from ctbasis.dicom.compression import check_compression
 from ctbasis.dicom.derived_series import Derivation, read_header
-from ctbasis.dicom.lossless import check as check_compression
 from ctbasis.dicom.noise_series import noise_instance, noise_slope
 from ctbasis.dicom.series_writer import header_errors, replacing_folders, save, slice_paths, write_slice
-from ctbasis.dicom.stored import spread
+from ctbasis.dicom.stored_values import to_full_range
 from ctbasis.patch.result import PatchStore
 from ctbasis.progress import progress
 from ctbasis.svd.factors import FactorStore
@@ -148,7 +148,7 @@ def reconstruct_patches(
     """
     store = PatchStore.open(denoised_uri)
     check_compression(compression, store.image)
-    derivation, of_noise = Derivation.of_patches(store)
+    derivation, of_noise = Derivation.of_patch_mode(store)
 
     def denoised(group: slice) -> Images:
         return np.asfortranarray(store.read_columns(group)), store.read_aside(group)
@@ -239,4 +239,4 @@ def _write_basis(basis: FactorStore, folder: Path, rank: int, compression: str) 
         enumerate(basis_images_hu(basis, rank), start=1), "basis images", total=rank, unit="image"
     ):
         path = folder / f"basis-{number:04d}.dcm"
-        save(template.instance(number, spread(image)), path, compression)
+        save(template.instance(number, to_full_range(image)), path, compression)

@@ -1,4 +1,4 @@
-"""Orthonormal bases: completed where singular values are zero, and with signs that are the same in every run."""
+"""Orthonormal bases: completing one where singular values are zero, and a sign convention for singular vectors."""
 
 from __future__ import annotations
 
@@ -13,29 +13,40 @@ if TYPE_CHECKING:
 
 
 def complete_basis(Q: NDArray[np.float64], columns: int) -> NDArray[np.float64]:
-    """Return Q with orthonormal columns added, orthogonal to its own, up to `columns`.
+    """Append orthonormal columns to Q, orthogonal to the columns of Q, until it has `columns` columns.
 
-    Q may be some rows of a taller matrix with orthonormal columns: with zeros in the other rows, what is added is
-    orthogonal to all of it.
+    Q may be a block of rows of a taller matrix with orthonormal columns. The appended columns are then orthogonal to
+    the columns of the whole matrix, if they are extended by zeros in all other rows.
+
+    Args:
+        Q: (rows, j) with j <= `columns`.
+        columns: Number of columns of the result.
+
+    Returns:
+        (rows, columns).
 
     Raises:
-        CtbasisError: Q has too few rows for so many columns.
+        CtbasisError: Q has fewer rows than `columns`.
     """
     rows, present = Q.shape
     if present == columns:
         return Q
     if rows < columns:
         raise CtbasisError(
-            f"only {present} of {columns} singular values stand out from zero, and a row block has {rows} rows",
-            expected=f"at least {columns} rows a block to complete the basis in",
+            f"only {present} of {columns} singular values are distinguishable from zero, and a row block has "
+            f"{rows} rows",
+            expected=f"at least {columns} rows in a block, to complete the basis in it",
             remedy=f"ask for rank {max(1, present)}",
         )
-    more = np.random.default_rng(0).standard_normal((rows, columns - present))
-    # Householder's QR: its columns are orthonormal, and the first ones span those of Q, whatever Q's rank is.
-    return np.hstack([Q, np.linalg.qr(np.hstack([Q, more]))[0][:, present:]])
+    random = np.random.default_rng(0).standard_normal((rows, columns - present))
+    # Householder QR gives orthonormal columns whatever the rank of Q is, and the first ones span the columns of Q.
+    return np.hstack([Q, np.linalg.qr(np.hstack([Q, random]))[0][:, present:]])
 
 
 def fixed_signs(V: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the sign for each column of V that makes its largest entry positive: equal runs, equal factors."""
+    """Return for each column of V, (n, k), the sign that makes its largest entry positive, (k,).
+
+    Singular vectors are unique up to a common sign of u_i and v_i; with this convention equal runs give equal factors.
+    """
     largest = V[np.abs(V).argmax(axis=0), np.arange(V.shape[1])]
     return np.where(largest < 0, -1.0, 1.0)

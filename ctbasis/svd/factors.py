@@ -3,15 +3,15 @@
     U         (m, k) float32 or float64  basis images (left singular vectors), in the row blocks of A
     s         (k,)   float64             singular values, descending
     V         (n, k) float64             right singular vectors
-    weights   (n, k) float64             V diag(s): how much of each basis image a slice holds; A ~ U weights^T
-    aside, headers, header_offsets       taken over from the matrix, so that DICOM can be written from the factors alone
-    attributes                           complete, image, series; `plan`: what was asked and what was run; `accuracy`:
-                                         how wrong the factors may be (ctbasis/svd/accuracy.py); `projection`: how
-                                         much a basis of other slices leaves out, where one was given;
-                                         `choice`: how a rule chose the denoised series' rank, if one did
+    weights   (n, k) float64             V diag(s): the share of each basis image in a slice; A ~ U weights^T
+    aside, headers, header_offsets       copied from the matrix, so that DICOM can be written from the factors alone
+    attributes                           complete, image, series; `plan`: the parameters as given and as run;
+                                         `accuracy`: the error report (ctbasis/svd/spectrum.py); `projection`: how much
+                                         a basis of other slices leaves out, if one was given; `choice`: how a rule
+                                         chose the rank of the denoised series, if one did
 
-U and aside are tall and never pass through a driver: each engine's workers write their own blocks of U, and aside is
-copied chunk by chunk as it is stored, by hard links or by the S3 server itself. The store lies in a folder or below
+U and aside are tall and never pass through a driver. The workers of each engine write their own blocks of U, and aside
+is copied chunk by chunk as it is stored, by hard links or by the S3 server itself. The store is in a folder or below
 `s3://bucket/prefix` (see ctbasis/storage/stores.py).
 """
 
@@ -24,7 +24,8 @@ import numpy as np
 from zarr.codecs import Crc32cCodec
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.store import MatrixStore, SliceArrays, array_of, create_aside, open_complete, write_headers
+from ctbasis.matrix.slice_store import SliceArrays, array_of, create_aside, open_complete, write_headers
+from ctbasis.matrix.store import MatrixStore
 from ctbasis.storage import stores
 from ctbasis.storage.chunks import read_rows, write_rows
 from ctbasis.storage.voxels import holds_absent
@@ -37,13 +38,13 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import DTypeLike, NDArray
 
-    from ctbasis.matrix.store import Series
+    from ctbasis.matrix.slice_store import Series
     from ctbasis.svd.rank import Choice
     from ctbasis.svd.spectrum import Accuracy
 
 
 SKETCH = "sketch"
-"""What a single pass over A leaves for U, and is removed once U is made of it."""
+"""Name of the array Y = A Omega, from which U is computed without another pass over A; it is removed afterwards."""
 
 
 class UnstoredMatrix(Protocol):
@@ -76,7 +77,16 @@ class UnstoredMatrix(Protocol):
 
 
 class FactorStore(SliceArrays):
-    """Factors that are complete, open for reading."""
+    """A complete factor store, open for reading.
+
+    Attributes:
+        s: Singular values in descending order, (k,), HU.
+        V: Right singular vectors, (n, k).
+        plan: The parameters of the factorization, as given and as run.
+        choice: How a rule chose the rank of the denoised series; empty if no rule did.
+        accuracy: The error report, the attributes of an `Accuracy`.
+        projection: How much the basis of other slices leaves out; empty if the matrix itself was factored.
+    """
 
     step = "svd"
 
@@ -96,14 +106,14 @@ class FactorStore(SliceArrays):
         """Open the factors at `uri`.
 
         Raises:
-            CtbasisError: There are none, the step that wrote them did not finish, or it is the basis of patch mode.
+            CtbasisError: There is no store, the step that wrote it did not finish, or it is a basis of patch mode.
         """
         group = open_complete(uri, "basis")
         if group.attrs.get("kind") == "patch":
             raise CtbasisError(
-                f"the basis at {uri} is of patches, of a run in patch mode",
-                expected="basis images of slices, of a run in global mode",
-                remedy="apply it by `ctbasis denoise --basis`, or run with --mode patch",
+                f"the basis at {uri} is a basis of patches, from a run in patch mode",
+                expected="a basis of slices, from a run in global mode",
+                remedy="apply it with `ctbasis denoise --basis`, or run with --mode patch",
             )
         return cls(group, uri)
 
@@ -121,7 +131,7 @@ class FactorStore(SliceArrays):
         """Return row block `index` of U, (block rows, rank).
 
         Raises:
-            CtbasisError: A chunk is missing or its checksum does not hold.
+            CtbasisError: A chunk is missing or its checksum is wrong.
         """
         columns = slice(None) if rank in {None, self.rank} else slice(rank)
         return self._read(self._U, self.block(index), columns)
@@ -132,7 +142,12 @@ class FactorStore(SliceArrays):
 
 
 class FactorWriter:
-    """Factors in the making; any number of workers may write disjoint row blocks of U at once."""
+    """A factor store that is being written. Any number of workers may write disjoint row blocks of U at once.
+
+    Args:
+        uri: URI of a store that `create` started.
+        mode: Mode in which zarr opens it.
+    """
 
     def __init__(self, uri: str, *, mode: Literal["r", "r+", "w"] = "r+") -> None:
         self.uri = uri
@@ -142,13 +157,14 @@ class FactorWriter:
     def create(
         cls, uri: str, matrix: MatrixStore | UnstoredMatrix, *, rank: int, dtype: DTypeLike = np.float32
     ) -> Self:
-        """Start the factors of `matrix` at `uri`, replacing what was there.
+        """Start the factors of `matrix` at `uri`, replacing any store that is there.
 
         Args:
-            uri: Where the store goes.
-            matrix: Whose row blocks U takes over.
-            rank: k, columns of U.
-            dtype: Of U. float32 holds a reconstruction to about 1e-3 HU at half the size; float64 is for proofs.
+            uri: URI of the store.
+            matrix: The matrix; U gets the same row blocks.
+            rank: k, the number of columns of U.
+            dtype: dtype of U. float32 gives a reconstruction to about 1e-3 HU at half the size of float64, which is for
+                proofs.
         """
         writer = cls(uri, mode="w")
         writer._group.attrs.update({"complete": False})
@@ -165,19 +181,24 @@ class FactorWriter:
     @property
     def dtype(self) -> str:
         """The dtype of U on disk."""
-        return str(self._tall.dtype)
+        return str(self._left_vectors.dtype)
 
     def write_block(self, rows: slice, U: NDArray[Any]) -> None:
-        """Write the row block `rows` of U, (rows, k); `rows` as `MatrixStore.block` gives them."""
-        write_rows(self._tall, rows, U)
+        """Write one row block of U.
+
+        Args:
+            rows: Rows of the block, as `MatrixStore.block` gives them.
+            U: (block rows, k).
+        """
+        write_rows(self._left_vectors, rows, U)
 
     def read_back(self, rows: slice) -> NDArray[Any]:
-        """Return the row block `rows` of U as it was written, for a check of it."""
-        return read_rows(self._tall, rows)
+        """Return a row block of U as it was stored, (block rows, k), to check it."""
+        return read_rows(self._left_vectors, rows)
 
     def create_sketch(self, width: int) -> None:
-        """Make room for a sketch of A beside U, (m, width) float64, in its row blocks; `drop_sketch` removes it."""
-        rows, block_rows = self._tall.shape[0], self._tall.chunks[0]
+        """Create the array of a sketch of A beside U, (m, width) float64, with the row blocks of U."""
+        rows, block_rows = self._left_vectors.shape[0], self._left_vectors.chunks[0]
         self._group.create_array(
             SKETCH,
             shape=(rows, width),
@@ -189,20 +210,21 @@ class FactorWriter:
         )
 
     def write_sketch(self, rows: slice, Y: NDArray[np.float64]) -> None:
-        """Write a row block of the sketch."""
+        """Write a row block of the sketch, (block rows, width)."""
         write_rows(self._sketch, rows, Y)
 
     def read_sketch(self, rows: slice) -> NDArray[np.float64]:
-        """Return a row block of the sketch.
+        """Return a row block of the sketch, (block rows, width).
 
         Raises:
-            CtbasisError: Its chunk is not there.
+            CtbasisError: Its chunk is missing.
         """
         Y = read_rows(self._sketch, rows)
         if holds_absent(Y):
             raise CtbasisError(
                 f"the sketch beside {self.uri} lacks rows {rows.start} to {rows.stop}",
-                cause="somebody deleted a file or object meanwhile",
+                expected="all rows, which an earlier pass wrote",
+                cause="a file or object of the store was deleted meanwhile",
                 remedy="run the svd step again",
             )
         return Y
@@ -216,26 +238,32 @@ class FactorWriter:
         return array_of(self._group, SKETCH)
 
     @cached_property
-    def _tall(self) -> zarr.Array[Any]:
-        """U, opened once: a writer is asked for every block, and each opening reads metadata."""
+    def _left_vectors(self) -> zarr.Array[Any]:
+        """U, opened once, since each opening reads metadata and a writer writes many blocks."""
         return array_of(self._group, "U")
 
     def create_aside(self, cols: int, column_chunk: int, dtype: DTypeLike) -> None:
-        """Make room for what is set aside of A, where there is no matrix to copy it from; laid out as there."""
-        rows, block_rows = self._tall.shape[0], self._tall.chunks[0]
+        """Create the array `aside` for a matrix that is in no store, from which it could be copied.
+
+        Args:
+            cols: n.
+            column_chunk: Columns of a chunk, as in a matrix store.
+            dtype: dtype of A.
+        """
+        rows, block_rows = self._left_vectors.shape[0], self._left_vectors.chunks[0]
         create_aside(self._group, (rows, cols), (block_rows, column_chunk), dtype)
 
     def write_aside(self, rows: slice, aside: NDArray[Any]) -> None:
-        """Write a row block of what is set aside."""
+        """Write a row block of `aside`, (block rows, n)."""
         array_of(self._group, "aside")[rows] = aside
 
-    def explain(self, choice: Choice) -> None:
-        """Note how the rank of the denoised series was chosen, for the report."""
+    def record_choice(self, choice: Choice) -> None:
+        """Store how a rule chose the rank of the denoised series, for the report."""
         self._group.attrs.update({"choice": vars(choice)})
 
-    def tell_projection(self, found: dict[str, Any]) -> None:
-        """Note that A was projected on a basis of other slices, and how much that leaves out, for the report."""
-        self._group.attrs.update({"projection": found})
+    def record_projection(self, projection: dict[str, Any]) -> None:
+        """Store that A was projected onto a basis of other slices, and how much this leaves out, for the report."""
+        self._group.attrs.update({"projection": projection})
 
     def finish(
         self,
@@ -246,9 +274,16 @@ class FactorWriter:
         matrix: MatrixStore | UnstoredMatrix,
         accuracy: Accuracy | None = None,
     ) -> None:
-        """Write what is small, take over what belongs to the columns, and declare the factors complete.
+        """Write the small arrays, copy `aside` and the headers from the matrix, and mark the store as complete.
 
-        Of a matrix that was never stored `aside` is written already, and the headers are in hand.
+        For an `UnstoredMatrix` the caller has written `aside` before, and the headers come from the object.
+
+        Args:
+            s: Singular values, (k,), HU.
+            V: Right singular vectors, (n, k).
+            plan: The parameters as run.
+            matrix: The matrix that was factored.
+            accuracy: The error report, if there is one.
         """
         self._group.create_array("s", data=np.ascontiguousarray(s, np.float64))
         self._group.create_array("V", data=np.ascontiguousarray(V, np.float64))
@@ -260,4 +295,4 @@ class FactorWriter:
         described: dict[str, Any] = {"image": list(matrix.image), "series": [vars(entry) for entry in matrix.series]}
         if accuracy is not None:
             described["accuracy"] = vars(accuracy)
-        self._group.attrs.update({**described, "plan": vars(plan), "complete": True})
+        self._group.attrs.update({**described, "plan": plan.attributes(), "complete": True})

@@ -1,4 +1,4 @@
-"""How a block engine goes about a plan: exactly, at random, or in a single pass."""
+"""The methods of the block engines: exact, randomized or single-pass SVD."""
 
 from __future__ import annotations
 
@@ -17,45 +17,52 @@ if TYPE_CHECKING:
     from ctbasis.svd.workers import Workers
 
 EXACT_COLUMNS = 4096
-"""n up to which the exact SVD is taken: its n x n matrices take 128 MiB, and eigh of one takes seconds.
+"""Largest n at which `auto` takes the exact SVD: its n x n matrices take 128 MiB, and eigh of one takes seconds.
 
-It costs m n (n + 2k) operations and 2 passes against 4 m n (k + p) (q + 3/2) and q + 2 passes: at k = 50, p = 15 and q
-= 2 it is the cheaper one to n = 810, and beyond that what it costs more buys all singular values and an error that is
-optimal.
+The exact SVD costs m n (n + 2k) operations and 2 passes; the randomized SVD costs 4 m n (k + p) (q + 3/2) operations
+and q + 2 passes. At k = 50, p = 15 and q = 2 the exact one is cheaper up to n = 810. Beyond that its extra cost gives
+all singular values and the smallest possible error.
 """
 
-WORTH_THREADS = 1e9
-"""n l^2, to which the operations between two passes (QR of n x l, eigh of l x l) are in proportion, from which BLAS may
-take threads for them. Below, threads that wait for one another take longer than one: QR of 6,000 x 65 takes 19 ms alone
-and 24 by two, and 160 where another process has a core."""
+MIN_THREADED_SIZE = 1e9
+"""Smallest n l^2 at which BLAS uses several threads between two passes (QR of n x l, eigh of l x l).
+
+The number of operations is proportional to n l^2. Below this size, threads that wait for each other are slower than one
+thread: QR of 6,000 x 65 takes 19 ms with one thread, 24 with two, and 160 where another process occupies a core."""
 
 
-def factorize_by(workers: Workers, factors: FactorWriter, plan: Plan) -> Spectrum:
-    """Factor the matrix of `workers` by the plan's method and write U through them.
+def factorize_with(workers: Workers, factors: FactorWriter, plan: Plan) -> Spectrum:
+    """Factor the matrix of `workers` by the plan's method; the workers write U.
+
+    Args:
+        workers: Workers of an engine on the matrix A.
+        factors: Where U goes.
+        plan: k, p, q, seed and method.
 
     Raises:
-        CtbasisError: A holds NaN or Inf, or a block is missing or corrupt.
+        CtbasisError: A contains NaN or Inf, or a block is missing or corrupt.
     """
-    method = {"exact": factorize_exact, "randomized": factorize_randomized, "single-pass": factorize_single_pass}
-    width = plan.cols if chosen_method(plan) == "exact" else plan.rank + plan.oversample
-    # The workers have limits of their own; this one is for what is done between passes.
-    alone = 1 if plan.cols * width**2 < WORTH_THREADS else None
-    with threadpool_limits(alone, user_api="blas"):
-        return method[chosen_method(plan)](workers, factors, plan)
+    methods = {"exact": factorize_exact, "randomized": factorize_randomized, "single-pass": factorize_single_pass}
+    method = resolve_method(plan)
+    width = plan.cols if method == "exact" else plan.rank + plan.oversample
+    # This limit holds for the work between passes; the workers set limits of their own.
+    threads = 1 if plan.cols * width**2 < MIN_THREADED_SIZE else None
+    with threadpool_limits(threads, user_api="blas"):
+        return methods[method](workers, factors, plan)
 
 
-def chosen_method(plan: Plan) -> str:
-    """Return the method to run: the plan's own, or for `auto` by the number of columns."""
+def resolve_method(plan: Plan) -> str:
+    """Return the plan's method; for `auto`, the one that suits the number of columns."""
     if plan.method != "auto":
         return plan.method
     return "exact" if plan.cols <= EXACT_COLUMNS else "randomized"
 
 
-def explained(error: BaseException) -> CtbasisError | None:
-    """Return the refusal that an engine's own exception carries from a worker, if it does."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, CtbasisError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
+def ctbasis_error_in(error: BaseException) -> CtbasisError | None:
+    """Return the `CtbasisError` of a worker that an engine's own exception wraps, or None if it wraps none."""
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, CtbasisError):
+            return current
+        current = current.__cause__ or current.__context__
     return None

@@ -1,4 +1,4 @@
-"""A_k = U_k diag(s_k) V_k^T, the best rank-k matrix that the factors hold, a few columns at a time."""
+"""A_k = U_k diag(s_k) V_k^T, the best rank-k approximation that the factors contain, a few columns at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Columns: TypeAlias = "slice | NDArray[np.intp]"
 
 
 def check_rank(rank: int, basis: FactorStore) -> None:
-    """Refuse a rank that `basis` cannot give.
+    """Check that the factors in `basis` can give a rank-`rank` approximation.
 
     Raises:
         CtbasisError: `rank` is below 1 or above the rank that is stored.
@@ -32,11 +32,11 @@ def check_rank(rank: int, basis: FactorStore) -> None:
         )
 
 
-def columns(basis: FactorStore, columns: Columns, rank: int) -> NDArray[Any]:
-    """Return `columns` of A_k.
+def low_rank_columns(basis: FactorStore, columns: Columns, rank: int) -> NDArray[Any]:
+    """Return columns of A_k.
 
-    U is read once, block by block, and each block is one matrix product: besides the result, one block of U is in
-    memory. A pass over U costs the same for one column as for dozens, so ask for a column group at a time.
+    The function reads U once, block by block, with one matrix product per block; besides the result, one block of U is
+    in memory. Reading U takes the same time for one column as for dozens, so ask for a column group at a time.
 
     Args:
         basis: The factors.
@@ -44,8 +44,8 @@ def columns(basis: FactorStore, columns: Columns, rank: int) -> NDArray[Any]:
         rank: k.
 
     Returns:
-        HU, (m, columns), in the precision of U: float32 is good to about 1e-3 HU. Each column is contiguous in
-        memory (Fortran order), so that `result[:, j].reshape(basis.image)` is an image and no copy.
+        HU, (m, columns), in the dtype of U; float32 is accurate to about 1e-3 HU. Each column is contiguous in memory
+        (Fortran order), so `result[:, j].reshape(basis.image)` is an image without a copy.
 
     Raises:
         CtbasisError: `rank` is not in 1 ... `basis.rank`, or a block of U is missing or corrupt.
@@ -55,16 +55,16 @@ def columns(basis: FactorStore, columns: Columns, rank: int) -> NDArray[Any]:
     weights = (basis.V[columns, :rank] * basis.s[:rank]).astype(dtype)
     images = np.empty((len(weights), basis.rows), dtype)
     for index in range(basis.block_count):
-        # A_k^T = (V_k diag(s_k)) U_k^T, written where a column of A_k is a row in memory.
+        # A_k^T = (V_k diag(s_k)) U_k^T: the transpose, because a column of A_k is to be contiguous.
         np.matmul(weights, basis.read_block(index, rank=rank).T, out=images[:, basis.block(index)])
     return images.T
 
 
-def restore(image_hu: NDArray[Any], aside: NDArray[Any]) -> None:
-    """Put back, in place, what was set aside before the factorization: padding and values below air.
+def restore_set_aside(image_hu: NDArray[Any], aside: NDArray[Any]) -> None:
+    """Write the voxels that were set aside before the factorization (padding, HU below air) back, in place.
 
     Args:
         image_hu: HU, any shape.
-        aside: What `SliceArrays.read_aside` gave, of the same shape; `absent` where `image_hu` stays.
+        aside: From `SliceArrays.read_aside`, same shape; where it is `absent`, `image_hu` keeps its value.
     """
     np.copyto(image_hu, aside, where=~is_absent(aside), casting="same_kind")

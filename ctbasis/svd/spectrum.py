@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The a-posteriori report of one factorization.
+    """The a-posteriori error report of one factorization A ~ U diag(s) V^T.
 
     Attributes:
-        norm: ||A||_F.
-        residual: ||A - U diag(s) V^T||_F.
-        residual_by: How it was found.
-        rounding: What the dtype of U on disk adds to it at most.
-        spectral_error: Bound of ||A - U diag(s) V^T||_2.
-        spectral_by: How it was found.
-        failure: Probability that the bounds by random vectors do not hold; 0 where none is random.
-        basis_error: Bound of ||U^T U - I||_2, of U as stored.
+        norm: ||A||_F, HU.
+        residual: ||A - U diag(s) V^T||_F, HU.
+        residual_by: How the residual was computed.
+        rounding: Upper bound of what rounding U to its dtype on disk adds to the residual, HU.
+        spectral_error: Upper bound of ||A - U diag(s) V^T||_2, HU.
+        spectral_by: How this bound was computed.
+        failure: Probability that the bounds from random vectors do not hold; 0 if no bound is random.
+        basis_error: Upper bound of ||U^T U - I||_2, for U as stored.
         weights_error: ||V^T V - I||_2.
-        ratio: sigma_k / sigma_1 as found.
-        valid_to: sigma_k / sigma_1 down to which the method promises right singular values.
-        passes: Over A.
-        bytes_read: Of A, from the store.
-        bytes_shuffled: Between processes: operands sent to workers and results that came back or were merged;
-            None where another library moved them.
+        ratio: sigma_k / sigma_1 of the computed singular values.
+        valid_to: Smallest sigma_k / sigma_1 at which the method guarantees accurate right singular vectors.
+        passes: Number of passes over A.
+        bytes_read: Bytes of A read from the store.
+        bytes_shuffled: Bytes sent between processes: operands to workers, and results from workers or between them;
+            None if another library moved them.
     """
 
     norm: float
@@ -50,13 +50,13 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The small factors.
+    """The small factors of A ~ U diag(s) V^T.
 
     Attributes:
-        s: Singular values, descending, (k,).
-        V: Right singular vectors, (n, k); column signs agree with the U that was written.
-        note: One sentence on how the engine went about it (kernels, seed), for the report.
-        accuracy: How wrong the factors may be.
+        s: Singular values in descending order, (k,), HU.
+        V: Right singular vectors, (n, k); the signs of the columns match the stored U.
+        note: One sentence for the report on how the engine computed them (method or kernels, seed).
+        accuracy: The error report.
     """
 
     s: NDArray[np.float64]

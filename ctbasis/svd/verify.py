@@ -1,4 +1,4 @@
-"""The a-posteriori report of factors that another library made: one pass over A and U, which trusts nothing."""
+"""The error report of factors that another library computed: one pass over A and U, which assumes nothing of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from ctbasis.svd.accuracy import (
     EPS,
-    FAILURE,
-    PROBES,
+    FAILURE_PROBABILITY,
+    PROBE_COUNT,
     basis_error,
     make_probes,
     normal_norm_bound,
@@ -25,23 +25,29 @@ if TYPE_CHECKING:
     from ctbasis.svd.passes import Parts
 
 
-STREAM = 2
-"""Of random numbers: no engine draws from it."""
+RANDOM_STREAM = 2
+"""Stream of random numbers for the check; no engine draws from it."""
 
 
-def question(s: NDArray[np.float64], V: NDArray[np.float64], factors_uri: str, *, seed: int) -> Residual:
-    """Return the pass over A and U that finds how wrong the factors at `factors_uri` are, s (k,) and V (n, k).
+def residual_pass(s: NDArray[np.float64], V: NDArray[np.float64], factors_uri: str, *, seed: int) -> Residual:
+    """Return the pass over A and U that measures the errors of stored factors.
 
-    Its random vectors are of a stream of their own, so that the factors cannot have been made to fit them, and of the
-    run's `seed`, so that a run that is repeated reports the same.
+    Its random vectors come from a stream of their own, so the factors cannot have been fitted to them. They depend on
+    the seed of the run, so a repeated run gives the same report.
+
+    Args:
+        s: Singular values, (k,).
+        V: Right singular vectors, (n, k).
+        factors_uri: URI of the store that holds U.
+        seed: Seed of the run.
     """
-    rng = np.random.default_rng([seed, STREAM])
-    return Residual(V * s, make_probes(rng.standard_normal((len(V), PROBES)), s, V, rng), factors_uri)
+    rng = np.random.default_rng([seed, RANDOM_STREAM])
+    return Residual(V * s, make_probes(rng.standard_normal((len(V), PROBE_COUNT)), s, V, rng), factors_uri)
 
 
-def report(
-    asked: Residual,
-    found: Parts,
+def accuracy_of(
+    check: Residual,
+    parts: Parts,
     *,
     s: NDArray[np.float64],
     V: NDArray[np.float64],
@@ -50,36 +56,36 @@ def report(
     bytes_read: int,
     valid_to: float,
 ) -> Accuracy:
-    """Report on factors whose U is written.
+    """Return the error report of stored factors.
 
     Args:
-        asked: The pass.
-        found: What it made of all row blocks.
-        s: (k,).
-        V: (n, k).
-        dtype: Of U as stored.
-        passes: Over A, this one too.
-        bytes_read: Of A, from the store.
-        valid_to: sigma_k / sigma_1 down to which the method of the factors promises right singular values.
+        check: The pass, from `residual_pass`.
+        parts: Its result for all row blocks.
+        s: Singular values, (k,).
+        V: Right singular vectors, (n, k).
+        dtype: dtype of U in the store.
+        passes: Number of passes over A, including this one.
+        bytes_read: Bytes of A read from the store.
+        valid_to: Smallest sigma_k / sigma_1 at which the method guarantees accurate right singular vectors.
 
     Raises:
         CtbasisError: U is not orthonormal.
     """
-    squared, energy, normal, gram = found
+    squared, energy, normal, gram = parts
     residual = float(np.sqrt(squared))
     bound = normal_norm_bound(normal) + len(V) * EPS * float(s[0])
-    by, failure = "random vectors under the residual's normal matrix", FAILURE
+    bound_by, failure = "random vectors under the residual's normal matrix", FAILURE_PROBABILITY
     if residual <= bound:
-        bound, by, failure = residual, "the Frobenius norm of the residual", 0.0
+        bound, bound_by, failure = residual, "the Frobenius norm of the residual", 0.0
     return Accuracy(
         norm=float(np.sqrt(energy)),
         residual=residual,
         residual_by="one more pass over A and U",
         rounding=rounding(s, dtype),
         spectral_error=bound,
-        spectral_by=by,
+        spectral_by=bound_by,
         failure=failure,
-        basis_error=basis_error(gram, asked.probes.basis, asked.factors_uri),
+        basis_error=basis_error(gram, check.probes.basis, check.factors_uri),
         weights_error=weights_error(V),
         ratio=float(s[-1] / s[0]) if s[0] > 0 else 0.0,
         valid_to=valid_to,

@@ -1,4 +1,4 @@
-"""What an engine is to the algorithms: workers that run a pass over all row blocks and merge what comes of it."""
+"""The interface between algorithms and engines: workers that run a pass over all row blocks and combine the results."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 
 
 class RowBlocks(Protocol):
-    """A matrix that can be read row block by row block: a `MatrixStore`, or one that is made on the fly."""
+    """A matrix that is read row block by row block: a `MatrixStore`, or a matrix computed on the fly."""
 
     @property
     def uri(self) -> str:
-        """Where it is, in words for the user."""
+        """Where the matrix is, for messages to the user."""
         ...
 
     @property
     def rows(self) -> int:
-        """M."""
+        """Number of rows, m."""
         ...
 
     @property
     def cols(self) -> int:
-        """N."""
+        """Number of columns, n."""
         ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the values as they are kept."""
+        """Dtype of the stored values."""
         ...
 
     @property
@@ -55,38 +55,38 @@ class RowBlocks(Protocol):
         ...
 
     def read_block(self, index: int, *, dtype: DTypeLike = np.float64) -> NDArray[Any]:
-        """Return row block `index`."""
+        """Return row block `index`, (block rows, n)."""
         ...
 
 
 @runtime_checkable
-class Portable(Protocol):
-    """What workers in other processes have row blocks from; small, and pickled to them."""
+class BlockReader(Protocol):
+    """A small picklable object from which workers in other processes read row blocks."""
 
     def blocks(self, indices: Iterable[int], *, reads: bool = True) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """Yield rows and values of the row blocks of `indices`; values without columns unless `reads`."""
+        """Yield rows and values of the row blocks of `indices`; unless `reads`, the values have no columns."""
         ...
 
 
-def portable(matrix: RowBlocks) -> Portable:
-    """Return what of `matrix` goes to other processes: itself where it can, else the address of its store."""
-    return matrix if isinstance(matrix, Portable) else StoredMatrix(matrix.uri, uuid.uuid4().hex)
+def block_reader(matrix: RowBlocks) -> BlockReader:
+    """Return the object that is sent to other processes: `matrix` itself if it can be, else the URI of its store."""
+    return matrix if isinstance(matrix, BlockReader) else StoredMatrix(matrix.uri, uuid.uuid4().hex)
 
 
 @dataclass(frozen=True)
 class StoredMatrix:
-    """A matrix store, for workers in other processes: each opens it once.
+    """A matrix store for workers in other processes, each of which opens it once.
 
     Attributes:
-        uri: Where it is.
-        run: Tells this store from one of the same URI that was there before.
+        uri: URI of the store.
+        run: Random name; it distinguishes this store from an earlier store of the same URI that a process has opened.
     """
 
     uri: str
     run: str
 
     def blocks(self, indices: Iterable[int], *, reads: bool = True) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """Yield rows and values of the row blocks of `indices`; values without columns unless `reads`."""
+        """Yield rows and values of the row blocks of `indices`; unless `reads`, the values have no columns."""
         yield from read_blocks(self.open(), indices, reads=reads)
 
     def open(self) -> MatrixStore:
@@ -102,13 +102,13 @@ def _opened(matrix: StoredMatrix) -> MatrixStore:
 def read_blocks(
     matrix: RowBlocks, indices: Iterable[int], *, reads: bool = True
 ) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """Yield rows and values of row blocks, in the dtype on disk; values without columns unless `reads`."""
+    """Yield rows and values of row blocks, in the dtype on disk; unless `reads`, the values have no columns."""
     for index in indices:
         yield matrix.block(index), read_block(matrix, index, reads=reads)
 
 
 def read_block(matrix: RowBlocks, index: int, *, reads: bool = True) -> NDArray[Any]:
-    """Return the values of a row block in the dtype on disk, without columns unless `reads`."""
+    """Return the values of a row block in the dtype on disk; unless `reads`, they have no columns."""
     if reads:
         return matrix.read_block(index, dtype=matrix.dtype)
     rows = matrix.block(index)
@@ -116,15 +116,15 @@ def read_block(matrix: RowBlocks, index: int, *, reads: bool = True) -> NDArray[
 
 
 class Workers(ABC):
-    """Workers of one engine on one matrix.
+    """The workers of one engine on one matrix.
 
     Args:
         matrix: A.
 
     Attributes:
-        passes: Over A, so far.
-        bytes_read: Of A.
-        bytes_shuffled: Between processes.
+        passes: Number of passes over A so far.
+        bytes_read: Bytes of A read so far.
+        bytes_shuffled: Bytes sent between processes so far.
     """
 
     def __init__(self, matrix: RowBlocks) -> None:
@@ -134,7 +134,7 @@ class Workers(ABC):
         self.bytes_shuffled = 0
 
     def run(self, work: Pass) -> Parts:
-        """Run a pass over all row blocks and return what it makes of them together.
+        """Run a pass over all row blocks and return the combined result.
 
         Raises:
             CtbasisError: A block is missing, corrupt or not finite, or the workers are lost.
@@ -144,37 +144,37 @@ class Workers(ABC):
             self.bytes_read += self.matrix.rows * self.matrix.cols * self.matrix.dtype.itemsize
         return self._run(work)
 
-    def sent(self, parts: Parts, times: int) -> None:
-        """Count results, or operands, that went from process to process."""
+    def count_sent(self, parts: Parts, times: int) -> None:
+        """Add arrays that were sent between processes `times` times to `bytes_shuffled`."""
         self.bytes_shuffled += nbytes(parts) * times
 
     @abstractmethod
     def _run(self, work: Pass) -> Parts:
-        """Do it."""
+        """Run the pass by the means of the engine."""
 
 
-Gather: TypeAlias = "Callable[[RowBlocks, int], Workers]"
-"""What gives workers of one engine for a matrix; a worker needs so many bytes at most."""
+WorkersFactory: TypeAlias = "Callable[[RowBlocks, int], Workers]"
+"""Function that returns workers of one engine for a matrix; the number is the most bytes that one worker needs."""
 
 
 def operands(work: object) -> Parts:
-    """Return the arrays that a pass carries to the workers, those of a pass or of probes within it too."""
-    held: list[NDArray[Any]] = []
+    """Return the arrays that a pass carries to the workers, including those of a pass or of probes inside it."""
+    arrays: list[NDArray[Any]] = []
     for value in vars(work).values():
         if isinstance(value, np.ndarray):
-            held.append(value)
+            arrays.append(value)
         elif is_dataclass(value):
-            held.extend(operands(value))
-    return tuple(held)
+            arrays.extend(operands(value))
+    return tuple(arrays)
 
 
 def ranges(count: int, parts: int) -> list[range]:
-    """Cut `count` blocks into at most `parts` ranges, alike but for one block.
+    """Split `count` blocks into at most `parts` ranges whose lengths differ by at most one.
 
     >>> ranges(5, 2)
     [range(0, 3), range(3, 5)]
     """
     parts = max(1, min(parts, count))
-    size, more = divmod(count, parts)
-    edges = [index * size + min(index, more) for index in range(parts + 1)]
+    size, remainder = divmod(count, parts)
+    edges = [index * size + min(index, remainder) for index in range(parts + 1)]
     return [range(first, last) for first, last in itertools.pairwise(edges)]

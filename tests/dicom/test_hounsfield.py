@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
 from ctbasis.dicom.hounsfield import Pixels, clip, to_hounsfield
-from ctbasis.dicom.stored import store
+from ctbasis.dicom.stored_values import to_stored_values
 from ctbasis.storage.voxels import AIR, absent, is_absent
-from ctbasis.svd.rank_k import restore
+from ctbasis.svd.rank_k import restore_set_aside
 
 PADDING_VALUE, PADDING_LIMIT = 0x00280120, 0x00280121
 
@@ -94,8 +94,8 @@ def test_what_is_factored_and_what_is_set_aside_give_back_every_stored_value(
     values, ds, _ = drawn
     A, aside, _ = split(values, ds)
     hu = A.astype(np.float64)
-    restore(hu, aside)
-    assert store(hu, Pixels.of(ds)).values.tolist() == values
+    restore_set_aside(hu, aside)
+    assert to_stored_values(hu, Pixels.of(ds)).values.tolist() == values
 
 
 @given(slices())

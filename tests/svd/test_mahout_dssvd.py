@@ -238,8 +238,8 @@ def test_whatever_the_blocks_and_the_dtype_both_kernel_sets_find_the_same_factor
     rounding = 1e-8 * exact[0]
     both = list(by_both(spark, case, A))
     for found in both:
-        np.testing.assert_allclose(found.U.T @ found.U, np.eye(k), atol=mahout.ORTHONORMAL)
-        np.testing.assert_allclose(found.V.T @ found.V, np.eye(k), atol=mahout.ORTHONORMAL)
+        np.testing.assert_allclose(found.U.T @ found.U, np.eye(k), atol=mahout.ORTHONORMALITY_TOLERANCE)
+        np.testing.assert_allclose(found.V.T @ found.V, np.eye(k), atol=mahout.ORTHONORMALITY_TOLERANCE)
         assert (np.diff(found.s) <= 0).all()
         # Cauchy interlacing: Q^T A has no singular value above that of A.
         assert (found.s <= exact[:k] + rounding).all()
@@ -273,8 +273,8 @@ def test_whatever_is_missing_of_the_rank_both_kernel_sets_store_zeros_for_it_and
         exact = np.linalg.svd(A, compute_uv=False)
         np.testing.assert_allclose(found.s[:present], exact[:present], rtol=1e-6)
         assert (found.s[present:] == 0).all()
-        np.testing.assert_allclose(found.U.T @ found.U, np.eye(case.rank), atol=mahout.ORTHONORMAL)
-        np.testing.assert_allclose(found.V.T @ found.V, np.eye(case.rank), atol=mahout.ORTHONORMAL)
+        np.testing.assert_allclose(found.U.T @ found.U, np.eye(case.rank), atol=mahout.ORTHONORMALITY_TOLERANCE)
+        np.testing.assert_allclose(found.V.T @ found.V, np.eye(case.rank), atol=mahout.ORTHONORMALITY_TOLERANCE)
         np.testing.assert_allclose(found.product, A, atol=1e-6 * exact[0])
 
 
@@ -326,7 +326,7 @@ def test_parts_of_a_block_of_u_become_the_whole_of_it_and_parts_of_two_become_tw
         patch.setattr(store, "block_rows_for", lambda _: 4)
         matrix = write_matrix(str(tmp_path / "matrix.zarr"), np.zeros((7, 2)))
     parts = [b"".join(mahout.encode(first, U[first:last])) for first, last in ((0, 1), (1, 6), (6, 7))]
-    found = dict(mahout.whole_blocks(parts, matrix, np.array([1.0, -1.0])))
+    found = dict(mahout.join_blocks(parts, matrix, np.array([1.0, -1.0])))
     assert list(found) == [0, 1]
     np.testing.assert_array_equal(np.vstack(list(found.values())), U * [1, -1])
 

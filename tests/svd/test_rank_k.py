@@ -13,7 +13,7 @@ from ctbasis.matrix.store import MatrixStore, MatrixWriter
 from ctbasis.storage.voxels import absent
 from ctbasis.svd.factors import FactorStore, FactorWriter
 from ctbasis.svd.plan import plan_factorization
-from ctbasis.svd.rank_k import columns, restore
+from ctbasis.svd.rank_k import low_rank_columns, restore_set_aside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,28 +49,30 @@ def test_the_residual_is_the_energy_of_the_singular_values_left_out(
     basis: FactorStore, A: NDArray[np.int16], rank: int
 ) -> None:
     left_out = np.linalg.svd(A.astype(float), compute_uv=False)[rank:]
-    residual = np.linalg.norm(A - columns(basis, slice(None), rank))
+    residual = np.linalg.norm(A - low_rank_columns(basis, slice(None), rank))
     assert residual == pytest.approx(np.sqrt(np.sum(left_out**2)), rel=1e-10)
 
 
 @pytest.mark.parametrize("some", [slice(0, 1), slice(2, 7), slice(8, 9), np.array([7, 0, 3])])
 def test_some_columns_are_those_columns_of_all(basis: FactorStore, some: slice | NDArray[np.intp]) -> None:
-    np.testing.assert_allclose(columns(basis, some, 4), columns(basis, slice(None), 4)[:, some], atol=1e-9)
+    np.testing.assert_allclose(
+        low_rank_columns(basis, some, 4), low_rank_columns(basis, slice(None), 4)[:, some], atol=1e-9
+    )
 
 
 def test_each_column_is_contiguous_so_that_an_image_is_a_view(basis: FactorStore) -> None:
-    some = columns(basis, slice(0, 3), 2)
+    some = low_rank_columns(basis, slice(0, 3), 2)
     assert np.shares_memory(some[:, 1].reshape(basis.image), some)
 
 
 @pytest.mark.parametrize("rank", [-1, 0, RANK + 1, 300])
 def test_a_rank_that_the_basis_cannot_give_is_refused_with_the_rank_it_holds(basis: FactorStore, rank: int) -> None:
     with pytest.raises(CtbasisError, match=rf"rank {rank} .* holds {RANK} basis images"):
-        columns(basis, slice(None), rank)
+        low_rank_columns(basis, slice(None), rank)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 def test_restore_puts_back_what_was_set_aside_and_touches_nothing_else(dtype: type) -> None:
     image = np.array([10.25, -3.5, 7.0], np.float32)
-    restore(image, np.array([absent(dtype), -3024, absent(dtype)], dtype))
+    restore_set_aside(image, np.array([absent(dtype), -3024, absent(dtype)], dtype))
     assert image.tolist() == [10.25, -3024.0, 7.0]

@@ -1,13 +1,13 @@
-"""The engines that factor A, each a plugin: one file here and one row in `ENGINES`.
+"""The engines that factor A. Each is a plugin: one module here and one row in `ctbasis/choices.py`.
 
-An engine is a module with one function of the signature
+An engine is a module with two functions. The first factors a matrix; its workers write every row block of U through
+`factors.write_block`, and it returns the small factors:
 
     factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectrum
 
-It writes every row block of U through `factors.write_block`, by its own workers, and returns the small rest. What is to
-be done by its workers alone, as in patch mode, gets them from the context
+The second is a context manager that gives the engine's workers to other computations, such as patch mode:
 
-    gathered(cluster: str, memory: int) -> Gather
+    open_workers(cluster: str, memory: int) -> WorkersFactory
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
+from ctbasis import choices
 from ctbasis.errors import CtbasisError
 
 if TYPE_CHECKING:
@@ -26,41 +27,57 @@ if TYPE_CHECKING:
     from ctbasis.svd.factors import FactorWriter
     from ctbasis.svd.plan import Plan
     from ctbasis.svd.spectrum import Spectrum
-    from ctbasis.svd.workers import Gather
+    from ctbasis.svd.workers import WorkersFactory
 
 
 class Factorize(Protocol):
     """The signature of an engine."""
 
     def __call__(self, matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectrum:
-        """Factor `matrix` by `plan`, write U to `factors`, return s and V."""
+        """Factor `matrix` by `plan`, write U to `factors` and return s and V."""
         ...
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A row of the table: where the plugin is, and whether it runs inside a Spark application."""
+    """One engine.
+
+    Attributes:
+        module: Name of the engine's module.
+        on_spark: Whether the engine runs inside a Spark application.
+        summary: Description in a few words.
+    """
 
     module: str
     on_spark: bool
     summary: str
 
     def load(self) -> Factorize:
-        """Import the plugin; its packages are needed only now."""
+        """Import the engine's module and return its `factorize`.
+
+        Raises:
+            CtbasisError: The engine needs a package that is not installed.
+        """
         return cast("Factorize", importlib.import_module(self.module).factorize)
 
-    def gathered(self, cluster: str = "", memory: int = 0) -> AbstractContextManager[Gather]:
-        """Return the context that its workers are had in."""
-        gather: Callable[..., AbstractContextManager[Gather]] = importlib.import_module(self.module).gathered
-        return gather(cluster, memory)
+    def open_workers(self, cluster: str = "", memory: int = 0) -> AbstractContextManager[WorkersFactory]:
+        """Import the engine's module and return the context manager that yields its workers.
+
+        Args:
+            cluster: Address of the engine's own cluster; empty for the one of its environment, or this machine.
+            memory: Bytes that the engine numpy may take; 0 for a share of the free memory.
+
+        Raises:
+            CtbasisError: The engine needs a package that is not installed, or its cluster does not answer.
+        """
+        open_workers: Callable[..., AbstractContextManager[WorkersFactory]]
+        open_workers = importlib.import_module(self.module).open_workers
+        return open_workers(cluster, memory)
 
 
 ENGINES = {
-    "mahout": Engine("ctbasis.svd.engines.mahout", on_spark=True, summary="Apache Mahout's DS-SVD on Spark"),
-    "spark": Engine("ctbasis.svd.engines.spark", on_spark=True, summary="NumPy blocks on plain Spark"),
-    "dask": Engine("ctbasis.svd.engines.dask", on_spark=False, summary="NumPy blocks on a Dask cluster"),
-    "ray": Engine("ctbasis.svd.engines.ray", on_spark=False, summary="NumPy blocks on a Ray cluster"),
-    "numpy": Engine("ctbasis.svd.engines.numpy", on_spark=False, summary="NumPy on one machine, within --memory"),
+    name: Engine(entry.module, on_spark=entry.on_spark, summary=entry.summary)
+    for name, entry in choices.ENGINES.items()
 }
 
 
@@ -68,7 +85,7 @@ def engine_named(name: str) -> Engine:
     """Return the engine called `name`.
 
     Raises:
-        CtbasisError: There is none of that name.
+        CtbasisError: There is no engine of that name.
     """
     try:
         return ENGINES[name]

@@ -1,8 +1,8 @@
-"""NumPy blocks on Dask: on the scheduler that `cluster` or Dask's own DASK_SCHEDULER_ADDRESS names, or on threads here.
+"""NumPy blocks on Dask: on the scheduler at `cluster` or at Dask's own DASK_SCHEDULER_ADDRESS, or on threads here.
 
-Workers read their own row blocks of A and write their own of U, so they need ctbasis, the same AWS_* variables where
-the stores are on S3, and the same folder where they are not. What comes of a pass is merged worker by worker in a
-tree.
+Each worker reads its own row blocks of A and writes its own row blocks of U. Workers therefore need ctbasis, and the
+same AWS_* variables if the stores are on S3 or the same folder if they are not. The workers merge the results of a pass
+in a tree.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
-from ctbasis.svd.method import factorize_by
+from ctbasis.svd.method import factorize_with
 from ctbasis.svd.passes import fold, merged, nbytes
-from ctbasis.svd.workers import Workers, operands, portable, ranges
+from ctbasis.svd.workers import Workers, block_reader, operands, ranges
 from ctbasis.threads import available_cpus
 
 try:
@@ -38,39 +38,51 @@ if TYPE_CHECKING:
     from ctbasis.svd.passes import Parts, Pass
     from ctbasis.svd.plan import Plan
     from ctbasis.svd.spectrum import Spectrum
-    from ctbasis.svd.workers import Gather, Portable, RowBlocks
+    from ctbasis.svd.workers import BlockReader, RowBlocks, WorkersFactory
 
 TASKS_PER_THREAD = 3
-"""Enough that no thread idles long at the end of a pass."""
+"""Enough tasks that no thread is idle for long at the end of a pass."""
 
 FAN_IN = 8
-"""Results that one task merges."""
+"""Number of results that one task merges."""
 
-PATIENCE_SECONDS = 30
-"""How long the scheduler may take to answer."""
+CONNECT_TIMEOUT_SECONDS = 30
+"""Timeout of the connection to the scheduler."""
 
 
 def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectrum:
-    """Factor `matrix` by the plan's method on the workers of a Dask cluster.
+    """Factor `matrix` by the plan's method, on the workers of a Dask cluster.
 
     Raises:
-        CtbasisError: The scheduler does not answer, its workers lack ctbasis or die, or the matrix holds NaN or Inf.
+        CtbasisError: The scheduler does not answer, its workers lack ctbasis or die, or the matrix contains NaN or Inf.
     """
     with connected(plan.cluster) as client:
-        return factorize_by(DaskWorkers(client, matrix), factors, plan)
+        return factorize_with(DaskWorkers(client, matrix), factors, plan)
 
 
 @contextmanager
-def gathered(cluster: str = "", memory: int = 0) -> Iterator[Gather]:
-    """Yield what gives the workers of the cluster; what they need is the cluster's own."""
+def open_workers(cluster: str = "", memory: int = 0) -> Iterator[WorkersFactory]:
+    """Yield a function that returns the workers of a Dask cluster as workers on a matrix.
+
+    Args:
+        cluster: Address of the scheduler; empty for the one of Dask's configuration, or threads of this process.
+        memory: Ignored; the settings of the cluster decide.
+    """
     del memory
     with connected(cluster) as client:
-        yield lambda matrix, _each: DaskWorkers(client, matrix)
+        yield lambda matrix, _bytes: DaskWorkers(client, matrix)
 
 
 @contextmanager
 def connected(cluster: str) -> Iterator[Client]:
-    """Yield a client of the cluster at `cluster`, of the one that Dask's configuration names, or of threads here."""
+    """Yield a client of a Dask cluster; without an address, of threads of this process.
+
+    Args:
+        cluster: Address of the scheduler; empty for the one of Dask's configuration, or threads of this process.
+
+    Raises:
+        CtbasisError: No scheduler answers at the address.
+    """
     address = cluster or dask.config.get("scheduler-address", None)
     if address is None:
         with (
@@ -86,12 +98,12 @@ def connected(cluster: str) -> Iterator[Client]:
             yield client
         return
     try:
-        client = Client(address, timeout=PATIENCE_SECONDS)
+        client = Client(address, timeout=CONNECT_TIMEOUT_SECONDS)
     except (OSError, ValueError) as error:
         raise CtbasisError(
             f"no Dask scheduler answers at {address} ({type(error).__name__})",
             expected="an address such as tcp://host:8786",
-            cause="it is not running, or cannot be reached from here",
+            cause="the scheduler is not running, or is not reachable from here",
             remedy="check --cluster or DASK_SCHEDULER_ADDRESS",
         ) from error
     with client:
@@ -99,54 +111,60 @@ def connected(cluster: str) -> Iterator[Client]:
 
 
 class DaskWorkers(Workers):
-    """The workers of a Dask cluster."""
+    """The workers of a Dask cluster.
+
+    Args:
+        client: Client of the cluster.
+        matrix: A.
+    """
 
     def __init__(self, client: Client, matrix: RowBlocks) -> None:
         super().__init__(matrix)
         self._client = client
-        self._matrix = portable(matrix)
+        self._reader = block_reader(matrix)
 
     def _run(self, work: Pass) -> Parts:
         client = self._client
         threads = client.nthreads()
         if not threads:
             raise CtbasisError(
-                "the Dask cluster has no worker", expected="one at least", remedy="start workers, and try again"
+                "the Dask cluster has no worker", expected="at least one", remedy="start workers, and try again"
             )
-        shares = ranges(self.matrix.block_count, TASKS_PER_THREAD * sum(threads.values()))
+        block_ranges = ranges(self.matrix.block_count, TASKS_PER_THREAD * sum(threads.values()))
         try:
             shared = client.scatter(work, broadcast=True, hash=False)
-            level = client.map(run_share, shares, work=shared, matrix=self._matrix, pure=False)
-            sizes = len(level)
+            level = client.map(run_blocks, block_ranges, work=shared, reader=self._reader, pure=False)
+            count = len(level)
             while len(level) > 1:
                 groups = [level[first : first + FAN_IN] for first in range(0, len(level), FAN_IN)]
-                level = [client.submit(merge_shares, group, work=shared, pure=False) for group in groups]
+                level = [client.submit(merge_parts, group, work=shared, pure=False) for group in groups]
             total: Parts = client.gather(level[0])
         except KilledWorker as error:
             raise CtbasisError(
                 "workers of the Dask cluster died on the same row blocks several times",
-                cause="they have too little memory for a block, or lack ctbasis",
-                remedy="give them more memory, or run ctbasis' own version there",
+                cause="the workers have too little memory for a block, or lack ctbasis",
+                remedy="give the workers more memory, or install this version of ctbasis on them",
             ) from error
         except (ModuleNotFoundError, FutureCancelledError) as error:
             raise CtbasisError(
                 f"the workers of the Dask cluster cannot run the task ({error})",
-                expected="workers that have this version of ctbasis, and stay",
-                remedy="install it there, and try again",
+                expected="workers with this version of ctbasis that run until the end",
+                cause="the workers lack ctbasis, or were stopped",
+                remedy="install ctbasis on the workers, and try again",
             ) from error
         remote = len(threads) > 1 or not next(iter(threads)).startswith("inproc")
         if remote:
-            self.sent(operands(work), len(threads))
-            self.bytes_shuffled += nbytes(total) * sizes
+            self.count_sent(operands(work), len(threads))
+            self.bytes_shuffled += nbytes(total) * count
         return total
 
 
-def run_share(indices: range, *, work: Pass, matrix: Portable) -> Parts | None:
-    """Run a pass over some row blocks; a task is one thread, and so is its BLAS."""
+def run_blocks(indices: range, *, work: Pass, reader: BlockReader) -> Parts | None:
+    """Run a pass over the row blocks of `indices`; BLAS uses one thread, since a task runs on one thread."""
     with threadpool_limits(1, user_api="blas"):
-        return fold(work, matrix.blocks(indices, reads=work.reads))
+        return fold(work, reader.blocks(indices, reads=work.reads))
 
 
-def merge_shares(parts: list[Parts], *, work: Pass) -> Parts:
-    """Merge what came of several shares."""
+def merge_parts(parts: list[Parts], *, work: Pass) -> Parts:
+    """Merge the results of several tasks."""
     return merged(work, parts)

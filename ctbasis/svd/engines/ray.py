@@ -1,7 +1,8 @@
-"""NumPy blocks on Ray: on the cluster that `cluster` or Ray's own RAY_ADDRESS names, or on processes of this machine.
+"""NumPy blocks on Ray: on the cluster at `cluster` or at Ray's own RAY_ADDRESS, or on processes of this machine.
 
-Workers read their own row blocks of A and write their own of U, so they need ctbasis, the same AWS_* variables where
-the stores are on S3, and the same folder where they are not. Passes and results go through Ray's object store.
+Each worker reads its own row blocks of A and writes its own row blocks of U. Workers therefore need ctbasis, and the
+same AWS_* variables if the stores are on S3 or the same folder if they are not. Passes and results go through Ray's
+object store.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from urllib.parse import urlsplit
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
-from ctbasis.svd.method import explained, factorize_by
+from ctbasis.svd.method import ctbasis_error_in, factorize_with
 from ctbasis.svd.passes import fold, merged, nbytes
-from ctbasis.svd.workers import Workers, operands, portable, ranges
+from ctbasis.svd.workers import Workers, block_reader, operands, ranges
 from ctbasis.threads import available_cpus
 
-# Ray's own logs and metrics of a run that lasts seconds; they are set before it is imported, for it reads them then.
+# Ray reads these variables when it is imported. They switch off a warning and the usage statistics.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -44,49 +45,63 @@ if TYPE_CHECKING:
     from ctbasis.svd.passes import Parts, Pass
     from ctbasis.svd.plan import Plan
     from ctbasis.svd.spectrum import Spectrum
-    from ctbasis.svd.workers import Gather, Portable, RowBlocks
+    from ctbasis.svd.workers import BlockReader, RowBlocks, WorkersFactory
 
 TASKS_PER_CPU = 3
-"""Enough that no CPU idles long at the end of a pass."""
+"""Enough tasks that no CPU is idle for long at the end of a pass."""
 
 FAN_IN = 8
-"""Results that one task merges."""
+"""Number of results that one task merges."""
 
-RETRIES = 3
-"""Times that Ray runs a task again whose worker or node is lost."""
+TASK_RETRIES = 3
+"""How often Ray runs a task again whose worker or node is lost."""
 
-PATIENCE_SECONDS = 30
-"""How long the head may take to answer."""
+CONNECT_TIMEOUT_SECONDS = 30
+"""Timeout of the connection to the head."""
 
-ATTEMPTS = 3
-"""Times that a connection is asked for. The head forks a server for each client, and gRPC's handlers of forks kill it
-now and then: https://github.com/ray-project/ray/issues/63202."""
+CONNECT_ATTEMPTS = 3
+"""How often a connection is attempted. The head forks a server for each client, and gRPC's fork handlers sometimes kill
+that server: https://github.com/ray-project/ray/issues/63202."""
 
 OBJECT_STORE_BYTES = 256 * 2**20
-"""Ray's object store on this machine: results are small, and its default is a third of the memory."""
+"""Size of Ray's object store on this machine: results are small, and Ray's default is a third of the memory."""
 
 
 def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectrum:
-    """Factor `matrix` by the plan's method on the workers of a Ray cluster.
+    """Factor `matrix` by the plan's method, on the workers of a Ray cluster.
 
     Raises:
-        CtbasisError: The cluster does not answer, its workers lack ctbasis or die, or the matrix holds NaN or Inf.
+        CtbasisError: The cluster does not answer, its workers lack ctbasis or die, or the matrix contains NaN or Inf.
     """
     with connected(plan.cluster):
-        return factorize_by(RayWorkers(matrix), factors, plan)
+        return factorize_with(RayWorkers(matrix), factors, plan)
 
 
 @contextmanager
-def gathered(cluster: str = "", memory: int = 0) -> Iterator[Gather]:
-    """Yield what gives the workers of the cluster; what they need is the cluster's own."""
+def open_workers(cluster: str = "", memory: int = 0) -> Iterator[WorkersFactory]:
+    """Yield a function that returns the workers of a Ray cluster as workers on a matrix.
+
+    Args:
+        cluster: Address of the cluster; empty for the one of RAY_ADDRESS, or processes of this machine.
+        memory: Ignored; the settings of the cluster decide.
+    """
     del memory
     with connected(cluster):
-        yield lambda matrix, _each: RayWorkers(matrix)
+        yield lambda matrix, _bytes: RayWorkers(matrix)
 
 
 @contextmanager
 def connected(cluster: str) -> Iterator[None]:
-    """Join the cluster at `cluster`, that of RAY_ADDRESS, or one of this machine's processes, and leave it."""
+    """Connect to a Ray cluster and disconnect at the end; without an address, start one on this machine.
+
+    An existing connection of this process is used and kept.
+
+    Args:
+        cluster: Address of the cluster; empty for the one of RAY_ADDRESS, or processes of this machine.
+
+    Raises:
+        CtbasisError: No cluster answers at the address, or the head starts no server for this client.
+    """
     if ray.is_initialized():
         yield
         return
@@ -102,19 +117,21 @@ def connected(cluster: str) -> Iterator[None]:
         }
     )
     try:
-        _knock(address)
-        _join(settings)
+        _check_reachable(address)
+        _connect(settings)
     except ConnectionAbortedError as error:
         raise CtbasisError(
-            f"the Ray head at {address} answers, but started no server for this client in {ATTEMPTS} attempts",
-            cause="gRPC's handlers of forks in the head, or packages that it lacks; see its ray_client_server*.err",
-            remedy="start the head with GRPC_ENABLE_FORK_SUPPORT=0 in its environment, or name it without ray://",
+            f"the Ray head at {address} answers, but started no server for this client in {CONNECT_ATTEMPTS} attempts",
+            expected="a server for this client",
+            cause="gRPC's fork handlers in the head, or packages that it lacks; see its ray_client_server*.err",
+            remedy="start the head with GRPC_ENABLE_FORK_SUPPORT=0 in its environment, or give its address without "
+            "ray://",
         ) from error
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise CtbasisError(
             f"no Ray cluster answers at {address or 'this machine'} ({type(error).__name__})",
             expected="an address such as host:6379 or ray://host:10001",
-            cause="it is not running, cannot be reached from here, or runs another version of Ray or Python",
+            cause="the cluster is not running, is not reachable from here, or runs another version of Ray or Python",
             remedy="check --cluster or RAY_ADDRESS",
         ) from error
     try:
@@ -123,56 +140,60 @@ def connected(cluster: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _join(settings: dict[str, Any]) -> None:
-    """Connect as `settings` say, more than once if the head could not start a server for this client.
+def _connect(settings: dict[str, Any]) -> None:
+    """Connect with `settings`; try again if the head could not start a server for this client.
 
     Raises:
-        ConnectionAbortedError: It could not in any of `ATTEMPTS`.
+        ConnectionAbortedError: The head could not start one in `CONNECT_ATTEMPTS` attempts.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, CONNECT_ATTEMPTS + 1):
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **settings)
         except ConnectionAbortedError:
             ray.shutdown()
-            if attempt == ATTEMPTS:
+            if attempt == CONNECT_ATTEMPTS:
                 raise
-            again = f"asking again, attempt {attempt + 1} of {ATTEMPTS}"
-            sys.stderr.write(f"svd: the Ray head started no server for this client; {again}\n")
+            retry = f"trying again, attempt {attempt + 1} of {CONNECT_ATTEMPTS}"
+            sys.stderr.write(f"svd: the Ray head started no server for this client; {retry}\n")
             sys.stderr.flush()
         else:
             return
 
 
-def _knock(address: str) -> None:
-    """Ask whether anything listens at `address`: Ray itself tries for many minutes, and cannot be told not to.
+def _check_reachable(address: str) -> None:
+    """Check that something listens at `address`. Ray itself would try for many minutes, without a timeout to set.
 
     Raises:
-        OSError: Nothing does.
-        ValueError: It is no address.
+        OSError: Nothing listens there.
+        ValueError: `address` is not of the form host:port.
     """
     if address in {"", "auto", "local"}:
         return
     parts = urlsplit(address if "://" in address else f"ray://{address}")
     if not parts.hostname or not parts.port:
         raise ValueError(address)
-    socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE_SECONDS).close()
+    socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_TIMEOUT_SECONDS).close()
 
 
 class RayWorkers(Workers):
-    """The workers of a Ray cluster."""
+    """The workers of the Ray cluster that this process is connected to.
+
+    Args:
+        matrix: A.
+    """
 
     def __init__(self, matrix: RowBlocks) -> None:
         super().__init__(matrix)
-        self._matrix = portable(matrix)
+        self._reader = block_reader(matrix)
 
     def _run(self, work: Pass) -> Parts:
         cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        share = ray.remote(max_retries=RETRIES)(run_share)
-        merge = ray.remote(max_retries=RETRIES)(merge_shares)
+        run = ray.remote(max_retries=TASK_RETRIES)(run_blocks)
+        merge = ray.remote(max_retries=TASK_RETRIES)(merge_parts)
         try:
             shared = ray.put(work)
             level: list[Any] = [
-                share.remote(indices, shared, self._matrix)
+                run.remote(indices, shared, self._reader)
                 for indices in ranges(self.matrix.block_count, TASKS_PER_CPU * cpus)
             ]
             count = len(level)
@@ -181,29 +202,29 @@ class RayWorkers(Workers):
                 level = [merge.remote(shared, *group) for group in groups]
             total: Parts = merged(work, [ray.get(level[0])])
         except RayError as error:
-            raise explained(error) or refusal(error) from error
-        self.sent(operands(work), 1)
+            raise ctbasis_error_in(error) or worker_error(error) from error
+        self.count_sent(operands(work), 1)
         self.bytes_shuffled += nbytes(total) * count
         return total
 
 
-def run_share(indices: range, work: Pass, matrix: Portable) -> Parts | None:
-    """Run a pass over some row blocks; a task is one thread, and so is its BLAS."""
+def run_blocks(indices: range, work: Pass, reader: BlockReader) -> Parts | None:
+    """Run a pass over the row blocks of `indices`; BLAS uses one thread, since a task has one CPU."""
     with threadpool_limits(1, user_api="blas"):
-        return fold(work, matrix.blocks(indices, reads=work.reads))
+        return fold(work, reader.blocks(indices, reads=work.reads))
 
 
-def merge_shares(work: Pass, *parts: Parts) -> Parts:
-    """Merge what came of several shares."""
+def merge_parts(work: Pass, *parts: Parts) -> Parts:
+    """Merge the results of several tasks."""
     return merged(work, parts)
 
 
-def refusal(error: RayError) -> CtbasisError:
-    """Say what became of a task that did not refuse in words."""
+def worker_error(error: RayError) -> CtbasisError:
+    """Return the error for a task that ended with another exception than `CtbasisError`."""
     cause = getattr(error, "cause", None)
     return CtbasisError(
         f"the workers of the Ray cluster cannot run the task ({type(cause or error).__name__})",
-        expected="workers that have this version of ctbasis, and memory for a row block",
-        cause="they lack it, or ran out of memory",
-        remedy="install it there, or give them more memory",
+        expected="workers with this version of ctbasis, and with memory for a row block",
+        cause="the workers lack ctbasis, or ran out of memory",
+        remedy="install ctbasis on the workers, or give them more memory",
     )

@@ -1,8 +1,9 @@
-"""NumPy blocks on plain Spark: each task reads its own row blocks of A and writes its own of U.
+"""NumPy blocks on plain Spark: each task reads its own row blocks of A and writes its own row blocks of U.
 
-What comes back to the driver is small and added up in a tree of executors; Spark's shuffle carries nothing tall. It
-needs no jar and none of Mahout's settings, and runs in any Spark application: of the operator, of `spark-submit`, of
-a master by address (`cluster`, or Spark's own `spark.master`), or in this process.
+The results that return to the driver are small and are added up in a tree of executors; Spark's shuffle carries nothing
+tall. The engine needs neither a jar nor Mahout's settings, and runs in any Spark application: one that the Spark
+operator or `spark-submit` starts, one on a master given by its address (`cluster`, or Spark's own `spark.master`), or
+one in this process.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
-from ctbasis.svd.method import factorize_by
+from ctbasis.svd.method import factorize_with
 from ctbasis.svd.passes import fold, merged
-from ctbasis.svd.workers import Workers, operands, portable
+from ctbasis.svd.workers import Workers, block_reader, operands
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,73 +32,84 @@ if TYPE_CHECKING:
     from ctbasis.svd.passes import Parts, Pass
     from ctbasis.svd.plan import Plan
     from ctbasis.svd.spectrum import Spectrum
-    from ctbasis.svd.workers import Gather, RowBlocks
+    from ctbasis.svd.workers import RowBlocks, WorkersFactory
 
 TASKS_PER_CORE = 3
-"""Enough that no core idles long at the end of a pass, few enough that little has to be added up."""
+"""Enough tasks that no core is idle for long at the end of a pass, and few enough that adding up is cheap."""
 
-TASK_BLOCKS = 16
-"""Row blocks from which a task is worth its start, where there are cores enough without it."""
+MIN_TASK_BLOCKS = 16
+"""Number of row blocks that justify the start of one more task where every core has one already."""
 
-REDUCE_FLAT = 16
-"""Partial results that the driver adds up alone; beyond, executors do so first, in a tree."""
+MAX_DRIVER_PARTS = 16
+"""Largest number of partial results that the driver adds up alone; executors first add up more of them, in a tree."""
 
 
 def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectrum:
-    """Factor `matrix` by the plan's method on the executors of the Spark application that this process drives.
+    """Factor `matrix` by the plan's method, on the executors of the Spark application that this process drives.
 
     Raises:
-        CtbasisError: Spark cannot be started or reached, or the matrix holds NaN or Inf, or a block is missing.
+        CtbasisError: Spark cannot be started or reached, the matrix contains NaN or Inf, or a block is missing.
     """
     spark = spark_context(plan.cluster)
-    return factorize_by(Executors(spark, matrix, Stored(spark, matrix)), factors, plan)
+    return factorize_with(SparkWorkers(spark, matrix, StoredBlocks(spark, matrix)), factors, plan)
 
 
 @contextmanager
-def gathered(cluster: str = "", memory: int = 0) -> Iterator[Gather]:
-    """Yield what gives the executors of the Spark application that this process drives; what they need is its own."""
+def open_workers(cluster: str = "", memory: int = 0) -> Iterator[WorkersFactory]:
+    """Yield a function that returns the executors of the Spark application as workers on a matrix.
+
+    Args:
+        cluster: Address of the Spark master; empty for the one that Spark's settings name.
+        memory: Ignored; the settings of the Spark application decide.
+    """
     del memory
     spark = spark_context(cluster)
-    yield lambda matrix, _each: Executors(spark, matrix, Stored(spark, matrix))
+    yield lambda matrix, _bytes: SparkWorkers(spark, matrix, StoredBlocks(spark, matrix))
 
 
-class Source(Protocol):
-    """Where executors have row blocks from."""
+class BlockSource(Protocol):
+    """Where executors get row blocks from."""
 
     def blocks(self, *, reads: bool) -> RDD[Any]:
-        """Return an RDD of (rows, values); values without columns unless `reads`."""
+        """Return an RDD of (rows, values); unless `reads`, the values have no columns."""
         ...
 
 
-class Stored:
+class StoredBlocks:
     """Row blocks that the tasks read from a matrix store."""
 
     def __init__(self, spark: SparkContext, matrix: RowBlocks) -> None:
         self._spark, self._count = spark, matrix.block_count
-        self._matrix = portable(matrix)
+        self._reader = block_reader(matrix)
 
     def blocks(self, *, reads: bool) -> RDD[Any]:
-        """Return the row blocks, read where and when they are used."""
-        partitions = tasks_for(self._count, self._spark.defaultParallelism)
-        matrix = self._matrix
+        """Return an RDD of (rows, values), which reads each block when and where a task uses it."""
+        partitions = task_count(self._count, self._spark.defaultParallelism)
+        reader = self._reader
         return self._spark.parallelize(range(self._count), partitions).mapPartitions(
-            lambda indices: matrix.blocks(indices, reads=reads)
+            lambda indices: reader.blocks(indices, reads=reads)
         )
 
 
-def tasks_for(blocks: int, cores: int) -> int:
-    """Return how many tasks share `blocks` row blocks: one a core at least, while there are blocks.
+def task_count(blocks: int, cores: int) -> int:
+    """Return the number of tasks for `blocks` row blocks: at least one for each core, as long as there are blocks.
 
-    >>> [tasks_for(blocks, cores=2) for blocks in (1, 8, 64, 1000)]
+    >>> [task_count(blocks, cores=2) for blocks in (1, 8, 64, 1000)]
     [1, 2, 4, 6]
     """
-    return min(blocks, max(cores, min(TASKS_PER_CORE * cores, blocks // TASK_BLOCKS)))
+    return min(blocks, max(cores, min(TASKS_PER_CORE * cores, blocks // MIN_TASK_BLOCKS)))
 
 
-class Executors(Workers):
-    """The executors of a Spark application."""
+class SparkWorkers(Workers):
+    """The executors of a Spark application.
 
-    def __init__(self, spark: SparkContext, matrix: RowBlocks, source: Source) -> None:
+    Args:
+        spark: Context of the application.
+        matrix: A.
+        source: Gives the row blocks of A to the executors.
+    """
+
+    def __init__(self, spark: SparkContext, matrix: RowBlocks, source: BlockSource) -> None:
         super().__init__(matrix)
         self._spark, self._source = spark, source
 
@@ -105,21 +117,21 @@ class Executors(Workers):
         from py4j.protocol import Py4JJavaError
 
         shared = self._spark.broadcast(work)
-        self._spark.setJobDescription(f"svd: {work.what}")
+        self._spark.setJobDescription(f"svd: {work.name}")
         blocks = self._source.blocks(reads=work.reads)
-        partial = blocks.mapPartitions(lambda values: folded(shared, values))
-        count = partial.getNumPartitions()
+        parts = blocks.mapPartitions(lambda partition: fold_partition(shared, partition))
+        count = parts.getNumPartitions()
         try:
-            if count <= REDUCE_FLAT:
-                total = merged(work, partial.collect())
+            if count <= MAX_DRIVER_PARTS:
+                total = merged(work, parts.collect())
             else:
-                total = partial.treeReduce(lambda one, other: merged(shared.value, [one, other]), depth=2)
+                total = parts.treeReduce(lambda one, other: merged(shared.value, [one, other]), depth=2)
         except Py4JJavaError as error:
-            raise refusal_of_task(error) or error from error
+            raise error_of_task(error) or error from error
         finally:
             shared.destroy()
-        self.sent(operands(work), self._executors())
-        self.sent(total, count)
+        self.count_sent(operands(work), self._executors())
+        self.count_sent(total, count)
         return total
 
     def _executors(self) -> int:
@@ -127,26 +139,29 @@ class Executors(Workers):
         return max(1, int(self._spark._jsc.sc().getExecutorMemoryStatus().size()))  # noqa: SLF001
 
 
-def folded(work: Broadcast[Pass], blocks: Iterable[tuple[slice, NDArray[Any]]]) -> Iterator[Parts]:
-    """Yield what a pass makes of the blocks of one partition; a task is one thread, and so is its BLAS."""
+def fold_partition(work: Broadcast[Pass], blocks: Iterable[tuple[slice, NDArray[Any]]]) -> Iterator[Parts]:
+    """Yield the result of a pass for the blocks of one partition; BLAS uses one thread, since a task has one core."""
     with threadpool_limits(1, user_api="blas"):
-        found = fold(work.value, blocks)
-    if found is not None:
-        yield found
+        part = fold(work.value, blocks)
+    if part is not None:
+        yield part
 
 
 def spark_context(cluster: str = "") -> SparkContext:
-    """Return the context of the Spark application, or start one: on `cluster`, or where its settings say.
+    """Return the context of the Spark application, or start one.
 
-    A session is not asked for: its catalog and its settings take half a second, and nothing here is SQL.
+    The function does not create a Spark session: its catalog and its settings take half a second, and no SQL is used.
+
+    Args:
+        cluster: Address of the Spark master; empty for the one that Spark's settings name.
 
     Raises:
-        CtbasisError: There is no Java, or the master does not answer.
+        CtbasisError: There is no Java, the master does not answer, or this process drives another master.
     """
     from pyspark import SparkConf, SparkContext
     from pyspark.errors import PySparkRuntimeError
 
-    # Workers on this machine are to be the interpreter in use; on others it is the same by path or the image's own.
+    # Workers on this machine must run this interpreter; others have it at the same path, or that of their image.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     conf = SparkConf().setAppName("ctbasis-svd").set("spark.ui.showConsoleProgress", "false")
     if cluster:
@@ -155,17 +170,20 @@ def spark_context(cluster: str = "") -> SparkContext:
         spark = SparkContext.getOrCreate(conf)
     except PySparkRuntimeError as error:
         raise CtbasisError(
-            "Spark does not start here",
+            "Spark does not start on this machine",
             expected="`java` 17 or newer on PATH or in JAVA_HOME",
             remedy="run `make setup`, or choose --engine numpy",
         ) from error
     if cluster and spark.master != cluster:
-        raise CtbasisError(f"this process drives Spark at {spark.master}", expected=f"none, or one at {cluster}")
+        raise CtbasisError(
+            f"this process already drives Spark at {spark.master}",
+            expected=f"no Spark application, or one at {cluster}",
+        )
     return spark
 
 
-def refusal_of_task(error: Py4JJavaError) -> CtbasisError | None:
-    """Return what a task refused, found in the Java exception that carries its Python traceback."""
+def error_of_task(error: Py4JJavaError) -> CtbasisError | None:
+    """Return the `CtbasisError` that a task raised, from the Java exception with its Python traceback; None if none."""
     kind = f"{CtbasisError.__module__}.{CtbasisError.__qualname__}: "
-    _, found, text = str(error.java_exception.getMessage()).rpartition(kind)
-    return CtbasisError(text.split("\n\n")[0].strip()) if found else None
+    _, prefix, text = str(error.java_exception.getMessage()).rpartition(kind)
+    return CtbasisError(text.split("\n\n")[0].strip()) if prefix else None
