@@ -26,9 +26,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
-from ctbasis.patch.basis import learn
 from ctbasis.patch.denoise import denoise
-from ctbasis.patch.noise import estimate
+from ctbasis.patch.learn import learn_basis
+from ctbasis.patch.noise_fit import fit_noise
 from ctbasis.patch.rows import patch_shape
 from ctbasis.patch.volume import ArrayVolume
 
@@ -178,8 +178,8 @@ def _patch(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.f
     dz, dy, dx = noisy.spacing
     volume = ArrayVolume(np.moveaxis(noisy.hu, 0, -1), (dy, dx, dz))
     shape = patch_shape(volume.shape, volume.spacing)
-    noise = estimate(volume, reach=(shape[0] - 1, shape[1] - 1, shape[2] - 1))
-    basis = learn(volume, noise, shape=shape)
+    noise = fit_noise(volume, reach=(shape[0] - 1, shape[1] - 1, shape[2] - 1))
+    basis = learn_basis(volume, noise, shape=shape)
     whole = np.concatenate([hu for _, hu in denoise(volume, noise, basis, **setting)])
     return np.moveaxis(whole, -1, 0)[noisy.scored.start : noisy.scored.stop], len(noisy.hu)
 

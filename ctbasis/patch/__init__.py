@@ -1,1 +1,1 @@
-"""Patch mode: a volume's overlapping 3-D patches as a tall matrix, whitened by its noise, factored, thresholded."""
+"""Patch mode: overlapping 3-D patches form a tall matrix, which is whitened, factored and thresholded."""

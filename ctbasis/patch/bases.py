@@ -1,10 +1,11 @@
-"""The patch bases of a run as one artifact (`basis/`): learned on its series, to be applied to them or to others.
+"""The patch bases of a run as one artifact (`basis/`): learned on the series of the run, for use on these or on others.
 
     attributes    kind: patch, version, complete, count
-    1/ 2/ ...     a `PatchBasis` each: one for all series of the run whose patches and noise are alike
+    1/ 2/ ...     one `PatchBasis` for each group of series with similar patches and noise
 
-Series of one kernel and one spacing share a basis, however many patients they are of; so a run on a cohort leaves the
-basis of that cohort. No patient's data are in it: means, directions and variances of millions of patches.
+Series with the same kernel and spacing share a basis, even if they belong to different patients. A run on a cohort
+therefore produces the basis of that cohort. The bases contain no patient data: they are means, directions and variances
+of millions of patches.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.store import open_complete
+from ctbasis.matrix.slice_store import open_complete
 from ctbasis.patch.basis import VERSION, PatchBasis
 from ctbasis.storage import stores
 
@@ -28,17 +29,19 @@ if TYPE_CHECKING:
     from ctbasis.patch.rows import Shape
     from ctbasis.patch.volume import Volume
 
-ALIKE_NOISE = 0.2
-"""Distance of two noises' covariances, over the first, up to which they are of one kernel: estimates differ by 0.1."""
+SAME_KERNEL_DISTANCE = 0.2
+"""Relative distance of two noise covariances up to which they are taken to come from the same reconstruction kernel.
+Estimates for one kernel differ by 0.1."""
 
-OTHER_NOISE = 0.4
-"""The same, beyond which a basis is said not to be made for a series' noise."""
+OTHER_KERNEL_DISTANCE = 0.4
+"""Relative distance of the noise covariances of series and basis above which a note warns of another kernel."""
 
-ALIKE_SPACING = 1.25
-"""Ratio of two spacings up to which they are alike."""
+SIMILAR_SPACING_RATIO = 1.25
+"""Ratio of two spacings up to which they are treated as equal."""
 
-OTHER_SPACING = 2.0
-"""Ratio of two spacings beyond which a basis is refused: its patches are of other anatomy."""
+MAX_SPACING_RATIO = 2.0
+"""Ratio of the spacings of series and basis above which the basis is rejected: its patches show anatomy at another
+scale."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,15 @@ class PatchBases:
     """The bases of one run.
 
     Attributes:
-        bases: At least one.
-        uri: Where they are stored, empty where they are not.
+        bases: At least one basis.
+        uri: Where they are stored; empty if they are not.
     """
 
     bases: tuple[PatchBasis, ...]
     uri: str = ""
 
     def save(self, uri: str) -> None:
-        """Write them to `uri`, complete or not at all."""
+        """Write the bases to `uri`. The attribute `complete` becomes true last, so that a partial write is detected."""
         group = stores.open_group(uri, mode="w")
         group.attrs.update({"complete": False})
         for number, basis in enumerate(self.bases, start=1):
@@ -63,18 +66,18 @@ class PatchBases:
 
     @classmethod
     def open(cls, uri: str) -> Self:
-        """Read the bases at `uri`: of a run, or one of them alone.
+        """Read the bases at `uri`: all bases of a run, or a single one of them.
 
         Raises:
-            CtbasisError: There are none, they are not complete, or of another kind or version.
+            CtbasisError: There are no bases at `uri`, they are incomplete, or they have another kind or version.
         """
         uri = uri.rstrip("/")
         attributes: dict[str, Any] = dict(open_complete(uri, "basis").attrs)
         if basis_kind(attributes) != "patch":
             raise CtbasisError(
-                f"the basis at {uri} is of slices, of a run in global mode",
+                f"the basis at {uri} is a basis of slices, from a run in global mode",
                 expected="the basis of a run in patch mode",
-                remedy="apply it by `ctbasis denoise`, which tells the kind, or run with --mode global",
+                remedy="apply it with `ctbasis denoise`, which recognizes the kind, or run with --mode global",
             )
         if "count" not in attributes:
             return cls((PatchBasis.open(uri),), uri)
@@ -83,83 +86,95 @@ class PatchBases:
                 f"the basis at {uri} is of version {attributes['version']}",
                 expected=f"version {VERSION}",
                 cause="another version of ctbasis wrote it",
-                remedy="learn it again",
+                remedy="learn the basis again with this version",
             )
         numbers = range(1, int(attributes["count"]) + 1)
         return cls(tuple(PatchBasis.open(f"{uri}/{number}") for number in numbers), uri)
 
-    def fitting(self, volume: Volume, noise: Noise) -> tuple[int, list[str]]:
-        """Choose the basis that fits a series best.
+    def select(self, volume: Volume, noise: Noise) -> tuple[int, list[str]]:
+        """Select the basis that fits a series best.
 
         Args:
             volume: The series.
-            noise: Its own.
+            noise: Noise of the series.
 
         Returns:
-            Which, from 0 on, and what is to be said to the user of how it fits.
+            The index of the basis, and notes for the user about how well it fits.
 
         Raises:
-            CtbasisError: None does: their patches are larger than the volume, or of anatomy at another scale.
+            CtbasisError: No basis can be used: their patches are larger than the volume, or show anatomy at another
+                scale.
         """
-        misfits = [misfit(basis, volume) for basis in self.bases]
-        fit = [number for number, reason in enumerate(misfits) if not reason]
-        if not fit:
+        reasons = [incompatibility(basis, volume) for basis in self.bases]
+        compatible = [number for number, reason in enumerate(reasons) if not reason]
+        if not compatible:
             raise CtbasisError(
-                f"no basis at {self.uri or 'hand'} fits the series: {'; '.join(dict.fromkeys(misfits))}",
-                expected=f"a spacing within {OTHER_SPACING:g} times the basis's, and a volume no smaller than a patch",
-                remedy="learn a basis on this series, by leaving --basis out",
+                f"no basis at {self.uri or 'hand'} fits the series: {'; '.join(dict.fromkeys(reasons))}",
+                expected=f"a spacing within a factor of {MAX_SPACING_RATIO:g} of that of the basis, and a volume no "
+                "smaller than a patch",
+                cause="the basis was learned on series with another protocol",
+                remedy="learn a basis on this series: omit --basis",
             )
-        apart = {number: distance(self.bases[number], noise) for number in fit}
-        chosen = min(fit, key=apart.__getitem__)
+        distances = {number: covariance_distance(self.bases[number], noise) for number in compatible}
+        chosen = min(compatible, key=distances.__getitem__)
         basis = self.bases[chosen]
         notes = []
-        if ratio(basis.spacing, volume.spacing) > ALIKE_SPACING:
+        if spacing_ratio(basis.spacing, volume.spacing) > SIMILAR_SPACING_RATIO:
             notes.append(
-                f"the basis was learned at a spacing of {words(basis.spacing)} mm, this series has "
-                f"{words(volume.spacing)} mm: patches of another scale, which cost sharpness or leave noise"
+                f"the basis was learned at a spacing of {format_size(basis.spacing)} mm, this series has "
+                f"{format_size(volume.spacing)} mm. Its patches show anatomy at another scale, so the result may be "
+                "less sharp or keep more noise"
             )
-        if apart[chosen] > OTHER_NOISE:
+        if distances[chosen] > OTHER_KERNEL_DISTANCE:
             notes.append(
-                "the noise of this series is correlated otherwise than that of the basis (another reconstruction "
-                f"kernel, {apart[chosen]:.0%} apart): the threshold does not mean what it says; learn a basis on this "
-                "series"
+                "the noise of this series has another correlation than the noise of the basis (another reconstruction "
+                f"kernel; the covariances differ by {distances[chosen]:.0%}). The threshold tau is not accurate for "
+                "it; learn a basis on this series"
             )
         return chosen, notes
 
 
 def basis_kind(attributes: dict[str, Any]) -> str:
-    """Return what a basis store with these attributes is a basis of: patch, or global (slices)."""
+    """Return the kind of a stored basis from the attributes of its store: `patch`, or `global` (a basis of slices)."""
     return "patch" if attributes.get("kind") == "patch" else "global"
 
 
 def kind_at(uri: str) -> str:
-    """Return what the basis at `uri` is a basis of: patch, or global (slices).
+    """Return the kind of the basis at `uri`: `patch`, or `global` (a basis of slices).
 
     Raises:
-        CtbasisError: There is none, or it is not complete.
+        CtbasisError: There is no basis at `uri`, or it is incomplete.
     """
     return basis_kind(dict(open_complete(uri.rstrip("/"), "basis").attrs))
 
 
-def misfit(basis: PatchBasis, volume: Volume) -> str:
-    """Say why a basis cannot be applied to a volume; empty where it can."""
+def incompatibility(basis: PatchBasis, volume: Volume) -> str:
+    """Return the reason why a basis cannot be applied to a volume; empty if it can."""
     if any(edge > size for edge, size in zip(basis.shape, volume.shape, strict=True)):
-        return f"a patch of {words(basis.shape)} voxels, a volume of {words(volume.shape)}"
-    if ratio(basis.spacing, volume.spacing) > OTHER_SPACING:
-        return f"learned at a spacing of {words(basis.spacing)} mm, the series has {words(volume.spacing)} mm"
+        return f"a patch has {format_size(basis.shape)} voxels, the volume only {format_size(volume.shape)}"
+    if spacing_ratio(basis.spacing, volume.spacing) > MAX_SPACING_RATIO:
+        return (
+            f"the basis was learned at a spacing of {format_size(basis.spacing)} mm, the series has "
+            f"{format_size(volume.spacing)} mm"
+        )
     return ""
 
 
-def grouped(volumes: Sequence[Volume], noises: Sequence[Noise], shapes: Sequence[Shape]) -> list[list[int]]:
-    """Return which series can share a basis: one patch, one spacing, one correlation of the noise."""
+def group_series(volumes: Sequence[Volume], noises: Sequence[Noise], shapes: Sequence[Shape]) -> list[list[int]]:
+    """Group the series that can share a basis: same patch shape, similar spacing and similar noise covariance.
+
+    Returns:
+        Indices of the series of each group.
+    """
     groups: list[list[int]] = []
     for number, (volume, noise, shape) in enumerate(zip(volumes, noises, shapes, strict=True)):
         for group in groups:
             first = group[0]
             if (
                 shapes[first] == shape
-                and ratio(volumes[first].spacing, volume.spacing) <= ALIKE_SPACING
-                and _apart(noises[first].patch_covariance(shape), noise.patch_covariance(shape)) <= ALIKE_NOISE
+                and spacing_ratio(volumes[first].spacing, volume.spacing) <= SIMILAR_SPACING_RATIO
+                and _relative_distance(noises[first].patch_covariance(shape), noise.patch_covariance(shape))
+                <= SAME_KERNEL_DISTANCE
             ):
                 group.append(number)
                 break
@@ -168,21 +183,21 @@ def grouped(volumes: Sequence[Volume], noises: Sequence[Noise], shapes: Sequence
     return groups
 
 
-def distance(basis: PatchBasis, noise: Noise) -> float:
-    """Return how far the noise of a series is from that of a basis, over the latter."""
-    return _apart(basis.covariance, noise.patch_covariance(basis.shape))
+def covariance_distance(basis: PatchBasis, noise: Noise) -> float:
+    """Return the distance between the noise covariances of a basis and a series, relative to that of the basis."""
+    return _relative_distance(basis.covariance, noise.patch_covariance(basis.shape))
 
 
-def _apart(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    return float(np.linalg.norm(one - other) / max(float(np.linalg.norm(one)), 1e-12))
+def _relative_distance(reference: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(reference - other) / max(float(np.linalg.norm(reference)), 1e-12))
 
 
-def ratio(one: Sequence[float], other: Sequence[float]) -> float:
-    """Return the largest ratio of two spacings, either way."""
+def spacing_ratio(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the largest ratio, at least 1, of two spacings over all axes."""
     pairs = [(max(a, 1e-6), max(b, 1e-6)) for a, b in zip(one, other, strict=True)]
     return max(max(a / b, b / a) for a, b in pairs)
 
 
-def words(numbers: Sequence[float]) -> str:
-    """Return numbers as a person writes a size."""
+def format_size(numbers: Sequence[float]) -> str:
+    """Return a size as text, such as `5 x 5 x 3`."""
     return " x ".join(f"{number:.3g}" for number in numbers)

@@ -1,20 +1,25 @@
-"""Patches on their basis, small weights dropped, patches put back: the denoised volume, slab by slab.
+"""Denoising of a volume in patch mode: shrink the coefficients of each patch on its basis and average the patches.
 
-Each patch, over sigma and whitened as the texture of the noise at its middle says, is w = mean + V c with
-c = V^T (w - mean) of its class. The noise of every weight has variance one, so weights below tau are noise as likely as
-not, and go (hard), or all shrink as their class's energy says (shrink). What is left is un-whitened and averaged over
-all patches that hold a voxel, each weighted by 1 / (1 + weights kept): what rests on few weights holds little noise.
+Stage 1. A patch is divided by sigma and whitened with the covariance of the noise texture at its centre. Its
+coefficients are c = V^T (w - mean), with mean and basis V of its class, so that w = mean + V c. The noise in every
+coefficient has variance 1. The hard threshold sets coefficients below tau to zero; `shrink` instead multiplies each by
+the linear gain that the energy of its class implies. The result is un-whitened, and every voxel becomes the average of
+all patches that cover it. Each patch has the aggregation weight 1 / (1 + coefficients kept), because an estimate from
+few coefficients holds little noise.
 
-A second stage, Wiener's, shrinks every weight c by d^2 / (d^2 + 1) with d the weight of the first stage's result, its
-pilot, for which every other patch does. Shrunk one by one, the many small weights of a small nodule lose a tenth of it
-to a half. So in the lung the pilot's patch less its mean is the template of a matched filter, and what the image has
-along it stays (ctbasis/patch/shrinkage.py). In soft tissue templates are mostly noise: there it would harm.
+Stage 2 multiplies every coefficient c by the Wiener gain d^2 / (d^2 + 1), where d is the coefficient of the result of
+stage 1, called the pilot. For the pilot, every other patch suffices. A small nodule consists of many small
+coefficients, and Wiener shrinkage of each alone would cost a tenth to a half of its contrast. So in the lung, the
+pilot's patch without its mean value is the template of a matched filter, and the component of the image along that
+template is kept (ctbasis/patch/shrinkage.py). In soft tissue, templates are mostly noise, and the matched filter would
+do harm.
 
-What a low-dose scan is denoised for is to look like one of standard dose, which has noise of photons too, t of the
-sigma that it has here in soft tissue, and the two cannot be told apart. If nothing but noise were removed, the error
-against that scan would be least with t^2 / sigma^2 of it put back; as a little anatomy always is, it is
-t^2 / (sigma^2 - t^2), the variance that a standard dose has over that beyond it. The two hardly differ at low dose, and
-a series whose noise beyond that of a standard dose is no more than that comes back as it is.
+Restored noise. The denoised scan should resemble a standard-dose scan, which has quantum noise too, with standard
+deviation t (the target noise) against sigma here, in soft tissue. The two noises cannot be told apart. If denoising
+removed only noise, restoring a fraction t^2 / sigma^2 of the removed component would minimize the error against the
+standard-dose scan. Because denoising always removes a little anatomy too, the fraction is t^2 / (sigma^2 - t^2): the
+variance of the standard-dose noise over that of the additional noise. At low dose the two fractions hardly differ. A
+series whose additional variance is no larger than the variance of standard-dose noise is returned unchanged.
 
 References:
     L. Zhang, W. Dong, D. Zhang, G. Shi, "Two-stage image denoising by principal component analysis with local pixel
@@ -36,11 +41,12 @@ from scipy.ndimage import uniform_filter
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
-from ctbasis.patch.basis import HEIGHT, by_class, whitening
-from ctbasis.patch.plan import TARGET_NOISE, TAU
-from ctbasis.patch.rows import Grid, chequered, places
-from ctbasis.patch.shrinkage import keep_above, wiener
-from ctbasis.patch.volume import slabs
+from ctbasis.parameters import PatchMode
+from ctbasis.patch.basis import whitening
+from ctbasis.patch.classes import group_by_class
+from ctbasis.patch.rows import PatchGrid, checkerboard, patch_positions
+from ctbasis.patch.shrinkage import hard_threshold, wiener_shrinkage
+from ctbasis.patch.volume import SLAB_HEIGHT, slabs
 from ctbasis.progress import progress
 from ctbasis.threads import in_order
 
@@ -57,31 +63,10 @@ if TYPE_CHECKING:
 Threshold = Literal["hard", "shrink"]
 
 LUNG = -500.0
-"""HU: mean of a patch below which it is of lung, or of the air around the body: what it shows beside its mean is
-matched."""
+"""HU. A patch with a lower mean belongs to the lung, or to the air around the body, and gets the matched filter."""
 
-Denoised: TypeAlias = "tuple[Slab, NDArray[np.float32]]"
-"""A slab, and its own rows without noise, HU."""
-
-
-class Weights:
-    """The matrices of one texture's classes as they are multiplied: sigma-normalised patch to weights, and back."""
-
-    def __init__(self, basis: TextureBasis) -> None:
-        W, back = whitening(basis.covariance)
-        self.basis = basis
-        self.forward = np.stack([(W @ V).astype(np.float32) for V in basis.vectors])
-        self.back = np.stack([(V.T @ back).astype(np.float32) for V in basis.vectors])
-        self.offset = np.stack([(m @ V).astype(np.float32) for m, V in zip(basis.mean, basis.vectors, strict=True)])
-        self.mean = (basis.mean @ back).astype(np.float32)
-        self.flat = self.forward.sum(axis=1)
-        self.gain = np.maximum(1 - 1 / np.maximum(basis.energy, 1e-12), 0).astype(np.float32)
-
-    def of(self, patches: NDArray[np.float32], chosen: int) -> NDArray[np.float32]:
-        """Return the weights of patches over sigma on the basis of a class, its mean taken off, (rows, voxels)."""
-        c: NDArray[np.float32] = patches @ self.forward[chosen]
-        c -= self.offset[chosen]
-        return c
+DenoisedSlab: TypeAlias = "tuple[Slab, NDArray[np.float32]]"
+"""A slab, and its denoised rows in HU."""
 
 
 def denoise(
@@ -89,251 +74,295 @@ def denoise(
     noise: Noise,
     basis: PatchBasis,
     *,
-    tau: float = TAU,
+    tau: float = PatchMode.tau,
     threshold: Threshold = "hard",
-    wiener: bool = True,
-    stride: int = 1,
-    target_noise: float = TARGET_NOISE,
-    height: int = HEIGHT,
+    wiener: bool = PatchMode.wiener,
+    stride: int = PatchMode.stride,
+    target_noise: float = PatchMode.target_noise,
+    height: int = SLAB_HEIGHT,
     workers: int | None = None,
-) -> Iterator[Denoised]:
-    """Yield slabs of image rows of the denoised volume, in order, HU.
+) -> Iterator[DenoisedSlab]:
+    """Denoise a volume and yield it slab by slab, in order.
 
     Args:
-        volume: HU.
-        noise: Its own noise, whatever the basis was learned on.
-        basis: Learned on it or on others.
-        tau: Hard threshold, standard deviations of noise. 0 gives back the volume. More removes more noise and, from
-            well above 3, faint structures.
-        threshold: hard, or shrink, the optimal linear shrinkage of the weights of each class.
-        wiener: Whether the second stage is done. Lungs, similarity and faint structures gain, for twice the time.
-        stride: Voxels between patches within the slice. 2 takes less than half the time and is a little worse.
-        target_noise: HU in soft tissue, of the scan that it is made to look like; 0 leaves no noise that is found.
+        volume: The series, HU.
+        noise: Noise of this series, whatever series the basis was learned on.
+        basis: Basis that was learned on this series or on others.
+        tau: Hard threshold in standard deviations of noise. 0 returns the volume. Larger values remove more noise and,
+            well above 3, also faint structures.
+        threshold: `hard`, or `shrink` for the optimal linear shrinkage of the coefficients of each class.
+        wiener: Whether to run the second stage. It improves lungs, similarity and faint structures, and doubles the
+            time.
+        stride: Voxels between patches within the slice. 2 takes less than half the time and is slightly worse.
+        target_noise: Noise in soft tissue, HU, of the standard-dose scan that the result should resemble; 0 removes all
+            noise that was found.
         height: Image rows of a slab. Memory is proportional to it.
-        workers: Slabs done at once; each takes one core. All cores by default.
+        workers: Slabs that are processed at the same time, one core each; all cores by default.
+
+    Yields:
+        Slabs with their denoised rows, HU.
 
     Raises:
-        CtbasisError: The basis does not fit the volume, or `tau` or `target_noise` is negative or not finite.
+        CtbasisError: The basis does not fit the volume, or `tau`, `stride` or `target_noise` is out of range.
     """
-    options = Options(tau=tau, threshold=threshold, wiener=wiener, stride=stride, target_noise=target_noise)
+    options = DenoiseOptions(tau=tau, threshold=threshold, wiener=wiener, stride=stride, target_noise=target_noise)
     work = SlabDenoiser(noise, basis, options)
     work.check(volume.shape)
     parts = list(slabs(volume.shape[0], height=height, halo=work.halo))
     workers = workers or os.cpu_count() or 1
-    # A slab is one core's work: BLAS must not spread each small product over all of them as well.
+    # Each thread processes one slab on one core, so BLAS must not start threads of its own.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         done = in_order(pool, lambda slab: (slab, work(volume, slab)), parts, ahead=workers)
         yield from progress(done, "denoise", total=len(parts), unit="slab")
 
 
-@dataclass(frozen=True)
-class Options:
-    """How it is denoised, see `denoise`."""
+def restored_noise_fraction(sigma: float, noise_floor: float, target_noise: float) -> float:
+    """Return the fraction of the removed component that is added back to reach the target noise; 1 restores all of it.
 
-    tau: float = TAU
+    Args:
+        sigma: Standard deviation of the noise in soft tissue, HU.
+        noise_floor: Fraction of the noise variance that denoising keeps in any case.
+        target_noise: Standard deviation of the target noise in soft tissue, HU.
+    """
+    standard = target_noise**2
+    additional = (1 - noise_floor) * sigma**2 - standard
+    return 1.0 if standard >= additional else standard / additional
+
+
+@dataclass(frozen=True)
+class DenoiseOptions(PatchMode):
+    """The parameters of patch mode, and the kind of threshold, which is not a parameter of the pipeline."""
+
     threshold: Threshold = "hard"
-    wiener: bool = True
-    stride: int = 1
-    target_noise: float = TARGET_NOISE
 
     @property
-    def twice(self) -> bool:
-        """Whether there is a second stage: what keeps everything needs no second look."""
+    def two_stages(self) -> bool:
+        """Whether the second stage runs. It has no effect where the first stage keeps all coefficients."""
         return self.wiener and not (self.threshold == "hard" and self.tau == 0)
+
+
+class ClassTransforms:
+    """The transforms between patches and coefficients for the classes of one texture, as matrices.
+
+    Attributes:
+        basis: The basis of the texture.
+        forward: Matrices from patches divided by sigma to coefficients, (classes, voxels, voxels).
+        inverse: Matrices from coefficients to patches divided by sigma, (classes, voxels, voxels).
+        offset: Coefficients of the mean patch of each class, (classes, voxels).
+        mean: Mean patch of each class divided by sigma, (classes, voxels).
+        ones: Coefficients of a patch of ones, (classes, voxels).
+        gain: Optimal linear gain of every coefficient, (classes, voxels).
+    """
+
+    def __init__(self, basis: TextureBasis) -> None:
+        W, unwhiten = whitening(basis.covariance)
+        self.basis = basis
+        self.forward = np.stack([(W @ V).astype(np.float32) for V in basis.vectors])
+        self.inverse = np.stack([(V.T @ unwhiten).astype(np.float32) for V in basis.vectors])
+        self.offset = np.stack([(m @ V).astype(np.float32) for m, V in zip(basis.mean, basis.vectors, strict=True)])
+        self.mean = (basis.mean @ unwhiten).astype(np.float32)
+        self.ones = self.forward.sum(axis=1)
+        self.gain = np.maximum(1 - 1 / np.maximum(basis.energy, 1e-12), 0).astype(np.float32)
+
+    def coefficients(self, patches: NDArray[np.float32], label: int) -> NDArray[np.float32]:
+        """Return the coefficients of patches divided by sigma about the mean of class `label`, (patches, voxels)."""
+        c: NDArray[np.float32] = patches @ self.forward[label]
+        c -= self.offset[label]
+        return c
 
 
 @dataclass(frozen=True)
 class SlabDenoiser:
-    """What denoises a slab.
+    """A picklable callable that denoises one slab of a volume.
 
     Attributes:
-        noise: Of the volume.
-        basis: Learned on it or on others.
-        options: How.
+        noise: Noise of the volume.
+        basis: Basis that was learned on this volume or on others.
+        options: Parameters.
     """
 
     noise: Noise
     basis: PatchBasis
-    options: Options
+    options: DenoiseOptions
 
     def check(self, shape: tuple[int, int, int]) -> None:
-        """Refuse options that make no sense, and a basis that does not fit a volume of `shape`.
+        """Check that the basis fits the options and a volume of `shape`.
 
         Raises:
-            CtbasisError: They do not.
+            CtbasisError: The stride is larger than a patch, or a patch is larger than the volume.
         """
         _check(self.basis, shape, self.options)
 
     @property
     def halo(self) -> int:
-        """Image rows around a slab that its own rows depend on."""
-        # The second stage's patches reach as far again into the first stage's result.
-        return (self.basis.shape[0] - 1 + self.options.stride) * (2 if self.options.twice else 1)
+        """Number of image rows on either side of a slab that its result depends on."""
+        # The patches of stage 2 extend equally far into the result of stage 1.
+        return (self.basis.shape[0] - 1 + self.options.stride) * (2 if self.options.two_stages else 1)
 
     @cached_property
-    def weights(self) -> list[Weights]:
-        """The basis as it is multiplied, by texture of the noise."""
-        every = [Weights(texture) for texture in self.basis.textures]
-        return [every[number] for number in self.basis.nearest(self.noise)]
+    def transforms(self) -> list[ClassTransforms]:
+        """The transforms for each texture of the noise."""
+        every = [ClassTransforms(texture) for texture in self.basis.textures]
+        return [every[number] for number in self.basis.match_textures(self.noise)]
 
     def __call__(self, volume: Volume, slab: Slab) -> NDArray[np.float32]:
-        """Return the slab's own rows without noise, HU."""
+        """Return the denoised rows `slab.first` to `slab.stop`, HU."""
         rows, columns, _ = volume.shape
-        how = self.options
-        share = put_back(self.noise.soft, self.noise.left, how.target_noise)
-        if share == 1:
+        options = self.options
+        restored = restored_noise_fraction(self.noise.soft_tissue_sigma, self.noise.noise_floor, options.target_noise)
+        if restored == 1:
             return volume.read(slab.first, slab.stop)
         x = volume.read(slab.low, slab.high)
         sigma = self.noise.sigma_rows(slab.low, slab.high, columns)
         texture = self.noise.texture_rows(slab.low, slab.high, columns)
         y = np.ascontiguousarray(x / sigma)
-        patches = Patches(self.basis.shape, how, sigma, texture, self.weights)
-        if how.twice:
-            # Of the first stage, the rows that the second's patches reach.
-            near = (self.basis.shape[0] - 1) + how.stride
-            around = replace(slab, first=max(0, slab.first - near), stop=min(rows, slab.stop + near))
-            done = patches.denoised(y, slab, rows, pilot=patches.pilot(y, around, rows))
+        patches = SlabPatches(self.basis.shape, options, sigma, texture, self.transforms)
+        if options.two_stages:
+            # Stage 1 covers the rows that the patches of stage 2 extend into.
+            margin = (self.basis.shape[0] - 1) + options.stride
+            around = replace(slab, first=max(0, slab.first - margin), stop=min(rows, slab.stop + margin))
+            done = patches.estimate(y, slab, rows, pilot=patches.pilot(y, around, rows))
         else:
-            done = patches.denoised(y, slab, rows)
+            done = patches.estimate(y, slab, rows)
         own = slice(slab.first - slab.low, slab.stop - slab.low)
         clean = done[own] * sigma[own]
-        return np.asarray(clean + np.float32(share) * (x[own] - clean), np.float32)
+        return np.asarray(clean + np.float32(restored) * (x[own] - clean), np.float32)
 
 
-def put_back(sigma: float, left: float, target_noise: float) -> float:
-    """Return the share of what is removed that is put back, see above; 1 is all of it.
-
-    Args:
-        sigma: HU, in soft tissue.
-        left: Share of the variance that is not removed to begin with.
-        target_noise: HU, in soft tissue.
-    """
-    standard = target_noise**2
-    beyond = (1 - left) * sigma**2 - standard
-    return 1.0 if standard >= beyond else standard / beyond
-
-
-def _check(basis: PatchBasis, shape: tuple[int, int, int], options: Options) -> None:
-    tau, stride, target = options.tau, options.stride, options.target_noise
-    if not np.isfinite(tau) or tau < 0:
-        raise CtbasisError(f"tau is {tau}", expected="a number, at least 0, such as 2.3")
-    if not np.isfinite(target) or target < 0:
-        raise CtbasisError(f"target_noise is {target}", expected=f"HU, at least 0, such as {TARGET_NOISE:g}")
-    if stride < 1 or stride > min(basis.shape[:2]):
-        raise CtbasisError(f"stride is {stride}", expected=f"from 1 to {min(basis.shape[:2])}: every voxel in a patch")
+def _check(basis: PatchBasis, shape: tuple[int, int, int], options: DenoiseOptions) -> None:
+    largest = min(basis.shape[:2])
+    if options.stride > largest:
+        raise CtbasisError(
+            f"stride is {options.stride}",
+            expected=f"a whole number from 1 to {largest}, the edge of a patch of the basis",
+            cause="with a larger stride, some voxels lie in no patch",
+            remedy="choose a smaller stride",
+        )
     if any(edge > size for edge, size in zip(basis.shape, shape, strict=True)):
         raise CtbasisError(
-            f"a patch of the basis is {basis.shape}, the volume {shape}",
+            f"a patch of the basis has {basis.shape} voxels, the volume {shape}",
             expected="a volume no smaller than a patch",
+            cause="the basis was learned on series with more slices or larger images",
             remedy="learn a basis on this series",
         )
 
 
 @dataclass(frozen=True)
-class Patches:
-    """The patches of a slab.
+class Pilot:
+    """The result of stage 1 for a slab.
 
     Attributes:
-        shape: Of a patch.
-        options: How they are denoised.
-        sigma: At every voxel of the slab, HU, (rows, columns, slices).
-        texture: Of the noise there.
-        weights: By texture.
+        image: Denoised slab divided by sigma, (rows, columns, slices).
+        lung: Mask of voxels around which a patch belongs to the lung, because its mean is below LUNG.
+    """
+
+    image: NDArray[np.float32]
+    lung: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class SlabPatches:
+    """The patches of a slab, and the estimation of the slab from them.
+
+    Attributes:
+        shape: Rows, columns and slices of a patch.
+        options: Parameters.
+        sigma: Standard deviation of the noise at every voxel of the slab, HU, (rows, columns, slices).
+        texture: Texture of the noise at every voxel.
+        transforms: Transforms by texture.
     """
 
     shape: Shape
-    options: Options
+    options: DenoiseOptions
     sigma: NDArray[np.float32]
     texture: NDArray[np.uint8]
-    weights: Sequence[Weights]
+    transforms: Sequence[ClassTransforms]
 
     @cached_property
-    def grid(self) -> Grid:
-        """Of the slab."""
+    def grid(self) -> PatchGrid:
+        """The patches of the slab."""
         rows, columns, slices = self.sigma.shape
-        return Grid(self.shape, (rows, columns, slices))
+        return PatchGrid(self.shape, (rows, columns, slices))
 
-    def pilot(self, y: NDArray[np.float32], slab: Slab, rows: int) -> Guide:
-        """Return what the first stage makes of a slab; see `denoised`."""
-        # It hardly gains from the other half of the places, where they are as near to each other as can be.
-        image = self.denoised(y, slab, rows, half=self.options.stride == 1)
-        return Guide(image, uniform_filter(image * self.sigma, self.shape, mode="nearest") < LUNG)
+    def pilot(self, y: NDArray[np.float32], slab: Slab, rows: int) -> Pilot:
+        """Return the result of stage 1; for the arguments see `estimate`."""
+        # At stride 1, half of the patches on a checkerboard give nearly the same pilot as all of them.
+        image = self.estimate(y, slab, rows, half=self.options.stride == 1)
+        return Pilot(image, uniform_filter(image * self.sigma, self.shape, mode="nearest") < LUNG)
 
-    def denoised(
+    def estimate(
         self,
         y: NDArray[np.float32],
         slab: Slab,
         rows: int,
         *,
-        pilot: Guide | None = None,
+        pilot: Pilot | None = None,
         half: bool = False,
     ) -> NDArray[np.float32]:
-        """Return the average of all patches' estimates, over sigma; voxels that no patch holds stay.
+        """Return the weighted average of the estimates of all patches, divided by sigma.
+
+        Voxels that no patch covers keep their value.
 
         Args:
-            y: The slab over sigma.
-            slab: Where it is; right are the rows that it does.
-            rows: Of the whole volume.
-            pilot: What the first stage made of it.
-            half: Whether every other place does.
+            y: The slab divided by sigma, (rows, columns, slices).
+            slab: Position of the slab; only its rows `first` to `stop` are correct in the result.
+            rows: Image rows of the whole volume.
+            pilot: Result of stage 1; None in stage 1.
+            half: Whether to use only every other patch, on a checkerboard.
         """
         stride = self.options.stride
-        total, certainty = (np.zeros(y.shape, np.float32) for _ in range(2))
-        every = places(y.shape[1], self.shape[1], stride)
+        total, weights = (np.zeros(y.shape, np.float32) for _ in range(2))
+        every = patch_positions(y.shape[1], self.shape[1], stride)
         last = rows - self.shape[0]
         reach = self.shape[0] - 1
         for first in range(max(0, slab.low, slab.first - reach), min(slab.high - reach, slab.stop)):
-            # Places of the whole volume's grid, not of the slab's.
+            # The stride counts from the first row of the volume, not of the slab.
             if first % stride and first != last:
                 continue
-            line = self.grid.line(first - slab.low, chequered(every, first, last) if half else every)
-            order, parts = by_class(self.grid.middles(self.texture, line), len(self.weights))
+            columns = checkerboard(every, first, last) if half else every
+            line = self.grid.patches_in_row(first - slab.low, columns)
+            order, parts = group_by_class(self.grid.at_centres(self.texture, line), len(self.transforms))
             for number, part in parts:
-                patches, rows_of, sure = self.estimates(self.weights[number], y, line[order[part]], pilot)
-                self.grid.add_back(total, rows_of, sure, patches)
-                certainty.reshape(-1)[patches] = sure
-        weight = self.grid.held(certainty)
-        return np.divide(total, weight, out=y.copy(), where=weight > 0)
+                patches, estimates, weight = self.estimate_patches(self.transforms[number], y, line[order[part]], pilot)
+                self.grid.aggregate(total, estimates, weight, patches)
+                weights.reshape(-1)[patches] = weight
+        weight_sum = self.grid.weight_sum(weights)
+        return np.divide(total, weight_sum, out=y.copy(), where=weight_sum > 0)
 
-    def estimates(
-        self, weights: Weights, y: NDArray[np.float32], patches: NDArray[np.intp], pilot: Guide | None
+    def estimate_patches(
+        self, transforms: ClassTransforms, y: NDArray[np.float32], patches: NDArray[np.intp], pilot: Pilot | None
     ) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
-        """Return patches of a texture class by class, their estimates over sigma, and how certain each is."""
-        source = self.grid.rows(y if pilot is None else pilot.image, patches)
-        labels = weights.basis.classes.of(source @ weights.basis.lead)
-        order, parts = by_class(labels, len(weights.mean))
-        patches, source = patches[order], source[order]
-        own = source if pilot is None else self.grid.rows(y, patches)
-        lung = None if pilot is None else self.grid.middles(pilot.lung, patches)
-        estimates, certainty = np.empty_like(own), np.empty(len(own), np.float32)
-        for chosen, part in parts:
-            c = weights.of(own[part], chosen)
-            if lung is None:
-                certainty[part] = self._keep(weights, chosen, c)
-            else:
-                d = weights.of(source[part], chosen)
-                certainty[part] = wiener(c, d, weights.offset[chosen], weights.flat[chosen], lung[part])
-            np.matmul(c, weights.back[chosen], out=estimates[part])
-            estimates[part] += weights.mean[chosen]
-        return patches, estimates, certainty
+        """Estimate the patches of one texture.
 
-    def _keep(self, weights: Weights, chosen: int, c: NDArray[np.float32]) -> NDArray[np.float32] | float:
-        """Take off the weights `c` of a class what the first stage holds for noise; return how certain the rest is."""
+        Returns:
+            The patches sorted by class; their estimates divided by sigma, (patches, voxels); and their aggregation
+            weights, (patches,).
+        """
+        source = self.grid.extract(y if pilot is None else pilot.image, patches)
+        labels = transforms.basis.classes.classify(source @ transforms.basis.lead)
+        order, parts = group_by_class(labels, len(transforms.mean))
+        patches, source = patches[order], source[order]
+        own = source if pilot is None else self.grid.extract(y, patches)
+        lung = None if pilot is None else self.grid.at_centres(pilot.lung, patches)
+        estimates, weights = np.empty_like(own), np.empty(len(own), np.float32)
+        for label, part in parts:
+            c = transforms.coefficients(own[part], label)
+            if lung is None:
+                weights[part] = self._threshold(transforms, label, c)
+            else:
+                d = transforms.coefficients(source[part], label)
+                offset, ones = transforms.offset[label], transforms.ones[label]
+                weights[part] = wiener_shrinkage(c, d, offset, ones, lung[part])
+            np.matmul(c, transforms.inverse[label], out=estimates[part])
+            estimates[part] += transforms.mean[label]
+        return patches, estimates, weights
+
+    def _threshold(
+        self, transforms: ClassTransforms, label: int, c: NDArray[np.float32]
+    ) -> NDArray[np.float32] | float:
+        """Apply the threshold of stage 1 to the coefficients `c` of a class, in place; return aggregation weights."""
         if self.options.threshold == "hard":
-            return keep_above(c, self.options.tau)
-        gain = weights.gain[chosen]
+            return hard_threshold(c, self.options.tau)
+        gain = transforms.gain[label]
         c *= gain
         return float(1 / (1 + gain @ gain))
-
-
-@dataclass(frozen=True)
-class Guide:
-    """What the first stage made of a slab.
-
-    Attributes:
-        image: Over sigma, (rows, columns, slices).
-        lung: Around which voxels a patch is of lung: mostly air, as its mean says.
-    """
-
-    image: NDArray[np.float32]
-    lung: NDArray[np.bool_]

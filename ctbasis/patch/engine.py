@@ -1,7 +1,8 @@
-"""Slabs of a stored series on the workers of any engine: each reads its own slab, and what comes back is small.
+"""Slabs of a stored series as tasks on the workers of any engine.
 
-To an engine the slabs are the row blocks of a matrix that nobody stores, and what is done to them is a pass that reads
-for itself (ctbasis/svd/passes.py).
+Engines process the row blocks of a matrix (ctbasis/svd/passes.py). Here, a row block stands for a slab: the matrix
+itself has no columns and is not stored, and the pass reads its slab from the matrix store where it runs. Only small
+results travel back.
 """
 
 from __future__ import annotations
@@ -20,30 +21,30 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-    from ctbasis.matrix.store import Series
+    from ctbasis.matrix.slice_store import Series
     from ctbasis.patch.volume import Slab, Sums, Volume
     from ctbasis.svd.passes import Parts
-    from ctbasis.svd.workers import Gather, StoredMatrix
+    from ctbasis.svd.workers import StoredMatrix, WorkersFactory
 
 T = TypeVar("T")
 
-COPIES = 14
-"""Arrays of the size of a slab in float32 that one worker holds at most: filters keep several."""
+SLAB_ARRAYS = 14
+"""Float32 arrays of the size of a slab that one worker holds at most; filters keep several."""
 
-LINE_COPIES = 4
-"""Arrays of the patches of one image row that one worker holds at most."""
+ROW_ARRAYS = 4
+"""Arrays of all patches of one image row that one worker holds at most."""
 
-PATCH_VOXELS = 125
-"""Of a patch at most."""
+MAX_PATCH_VOXELS = 125
+"""Voxels of a patch, at most."""
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """So many pieces of work, as the row blocks of a matrix that is not there.
+class TaskMatrix:
+    """A number of independent tasks in the form of a matrix: each row is a block and a task, and there are no columns.
 
     Attributes:
-        uri: Of the matrix that the work reads.
-        count: How many.
+        uri: URI of the matrix that the tasks read.
+        count: Number of tasks.
     """
 
     uri: str
@@ -51,113 +52,114 @@ class Pieces:
 
     @property
     def rows(self) -> int:
-        """A piece is a row."""
+        """Number of rows, one per task."""
         return self.count
 
     @property
     def cols(self) -> int:
-        """There is nothing in it."""
+        """Number of columns, which is 0."""
         return 0
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of nothing."""
+        """Data type of the empty blocks."""
         return np.dtype(np.float32)
 
     @property
     def block_count(self) -> int:
-        """A piece is a block."""
+        """Number of row blocks, one per task."""
         return self.count
 
     def block(self, index: int) -> slice:
-        """Return the piece as a range of rows."""
+        """Return the rows of a block: the one row of the task."""
         return slice(index, index + 1)
 
     def read_block(self, index: int, *, dtype: DTypeLike = np.float32) -> NDArray[Any]:
-        """Return nothing."""
+        """Return an empty block, (1, 0)."""
         del index
         return np.empty((1, 0), dtype)
 
     def blocks(self, indices: Iterable[int], *, reads: bool = True) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """Yield the pieces of `indices`."""
+        """Yield the rows and the empty block of each of `indices`."""
         del reads
         for index in indices:
             yield self.block(index), self.read_block(index)
 
 
 @dataclass(frozen=True)
-class Address:
-    """Where a worker in any process finds a series.
+class SeriesAddress:
+    """The location of a series, for workers in other processes.
 
     Attributes:
-        matrix: Its matrix.
-        number: Of the series, from 0 on.
+        matrix: The matrix that holds the series.
+        number: Index of the series, from 0.
     """
 
     matrix: StoredMatrix
     number: int
 
     def open(self) -> StoredVolume:
-        """Return the series as a volume."""
+        """Open the series as a volume."""
         matrix = self.matrix.open()
         return StoredVolume(matrix, matrix.series[self.number])
 
 
 @dataclass(frozen=True)
-class Each:
-    """The results of some work on slabs, one by one.
+class SlabMap:
+    """The pass that applies a function to every slab and keeps the results apart.
 
     Attributes:
-        work: What is done.
-        address: Of the series.
-        slabs: The pieces.
-        what: Its name.
+        work: Function of a volume and a slab.
+        address: Location of the series.
+        slabs: Slabs, one per task.
+        name: Name of the pass, for progress and logs.
+        reads: Whether the engine has to read the matrix for the pass; the pass reads its slab itself.
     """
 
     work: Callable[[Volume, Slab], Any]
-    address: Address
+    address: SeriesAddress
     slabs: tuple[Slab, ...]
-    what: str
+    name: str
     reads: bool = False
 
-    def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:  # noqa: ARG002 - it reads for itself
-        """Return the number of the slab and what came of it."""
-        found = np.empty(1, object)
-        found[0] = self.work(self.address.open(), self.slabs[rows.start])
-        return np.array([rows.start]), found
+    def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:  # noqa: ARG002 - the pass reads its slab itself
+        """Return the number of the slab and the result for it."""
+        result = np.empty(1, object)
+        result[0] = self.work(self.address.open(), self.slabs[rows.start])
+        return np.array([rows.start]), result
 
     def merge(self, one: Parts, other: Parts) -> Parts:
-        """Return both."""
+        """Return the results of both."""
         return np.concatenate([one[0], other[0]]), np.concatenate([one[1], other[1]])
 
 
 @dataclass(frozen=True)
-class Total:
-    """The sum of the results of some work on slabs; see `Each`."""
+class SlabSum:
+    """The pass that applies a function to every slab and adds up the results; for the attributes see `SlabMap`."""
 
     work: Callable[[Volume, Slab], Sums]
-    address: Address
+    address: SeriesAddress
     slabs: tuple[Slab, ...]
-    what: str
+    name: str
     reads: bool = False
     merge = staticmethod(add)
 
-    def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:  # noqa: ARG002 - it reads for itself
-        """Return what came of the slab."""
+    def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:  # noqa: ARG002 - the pass reads its slab itself
+        """Return the result for the slab."""
         return self.work(self.address.open(), self.slabs[rows.start])
 
 
 @dataclass(frozen=True)
 class EngineVolume:
-    """One series of a matrix store, its slabs worked on by an engine.
+    """One series of a matrix store whose slabs are processed by the workers of an engine.
 
     Attributes:
-        address: Where it is.
-        gather: Gives workers.
+        address: Location of the series.
+        gather: Function that provides workers for a matrix.
     """
 
-    address: Address
-    gather: Gather
+    address: SeriesAddress
+    gather: WorkersFactory
 
     @cached_property
     def _stored(self) -> StoredVolume:
@@ -165,12 +167,12 @@ class EngineVolume:
 
     @property
     def series(self) -> Series:
-        """Which it is."""
+        """The series."""
         return self._stored.series
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Rows, columns, slices."""
+        """Number of rows, columns and slices."""
         return self._stored.shape
 
     @property
@@ -179,33 +181,33 @@ class EngineVolume:
         return self._stored.spacing
 
     def read(self, first: int, stop: int) -> NDArray[np.float32]:
-        """Return image rows `first` to `stop`, HU, read by this process."""
+        """Read image rows `first` to `stop` in this process, HU."""
         return self._stored.read(first, stop)
 
-    def each(self, work: Callable[[Volume, Slab], T], parts: Sequence[Slab], what: str) -> Iterator[T]:
-        """Yield what `work` makes of each slab, in their order.
+    def map_slabs(self, work: Callable[[Volume, Slab], T], parts: Sequence[Slab], name: str) -> Iterator[T]:
+        """Yield the result of `work` for each slab, in order.
 
         Raises:
             CtbasisError: A chunk is missing, or workers are lost.
         """
-        keys, found = self._run(Each(work, self.address, tuple(parts), what))
-        yield from found[np.argsort(keys)]
+        keys, results = self._run(SlabMap(work, self.address, tuple(parts), name))
+        yield from results[np.argsort(keys)]
 
-    def total(self, work: Callable[[Volume, Slab], Sums], parts: Sequence[Slab], what: str) -> Sums:
-        """Return the sum of what `work` makes of all slabs.
+    def sum_slabs(self, work: Callable[[Volume, Slab], Sums], parts: Sequence[Slab], name: str) -> Sums:
+        """Return the sum of the results of `work` over all slabs.
 
         Raises:
             CtbasisError: A chunk is missing, or workers are lost.
         """
-        return self._run(Total(work, self.address, tuple(parts), what))
+        return self._run(SlabSum(work, self.address, tuple(parts), name))
 
-    def _run(self, work: Each | Total) -> Parts:
-        need = worker_bytes(work.slabs, self.shape)
-        return self.gather(Pieces(self.address.matrix.uri, len(work.slabs)), need).run(work)
+    def _run(self, work: SlabMap | SlabSum) -> Parts:
+        memory = worker_bytes(work.slabs, self.shape)
+        return self.gather(TaskMatrix(self.address.matrix.uri, len(work.slabs)), memory).run(work)
 
 
 def worker_bytes(parts: Sequence[Slab], shape: tuple[int, int, int]) -> int:
-    """Return the bytes that one worker needs at most for one of `parts` of a volume."""
+    """Return the memory in bytes that one worker needs at most for one of `parts` of a volume of `shape`."""
     _, columns, slices = shape
     height = max(slab.high - slab.low for slab in parts)
-    return 4 * columns * slices * (COPIES * height + LINE_COPIES * PATCH_VOXELS)
+    return 4 * columns * slices * (SLAB_ARRAYS * height + ROW_ARRAYS * MAX_PATCH_VOXELS)

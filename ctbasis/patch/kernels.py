@@ -1,4 +1,4 @@
-"""How patch mode's inner loops are compiled."""
+"""The decorator that compiles the inner loops of patch mode with Numba."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ R = TypeVar("R")
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile `function`; it lets go of the interpreter's lock, so that slabs are done in threads."""
+    """Compile `function`; it releases the interpreter's lock, so that threads process slabs in parallel."""
     return cast("Callable[P, R]", numba.njit(cache=True, nogil=True, fastmath=True)(function))

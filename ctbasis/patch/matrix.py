@@ -1,9 +1,9 @@
-"""Patch mode on a matrix store, on any engine: noise, basis, and every series denoised.
+"""Patch mode on a matrix store, on any engine: estimate the noise, learn or apply a basis, denoise every series.
 
-Each pass goes over slabs of image rows with a halo. A worker reads its own slab from the store, makes its patches
-there, and what comes back is small: what cells measure, a sample of patches, sums and Gram matrices. In the last pass
-it writes its own row blocks of the denoised matrix. So neither the patches (one row a voxel) nor a volume are ever in
-one place.
+Each pass goes over slabs of image rows with a halo. A worker reads its slab from the store and extracts the patches
+there. Only small results travel back: the measurements of cells, a sample of patches, sums and Gram matrices. In the
+last pass, each worker writes its own row blocks of the denoised matrix. So neither the matrix of all patches, which has
+one row per voxel, nor a whole volume is ever held in one place.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ import numpy as np
 
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.store import MatrixStore, MatrixWriter
-from ctbasis.patch.bases import PatchBases, grouped
-from ctbasis.patch.basis import HEIGHT, learn_together
-from ctbasis.patch.denoise import Options, SlabDenoiser, put_back
-from ctbasis.patch.engine import Address, EngineVolume, Pieces, worker_bytes
-from ctbasis.patch.noise import LEAST, Noise, estimate
-from ctbasis.patch.plan import PatchPlan, check_stride
-from ctbasis.patch.result import PatchStore, noise_arrays, noise_words
+from ctbasis.patch.bases import PatchBases, group_series
+from ctbasis.patch.denoise import DenoiseOptions, SlabDenoiser, restored_noise_fraction
+from ctbasis.patch.engine import EngineVolume, SeriesAddress, TaskMatrix, worker_bytes
+from ctbasis.patch.learn import learn_shared_basis
+from ctbasis.patch.noise_fit import MIN_SIGMA, fit_noise
+from ctbasis.patch.result import PatchStore, noise_arrays, noise_attributes
 from ctbasis.patch.rows import patch_shape
-from ctbasis.patch.volume import Slab, StoredVolume
+from ctbasis.patch.volume import SLAB_HEIGHT, Slab, StoredVolume
 from ctbasis.storage.voxels import AIR
 from ctbasis.svd.engines import engine_named
 from ctbasis.svd.workers import StoredMatrix
@@ -38,41 +37,58 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctbasis.patch.basis import Factor
+    from ctbasis.patch.basis import PatchBasis
+    from ctbasis.patch.learn import Factor
+    from ctbasis.patch.noise import Noise
+    from ctbasis.patch.plan import PatchPlan
     from ctbasis.svd.passes import Parts
-    from ctbasis.svd.workers import Gather
+    from ctbasis.svd.workers import WorkersFactory
+
+REPORTED_RESTORED_FRACTION = 0.5
+"""Restored fraction of the removed noise from which a note reports it."""
+
+REPORTED_NOISE_FLOOR = 0.25
+"""Fraction of the noise variance in the noise floor from which a note reports it."""
 
 
 def denoise_matrix(
     matrix_uri: str, out: str, bases_uri: str, plan: PatchPlan, *, cluster: str = "", memory: int = 0
 ) -> PatchStore:
-    """Denoise every series of a matrix by patches.
+    """Denoise every series of a matrix in patch mode.
 
     Args:
-        matrix_uri: A complete `MatrixStore`.
-        out: Where the `PatchStore` goes; replaced if it is there.
-        bases_uri: Where the `PatchBases` go that were used; replaced if they are there.
-        plan: As asked.
+        matrix_uri: URI of a complete `MatrixStore`.
+        out: URI of the `PatchStore` to write; an existing one is replaced.
+        bases_uri: URI to which the `PatchBases` that were used are written; existing ones are replaced.
+        plan: Parameters of the run.
         cluster: Address of the engine's own cluster, see `factorize`.
-        memory: Bytes that the engine numpy may take; 0 for a share of what is free.
+        memory: Memory in bytes that the engine numpy may use; 0 for a share of the free memory.
 
     Returns:
-        The result.
+        The denoised matrix with the estimated noise.
 
     Raises:
         CtbasisError: The matrix is missing or corrupt, the basis does not fit it, or the engine failed.
     """
-    check_stride(plan.stride)
     matrix = MatrixStore.open(matrix_uri)
     given = PatchBases.open(plan.basis) if plan.basis else None
-    with engine_named(plan.engine).gathered(cluster, memory) as gather:
+    with engine_named(plan.engine).open_workers(cluster, memory) as gather:
         run = _Run(matrix, plan, gather)
-        noises, shapes = run.noises(given)
-        bases, used, notes = run.applied(given, noises) if given else run.learned(noises, shapes, f"{out}.rows")
-        said = ((n, note) for n, noise in enumerate(noises, 1) for note in (*noise.notes, *kept(noise, plan)))
-        notes = [*(f"series {n}: {note}" for n, note in said), *notes]
+        noises, shapes = run.estimate_noises(given)
+        if given:
+            bases, used, basis_notes = run.select_bases(given, noises)
+        else:
+            bases, used, basis_notes = run.learn_bases(noises, shapes, f"{out}.rows")
+        notes = [
+            *(
+                f"series {number}: {note}"
+                for number, noise in enumerate(noises, start=1)
+                for note in (*noise.notes, *retained_noise_notes(noise, plan))
+            ),
+            *basis_notes,
+        ]
         for note in notes:
-            _say(note)
+            _log(note)
         done = replace(
             plan,
             patches=[list(bases.bases[number].shape) for number in sorted(set(used))],
@@ -80,86 +96,108 @@ def denoise_matrix(
             factored_by=str(bases.bases[used[0]].provenance.get("factored_by", "")),
             notes=notes,
         )
-        # The basis first: where the result is, what it was made with is there.
+        # The bases are written first, so that a complete result always comes with its bases.
         bases.save(bases_uri)
         run.write(out, noises, [bases.bases[number] for number in used], done)
     return PatchStore.open(out)
 
 
-def kept(noise: Noise, plan: PatchPlan) -> tuple[str, ...]:
-    """Return what is to be said of noise that is left in a series on purpose: nothing where it is little."""
-    said = []
-    if noise.left >= TOLD:
-        of = "of the variance of noise is flat in frequency, as no reconstruction makes it (pixels too wide, rounding)"
-        said.append(f"noise: {noise.left:.0%} {of}; it stays")
-    share = put_back(noise.soft, noise.left, plan.target_noise)
-    # Where sigma is the least there is, it was not measured, or there is none: that is said already.
-    if share >= MUCH and noise.soft > LEAST:
-        left = "nothing is removed" if share == 1 else f"{share:.0%} of what would be removed stays"
-        said.append(f"noise: {noise.soft:.1f} HU in soft tissue, for a target_noise of {plan.target_noise:g} HU {left}")
-    return tuple(said)
+def retained_noise_notes(noise: Noise, plan: PatchPlan) -> tuple[str, ...]:
+    """Return notes for the user about noise that denoising keeps or restores on purpose; none where it is little.
 
-
-MUCH = 0.5
-"""Share of what would be removed that is put back from which it is said so."""
-
-TOLD = 0.25
-"""Share of the variance that is left from which it is said so."""
+    Args:
+        noise: Noise of the series.
+        plan: Parameters of the run.
+    """
+    notes = []
+    if noise.noise_floor >= REPORTED_NOISE_FLOOR:
+        notes.append(
+            f"noise: {noise.noise_floor:.0%} of the variance of the noise is flat in frequency. Reconstruction does "
+            "not produce such noise (it comes from pixels that are too wide, or from rounding), so it is kept"
+        )
+    restored = restored_noise_fraction(noise.soft_tissue_sigma, noise.noise_floor, plan.target_noise)
+    # At MIN_SIGMA, the noise was not measured or there is none; another note says so.
+    if restored >= REPORTED_RESTORED_FRACTION and noise.soft_tissue_sigma > MIN_SIGMA:
+        effect = "nothing is removed" if restored == 1 else f"{restored:.0%} of the removed noise is restored"
+        notes.append(
+            f"noise: {noise.soft_tissue_sigma:.1f} HU in soft tissue is close to the target_noise of "
+            f"{plan.target_noise:g} HU: {effect}"
+        )
+    return tuple(notes)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One matrix, one plan, one engine's workers."""
+    """The steps of a run.
+
+    Attributes:
+        matrix: The matrix to denoise.
+        plan: Parameters of the run.
+        gather: Function that provides the workers of the engine.
+    """
 
     matrix: MatrixStore
     plan: PatchPlan
-    gather: Gather
+    gather: WorkersFactory
 
     @cached_property
-    def handle(self) -> StoredMatrix:
-        """Where workers find the matrix."""
+    def stored(self) -> StoredMatrix:
+        """The matrix as workers in other processes open it."""
         return StoredMatrix(self.matrix.uri, uuid.uuid4().hex)
 
     @cached_property
     def volumes(self) -> list[EngineVolume]:
-        """The series."""
-        return [EngineVolume(Address(self.handle, number), self.gather) for number in range(len(self.matrix.series))]
+        """The series as volumes."""
+        series = range(len(self.matrix.series))
+        return [EngineVolume(SeriesAddress(self.stored, number), self.gather) for number in series]
 
-    def noises(self, given: PatchBases | None) -> tuple[list[Noise], list[tuple[int, int, int]]]:
-        """Estimate the noise of every series, and choose its patch."""
-        found, shapes = [], []
+    def estimate_noises(self, given: PatchBases | None) -> tuple[list[Noise], list[tuple[int, int, int]]]:
+        """Estimate the noise of every series and choose the shape of its patches.
+
+        The covariance reaches as far as the patches of the stored bases in `given`.
+        """
+        noises, shapes = [], []
         for number, volume in enumerate(self.volumes, start=1):
             start = time.monotonic()
             shape = patch_shape(volume.shape, volume.spacing)
             edges = np.max([shape, *(basis.shape for basis in given.bases)] if given else [shape], axis=0)
             rows, columns, slices = (int(edge) - 1 for edge in edges)
-            noise = estimate(volume, reach=(rows, columns, slices), target_noise=self.plan.target_noise)
-            _say(
-                f"noise of series {number}: sigma {np.median(noise.sigma):.1f} HU in the median of the image, from "
-                f"{noise.cells} quiet cells, {time.monotonic() - start:.1f} s; {noise.scanner or 'of no known kind'}"
+            noise = fit_noise(volume, reach=(rows, columns, slices), target_noise=self.plan.target_noise)
+            _log(
+                f"noise of series {number}: median sigma {np.median(noise.sigma):.1f} HU over the image, from "
+                f"{noise.quiet_cells} quiet cells, {time.monotonic() - start:.1f} s; "
+                f"{noise.scanner or 'properties of the scan unknown'}"
             )
-            found.append(noise)
+            noises.append(noise)
             shapes.append(shape)
-        return found, shapes
+        return noises, shapes
 
-    def applied(self, given: PatchBases, noises: Sequence[Noise]) -> tuple[PatchBases, list[int], list[str]]:
-        """Choose among the bases that were given."""
+    def select_bases(self, given: PatchBases, noises: Sequence[Noise]) -> tuple[PatchBases, list[int], list[str]]:
+        """Select one of the stored bases for every series.
+
+        Returns:
+            The bases; the index of the basis of each series; notes for the user.
+        """
         used, notes = [], []
         for number, (volume, noise) in enumerate(zip(self.volumes, noises, strict=True), start=1):
-            chosen, said = given.fitting(volume, noise)
+            chosen, basis_notes = given.select(volume, noise)
             used.append(chosen)
-            notes += [f"series {number}: {note}" for note in said]
+            notes += [f"series {number}: {note}" for note in basis_notes]
         return given, used, notes
 
-    def learned(
+    def learn_bases(
         self, noises: Sequence[Noise], shapes: Sequence[tuple[int, int, int]], scratch: str
     ) -> tuple[PatchBases, list[int], list[str]]:
-        """Learn a basis on each group of series that are alike."""
-        groups = grouped(self.volumes, noises, shapes)
+        """Learn one basis for each group of similar series.
+
+        Returns:
+            The bases; the index of the basis of each series; notes for the user, none.
+        """
+        groups = group_series(self.volumes, noises, shapes)
         used, bases = [0] * len(noises), []
         for index, group in enumerate(groups):
             start = time.monotonic()
-            basis = learn_together(
+            basis = learn_shared_basis(
                 [self.volumes[number] for number in group],
                 [noises[number] for number in group],
                 shape=shapes[group[0]],
@@ -168,9 +206,9 @@ class _Run:
                 factor=self.factor(scratch),
             )
             patches = sum(basis.provenance["patches"])
-            _say(
-                f"basis {index + 1}: {basis.classes} classes of {patches} patches of {len(group)} series, by "
-                f"{basis.provenance['factored_by']}, {time.monotonic() - start:.1f} s"
+            _log(
+                f"basis {index + 1}: {basis.classes} classes, learned from {patches} patches of {len(group)} series, "
+                f"by {basis.provenance['factored_by']}, {time.monotonic() - start:.1f} s"
             )
             bases.append(basis)
             for number in group:
@@ -178,53 +216,59 @@ class _Run:
         return PatchBases(tuple(bases)), used, []
 
     def factor(self, scratch: str) -> Factor | None:
-        """Return what makes bases of rows: Mahout where it is the engine, else Gram matrices."""
+        """Return the function that computes bases: Mahout's for the engine mahout, else None for Gram matrices."""
         if self.plan.engine != "mahout":
             return None
         from ctbasis.patch.mahout import MahoutFactor
 
         return MahoutFactor(scratch)
 
-    def write(self, out: str, noises: list[Noise], bases: Sequence[Any], plan: PatchPlan) -> None:
-        """Denoise, row block by row block of the matrix, and declare the result complete."""
-        options = Options(tau=plan.tau, wiener=plan.wiener, stride=plan.stride, target_noise=plan.target_noise)
+    def write(self, out: str, noises: list[Noise], bases: Sequence[PatchBasis], plan: PatchPlan) -> None:
+        """Denoise and write the matrix, row block by row block, then mark the result as complete."""
+        options = DenoiseOptions(**plan.values())
         denoisers = tuple(SlabDenoiser(noise, basis, options) for noise, basis in zip(noises, bases, strict=True))
         for denoiser, volume in zip(denoisers, self.volumes, strict=True):
             denoiser.check(volume.shape)
         runs = row_runs(self.matrix)
-        work = WriteRuns(denoisers, self.handle, runs, out)
+        work = DenoisePass(denoisers, self.stored, runs, out)
         writer = MatrixWriter.like(out, self.matrix, dtype=np.float32)
-        need = max(
+        memory = max(
             worker_bytes([work.slab(run, denoiser.halo) for run in runs], volume.shape)
             for denoiser, volume in zip(denoisers, self.volumes, strict=True)
         )
-        # Of each class, its basis, and what takes weights there and back.
-        need += max(3 * 4 * basis.classes * math.prod(basis.shape) ** 2 for basis in bases)
+        # Three matrices per class: its basis, and the transforms to coefficients and back.
+        memory += max(3 * 4 * basis.classes * math.prod(basis.shape) ** 2 for basis in bases)
         longest = max(run.stop - run.start for run in runs)
-        self.gather(Pieces(self.matrix.uri, len(runs)), need + 4 * longest * self.matrix.cols).run(work)
-        writer.finish_like(self.matrix, noise_arrays(noises), {"patch": vars(plan), "noise": noise_words(noises)})
+        self.gather(TaskMatrix(self.matrix.uri, len(runs)), memory + 4 * longest * self.matrix.cols).run(work)
+        writer.finish_like(self.matrix, noise_arrays(noises), {"patch": vars(plan), "noise": noise_attributes(noises)})
 
 
 @dataclass(frozen=True)
-class WriteRuns:
-    """The pass that denoises and writes.
+class DenoisePass:
+    """The pass that denoises all series and writes the result.
 
     Attributes:
-        denoisers: By series.
-        matrix: What is denoised.
-        runs: Rows of A, whole row blocks, that are done together.
+        denoisers: Denoiser of each series.
+        matrix: The matrix to denoise.
+        runs: Rows of A, in whole row blocks, that one task processes.
         out: URI of the result.
+        name: Name of the pass, for progress and logs.
+        reads: Whether the engine has to read the matrix for the pass; the pass reads its slabs itself.
     """
 
     denoisers: tuple[SlabDenoiser, ...]
     matrix: StoredMatrix
     runs: tuple[slice, ...]
     out: str
-    what: str = "denoise"
+    name: str = "denoise"
     reads: bool = False
 
-    def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:  # noqa: ARG002 - it reads for itself
-        """Denoise a run of every series and write it; return the number of values."""
+    def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:  # noqa: ARG002 - the pass reads its slabs itself
+        """Denoise one run of rows of every series and write it; return the number of values.
+
+        Raises:
+            CtbasisError: The result is not finite.
+        """
         matrix = self.matrix.open()
         run = self.runs[rows.start]
         columns = matrix.image[1]
@@ -235,7 +279,12 @@ class WriteRuns:
             first = run.start - slab.first * columns
             np.maximum(hu[first : first + len(out)], np.float32(AIR), out=out[:, series.columns])
         if not np.isfinite(out).all():
-            raise CtbasisError(f"denoising rows {run.start} to {run.stop} gave NaN or Inf", expected="finite HU")
+            raise CtbasisError(
+                f"denoising rows {run.start} to {run.stop} of the matrix gave NaN or Inf",
+                expected="finite HU",
+                cause="the matrix or the stored basis holds values that are not finite",
+                remedy="run the matrix step again, and learn the basis again",
+            )
         step = matrix.block_rows
         for start in range(0, len(out), step):
             block = out[start : start + step]
@@ -243,11 +292,11 @@ class WriteRuns:
         return (np.array(out.size),)
 
     def merge(self, one: Parts, other: Parts) -> Parts:
-        """Return the number of both."""
+        """Return the number of values of both."""
         return (one[0] + other[0],)
 
     def slab(self, run: slice, halo: int) -> Slab:
-        """Return the image rows that a run of A's rows touches, and what is to be read around them."""
+        """Return the slab of image rows that contains a run of rows of A, with its halo."""
         rows, columns = self.matrix.open().image
         first, stop = run.start // columns, -(-run.stop // columns)
         return Slab(first, stop, max(0, first - halo), min(rows, stop + halo))
@@ -258,8 +307,8 @@ class WriteRuns:
 
 
 def row_runs(matrix: MatrixStore) -> tuple[slice, ...]:
-    """Return row blocks of A in runs of at least HEIGHT image rows, so that a halo is little beside them."""
-    count = max(1, -(-HEIGHT * matrix.image[1] // matrix.block_rows))
+    """Return runs of row blocks of A, each of at least SLAB_HEIGHT image rows, so that halos add little work."""
+    count = max(1, -(-SLAB_HEIGHT * matrix.image[1] // matrix.block_rows))
     firsts = range(0, matrix.block_count, count)
     return tuple(
         slice(matrix.block(first).start, matrix.block(min(first + count, matrix.block_count) - 1).stop)
@@ -267,6 +316,6 @@ def row_runs(matrix: MatrixStore) -> tuple[slice, ...]:
     )
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     sys.stderr.write(f"patch: {line}\n")
     sys.stderr.flush()

@@ -1,19 +1,23 @@
-"""What patch mode leaves for the steps after it: the denoised matrix with the noise that was taken for the noise.
+"""The result of patch mode as a store: the denoised matrix, and the noise that was estimated and removed.
 
-A, aside, headers, ...    as in a `MatrixStore`, A float32, in the chunks of the matrix that was denoised
-sigma-N                   by series: sigma, HU, on cells of the image, (rows, columns, slices)
-covariance-N              by series: covariance of the noise over sigma, by lag
-textures-N, texture-N     by series: the covariances of what was removed in different places, and which a cell has
-attributes                `patch`: the plan as run; `noise`: what is known of each series' noise in words
+    A, aside, headers, ...    as in a `MatrixStore`; A is float32, in the chunks of the matrix that was denoised
+    sigma-N                   standard deviation of the noise of series N, HU, on cells, (rows, columns, slices)
+    covariance-N              covariance of the noise divided by sigma, by lag
+    textures-N, texture-N     covariances of the removed noise by texture, and the texture of each cell
+    attributes                `patch`: the plan as run; `noise`: numbers and texts about the noise of each series
+
+Series are numbered from 1.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctbasis.matrix.store import MatrixStore, array_of
+from ctbasis.matrix.slice_store import array_of
+from ctbasis.matrix.store import MatrixStore
 from ctbasis.patch.noise import Noise
 from ctbasis.patch.plan import PatchPlan
 
@@ -22,16 +26,44 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-ARRAYS = ("sigma", "covariance", "textures", "texture")
-"""Arrays of a `Noise` in the store."""
+ARRAYS = {
+    "sigma": "sigma",
+    "covariance": "covariance",
+    "textures": "texture_covariances",
+    "texture": "texture_map",
+}
+"""Names of arrays in the store, and the attributes of `Noise` that they hold."""
+
+ATTRIBUTES = {
+    "cells": "quiet_cells",
+    "notes": "notes",
+    "scanner": "scanner",
+    "soft": "soft_tissue_sigma",
+    "left": "noise_floor",
+}
+"""Keys of the store's attribute `noise`, and the attributes of `Noise` that they hold."""
+
+
+@dataclass(frozen=True)
+class NoiseSummary:
+    """Attributes of a `Noise` that are not arrays; see there.
+
+    Attributes:
+        scanner: Properties of the scan that were fitted to the noise, as text for the user; may be empty.
+        soft_tissue_sigma: Median of sigma in soft tissue, HU.
+        noise_floor: Fraction of the noise variance that is flat in frequency and that denoising keeps.
+    """
+
+    scanner: str
+    soft_tissue_sigma: float
+    noise_floor: float
 
 
 class PatchStore(MatrixStore):
-    """A denoised matrix that is complete, open for reading.
+    """A complete denoised matrix, open for reading.
 
     Attributes:
-        plan: As run.
-        words: What is known of each series' noise in words and single numbers, as `noise_words` gives it.
+        plan: The plan as run.
     """
 
     step = "svd"
@@ -39,43 +71,52 @@ class PatchStore(MatrixStore):
     def __init__(self, group: zarr.Group, uri: str) -> None:
         super().__init__(group, uri)
         attributes: dict[str, Any] = dict(group.attrs)
-        self.plan = PatchPlan.of(attributes["patch"])
-        self.words: list[dict[str, Any]] = attributes["noise"]
+        self.plan = PatchPlan.from_attributes(attributes["patch"])
+        self._noise_attributes: list[dict[str, Any]] = attributes["noise"]
         self._last: tuple[int, Noise] | None = None
 
+    @property
+    def noise_summaries(self) -> list[NoiseSummary]:
+        """Numbers and texts about the noise of every series, which need no arrays to be read."""
+        return [
+            NoiseSummary(
+                scanner=entry["scanner"], soft_tissue_sigma=float(entry["soft"]), noise_floor=float(entry["left"])
+            )
+            for entry in self._noise_attributes
+        ]
+
     def noise(self, number: int) -> Noise:
-        """Return the noise of series `number`, from 0 on; the last one asked for is kept."""
+        """Return the noise of series `number`, counted from 0. The most recent one is cached."""
         if self._last is None or self._last[0] != number:
             self._last = number, self._read_noise(number)
         return self._last[1]
 
     def _read_noise(self, number: int) -> Noise:
-        said = self.words[number]
-        arrays: dict[str, Any] = {name: np.asarray(array_of(self._group, f"{name}-{number + 1}")[:]) for name in ARRAYS}
-        return Noise(**{**said, "notes": tuple(said["notes"])}, **arrays)
+        values = {ATTRIBUTES[key]: value for key, value in self._noise_attributes[number].items()}
+        arrays: dict[str, Any] = {
+            attribute: np.asarray(array_of(self._group, f"{name}-{number + 1}")[:])
+            for name, attribute in ARRAYS.items()
+        }
+        return Noise(**{**values, "notes": tuple(values["notes"])}, **arrays)
 
     def sigma_image(self, column: int) -> NDArray[np.float32]:
-        """Return sigma of a slice, HU, (Rows, Columns)."""
+        """Return sigma of the slice in column `column` of A, HU, (Rows, Columns)."""
         number = next(n for n, entry in enumerate(self.series) if column < entry.first + entry.count)
         noise, at = self.noise(number), column - self.series[number].first
-        one = Noise(noise.sigma[:, :, at : at + 1], noise.covariance, noise.cells)
+        one = Noise(noise.sigma[:, :, at : at + 1], noise.covariance, noise.quiet_cells)
         return one.sigma_rows(0, self.image[0], self.image[1])[..., 0]
 
 
 def noise_arrays(noises: list[Noise]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of the layout above."""
-    return {f"{name}-{n}": getattr(noise, name) for n, noise in enumerate(noises, start=1) for name in ARRAYS}
+    """Return the noise arrays of the store by name."""
+    return {
+        f"{name}-{number}": getattr(noise, attribute)
+        for number, noise in enumerate(noises, start=1)
+        for name, attribute in ARRAYS.items()
+    }
 
 
-def noise_words(noises: list[Noise]) -> list[dict[str, Any]]:
-    """Return the attributes of the layout above."""
-    return [
-        {
-            "cells": noise.cells,
-            "notes": list(noise.notes),
-            "scanner": noise.scanner,
-            "soft": noise.soft,
-            "left": noise.left,
-        }
-        for noise in noises
-    ]
+def noise_attributes(noises: list[Noise]) -> list[dict[str, Any]]:
+    """Return the attribute `noise` of the store, fit for JSON: one entry per series."""
+    attributes = [{key: getattr(noise, attribute) for key, attribute in ATTRIBUTES.items()} for noise in noises]
+    return [{**entry, "notes": list(entry["notes"])} for entry in attributes]

@@ -1,7 +1,7 @@
-"""Patches as rows: a slab of a volume gives one row per place, one column per voxel of the patch, and takes them back.
+"""Patch extraction and aggregation: patches of a slab become matrix rows, and estimates are added back to the slab.
 
-The matrix of all rows is as tall as the volume has voxels and never exists: each block of it is generated from a slab
-with its halo where it is needed, by any engine.
+The matrix of all patches has one row per patch position and one column per voxel of the patch. It is as tall as the
+volume has voxels and is never stored: each worker generates the block of rows that it needs from a slab with its halo.
 """
 
 from __future__ import annotations
@@ -18,114 +18,129 @@ from ctbasis.patch.kernels import compiled
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-THICK = 1.6
-"""Slice distance over pixel size from which a patch spans three slices and not five."""
+THICK_SLICE_RATIO = 1.6
+"""Ratio of slice distance to pixel size above which a patch spans three slices instead of five."""
 
 Shape = tuple[int, int, int]
 
 
 def patch_shape(volume: Shape, spacing: tuple[float, float, float]) -> Shape:
-    """Return rows, columns and slices of a patch: five voxels, or about as many mm along the slices, at least three.
+    """Return the number of rows, columns and slices of a patch.
 
-    No more than the volume has.
+    A patch has five rows and five columns, and five slices, or three where slices are thick. It is never larger than
+    the volume.
+
+    Args:
+        volume: Number of rows, columns and slices of the volume.
+        spacing: Distance in mm between rows, columns and slices.
     """
-    along = 3 if spacing[2] > THICK * min(spacing[:2]) else 5
+    along = 3 if spacing[2] > THICK_SLICE_RATIO * min(spacing[:2]) else 5
     rows, columns, slices = volume
     return min(5, rows), min(5, columns), min(along, slices)
 
 
-def places(length: int, edge: int, stride: int) -> NDArray[np.intp]:
-    """Return where patches begin along an axis: every `stride`, and the last, so that every voxel is in one."""
+def patch_positions(length: int, edge: int, stride: int) -> NDArray[np.intp]:
+    """Return the first indices of patches along an axis: every `stride`, and the last, so that all voxels are covered.
+
+    Args:
+        length: Voxels along the axis.
+        edge: Voxels of a patch along the axis.
+        stride: Voxels between patches.
+    """
     last = length - edge
     return np.unique(np.append(np.arange(0, last + 1, stride), last))
 
 
-def chequered(at: NDArray[np.intp], line: int, last: int) -> NDArray[np.intp]:
-    """Return every other one of the places `at` of a line, in turn as on a chessboard, and all that lie at an edge.
+def checkerboard(columns: NDArray[np.intp], row: int, last_row: int) -> NDArray[np.intp]:
+    """Return every other patch position of a row, alternating between rows, and all positions at the image border.
 
     Args:
-        at: First columns, every one there is.
-        line: First row.
-        last: The last there is.
+        columns: First columns of all patches of the row, at stride 1.
+        row: First image row of the patches.
+        last_row: The largest first row of any patch.
     """
-    if line in {0, last}:
-        return at
-    return np.unique(np.concatenate([at[:1], at[line % 2 :: 2], at[-1:]]))
+    if row in {0, last_row}:
+        return columns
+    return np.unique(np.concatenate([columns[:1], columns[row % 2 :: 2], columns[-1:]]))
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The patches of a slab, each known by the number of its first voxel in the slab, read row by row.
+class PatchGrid:
+    """The patches of a slab. A patch is identified by the flat index of its first voxel in the slab, in C order.
 
     Attributes:
-        shape: Of a patch.
-        slab: Rows, columns and slices of the slab; arrays of it are C-contiguous.
+        shape: Rows, columns and slices of a patch.
+        slab: Rows, columns and slices of the slab; arrays of the slab are C-contiguous.
     """
 
     shape: Shape
     slab: Shape
 
     @cached_property
-    def _voxels(self) -> NDArray[np.intp]:
-        """Of a patch, counted from its first."""
+    def _offsets(self) -> NDArray[np.intp]:
+        """Flat indices of the voxels of a patch, relative to its first voxel."""
         return np.asarray(np.ravel_multi_index(tuple(np.indices(self.shape)), self.slab).ravel())
 
-    def line(self, row: int, at: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return the patches that begin in row `row` and columns `at`; along the slices every place is taken."""
+    def patches_in_row(self, row: int, columns: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the patches whose first voxel lies in row `row` and in one of `columns`, at every slice."""
         along = np.arange(self.slab[2] - self.shape[2] + 1)
-        return np.asarray(((row * self.slab[1] + at)[:, None] * self.slab[2] + along).ravel())
+        return np.asarray(((row * self.slab[1] + columns)[:, None] * self.slab[2] + along).ravel())
 
-    def middles(self, of: NDArray[Any], patches: NDArray[np.intp]) -> NDArray[Any]:
-        """Return what an array of the slab has in the middle of patches."""
-        middle = np.ravel_multi_index([edge // 2 for edge in self.shape], self.slab)
-        return np.asarray(of.ravel()[patches + middle])
+    def at_centres(self, values: NDArray[Any], patches: NDArray[np.intp]) -> NDArray[Any]:
+        """Return the values of an array of the slab at the central voxels of patches, (patches,)."""
+        centre = np.ravel_multi_index([edge // 2 for edge in self.shape], self.slab)
+        return np.asarray(values.ravel()[patches + centre])
 
-    def rows(self, of: NDArray[np.float32], patches: NDArray[np.intp]) -> NDArray[np.float32]:
+    def extract(self, values: NDArray[np.float32], patches: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return patches of an array of the slab as rows, (patches, voxels of a patch)."""
-        return _gathered(of.ravel(), patches, self._voxels)
+        return _extract(values.ravel(), patches, self._offsets)
 
-    def add_back(
+    def aggregate(
         self,
         total: NDArray[np.float32],
         rows: NDArray[np.float32],
-        certainty: NDArray[np.float32],
+        weights: NDArray[np.float32],
         patches: NDArray[np.intp],
     ) -> None:
-        """Add `certainty` times `rows`, (patches, voxels of a patch), to where they came from.
+        """Add weighted patch estimates to the voxels that the patches cover.
 
         Args:
-            total: Of the slab, changed.
-            rows: Estimates of the patches.
-            certainty: Of each, (patches,).
-            patches: Which.
+            total: Weighted sum of estimates, an array of the slab; modified in place.
+            rows: Estimates of the patches, (patches, voxels of a patch).
+            weights: Aggregation weight of each patch, (patches,).
+            patches: The patches.
         """
-        _add(total.reshape(-1), rows, certainty, patches, self._voxels)
+        _aggregate(total.reshape(-1), rows, weights, patches, self._offsets)
 
-    def held(self, certainty: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return for each voxel the sum of `certainty`, of the slab, by first voxel, over all patches that hold it."""
+    def weight_sum(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return for each voxel the sum of the weights of all patches that cover it.
+
+        Args:
+            weights: Aggregation weights, an array of the slab with the weight of each patch at its first voxel.
+        """
         for axis, edge in enumerate(self.shape):
-            # Sums of a few, not running ones: where no patch is, the sum is exactly 0.
-            certainty = correlate1d(certainty, np.ones(edge), axis, mode="constant", origin=(edge - 1) // 2)
-        return certainty
+            # A short correlation instead of a running sum, so that the sum is exactly 0 where no patch lies.
+            weights = correlate1d(weights, np.ones(edge), axis, mode="constant", origin=(edge - 1) // 2)
+        return weights
 
 
 @compiled
-def _gathered(values: NDArray[np.float32], patches: NDArray[np.intp], voxels: NDArray[np.intp]) -> NDArray[np.float32]:
-    out = np.empty((len(patches), len(voxels)), np.float32)
+def _extract(values: NDArray[np.float32], patches: NDArray[np.intp], offsets: NDArray[np.intp]) -> NDArray[np.float32]:
+    out = np.empty((len(patches), len(offsets)), np.float32)
     for row in range(len(patches)):
-        for i in range(len(voxels)):
-            out[row, i] = values[patches[row] + voxels[i]]
+        for i in range(len(offsets)):
+            out[row, i] = values[patches[row] + offsets[i]]
     return out
 
 
 @compiled
-def _add(
+def _aggregate(
     total: NDArray[np.float32],
     rows: NDArray[np.float32],
-    certainty: NDArray[np.float32],
+    weights: NDArray[np.float32],
     patches: NDArray[np.intp],
-    voxels: NDArray[np.intp],
+    offsets: NDArray[np.intp],
 ) -> None:
     for row in range(len(patches)):
-        for i in range(len(voxels)):
-            total[patches[row] + voxels[i]] += certainty[row] * rows[row, i]
+        for i in range(len(offsets)):
+            total[patches[row] + offsets[i]] += weights[row] * rows[row, i]

@@ -1,20 +1,24 @@
-"""The texture of noise, place by place: in which directions it is correlated, and how far.
+"""The local texture of CT noise: how the noise is correlated within a slice at each place of the image.
 
-All that an image holds at the spatial frequencies of one direction comes from the view of that direction (the
-central-slice theorem). So where the rays of some views are noisier than others, because the body is wider along
-them, noise is stronger at the frequencies of those views: streaks. The power of the noise about a place is
+By the central-slice theorem, the spatial frequencies of one direction come from the view of that direction alone. Where
+the rays of some views are noisier, because the body is wider along them, the noise is stronger at the frequencies of
+those views. It then appears as streaks. The local noise power spectrum at frequency f and direction phi is modelled as
 
     S(x; f, phi) = v(x, phi) (s(f) + w)
 
-with v the variance of the rays through x, which the image itself tells (ctbasis/patch/ray_paths.py), and s what ramp and
-kernel of the reconstruction make of it, the same everywhere: f times a window that falls, of which any sum of Hann's
-will do. w is flat: filtered back-projection gives no such noise; it comes with what was done to the image later (fewer
-pixels than the kernel needs, so that the frequencies beyond theirs fold back; rounding), and with anatomy too fine to
-be told from noise. s and w are what explain the covariance that was measured over quiet cells, by non-negative least
-squares. What evens noise out, beyond what was found of the scanner (ctbasis/patch/variance_model.py), is unknown: v goes in as
-v^g, with the g under which the quiet cells' own covariances are explained best; 0 is noise that has no direction.
+  * v is the variance of the rays through x, which follows from the image (ctbasis/patch/ray_paths.py).
+  * s is the spectrum that the ramp filter and the reconstruction kernel produce, the same everywhere: f times a
+    decreasing window, represented as a non-negative sum of Hann windows.
+  * w is a noise floor that does not depend on frequency. Filtered back-projection does not produce one. It comes from
+    later processing (pixels too wide for the kernel, so that higher frequencies alias; rounding) and from anatomy that
+    is too fine to distinguish from noise.
 
-Cells whose v is alike over the directions are of one texture; there are few, so that each has patches enough.
+s and w are fitted by non-negative least squares to the covariance that was measured over quiet cells. Processing that
+makes the noise more uniform, beyond what the variance model accounts for (ctbasis/patch/variance_model.py), is unknown.
+So v enters as v^g, with the exponent g that explains the covariances of the individual quiet cells best; g = 0 is
+noise without a preferred direction.
+
+Cells with similar v over the directions are grouped into a few textures, so that each texture has enough patches.
 
 References:
     S. J. Riederer, N. J. Pelc, D. A. Chesler, "The noise power spectrum in computed x-ray tomography", Phys. Med. Biol.
@@ -41,184 +45,190 @@ from ctbasis.patch.ray_paths import DIRECTIONS, VIEWS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TEXTURES = 8
-"""At most. Twice as many lower the error by less than a hundredth."""
+MAX_TEXTURES = 8
+"""Textures of a series, at most. Twice as many reduce the error by less than one percent."""
 
 WINDOWS = 18
-"""Of Hann, that s is put together from."""
+"""Hann windows whose sum represents s."""
 
-NARROWEST = 0.15
-"""Cut-off of the first of them over the highest frequency of the image; that of the last is the highest."""
+LOWEST_CUTOFF = 0.15
+"""Cut-off of the narrowest window, relative to the highest frequency of the image; the widest has cut-off 1."""
 
 FREQUENCIES = 64
-"""That they are summed over."""
+"""Radial frequencies at which spectra are sampled."""
 
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""g that are tried."""
+DIRECTIONALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Candidate exponents g."""
 
-UNEXPLAINED = 0.2
-"""Share of the measured covariance that no s and w explain, beyond which the model is not that of this noise."""
+MAX_RESIDUAL = 0.2
+"""Relative residual of the fitted covariance above which the model is rejected for this noise."""
 
-FEWEST = 64
-"""Cells that a texture and an estimate need."""
+MIN_CELLS = 64
+"""Cells that an estimate and each texture need."""
 
-SAMPLE = 20_000
-"""Cells that textures are found on."""
+MAX_CLUSTERED_CELLS = 20_000
+"""Cells on which the textures are clustered, at most."""
 
 
 @dataclass(frozen=True)
 class Textures:
-    """How noise is correlated within a slice.
+    """Covariances of the noise within a slice, by texture.
 
     Attributes:
-        covariances: Of the noise over its sigma, by texture and lag, (textures, 2 ry + 1, 2 rx + 1), 1 at lag 0.
-        flat: The same of what is flat in it alone.
-        where: Which texture every cell has, (rows, columns, slices).
+        covariances: Covariance by lag of the noise divided by its sigma, 1 at lag 0, (textures, 2 ry + 1, 2 rx + 1).
+        flat: The part of `covariances` that the noise floor w contributes.
+        texture_map: Texture of every cell, (rows, columns, slices).
     """
 
     covariances: NDArray[np.float64]
     flat: NDArray[np.float64]
-    where: NDArray[np.uint8]
+    texture_map: NDArray[np.uint8]
 
     @property
-    def share(self) -> float:
-        """What the flat part is of the variance, in the mean of all textures."""
+    def flat_fraction(self) -> float:
+        """Fraction of the variance that belongs to the noise floor, averaged over the textures."""
         return float(self.flat[:, self.flat.shape[1] // 2, self.flat.shape[2] // 2].mean())
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was measured on quiet cells.
+class CellCovariances:
+    """Covariances within a slice, measured on individual quiet cells.
 
     Attributes:
-        places: Of the cells, (cells, 3).
-        lags: Along rows and columns, (lags, 2).
-        products: Mean product of voxels at every lag, of the noise over sigma, (cells, lags).
+        cells: Row, column and slice of each cell, (cells, 3).
+        lags: Lags along rows and columns, (lags, 2).
+        products: Mean product of voxels at every lag, of the noise divided by its sigma, (cells, lags).
     """
 
-    places: NDArray[np.intp]
+    cells: NDArray[np.intp]
     lags: NDArray[np.intp]
     products: NDArray[np.float64]
 
 
-def find_textures(
-    variances: NDArray[np.float32],
+def fit_textures(
+    ray_variances: NDArray[np.float32],
     tissue: NDArray[np.bool_],
-    seen: Seen,
+    measured: CellCovariances,
     *,
     spacing: tuple[float, float],
     reach: tuple[int, int],
 ) -> Textures | None:
-    """Return the textures of a series' noise.
+    """Fit the model of the local noise power spectrum and group the cells into textures.
 
     Args:
-        variances: Of the rays through every cell, by direction, up to a factor a cell, (DIRECTIONS, rows, columns,
-            slices).
-        tissue: Cells on which textures are found; all cells get one of them.
-        seen: On quiet cells.
-        spacing: mm between rows and columns.
+        ray_variances: Variance of the rays through every cell by direction, up to one factor per cell, (DIRECTIONS,
+            rows, columns, slices).
+        tissue: Cells on which the textures are clustered; every cell is then assigned to one of them.
+        measured: Covariances of quiet cells.
+        spacing: Distance in mm between rows and columns.
         reach: Largest lag along rows and columns.
 
     Returns:
-        They, one where noise shows no direction; or None where there is too little to tell, or nothing explains it.
+        The textures: a single one where the noise has no preferred direction. None where there are too few cells, or
+        where the model does not explain the measured covariance.
     """
-    if min(len(seen.places), int(tissue.sum())) < FEWEST:
+    if min(len(measured.cells), int(tissue.sum())) < MIN_CELLS:
         return None
-    patterns = correlations(spacing, reach)
-    at = patterns[..., seen.lags[:, 0] + reach[0], seen.lags[:, 1] + reach[1]]
-    here = variances[:, *seen.places.T].T.astype(np.float64)
-    best = _explained(here, at, seen.products)
+    patterns = correlation_patterns(spacing, reach)
+    at = patterns[..., measured.lags[:, 0] + reach[0], measured.lags[:, 1] + reach[1]]
+    here = ray_variances[:, *measured.cells.T].T.astype(np.float64)
+    best = _fit_spectrum(here, at, measured.products)
     if best is None:
         return None
-    if best.strength == 0:
-        centres, where = np.ones((1, DIRECTIONS)), np.zeros(tissue.size, np.uint8)
+    if best.directionality == 0:
+        centres, labels = np.ones((1, DIRECTIONS)), np.zeros(tissue.size, np.uint8)
     else:
-        centres, where = _gathered(_shares(variances.reshape(DIRECTIONS, -1).T, best.strength), tissue.ravel())
+        weights = _direction_weights(ray_variances.reshape(DIRECTIONS, -1).T, best.directionality)
+        centres, labels = _cluster(weights, tissue.ravel())
     flat = np.einsum("td,dij->tij", centres, patterns[:, -1] * best.power[-1])
     covariances = flat + np.einsum("td,dwij,w->tij", centres, patterns[:, :-1], best.power[:-1])
     variance = covariances[:, reach[0], reach[1], None, None]
-    return Textures(covariances / variance, flat / variance, where.reshape(tissue.shape))
+    return Textures(covariances / variance, flat / variance, labels.reshape(tissue.shape))
 
 
-def correlations(spacing: tuple[float, float], reach: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the correlation by lag of the noise of one direction under one window, and of such as is flat.
+def correlation_patterns(spacing: tuple[float, float], reach: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the correlation by lag of noise from one direction, for each window and for a flat spectrum.
 
     Args:
-        spacing: mm between rows and columns.
+        spacing: Distance in mm between rows and columns.
         reach: Largest lag along rows and columns.
 
     Returns:
-        (DIRECTIONS, WINDOWS + 1, 2 ry + 1, 2 rx + 1), the flat one last. Over all directions, each adds up to 1 at lag
-        0.
+        Correlations, (DIRECTIONS, WINDOWS + 1, 2 ry + 1, 2 rx + 1); the flat spectrum is last. Summed over the
+        directions, each is 1 at lag 0.
     """
     dy, dx = spacing
     y, x = (np.arange(-edge, edge + 1) for edge in reach)
     angles = np.arange(VIEWS) * (np.pi / VIEWS)
-    share = (np.arange(FREQUENCIES) + 0.5) / FREQUENCIES
-    f = share * np.hypot(0.5 / dy, 0.5 / dx)
+    relative = (np.arange(FREQUENCIES) + 0.5) / FREQUENCIES
+    f = relative * np.hypot(0.5 / dy, 0.5 / dx)
     along = f * np.cos(angles)[:, None] * dx, f * np.sin(angles)[:, None] * dy
-    # Cycles a pixel beyond one half are not in the image. What a frequency holds goes with the area about it: f.
-    area = np.where((np.abs(along[0]) <= 0.5) & (np.abs(along[1]) <= 0.5), f, 0.0)  # noqa: PLR2004 - Nyquist's
+    # The image holds no frequency above half a cycle per pixel. In polar coordinates, the area element is f df dphi.
+    area = np.where((np.abs(along[0]) <= 0.5) & (np.abs(along[1]) <= 0.5), f, 0.0)  # noqa: PLR2004 - Nyquist
     phase = along[1][..., None, None] * y[:, None] + along[0][..., None, None] * x
     waves = area[..., None, None] * np.cos(2 * np.pi * phase)
     waves = waves.reshape(DIRECTIONS, -1, FREQUENCIES, len(y), len(x)).sum(axis=1)
-    found = np.einsum("dfij,wf->dwij", waves, np.vstack([_windows(share), np.ones(FREQUENCIES)]))
-    return np.asarray(found / found[:, :, reach[0], reach[1]].sum(axis=0)[:, None, None])
+    patterns = np.einsum("dfij,wf->dwij", waves, np.vstack([_window_spectra(relative), np.ones(FREQUENCIES)]))
+    return np.asarray(patterns / patterns[:, :, reach[0], reach[1]].sum(axis=0)[:, None, None])
 
 
-def _windows(share: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the power of ramp and window at frequencies over the highest: f W(f)^2, W^2 Hann's, (WINDOWS, ...)."""
-    ends = np.linspace(NARROWEST, 1, WINDOWS)[:, None]
-    return np.asarray(share * np.where(share < ends, np.cos(np.pi / 2 * share / ends) ** 2, 0.0))
+def _window_spectra(relative: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the spectra f W(f)^2 of ramp filter and window at frequencies relative to the highest, (WINDOWS, ...).
+
+    W^2 is a Hann window.
+    """
+    cutoffs = np.linspace(LOWEST_CUTOFF, 1, WINDOWS)[:, None]
+    hann = np.where(relative < cutoffs, np.cos(np.pi / 2 * relative / cutoffs) ** 2, 0.0)
+    return np.asarray(relative * hann)
 
 
 @dataclass(frozen=True)
-class _Explanation:
-    """What explains the quiet cells best.
+class _SpectrumFit:
+    """The fitted noise power spectrum.
 
     Attributes:
-        strength: g.
-        power: What every window has of s, and w last, (WINDOWS + 1,).
+        directionality: Exponent g.
+        power: Contribution of every window to s, and w as the last entry, (WINDOWS + 1,).
     """
 
-    strength: float
+    directionality: float
     power: NDArray[np.float64]
 
 
-def _explained(
-    variances: NDArray[np.float64], patterns: NDArray[np.float64], products: NDArray[np.float64]
-) -> _Explanation | None:
-    """Return what explains the products of quiet cells best, or None where nothing does."""
+def _fit_spectrum(
+    ray_variances: NDArray[np.float64], patterns: NDArray[np.float64], products: NDArray[np.float64]
+) -> _SpectrumFit | None:
+    """Return the fit that explains the products of quiet cells best; None where no fit is acceptable."""
     mean = products.mean(axis=0)
-    best: tuple[float, _Explanation] | None = None
-    for strength in STRENGTHS:
-        share = _shares(variances, strength)
-        power, rest = nnls(np.einsum("d,dwl->lw", share.mean(axis=0), patterns), mean)
-        if rest > UNEXPLAINED * np.linalg.norm(mean):
+    best: tuple[float, _SpectrumFit] | None = None
+    for directionality in DIRECTIONALITIES:
+        weights = _direction_weights(ray_variances, directionality)
+        power, residual = nnls(np.einsum("d,dwl->lw", weights.mean(axis=0), patterns), mean)
+        if residual > MAX_RESIDUAL * np.linalg.norm(mean):
             continue
-        modelled = share @ np.einsum("dwl,w->dl", patterns, power)
-        unlike = float(np.square(products - modelled).sum())
-        if best is None or unlike < best[0]:
-            best = unlike, _Explanation(strength, power)
+        modelled = weights @ np.einsum("dwl,w->dl", patterns, power)
+        misfit = float(np.square(products - modelled).sum())
+        if best is None or misfit < best[0]:
+            best = misfit, _SpectrumFit(directionality, power)
     return best[1] if best else None
 
 
-def _shares(variances: NDArray[np.floating], strength: float) -> NDArray[Any]:
-    """Return v^g over its mean over the directions, (cells, DIRECTIONS)."""
-    weakened = np.maximum(variances, 1e-12) ** strength
-    return np.asarray(weakened / weakened.mean(axis=1, keepdims=True))
+def _direction_weights(ray_variances: NDArray[np.floating], directionality: float) -> NDArray[Any]:
+    """Return v^g divided by its mean over the directions, (cells, DIRECTIONS)."""
+    weights = np.maximum(ray_variances, 1e-12) ** directionality
+    return np.asarray(weights / weights.mean(axis=1, keepdims=True))
 
 
-def _gathered(share: NDArray[Any], tissue: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """Return the mean shares of every texture, (textures, DIRECTIONS), and which one every cell has."""
+def _cluster(weights: NDArray[Any], tissue: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """Return the mean direction weights of every texture, (textures, DIRECTIONS), and the texture of every cell."""
     rng = np.random.default_rng(0)
-    sample = share[tissue]
-    if len(sample) > SAMPLE:
-        sample = sample[np.sort(rng.choice(len(sample), SAMPLE, replace=False))]
-    number = min(TEXTURES, len(sample) // FEWEST)
+    sample = weights[tissue]
+    if len(sample) > MAX_CLUSTERED_CELLS:
+        sample = sample[np.sort(rng.choice(len(sample), MAX_CLUSTERED_CELLS, replace=False))]
+    number = min(MAX_TEXTURES, len(sample) // MIN_CELLS)
     centres, labels = kmeans2(sample, number, minit="++", rng=rng)
-    filled = np.bincount(labels, minlength=number) >= min(FEWEST, len(sample) // number)
-    centres = centres[filled]
-    # Squares of the distances, but for what is the same for all textures.
-    apart = np.square(centres).sum(axis=1) - 2 * share @ centres.T
-    return centres, apart.argmin(axis=1).astype(np.uint8)
+    large_enough = np.bincount(labels, minlength=number) >= min(MIN_CELLS, len(sample) // number)
+    centres = centres[large_enough]
+    # Squared distances, without the term that is the same for all textures.
+    distances = np.square(centres).sum(axis=1) - 2 * weights @ centres.T
+    return centres, distances.argmin(axis=1).astype(np.uint8)

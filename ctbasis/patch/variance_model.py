@@ -1,13 +1,14 @@
-"""What the scanner did to how noise is distributed, told by the quiet places of the image.
+"""Fit of the variance model of ctbasis/patch/ray_paths.py to the noise that is measured in quiet places of the image.
 
-How the variance is distributed follows from the paths of the rays (ctbasis/patch/ray_paths.py) but for what no header
-tells, or only in a private way: whether there was a bow-tie filter, how the tube current followed the body around it
-and along it, at what path a ray starves, what share electronic noise has. Over the right distribution, the variance of
-whatever holds nothing but noise is the same everywhere; anatomy only adds to it. So the image is cut into blocks, the
-quietest cells of each tell its level, and what is sought is under what most levels are alike.
+The radiological paths of the rays predict how the noise variance is distributed over the image. The prediction depends
+on properties of the scan that no public DICOM header contains: the bow-tie filter, tube current modulation around and
+along the patient, the path length at which rays starve, and the share of electronic noise. With the right properties,
+the ratio of measured to predicted variance is the same in all places that hold only noise; anatomy can only raise it.
+So the image is divided into blocks, the level of each block is taken from its quietest cells, and the fit chooses the
+properties for which the levels of most blocks agree.
 
-What is done to the image afterwards, by adaptive filters and iterative reconstruction, evens noise out: where that
-explains more, the variance goes in to a power below one.
+Adaptive filters and iterative reconstruction make the noise more uniform. Where that explains the levels better, the
+predicted variance is raised to a power below one.
 
 References:
     J. Hsieh, "Computed Tomography: Principles, Design, Artifacts, and Recent Advances", SPIE, 3rd ed. 2015, chapter 6.
@@ -24,165 +25,175 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
-from ctbasis.patch.ray_paths import RayPaths, Scan
+from ctbasis.patch.ray_paths import RayPaths, ScanModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SLICES = 3
-"""Slices whose variances are averaged in a cell: their noise is almost independent, their anatomy the same."""
+POOLED_SLICES = 3
+"""Neighbouring slices whose variances are averaged: their noise is nearly independent, their anatomy is alike."""
 
-TRIED: dict[str, tuple[float, ...]] = {
-    "longest": (6.5, 7.0, 7.5, 8.0, 9.0),
-    "bow_tie": (0.0, 400.0, 320.0, 260.0, 220.0, 190.0, 170.0, 155.0, 140.0, 125.0, 110.0),
+CANDIDATES: dict[str, tuple[float, ...]] = {
+    "starvation_path": (6.5, 7.0, 7.5, 8.0, 9.0),
+    "bow_tie_radius": (0.0, 400.0, 320.0, 260.0, 220.0, 190.0, 170.0, 155.0, 140.0, 125.0, 110.0),
     "modulation": (0.0, 0.5, 1.0),
 }
-"""What a scanner may have done."""
+"""Values that the fit tries for each attribute of `ScanModel`."""
 
-TOGETHER = (("bow_tie", "modulation"), ("longest",))
-"""What of it is tried in all combinations, for the one explains a little of the other; the rest is tried in turn."""
+SEARCH_GROUPS = (("bow_tie_radius", "modulation"), ("starvation_path",))
+"""Attributes that are searched jointly, one group after another. The effects of the bow-tie filter and of modulation
+overlap in part, so all their combinations are tried."""
 
-ROUNDS = 2
-"""Of that."""
+SEARCH_ROUNDS = 2
+"""Number of times that all groups are searched."""
 
-CLEARLY = 0.95
-"""Of the unevenness: what a guess has to be below, for less is chance."""
+MIN_IMPROVEMENT = 0.95
+"""Ratio of unevenness below which a candidate replaces the best so far; smaller improvements are chance."""
 
-SHARES = tuple(float(share) for share in np.linspace(0, 1, 21))
-"""Shares of the variance that electronic noise may have, averaged over the body."""
+ELECTRONIC_FRACTIONS = tuple(float(fraction) for fraction in np.linspace(0, 1, 21))
+"""Candidate fractions of electronic noise in the variance, averaged over the body."""
 
-POWERS = (1.0, 0.75, 0.5, 0.25, 0.0)
-"""Powers of the variance that may be left: 1 is that of the rays, 0 the same everywhere, which adaptive filters and
-iterative reconstruction come near."""
+EXPONENTS = (1.0, 0.75, 0.5, 0.25, 0.0)
+"""Candidate exponents of the predicted variance: 1 is filtered back-projection, 0 is noise that is the same
+everywhere, which adaptive filters and iterative reconstruction approach."""
 
-BLOCKS = 8
-"""Blocks along the edge of the image's tissue, each with as much of it."""
+BLOCKS_PER_AXIS = 8
+"""Blocks along each axis of the image; blocks hold equal amounts of tissue."""
 
-QUIET = 0.1
-"""Share of a block's or a slice's cells that is quiet."""
+QUIET_QUANTILE = 0.1
+"""Quantile of the cells of a block or slice that defines its level."""
 
-EVEN = 0.75
-"""Share of the blocks that are to be alike: the rest holds anatomy throughout."""
+COMPARED_BLOCKS = 0.75
+"""Fraction of the blocks, those with the lowest levels, that are compared; the others hold anatomy throughout."""
 
-FEW = 20
-"""Cells of a slice or a block below which it says nothing."""
+MIN_CELLS = 20
+"""Cells that a slice or block needs; with fewer it is not used."""
 
-SEEN = 24
-"""Slices, at most, that tell what the scanner did."""
+MAX_SLICES = 24
+"""Slices on which the properties of the scan are searched, at most."""
 
 
 @dataclass(frozen=True)
-class Scanned:
-    """How the variance of a series is distributed.
+class VarianceModel:
+    """The fitted distribution of the noise variance of a series.
 
     Attributes:
-        scan: What the scanner did.
-        share: Of the variance that is electronic noise, averaged over the body.
-        power: Of the variance of the rays that the image's has.
-        shape: The variance of cells up to a factor, (rows, columns, slices).
-        rays: That of the rays through a cell by direction, up to a factor, (directions, rows, columns, slices).
-        blocks: Of the image that told it; nothing is told by fewer than two.
+        scan: Fitted properties of the scan.
+        electronic_fraction: Fraction of electronic noise in the variance, averaged over the body.
+        exponent: Exponent of the predicted variance.
+        relative_variance: Variance of cells up to one common factor, (rows, columns, slices).
+        ray_variances: Variance of the rays through each cell by direction, up to one common factor, (directions, rows,
+            columns, slices).
+        blocks: Number of blocks that were compared; with fewer than two the fit has no information.
     """
 
-    scan: Scan
-    share: float
-    power: float
-    shape: NDArray[np.float64]
-    rays: NDArray[np.float32]
+    scan: ScanModel
+    electronic_fraction: float
+    exponent: float
+    relative_variance: NDArray[np.float64]
+    ray_variances: NDArray[np.float32]
     blocks: int
 
-    def words(self) -> str:
-        """Return what the scanner did, for people; nothing where that cannot be told."""
-        scan, said = self.scan, []
-        if self.blocks < 2:  # noqa: PLR2004 - one is always like itself
+    def description(self) -> str:
+        """Return the fitted properties as text for the user; empty where there was too little tissue for the fit."""
+        scan, parts = self.scan, []
+        if self.blocks < 2:  # noqa: PLR2004 - one block always agrees with itself
             return ""
-        if scan.bow_tie:
-            said.append(f"bow-tie filter for a body of {2 * scan.bow_tie:.0f} mm")
+        if scan.bow_tie_radius:
+            parts.append(f"bow-tie filter for a body of {2 * scan.bow_tie_radius:.0f} mm diameter")
         if scan.modulation:
-            said.append(f"tube current that makes up for {scan.modulation:.0%} of the longest path of each view")
-        if scan.longest < Scan().longest:
-            said.append(f"rays that starve at a path of {scan.longest:g}")
-        said.append(f"{self.share:.0%} electronic noise")
-        if self.power < 1:
-            said.append(f"noise evened out, to the power {self.power:g}")
-        return ", ".join(said)
+            parts.append(f"tube current modulation that compensates {scan.modulation:.0%} of each view's longest path")
+        if scan.starvation_path < ScanModel().starvation_path:
+            parts.append(f"photon starvation above a path length of {scan.starvation_path:g}")
+        parts.append(f"{self.electronic_fraction:.0%} electronic noise")
+        if self.exponent < 1:
+            parts.append(f"noise made more uniform (variance to the power {self.exponent:g})")
+        return ", ".join(parts)
 
 
-def find_scan(
+def fit_variance_model(
     mean: NDArray[np.floating], variance: NDArray[np.floating], tissue: NDArray[np.bool_], cell: tuple[float, float]
-) -> Scanned:
-    """Tell what the scanner did.
+) -> VarianceModel:
+    """Fit the distribution of the noise variance to the variances that were measured in cells.
 
     Args:
-        mean: Of cells, HU, (rows, columns, slices).
-        variance: As measured in each, noise and anatomy, HU^2.
-        tissue: Cells whose variance may be that of noise.
-        cell: mm between cells along rows and columns.
+        mean: Mean HU of cells, (rows, columns, slices).
+        variance: Measured variance of cells, noise and anatomy together, HU^2.
+        tissue: Cells that may be used.
+        cell: Distance in mm between cells along rows and columns.
     """
-    pooled = uniform_filter1d(variance.astype(np.float64), SLICES, axis=2, mode="nearest")
+    pooled = uniform_filter1d(variance.astype(np.float64), POOLED_SLICES, axis=2, mode="nearest")
     slices = mean.shape[2]
-    chosen = np.unique(np.linspace(0, slices - 1, min(SEEN, slices)).round().astype(np.intp))
-    scan = _scan(RayPaths(mean[..., chosen], cell), _Quiet(pooled[..., chosen], tissue[..., chosen]))
-    paths, quiet = RayPaths(mean, cell), _Quiet(pooled, tissue)
-    shapes = paths.variances(scan)
-    best = quiet.fit(shapes)
-    for power in POWERS[1:]:
-        other = quiet.fit(shapes, power)
-        if other.unevenness < CLEARLY * best.unevenness:
+    chosen = np.unique(np.linspace(0, slices - 1, min(MAX_SLICES, slices)).round().astype(np.intp))
+    scan = _fit_scan(RayPaths(mean[..., chosen], cell), _TissueCells(pooled[..., chosen], tissue[..., chosen]))
+    paths, cells = RayPaths(mean, cell), _TissueCells(pooled, tissue)
+    terms = paths.variances(scan)
+    best = cells.fit(terms)
+    for exponent in EXPONENTS[1:]:
+        other = cells.fit(terms, exponent)
+        if other.unevenness < MIN_IMPROVEMENT * best.unevenness:
             best = other
-    shape = _mixed(shapes, best.share) ** best.power * np.exp(best.current)
-    return Scanned(scan, best.share, best.power, shape, paths.by_direction(best.share, scan), len(quiet.blocks))
+    return VarianceModel(
+        scan=scan,
+        electronic_fraction=best.electronic_fraction,
+        exponent=best.exponent,
+        relative_variance=_mixture(terms, best.electronic_fraction) ** best.exponent * np.exp(best.log_current),
+        ray_variances=paths.variances_by_direction(best.electronic_fraction, scan),
+        blocks=len(cells.blocks),
+    )
 
 
-def _scan(paths: RayPaths, quiet: _Quiet) -> Scan:
-    """Return the scan under which quiet places are most alike; of equals, that in which the scanner did least."""
-    found: dict[Scan, float] = {}
+def _fit_scan(paths: RayPaths, cells: _TissueCells) -> ScanModel:
+    """Return the scan properties with the least unevenness; among nearly equal ones, those closest to the defaults."""
+    known: dict[ScanModel, float] = {}
 
-    def unevenness(scan: Scan) -> float:
-        if scan not in found:
-            found[scan] = quiet.fit(paths.variances(scan)).unevenness
-        return found[scan]
+    def unevenness(scan: ScanModel) -> float:
+        if scan not in known:
+            known[scan] = cells.fit(paths.variances(scan)).unevenness
+        return known[scan]
 
-    best = Scan()
-    for _ in range(ROUNDS):
-        for names in TOGETHER:
-            guesses = itertools.product(*(TRIED[name] for name in names))
-            other = min((replace(best, **dict(zip(names, guess, strict=True))) for guess in guesses), key=unevenness)
-            if unevenness(other) < CLEARLY * unevenness(best):
+    best = ScanModel()
+    for _ in range(SEARCH_ROUNDS):
+        for names in SEARCH_GROUPS:
+            combinations = itertools.product(*(CANDIDATES[name] for name in names))
+            candidates = (replace(best, **dict(zip(names, values, strict=True))) for values in combinations)
+            other = min(candidates, key=unevenness)
+            if unevenness(other) < MIN_IMPROVEMENT * unevenness(best):
                 best = other
     return best
 
 
-def _mixed(shapes: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    return np.asarray((1 - share) * shapes[0] + share * shapes[1])
+def _mixture(terms: NDArray[np.float64], electronic_fraction: float) -> NDArray[np.float64]:
+    return np.asarray((1 - electronic_fraction) * terms[0] + electronic_fraction * terms[1])
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """How one distribution of the variance explains the quiet places.
+    """The agreement of one predicted variance map with the quiet cells.
 
     Attributes:
-        share: Of the second of two shapes that it is mixed of.
-        power: Of the mixture.
-        current: Log of the tube current's part in the variance of every slice, about zero, (slices,).
-        unevenness: Standard deviation of the levels of the blocks, of the log variance.
+        electronic_fraction: Weight of the second of the two variance terms.
+        exponent: Exponent of their mixture.
+        log_current: Log of the factor by which the tube current changes the variance of every slice, about zero,
+            (slices,).
+        unevenness: Standard deviation of the levels of the blocks, in log variance.
     """
 
-    share: float
-    power: float
-    current: NDArray[np.float64]
+    electronic_fraction: float
+    exponent: float
+    log_current: NDArray[np.float64]
     unevenness: float
 
 
-class _Quiet:
-    """The cells of tissue, in blocks of the image and in slices.
+class _TissueCells:
+    """Cells of tissue, grouped by blocks of the image and by slices.
 
     Args:
-        variance: Of cells, HU^2, (rows, columns, slices).
-        tissue: Which of them count.
+        variance: Measured variance of cells, HU^2, (rows, columns, slices).
+        tissue: Cells that are used.
 
     Attributes:
-        blocks: Places among the cells that count, block by block, of the blocks that hold enough of them.
+        blocks: Indices of the cells of every block that holds at least MIN_CELLS of them.
     """
 
     def __init__(self, variance: NDArray[np.float64], tissue: NDArray[np.bool_]) -> None:
@@ -190,59 +201,60 @@ class _Quiet:
         self._log_variance = np.log(np.maximum(variance[tissue], 1e-6))
         y, x, self._slice = np.nonzero(tissue)
         self._slices = _members(self._slice, tissue.shape[2])
-        self.blocks = [block for block in _members(_part(y) * BLOCKS + _part(x), BLOCKS * BLOCKS) if len(block) >= FEW]
+        blocks = _members(_axis_block(y) * BLOCKS_PER_AXIS + _axis_block(x), BLOCKS_PER_AXIS * BLOCKS_PER_AXIS)
+        self.blocks = [block for block in blocks if len(block) >= MIN_CELLS]
 
-    def fit(self, shapes: NDArray[np.float64], power: float = 1.0) -> _Fit:
-        """Return the mixture of two variances, to a power, under which quiet places are most alike.
+    def fit(self, terms: NDArray[np.float64], exponent: float = 1.0) -> _Fit:
+        """Return the mixture of two variance terms, raised to `exponent`, that has the least unevenness.
 
         Args:
-            shapes: The variances, (2, rows, columns, slices).
-            power: Of the mixture.
+            terms: Variance terms, (2, rows, columns, slices).
+            exponent: Exponent of the mixture.
         """
-        inside = shapes[:, self._tissue]
+        inside = terms[:, self._tissue]
         fits = []
-        for share in SHARES:
-            ratio = self._log_variance - power * np.log(_mixed(inside, share))
-            current = self._current(ratio)
-            fits.append(_Fit(share, power, current, self._unevenness(ratio - current[self._slice])))
+        for fraction in ELECTRONIC_FRACTIONS:
+            ratio = self._log_variance - exponent * np.log(_mixture(inside, fraction))
+            current = self._log_current(ratio)
+            fits.append(_Fit(fraction, exponent, current, self._unevenness(ratio - current[self._slice])))
         return min(fits, key=lambda fit: fit.unevenness)
 
     def _unevenness(self, ratio: NDArray[np.float64]) -> float:
-        """Return the spread of the levels of the blocks; anatomy lifts some and lowers none."""
+        """Return the spread of the lowest block levels; anatomy raises the level of a block and never lowers it."""
         if not self.blocks:
             return 0.0
         levels = np.sort([_level(ratio[block]) for block in self.blocks])
-        return float(levels[: max(2, int(EVEN * len(levels)))].std())
+        return float(levels[: max(2, int(COMPARED_BLOCKS * len(levels)))].std())
 
-    def _current(self, ratio: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the log of the tube current's part in the variance of every slice: smooth along the patient."""
+    def _log_current(self, ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the log effect of the tube current on the variance of every slice; it is smooth along the patient."""
         slices = len(self._slices)
-        found, weight = np.zeros(slices), np.zeros(slices)
+        level, weight = np.zeros(slices), np.zeros(slices)
         for z, cells in enumerate(self._slices):
-            if len(cells) >= FEW:
-                found[z], weight[z] = _level(ratio[cells]), 1.0
+            if len(cells) >= MIN_CELLS:
+                level[z], weight[z] = _level(ratio[cells]), 1.0
         if weight.any():
-            found -= np.median(found[weight > 0])
+            level -= np.median(level[weight > 0])
         width = min(3.0, slices / 4)
         total = gaussian_filter1d(weight, width, mode="nearest")
-        return np.asarray(gaussian_filter1d(found * weight, width, mode="nearest") / np.maximum(total, 1e-3))
+        return np.asarray(gaussian_filter1d(level * weight, width, mode="nearest") / np.maximum(total, 1e-3))
 
 
 def _level(values: NDArray[np.float64]) -> float:
-    """Return the value that a share of QUIET is below."""
-    least = int(QUIET * (len(values) - 1))
-    return float(np.partition(values, least)[least])
+    """Return the QUIET_QUANTILE of the values."""
+    rank = int(QUIET_QUANTILE * (len(values) - 1))
+    return float(np.partition(values, rank)[rank])
 
 
-def _members(part: NDArray[np.intp], count: int) -> list[NDArray[np.intp]]:
-    """Return the places in `part` of every number below `count`."""
-    order = np.argsort(part, kind="stable")
-    return np.split(order, np.searchsorted(part[order], np.arange(1, count)))
+def _members(labels: NDArray[np.intp], count: int) -> list[NDArray[np.intp]]:
+    """Return the indices of the elements that carry each label from 0 to `count` - 1."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.searchsorted(labels[order], np.arange(1, count)))
 
 
-def _part(place: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return which of BLOCKS parts, with as many cells each, a place along an axis is in."""
-    if not len(place):
-        return place
-    edges = np.quantile(place, np.linspace(0, 1, BLOCKS + 1))[1:-1]
-    return np.asarray(np.searchsorted(edges, place, side="right"), np.intp)
+def _axis_block(positions: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the block of each position along an axis; the BLOCKS_PER_AXIS blocks hold equal numbers of positions."""
+    if not len(positions):
+        return positions
+    edges = np.quantile(positions, np.linspace(0, 1, BLOCKS_PER_AXIS + 1))[1:-1]
+    return np.asarray(np.searchsorted(edges, positions, side="right"), np.intp)

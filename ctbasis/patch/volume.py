@@ -1,9 +1,10 @@
-"""A series as a volume that is read slab by slab: the row blocks of A are image rows, so a slab is rows of the image.
+"""CT series as volumes that are read one slab of image rows at a time.
 
-Axes are (rows, columns, slices) throughout the room: what A holds, reshaped, without a copy or a transposition.
+Axes are (rows, columns, slices) everywhere in this package. This is the layout of the matrix A after a reshape, so that
+reading a slab needs neither a copy nor a transposition: the row blocks of A are image rows.
 
-A volume also says where the work on its slabs is done: in threads of this process, or by an engine's workers
-(ctbasis/patch/engine.py). So what is said of one slab is a function of its own, and all it needs goes with it.
+A volume also decides where the work on its slabs runs: in threads of this process (`ThreadedVolume`) or on the workers
+of an engine (ctbasis/patch/engine.py). Work on a slab is therefore a picklable callable that carries all its inputs.
 """
 
 from __future__ import annotations
@@ -24,25 +25,29 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctbasis.matrix.store import MatrixStore, Series
+    from ctbasis.matrix.slice_store import Series
+    from ctbasis.matrix.store import MatrixStore
 
 T = TypeVar("T")
+
+SLAB_HEIGHT = 32
+"""Image rows of a slab. Memory is proportional to it."""
 
 Sums: TypeAlias = "tuple[NDArray[Any], ...]"
 """Small arrays that are added up over slabs."""
 
 
 class Volume(Protocol):
-    """What can be read slab by slab.
+    """A CT volume that is read and processed slab by slab.
 
     Attributes:
-        shape: Rows, columns, slices.
-        spacing: mm between rows, columns and slices.
+        shape: Number of rows, columns and slices.
+        spacing: Distance in mm between rows, columns and slices.
     """
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Rows, columns, slices."""
+        """Number of rows, columns and slices."""
         ...
 
     @property
@@ -51,50 +56,55 @@ class Volume(Protocol):
         ...
 
     def read(self, first: int, stop: int) -> NDArray[np.float32]:
-        """Return image rows `first` to `stop`, HU, (rows, columns, slices), the reader's own to change."""
+        """Return image rows `first` to `stop`, HU, (rows, columns, slices); the caller may modify the array."""
         ...
 
-    def each(self, work: Callable[[Volume, Slab], T], parts: Sequence[Slab], what: str) -> Iterator[T]:
-        """Yield what `work` makes of each slab, in their order, wherever the work is done."""
+    def map_slabs(self, work: Callable[[Volume, Slab], T], parts: Sequence[Slab], name: str) -> Iterator[T]:
+        """Yield the result of `work` for each slab, in the order of `parts`; `name` labels the progress bar."""
         ...
 
-    def total(self, work: Callable[[Volume, Slab], Sums], parts: Sequence[Slab], what: str) -> Sums:
-        """Return the sum of what `work` makes of all slabs; the order of addition is the volume's."""
+    def sum_slabs(self, work: Callable[[Volume, Slab], Sums], parts: Sequence[Slab], name: str) -> Sums:
+        """Return the sum of the results of `work` over all slabs; the volume chooses the order of addition."""
         ...
 
 
-class InThreads:
-    """A volume whose slabs are worked on by threads of this process."""
+class ThreadedVolume:
+    """Base of volumes whose slabs are processed by threads of this process."""
 
-    def each(self, work: Callable[[Any, Slab], T], parts: Sequence[Slab], what: str) -> Iterator[T]:
-        """Yield what `work` makes of each slab, in their order; no more wait than there are threads."""
+    def map_slabs(self, work: Callable[[Any, Slab], T], parts: Sequence[Slab], name: str) -> Iterator[T]:
+        """Yield the result of `work` for each slab, in order; at most one result per thread waits to be consumed."""
         threads = os.cpu_count() or 1
 
-        def done() -> Iterator[T]:
-            # A slab is one core's work: BLAS must not spread each small product over all of them as well.
+        def results() -> Iterator[T]:
+            # Each thread processes one slab on one core, so BLAS must not start threads of its own.
             with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
                 yield from in_order(pool, lambda part: work(self, part), parts, ahead=threads)
 
-        yield from progress(done(), what, total=len(parts), unit="slab")
+        yield from progress(results(), name, total=len(parts), unit="slab")
 
-    def total(self, work: Callable[[Any, Slab], Sums], parts: Sequence[Slab], what: str) -> Sums:
-        """Return the sum of what `work` makes of all slabs, added up in their order."""
-        found: Sums = ()
-        for part in self.each(work, parts, what):
-            found = tuple(one + other for one, other in zip(found, part, strict=True)) if found else part
-        return found
+    def sum_slabs(self, work: Callable[[Any, Slab], Sums], parts: Sequence[Slab], name: str) -> Sums:
+        """Return the sum of the results of `work` over all slabs, added in the order of `parts`."""
+        total: Sums = ()
+        for part in self.map_slabs(work, parts, name):
+            total = tuple(one + other for one, other in zip(total, part, strict=True)) if total else part
+        return total
 
 
 @dataclass(frozen=True)
-class ArrayVolume(InThreads):
-    """A volume in memory."""
+class ArrayVolume(ThreadedVolume):
+    """A volume in memory.
+
+    Attributes:
+        hu: HU, (rows, columns, slices).
+        spacing: Distance in mm between rows, columns and slices.
+    """
 
     hu: NDArray[Any]
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Rows, columns, slices."""
+        """Number of rows, columns and slices."""
         rows, columns, slices = self.hu.shape
         return rows, columns, slices
 
@@ -104,27 +114,32 @@ class ArrayVolume(InThreads):
 
 
 @dataclass(frozen=True)
-class StoredVolume(InThreads):
-    """One series of a matrix store."""
+class StoredVolume(ThreadedVolume):
+    """One series of a matrix store.
+
+    Attributes:
+        matrix: The store.
+        series: The series within it.
+    """
 
     matrix: MatrixStore
     series: Series
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Rows, columns, slices."""
+        """Number of rows, columns and slices."""
         return (*self.matrix.image, self.series.count)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Distance in mm between rows, columns and slices; an unknown distance of slices is taken for that of rows."""
+        """Distance in mm between rows, columns and slices; the row distance replaces an unknown slice distance."""
         return (*self.series.pixel_spacing, self.series.spacing or self.series.pixel_spacing[0])
 
     def read(self, first: int, stop: int) -> NDArray[np.float32]:
-        """Return image rows `first` to `stop`, HU; reads the chunks of A that hold them.
+        """Return image rows `first` to `stop`, HU. Only the chunks of A that hold these rows are read.
 
         Raises:
-            CtbasisError: A chunk is missing or its checksum does not hold.
+            CtbasisError: A chunk is missing or its checksum does not match.
         """
         columns = self.matrix.image[1]
         values = self.matrix.read_rows(slice(first * columns, stop * columns), self.series.columns)
@@ -133,13 +148,13 @@ class StoredVolume(InThreads):
 
 @dataclass(frozen=True)
 class Slab:
-    """A run of image rows that one worker does, and the rows around it that it has to read.
+    """A run of image rows that one worker processes, and the larger run that it reads.
 
     Attributes:
-        first: First row that it does.
-        stop: One past the last.
-        low: First row that it reads.
-        high: One past the last.
+        first: First row to process.
+        stop: One past the last row to process.
+        low: First row to read, halo included.
+        high: One past the last row to read, halo included.
     """
 
     first: int
@@ -149,7 +164,7 @@ class Slab:
 
 
 def slabs(rows: int, *, height: int, halo: int) -> Iterator[Slab]:
-    """Cut `rows` image rows into slabs of `height` with `halo` rows around each, as far as there are rows."""
+    """Cut `rows` image rows into slabs of `height` rows, each with up to `halo` rows to read on either side."""
     for first in range(0, rows, height):
         stop = min(first + height, rows)
         yield Slab(first, stop, max(0, first - halo), min(rows, stop + halo))

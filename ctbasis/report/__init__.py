@@ -1,1 +1,1 @@
-"""Pictures, numbers and one self-contained page about a run."""
+"""Figures, metrics and one self-contained HTML page about a run."""

@@ -1,4 +1,7 @@
-"""The pictures of the report, each a Matplotlib figure of its own; no global state, no display."""
+"""Figures of the report in global mode, and what other figures share with them.
+
+Each function returns a Matplotlib figure. None uses pyplot, so there is no global state and no display is needed.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,20 @@ if TYPE_CHECKING:
     from ctbasis.svd.plan import Plan
 
 DPI = 150
-"""At which a 512 x 512 slice in Figure 1 has about as many pixels as it has voxels."""
+"""Resolution at which a 512 x 512 slice in Figure 1 has about as many pixels as voxels."""
 
 TITLE, LABEL, TICK = 12, 12, 10
 
-# Of Okabe and Ito, which stay apart in every common kind of colour blindness; dash patterns repeat the difference.
+# The palette of Okabe and Ito remains distinguishable under all common kinds of colour blindness. Dash patterns add a
+# second distinction.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 WEIGHTS_SHOWN = 5
+"""Basis images whose weights are drawn."""
+
 SERIES_SHOWN = 6
+"""Series whose weights are drawn."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Window:
     """A display window.
 
     Attributes:
-        name: What it is for.
+        name: Tissue that the window displays.
         center: WindowCenter, HU.
         width: WindowWidth, HU.
     """
@@ -50,7 +57,7 @@ class Window:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """HU shown black and white."""
+        """HU that are displayed black and white."""
         return self.center - self.width / 2, self.center + self.width / 2
 
 
@@ -59,12 +66,12 @@ WINDOWS = (Window("lung", -600, 1500), Window("soft tissue", 40, 400))
 
 @dataclass(frozen=True)
 class ShownRank:
-    """A rank as asked and as it can be run.
+    """A rank of Figure 1, as requested and as used.
 
     Attributes:
-        asked: k as asked.
+        asked: k as requested.
         stored: Rank of the stored factors.
-        full: min(m, n).
+        full: Full rank, min(m, n).
     """
 
     asked: int
@@ -73,29 +80,26 @@ class ShownRank:
 
     @property
     def identity(self) -> bool:
-        """Whether A_k is A itself: nothing is computed and nothing removed."""
+        """Whether A_k is A itself, so that nothing is computed and nothing is removed."""
         return self.asked >= self.full
 
     @property
     def run(self) -> int:
-        """The k that is shown."""
+        """The k that is used."""
         return self.full if self.identity else min(self.asked, self.stored)
 
     @property
     def label(self) -> str:
-        """What is shown, said plainly."""
-        if self.identity:
-            return (
-                f"k={self.run}: identity"
-                if self.asked == self.run
-                else f"k={self.asked} asked, {self.run} run: identity"
-            )
-        return f"k={self.run}" if self.asked == self.run else f"k={self.asked} asked, {self.run} run: all there is"
+        """Text that names the rank as used, and as requested where that differs."""
+        if self.asked == self.run:
+            return f"k={self.run} (full rank)" if self.identity else f"k={self.run}"
+        reason = "full rank" if self.identity else "largest available"
+        return f"k={self.run} ({reason}; {self.asked} requested)"
 
     def title(self, plan: Plan) -> str:
-        """Return the label and the parameters it was run with."""
+        """Return the label with the parameters of the factorization."""
         if self.identity:
-            return f"{self.label}\nthe original, nothing removed"
+            return f"{self.label}\nidentical to the original"
         larger = f", factored at k={plan.rank}" if plan.rank != self.run else ""
         return f"{self.label}\np={plan.oversample}, q={plan.power_iters}{larger}"
 
@@ -108,14 +112,14 @@ def figure1(
     pixel_spacing: tuple[float, float],
     caption: str,
 ) -> Figure:
-    """Draw the original beside the image of each rank, in both windows, and under each what was removed.
+    """Draw the original and the image of each rank in both windows, and the removed component below each rank.
 
     Args:
         original: HU, (Rows, Columns).
         shown: Ranks with their images, HU, (Rows, Columns).
-        plan: Of the factorization, for the titles.
-        pixel_spacing: mm between rows, mm between columns.
-        caption: Which slice this is.
+        plan: Plan of the factorization, for the titles.
+        pixel_spacing: Distance in mm between rows and between columns.
+        caption: Text that identifies the slice.
     """
     aspect = pixel_spacing[0] / pixel_spacing[1]
     height = original.shape[0] * aspect / original.shape[1]
@@ -135,27 +139,27 @@ def figure1(
             f"{window.name} window\ncenter {window.center:g}, width {window.width:g} HU", fontsize=LABEL
         )
     for column, (rank, image) in enumerate(shown, start=1):
-        _removed(figure, axes[2, column], original - image, rank, aspect)
-    _explain(axes[2, 0])
+        _draw_removed(figure, axes[2, column], original - image, rank, aspect)
+    _draw_explanation(axes[2, 0])
     return figure
 
 
-def _removed(figure: Figure, axes: Axes, difference: NDArray[np.float32], rank: ShownRank, aspect: float) -> None:
-    """Draw one removed component in its own scale, so that a faint outline shows as well as a strong one."""
+def _draw_removed(figure: Figure, axes: Axes, difference: NDArray[np.float32], rank: ShownRank, aspect: float) -> None:
+    """Draw one removed component in its own scale, so that faint outlines are as visible as strong ones."""
     limit = max(1.0, float(np.ceil(np.percentile(np.abs(difference), 99.5))))
     drawn = draw_image(axes, difference, (-limit, limit), "PuOr_r", aspect)
     colour_bar(figure, drawn, axes, "HU removed", location="bottom")
     if rank.identity:
-        axes.text(0.5, 0.5, "nothing", ha="center", va="center", fontsize=TITLE, transform=axes.transAxes)
+        axes.text(0.5, 0.5, "nothing removed", ha="center", va="center", fontsize=TITLE, transform=axes.transAxes)
 
 
 def scree(s: NDArray[np.float64], energy: float, shown: Sequence[ShownRank]) -> Figure:
-    """Draw the singular values and the energy they add up to.
+    """Draw the singular values and the cumulative energy.
 
     Args:
         s: Singular values, descending, (k,).
-        energy: ||A||_F^2, of which their squares are parts.
-        shown: Ranks to mark, those within the stored ones.
+        energy: ||A||_F^2, to which the squared singular values add up at full rank.
+        shown: Ranks to mark; those above the number of singular values are not marked.
     """
     figure = new_figure(11, 4.2)
     left, right = figure.subplots(1, 2)
@@ -164,7 +168,7 @@ def scree(s: NDArray[np.float64], energy: float, shown: Sequence[ShownRank]) -> 
     set_axes(left, "singular values", "i", r"$\sigma_i$ (HU)")
     right.plot(index, np.cumsum(s**2) / energy, ".-", color=COLOURS[0], markersize=5)
     right.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    set_axes(right, "energy captured by the first i", "i", r"$\sum\sigma^2\,/\,\|A\|_F^2$")
+    set_axes(right, "energy captured by the first i singular values", "i", r"$\sum\sigma^2\,/\,\|A\|_F^2$")
     marks = sorted({rank.run for rank in shown if rank.run <= len(s)})
     for number, k in enumerate(marks):
         for axes in (left, right):
@@ -176,12 +180,12 @@ def scree(s: NDArray[np.float64], energy: float, shown: Sequence[ShownRank]) -> 
 
 
 def basis_images(basis: NDArray[np.float32], s: NDArray[np.float64], *, pixel_spacing: tuple[float, float]) -> Figure:
-    """Draw the first basis images, each in its own grey scale about 0; a basis image has no sign of its own.
+    """Draw the first basis images, each in its own grey scale about 0. The sign of a basis image is arbitrary.
 
     Args:
         basis: Columns of U, (images, Rows, Columns).
         s: Singular values, descending.
-        pixel_spacing: mm between rows, mm between columns.
+        pixel_spacing: Distance in mm between rows and between columns.
     """
     aspect = pixel_spacing[0] / pixel_spacing[1]
     columns = min(4, len(basis))
@@ -200,12 +204,12 @@ def basis_images(basis: NDArray[np.float32], s: NDArray[np.float64], *, pixel_sp
 
 
 def weights_along_slices(weights: NDArray[np.float64], series: Sequence[Series], rows: int) -> Figure:
-    """Draw how much of each of the first basis images the slices hold, series by series.
+    """Draw the weights of the first basis images along the slices, one panel per series.
 
     Args:
         weights: V diag(s), (n, k), HU.
-        series: Which slices belong together; the first `SERIES_SHOWN` are drawn.
-        rows: m; a weight over its root is the RMS that the basis image adds to a slice, in HU.
+        series: Series of the matrix; the first `SERIES_SHOWN` are drawn.
+        rows: m. A weight divided by sqrt(m) is the RMS that the basis image contributes to a slice, in HU.
     """
     drawn = list(series)[:SERIES_SHOWN]
     across = min(2, len(drawn))
@@ -238,14 +242,19 @@ def weights_along_slices(weights: NDArray[np.float64], series: Sequence[Series],
 
 
 def png(figure: Figure) -> bytes:
-    """Return `figure` as PNG. CT is noise and does not compress, so little time is spent on trying."""
+    """Return `figure` as PNG, with low compression effort: noisy CT images hardly compress."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 3})
     return buffer.getvalue()
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches."""
+    """Return an empty figure.
+
+    Args:
+        width: Width in inches.
+        height: Height in inches.
+    """
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
@@ -254,7 +263,15 @@ def new_figure(width: float, height: float) -> Figure:
 def draw_image(
     axes: Axes, image: NDArray[np.float32] | NDArray[np.uint8], limits: tuple[float, float], colours: str, aspect: float
 ) -> AxesImage:
-    """Draw an image in the limits of a window, without ticks."""
+    """Draw an image without ticks.
+
+    Args:
+        axes: Axes to draw in.
+        image: Values, (Rows, Columns).
+        limits: Values at the ends of the colour scale.
+        colours: Name of the colour map.
+        aspect: Height of a pixel divided by its width.
+    """
     axes.set_xticks([])
     axes.set_yticks([])
     return axes.imshow(image, cmap=colours, vmin=limits[0], vmax=limits[1], aspect=aspect, interpolation="antialiased")
@@ -263,7 +280,7 @@ def draw_image(
 def colour_bar(
     figure: Figure, drawn: AxesImage, beside: Axes | list[Axes], label: str, *, location: str = "right"
 ) -> None:
-    """Draw a colour bar beside axes, labelled."""
+    """Draw a labelled colour bar beside axes."""
     bar = figure.colorbar(drawn, ax=beside, location=location, pad=0.01, aspect=25)
     bar.set_label(label, fontsize=LABEL)
     bar.locator = MaxNLocator(5, prune="both")
@@ -281,12 +298,13 @@ def set_axes(axes: Axes, title: str, x: str, y: str) -> None:
     axes.grid(color="0.9")
 
 
-def _explain(axes: Axes) -> None:
+def _draw_explanation(axes: Axes) -> None:
     axes.set_axis_off()
     axes.text(
         0.5,
         0.5,
-        "removed component\n$A - A_k$\n\nIt should be noise alone.\nAny outline of anatomy here\nhas left the image.",
+        "removed component\n$A - A_k$\n\n"
+        "It should look like noise.\nAn outline of anatomy here\nis missing from the image.",
         ha="center",
         va="center",
         fontsize=TITLE,

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing beside it, and the same in short as Markdown."""
+"""The report as one self-contained HTML page, and a summary of it in Markdown."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 SERIES_LISTED = 20
-"""Series that the page lists one by one; qc.json has them all."""
+"""Series that the page lists, at most; qc.json lists all of them."""
 
 REASONS_LISTED = 30
-"""Reasons of one outcome that the page lists, the most common; a damaged source may give one a file."""
+"""Reasons per outcome that the page lists, the most frequent ones. A damaged source can have one reason per file."""
 
 SCORES = {
     "rmse": "RMSE, all (HU)",
     "rmse_body": "RMSE, body (HU)",
     "rmse_lung": "RMSE, lung (HU)",
-    "psnr": "PSNR (dB, over 2000 HU)",
-    "ssim": "SSIM (over 1400 HU)",
+    "psnr": "PSNR (dB, peak 2000 HU)",
+    "ssim": "SSIM (range 1400 HU)",
 }
-"""Scores against the truth, as the page names them."""
+"""Scores against the truth, with the labels that the page gives them."""
 
 
-IN_SHORT = ("sigma_body_hu", "sigma_lung_hu", "removed_std_hu", "edge_ratio")
-"""Of metrics.json in patch mode, what the summary shows."""
+SUMMARY_METRICS = ("sigma_body_hu", "sigma_lung_hu", "removed_std_hu", "edge_ratio")
+"""Entries of metrics.json in patch mode that the Markdown summary shows."""
 
 
 def render_html(
     *, metrics: Mapping[str, Any], warnings: Sequence[str], qc: Mapping[str, Any], figures: Mapping[str, bytes]
 ) -> str:
-    """Return the page.
+    """Return the page of a run in global mode.
 
     Args:
-        metrics: The content of metrics.json.
-        warnings: What the reader must know first.
-        qc: The content of the matrix step's qc.json.
+        metrics: Content of metrics.json.
+        warnings: Warnings to show above the metrics.
+        qc: Content of the qc.json of the matrix step.
         figures: PNG images by name: figure1, scree, basis, weights.
     """
-    return _rendered(
+    return _render(
         "page.html.j2", metrics, warnings, qc, figures, scores=score_table(metrics), accuracy=accuracy_table(metrics)
     )
 
@@ -54,15 +54,15 @@ def render_patch_html(
     """Return the page of a run in patch mode.
 
     Args:
-        metrics: The content of metrics.json.
-        warnings: What the reader must know first.
-        qc: The content of the matrix step's qc.json.
+        metrics: Content of metrics.json.
+        warnings: Warnings to show above the metrics.
+        qc: Content of the qc.json of the matrix step.
         figures: PNG images by name: figure1, profiles, noise, energies, basis.
     """
-    return _rendered("patch.html.j2", metrics, warnings, qc, figures, scores=patch_score_table(metrics))
+    return _render("patch.html.j2", metrics, warnings, qc, figures, scores=patch_score_table(metrics))
 
 
-def _rendered(
+def _render(
     template: str,
     metrics: Mapping[str, Any],
     warnings: Sequence[str],
@@ -84,7 +84,12 @@ def _rendered(
 
 
 def render_markdown(*, metrics: Mapping[str, Any], warnings: Sequence[str]) -> str:
-    """Return the summary that the Kubeflow UI shows beside the run."""
+    """Return the summary of a run in global mode that the Kubeflow UI shows with the run.
+
+    Args:
+        metrics: Content of metrics.json.
+        warnings: Warnings to show above the metrics.
+    """
     lines = [
         f"# Rank-{metrics['rank']} denoising of {metrics['cols']} CT slices",
         "",
@@ -105,16 +110,23 @@ def render_markdown(*, metrics: Mapping[str, Any], warnings: Sequence[str]) -> s
 
 
 def render_patch_markdown(*, metrics: Mapping[str, Any], warnings: Sequence[str]) -> str:
-    """Return the summary of a run in patch mode that the Kubeflow UI shows beside it."""
+    """Return the summary of a run in patch mode that the Kubeflow UI shows with the run.
+
+    Args:
+        metrics: Content of metrics.json.
+        warnings: Warnings to show above the metrics.
+    """
     lines = [
         f"# Patch-mode denoising of {metrics['cols']} CT slices",
         "",
         *(f"> **Note:** {warning}\n" for warning in warnings),
-        "Engine {engine}, basis {basis}, tau {tau}, target {target_noise:g} HU, stride {stride}.".format(**metrics),
+        "Engine {engine}, basis {basis}, tau {tau}, target noise {target_noise:g} HU, stride {stride}.".format(
+            **metrics
+        ),
         "",
-        "| estimated noise, body (HU) | lung (HU) | removed in the body, std (HU) | edge ratio |",
+        "| estimated noise, body (HU) | estimated noise, lung (HU) | removed in the body, std (HU) | edge ratio |",
         "|---|---|---|---|",
-        f"| {' | '.join(number(metrics[name]) for name in IN_SHORT)} |",
+        f"| {' | '.join(number(metrics[name]) for name in SUMMARY_METRICS)} |",
     ]
     return "\n".join([*lines, *_score_lines(patch_score_table(metrics)), "", "Not for diagnosis.", ""])
 
@@ -128,7 +140,7 @@ def _score_lines(scores: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def score_table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the scores before and after, one row an image; empty where no truth is known."""
+    """Return the scores of the input and of every rank, one row per image; empty if no truth is known."""
     if "before" not in metrics:
         return []
     rows = [("before: the input", metrics["before"])]
@@ -137,7 +149,7 @@ def score_table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def patch_score_table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the scores before and after in patch mode; empty where no truth is known."""
+    """Return the scores of the input and of the denoised series; empty if no truth is known."""
     if "before" not in metrics:
         return []
     return _score_rows([("before: the input", metrics["before"]), ("after: denoised", metrics["after"])])
@@ -150,34 +162,34 @@ def _score_rows(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str,
 
 
 def accuracy_table(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return how wrong the factors may be: what, how much, how that is known; empty where the engine does not say."""
-    found = metrics["accuracy"]
-    if not found:
+    """Return the error bounds of the factors: quantity, value, and how it is known; empty if the engine gives none."""
+    accuracy = metrics["accuracy"]
+    if not accuracy:
         return []
-    chance = f"fails with a probability of {found['failure']:g}" if found["failure"] else "certain"
-    norm = found["norm"] or 1.0
+    chance = f"probability of failure {accuracy['failure']:g}" if accuracy["failure"] else "certain"
+    norm = accuracy["norm"] or 1.0
     return [
-        ("‖A - UΣVᵀ‖_F over ‖A‖_F", f"{found['residual'] / norm:.4e}", found["residual_by"]),
+        ("‖A - UΣVᵀ‖_F / ‖A‖_F", f"{accuracy['residual'] / norm:.4e}", accuracy["residual_by"]),
         (
-            "… what rounding of U on disk adds at most",
-            f"{found['rounding'] / norm:.1e}",
+            "increase of this by rounding U on disk, at most",
+            f"{accuracy['rounding'] / norm:.1e}",
             "half a unit in the last place",
         ),
         (
-            "‖A - UΣVᵀ‖₂ over ‖A‖_F, at most",
-            f"{found['spectral_error'] / norm:.4e}",
-            f"{found['spectral_by']}; {chance}",
+            "‖A - UΣVᵀ‖₂ / ‖A‖_F, at most",
+            f"{accuracy['spectral_error'] / norm:.4e}",
+            f"{accuracy['spectral_by']}; {chance}",
         ),
-        ("‖UᵀU - I‖₂ as stored, at most", f"{found['basis_error']:.1e}", "random vectors"),
-        ("‖VᵀV - I‖₂", f"{found['weights_error']:.1e}", "computed"),
-        ("σₖ / σ₁", f"{found['ratio']:.3e}", f"the method is right down to {found['valid_to']:.0e}"),
-        ("passes over the matrix", str(found["passes"]), f"{_size(found['bytes_read'])} read"),
-        ("between processes", _size(found["bytes_shuffled"]), "operands sent and results merged"),
+        ("‖UᵀU - I‖₂ as stored, at most", f"{accuracy['basis_error']:.1e}", "random vectors"),
+        ("‖VᵀV - I‖₂", f"{accuracy['weights_error']:.1e}", "computed"),
+        ("σₖ / σ₁", f"{accuracy['ratio']:.3e}", f"the method is accurate down to {accuracy['valid_to']:.0e}"),
+        ("passes over the matrix", str(accuracy["passes"]), f"{_size(accuracy['bytes_read'])} read"),
+        ("data between processes", _size(accuracy["bytes_shuffled"]), "operands sent and results merged"),
     ]
 
 
 def _size(count: float | None) -> str:
-    """Return a number of bytes as a person reads it."""
+    """Return a number of bytes with a binary prefix."""
     if count is None:
         return "not known"
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -188,12 +200,12 @@ def _size(count: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return `value` to four digits, a dash where there is none."""
+    """Return `value` with four significant digits, or a dash for None."""
     return "-" if value is None else f"{value:#.4g}"
 
 
 def summarize(qc: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the page says of qc.json: counts and reasons, and of files not even the names."""
+    """Return the part of qc.json that the page shows: counts and reasons, but no file names."""
     slices = qc["slices"]
     return {
         "files": qc["files"],
@@ -211,15 +223,15 @@ def summarize(qc: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def quality_control(qc: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the table of what became of the source: `outcome`, `reason` and `count` of files, frames or slices."""
+    """Return a table of the outcomes of reading the source: `outcome`, `reason` and `count` of files or slices."""
     slices, aside = qc["slices"], qc["set_aside"]
     reasons = {
-        "read as it was": Counter({"": sum(not entry["tolerated"] for entry in slices)}),
-        "read, with this tolerated or repaired": Counter(
+        "read without remarks": Counter({"": sum(not entry["tolerated"] for entry in slices)}),
+        "read, with a defect tolerated or repaired": Counter(
             remark for entry in [*slices, *qc["series"]] for remark in entry["tolerated"]
         ),
-        "set aside: no slice of a CT series": Counter(entry["reason"] for entry in aside if not entry["broken"]),
-        "refused: meant to be one": Counter(entry["reason"] for entry in aside if entry["broken"]),
+        "skipped: not a slice of a CT series": Counter(entry["reason"] for entry in aside if not entry["broken"]),
+        "rejected: a CT slice that cannot be used": Counter(entry["reason"] for entry in aside if entry["broken"]),
     }
     rows = []
     for outcome, counted in reasons.items():

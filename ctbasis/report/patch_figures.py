@@ -1,4 +1,4 @@
-"""The pictures of a run in patch mode, beside those of ctbasis/report/figures.py."""
+"""Figures of the report in patch mode."""
 
 from __future__ import annotations
 
@@ -34,41 +34,41 @@ if TYPE_CHECKING:
 TEXTURE_COLOURS = "Set2"
 
 CLASSES_SHOWN = 4
-"""Classes whose patches are drawn: those of most patches."""
+"""Classes that are drawn, those with the most patches."""
 
 VECTORS_SHOWN = 8
-"""Directions of each that are drawn."""
+"""Basis vectors of each class that are drawn."""
 
 BONE = 250.0
-"""HU above which a voxel is bone, for choosing a profile."""
+"""HU above which a voxel counts as bone, for the choice of profiles."""
 
 VESSEL = -500.0
-"""HU above which a voxel beside lung is vessel or wall, for choosing a profile."""
+"""HU above which a voxel beside lung counts as a vessel, for the choice of profiles."""
 
 SOFT = (-50.0, 150.0)
-"""HU of soft tissue, for choosing a profile."""
+"""HU of soft tissue, for the choice of profiles."""
 
-STRETCH = 100.0
-"""mm of a profile."""
+PROFILE_LENGTH = 100.0
+"""Length of a profile in mm."""
 
-BESIDE = 8.0
-"""mm on either side of a vessel that must be lung for half of it."""
+VESSEL_MARGIN = 8.0
+"""Distance in mm on either side of a vessel of which at least half must be lung."""
 
-LEAST_SHARE = 0.02
-"""Of a stretch that is of its kind, without which there is no such profile."""
+MIN_FRACTION = 0.02
+"""Fraction of a profile that must show its tissue; without such a line, the profile is omitted."""
 
 
 @dataclass(frozen=True)
-class Views:
-    """One slice before and after.
+class SliceViews:
+    """The images of one slice before and after denoising.
 
     Attributes:
         before: HU, (Rows, Columns).
         after: HU.
-        sigma: Standard deviation of the noise, HU.
-        truth: HU, where it is known.
-        pixel_spacing: mm between rows, mm between columns.
-        caption: Which slice it is.
+        sigma: Estimated standard deviation of the noise, HU.
+        truth: HU; None where it is not known.
+        pixel_spacing: Distance in mm between rows and between columns.
+        caption: Text that identifies the slice.
     """
 
     before: NDArray[np.float32]
@@ -80,7 +80,7 @@ class Views:
 
     @property
     def aspect(self) -> float:
-        """Height of a pixel over its width."""
+        """Height of a pixel divided by its width."""
         return self.pixel_spacing[0] / self.pixel_spacing[1]
 
 
@@ -89,7 +89,7 @@ class Profile:
     """A line through a slice.
 
     Attributes:
-        name: What it passes through.
+        name: Tissue that the line passes through.
         row: Image row.
         columns: Range of columns.
     """
@@ -99,8 +99,8 @@ class Profile:
     columns: slice
 
 
-def patch_figure1(views: Views) -> Figure:
-    """Draw a slice before and after in both windows, what was removed, and sigma of the noise."""
+def patch_figure1(views: SliceViews) -> Figure:
+    """Draw a slice before and after denoising in both windows, the removed component, and sigma of the noise."""
     images = [("before", views.before), ("denoised", views.after)]
     if views.truth is not None:
         images.append(("truth", views.truth))
@@ -120,7 +120,7 @@ def patch_figure1(views: Views) -> Figure:
     removed = views.before - views.after
     limit = max(1.0, float(np.ceil(np.percentile(np.abs(removed), 99.5))))
     drawn = draw_image(axes[0, -1], removed, (-limit, limit), "PuOr_r", views.aspect)
-    axes[0, -1].set_title("removed: it must hold no anatomy", fontsize=TITLE)
+    axes[0, -1].set_title("removed: must show no anatomy", fontsize=TITLE)
     colour_bar(figure, drawn, axes[0, -1], "HU removed")
     top = max(1.0, float(np.percentile(views.sigma, 99.5)))
     drawn = draw_image(axes[1, -1], views.sigma, (0, top), "viridis", views.aspect)
@@ -129,8 +129,8 @@ def patch_figure1(views: Views) -> Figure:
     return figure
 
 
-def profiles(views: Views, lines: list[Profile]) -> Figure:
-    """Draw HU along lines, before, after, and of the truth where it is known."""
+def draw_profiles(views: SliceViews, lines: list[Profile]) -> Figure:
+    """Draw HU along lines through the slice before and after denoising, and through the truth where it is known."""
     figure = new_figure(4.6 * len(lines), 3.8)
     grid = figure.subplots(1, len(lines), squeeze=False)[0]
     for axes, line in zip(grid, lines, strict=True):
@@ -140,56 +140,56 @@ def profiles(views: Views, lines: list[Profile]) -> Figure:
         axes.plot(x, views.after[at], color=COLOURS[1], linewidth=1.6, label="denoised")
         if views.truth is not None:
             axes.plot(x, views.truth[at], color=COLOURS[0], linestyle=DASHES[1], linewidth=1.2, label="truth")
-        set_axes(axes, f"{line.name}, row {line.row + 1}", "mm along the row", "HU")
+        set_axes(axes, f"{line.name}, row {line.row + 1}", "position along the row (mm)", "HU")
     grid[0].legend(fontsize=TICK)
     return figure
 
 
-def chosen_lines(views: Views) -> list[Profile]:
-    """Return lines through lung and vessels, through bone, and through soft tissue, as far as the slice has them.
+def choose_profiles(views: SliceViews) -> list[Profile]:
+    """Return lines through lung and vessels, through bone, and through soft tissue, if the slice shows them.
 
-    Each is the stretch of a row, `STRETCH` mm long, that holds most of it.
+    Each line is the part of a row, PROFILE_LENGTH mm long, with the largest fraction of that tissue.
     """
-    guide = views.after if views.truth is None else views.truth
-    lung = (guide > LUNG[0]) & (guide < LUNG[1])
-    beside = max(2, round(BESIDE / views.pixel_spacing[1]))
-    between = _mostly(lung, beside) & _mostly(lung[:, ::-1], beside)[:, ::-1]
+    hu = views.after if views.truth is None else views.truth
+    lung = (hu > LUNG[0]) & (hu < LUNG[1])
+    margin = max(2, round(VESSEL_MARGIN / views.pixel_spacing[1]))
+    between = _half_before(lung, margin) & _half_before(lung[:, ::-1], margin)[:, ::-1]
     kinds = {
-        "through lung and vessels": (guide > VESSEL) & between,
-        "through bone": guide > BONE,
-        "through soft tissue": (guide > SOFT[0]) & (guide < SOFT[1]),
+        "through lung and vessels": (hu > VESSEL) & between,
+        "through bone": hu > BONE,
+        "through soft tissue": (hu > SOFT[0]) & (hu < SOFT[1]),
     }
-    width = min(guide.shape[1], max(8, round(STRETCH / views.pixel_spacing[1])))
+    width = min(hu.shape[1], max(8, round(PROFILE_LENGTH / views.pixel_spacing[1])))
     lines = []
     for name, where in kinds.items():
-        # Half a stretch of bone is the ribs or the spine with something beside them; more would be a metal rod.
-        score = np.minimum(_shares(where, width), 0.5 if "bone" in name else 1.0)
+        # A line that is half bone passes ribs or spine and other tissue. More than half would favour a metal implant.
+        score = np.minimum(_fractions(where, width), 0.5 if "bone" in name else 1.0)
         row, first = (int(at) for at in np.unravel_index(int(np.argmax(score)), score.shape))
-        if score[row, first] > LEAST_SHARE:
+        if score[row, first] > MIN_FRACTION:
             lines.append(Profile(name, row, slice(first, first + width)))
-    return lines or [Profile("through the middle", guide.shape[0] // 2, slice(0, guide.shape[1]))]
+    return lines or [Profile("through the middle", hu.shape[0] // 2, slice(0, hu.shape[1]))]
 
 
-def _mostly(where: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    """Tell of every voxel whether half of the `width` voxels before it in its row are `where`."""
+def _half_before(where: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """Return for every voxel whether at least half of the `width` voxels before it in its row are true in `where`."""
     padded = np.pad(where, ((0, 0), (width, 0)))
-    return _shares(padded, width)[:, : where.shape[1]] >= 0.5  # noqa: PLR2004 - half
+    return _fractions(padded, width)[:, : where.shape[1]] >= 0.5  # noqa: PLR2004 - half
 
 
-def _shares(where: NDArray[np.bool_], width: int) -> NDArray[np.float64]:
-    """Return the share of `where` in every stretch of a row, (rows, first columns)."""
+def _fractions(where: NDArray[np.bool_], width: int) -> NDArray[np.float64]:
+    """Return the fraction of true voxels in every part of a row of `width` voxels, (rows, first columns)."""
     sums = np.cumsum(np.pad(where, ((0, 0), (1, 0))), axis=1)
     return np.asarray((sums[:, width:] - sums[:, :-width]) / width)
 
 
-def noise_figure(views: Views, noise: Noise, along: NDArray[np.float64], texture: NDArray[np.uint8]) -> Figure:
-    """Draw sigma of the slice, sigma along the slices, and how the noise is correlated where.
+def noise_figure(views: SliceViews, noise: Noise, along: NDArray[np.float64], texture: NDArray[np.uint8]) -> Figure:
+    """Draw sigma of the slice, sigma along the slices, the map of noise textures, and the correlation of each texture.
 
     Args:
         views: The slice.
-        noise: Of its series.
+        noise: Noise of its series.
         along: Median sigma of every slice of the series, HU, (slices,).
-        texture: Of every cell of the slice, (rows, columns).
+        texture: Noise texture of every cell of the slice, (rows, columns).
     """
     figure = new_figure(12, 3.8)
     one, two, three, four = figure.subplots(1, 4, width_ratios=[1.2, 1.2, 0.9, 1.2])
@@ -200,12 +200,12 @@ def noise_figure(views: Views, noise: Noise, along: NDArray[np.float64], texture
     two.plot(np.arange(1, len(along) + 1), along, color=COLOURS[0], marker=marker)
     two.set_ylim(0, max(1.0, 1.15 * float(along.max())))
     two.locator_params(axis="x", nbins=5)
-    set_axes(two, "along the slices", "slice", "sigma, HU (median of the slice)")
-    number = len(noise.textures)
+    set_axes(two, "noise along the slices", "slice", "median sigma of the slice, HU")
+    number = len(noise.texture_covariances)
     draw_image(three, texture, (0, max(1, number - 1)), TEXTURE_COLOURS, views.aspect)
-    three.set_title("texture" if number > 1 else "one texture", fontsize=TITLE)
-    colour_bar(figure, draw_image(four, _mosaic(noise), (-1, 1), "PuOr_r", views.aspect), four, "correlation")
-    four.set_title("with voxels around, by texture" if number > 1 else "with voxels around", fontsize=TITLE)
+    three.set_title("noise textures" if number > 1 else "one noise texture", fontsize=TITLE)
+    colour_bar(figure, draw_image(four, _mosaic(noise), (-1, 1), "PuOr_r", views.aspect), four, "noise correlation")
+    four.set_title("with neighbours, by texture" if number > 1 else "with neighbours", fontsize=TITLE)
     if number > 1:
         for index, (top, left) in enumerate(_corners(noise)):
             shade = colormaps[TEXTURE_COLOURS](index / (number - 1))
@@ -214,25 +214,30 @@ def noise_figure(views: Views, noise: Noise, along: NDArray[np.float64], texture
 
 
 def _corners(noise: Noise) -> list[tuple[int, int]]:
-    """Return row and column of the first pixel of every texture's tile, in a square with a pixel between tiles."""
-    number, high, wide, _ = noise.textures.shape
+    """Return row and column of the first pixel of the tile of every texture; one pixel separates the tiles."""
+    number, high, wide, _ = noise.texture_covariances.shape
     columns = math.ceil(math.sqrt(number))
     return [(index // columns * (high + 1), index % columns * (wide + 1)) for index in range(number)]
 
 
 def _mosaic(noise: Noise) -> NDArray[np.float32]:
-    """Return the covariances of all textures within a slice, tile beside tile."""
-    _, high, wide, slices = noise.textures.shape
+    """Return one image with the covariance within a slice of every texture, as tiles."""
+    _, high, wide, slices = noise.texture_covariances.shape
     corners = _corners(noise)
     last = np.max(corners, axis=0)
     tiles = np.full((last[0] + high, last[1] + wide), np.nan, np.float32)
-    for (top, left), texture in zip(corners, noise.textures, strict=True):
+    for (top, left), texture in zip(corners, noise.texture_covariances, strict=True):
         tiles[top : top + high, left : left + wide] = texture[:, :, slices // 2]
     return tiles
 
 
 def energies(basis: PatchBasis, tau: float) -> Figure:
-    """Draw the variance of the weights of every class: where it nears one, noise is all there is."""
+    """Draw the variance of the coefficients of every class. Directions with a variance near 1 hold only noise.
+
+    Args:
+        basis: The basis.
+        tau: Hard threshold in standard deviations of noise, which is marked.
+    """
     figure = new_figure(11, 4.2)
     axes = figure.subplots()
     energy = np.concatenate([texture.energy for texture in basis.textures])
@@ -241,16 +246,16 @@ def energies(basis: PatchBasis, tau: float) -> Figure:
     for number, values in enumerate(energy):
         weight = 0.15 + 0.85 * counts[number] / max(1.0, counts.max())
         axes.semilogy(index, np.maximum(values, 1e-3), color=COLOURS[0], alpha=weight, linewidth=1)
-    axes.axhline(1, color=COLOURS[1], linestyle=DASHES[1], label="noise alone")
+    axes.axhline(1, color=COLOURS[1], linestyle=DASHES[1], label="noise only")
     if tau > 0:
-        axes.axhline(tau**2, color=COLOURS[2], linestyle=DASHES[2], label=f"threshold, tau = {tau:g}, squared")
-    set_axes(axes, "variance of the weights, a line a class", "direction", "variance, noise = 1")
+        axes.axhline(tau**2, color=COLOURS[2], linestyle=DASHES[2], label=f"square of the threshold tau = {tau:g}")
+    set_axes(axes, "variance of the coefficients, one line per class", "basis vector", "variance (noise = 1)")
     axes.legend(fontsize=TICK)
     return figure
 
 
 def basis_patches(basis: PatchBasis) -> Figure:
-    """Draw the mean and the first directions of the largest classes, middle slice of the patch, as they look in HU."""
+    """Draw the mean patch and the first basis vectors of the largest classes: un-whitened, middle slice of a patch."""
     every = [(texture, number) for texture in basis.textures for number in range(len(texture.mean))]
     counts = np.array(basis.provenance.get("patches", [1] * len(every)))
     classes = np.argsort(-counts, kind="stable")[:CLASSES_SHOWN]
@@ -261,10 +266,10 @@ def basis_patches(basis: PatchBasis) -> Figure:
     share = counts / max(1, counts.sum())
     for row, chosen in enumerate(classes):
         texture, number = every[chosen]
-        back = whitening(texture.covariance)[1]
+        unwhiten = whitening(texture.covariance)[1]
         shown = [texture.mean[number], *texture.vectors[number][:, : columns - 1].T]
         for column, whitened in enumerate(shown):
-            patch = (back @ whitened).reshape(basis.shape)[:, :, middle].astype(np.float32)
+            patch = (unwhiten @ whitened).reshape(basis.shape)[:, :, middle].astype(np.float32)
             limit = float(np.abs(patch).max()) or 1.0
             draw_image(grid[row, column], patch, (-limit, limit), "gray", basis.spacing[0] / basis.spacing[1])
             if row == 0:

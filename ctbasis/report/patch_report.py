@@ -1,29 +1,31 @@
-"""The report step in patch mode: pictures, numbers and one page, from the matrix, the denoised one, and the basis.
+"""The report step in patch mode: figures, metrics and one page from the matrix, the denoised matrix and the bases.
 
-figure1.png    before, denoised, removed, sigma
+figure1.png    a slice before and after denoising, the removed component, and sigma of the noise
 report.html    everything on one self-contained page
-report.md      the numbers in short
-metrics.json   all numbers:
+report.md      a summary of the metrics
+metrics.json   all metrics:
     mode                                    patch
     rows, cols, series                      m, n, number of series
-    engine, tau, wiener, stride, seed       as run
-    target_noise                            HU, as run
-    put_back                                share of what was removed that was put back for it, by series
+    engine, tau, wiener, stride, seed       parameters as used
+    target_noise                            target noise in soft tissue, HU
+    restored_noise_fraction                 fraction of the removed component that was restored for it, by series
+    put_back                                the same, under its former name
     sigma_soft_hu                           median of the estimated noise in soft tissue, by series
-    left                                    share of its variance, flat in frequency, that was to stay, by series
+    noise_floor                             fraction of the noise variance that is flat in frequency and kept, by series
+    left                                    the same, under its former name
     basis                                   learned, or given
-    basis_note                              what made it
-    patch, textures, classes                voxels of a patch, textures of noise, classes of patches, by basis
-    scanner                                 what it did to how noise is distributed, as the noise tells, by series
-    notes                                   what is to be said of noise and basis
-    sigma_body_hu, sigma_lung_hu            root mean square of the estimated noise there
-    removed_std_hu                          standard deviation of what was removed in the body (above -300 HU)
+    basis_note                              how the basis was computed
+    patch, textures, classes                voxels of a patch, noise textures, classes of patches, by basis
+    scanner                                 properties of the scan, as fitted to the noise, by series
+    notes                                   notes about the noise and the basis
+    sigma_body_hu, sigma_lung_hu            root mean square of the estimated noise in body and lung
+    removed_std_hu                          standard deviation of the removed component in the body (above -300 HU)
     relative_residual                       ||removed||_F / ||A||_F
-    edge_ratio                              of what was removed: near 1 for noise, well above where anatomy went too
-    slices_sampled                          slices, evenly spread, that edge_ratio, sigma and scores are taken over
+    edge_ratio                              of the removed component: near 1 for noise, well above for anatomy
+    slices_sampled                          number of evenly spaced slices for edge_ratio, sigma and scores
     before, after                           where the truth is known: scores of the input and of the denoised series
-    noise_edge_ratio                        where the truth is known: of the noise itself, to compare with
-    noise_body_hu, noise_lung_hu            where the truth is known: root mean square of the noise there
+    noise_edge_ratio                        where the truth is known: edge ratio of the true noise, for comparison
+    noise_body_hu, noise_lung_hu            where the truth is known: root mean square of the true noise
 """
 
 from __future__ import annotations
@@ -35,49 +37,43 @@ import numpy as np
 
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.patch.bases import PatchBases
-from ctbasis.patch.denoise import put_back
+from ctbasis.patch.denoise import restored_noise_fraction
 from ctbasis.patch.result import PatchStore
 from ctbasis.progress import progress
 from ctbasis.report.figures import png
-from ctbasis.report.global_report import (
-    ANATOMY_REMOVED,
-    measured_edge_ratio,
-    published,
-    read_qc,
-    same_geometry,
-)
+from ctbasis.report.output import read_qc, validate_geometry, write_files
 from ctbasis.report.page import render_patch_html, render_patch_markdown
 from ctbasis.report.patch_figures import (
-    Views,
+    SliceViews,
     basis_patches,
-    chosen_lines,
+    choose_profiles,
+    draw_profiles,
     energies,
     noise_figure,
     patch_figure1,
-    profiles,
 )
-from ctbasis.report.quality import LUNG, TISSUE, compare
-from ctbasis.report.survey import Removed, lung_share, sampled_columns
+from ctbasis.report.quality import ANATOMY_REMOVED, LUNG, TISSUE, compare, finite_edge_ratio
+from ctbasis.report.survey import RemovedStatistics, representative_slice, sampled_columns
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-NOTHING = 0.1
-"""HU: standard deviation of what was removed below which it is said that nothing was."""
+NOTHING_REMOVED = 0.1
+"""Standard deviation of the removed component, HU, below which a warning says that nothing was removed."""
 
 
 @dataclass
-class Found:
-    """What one pass over both matrices found.
+class PatchSurvey:
+    """Results of one pass over the matrix before and after denoising.
 
     Attributes:
-        columns: Columns of A that the images show, ascending.
+        columns: Columns of A that are kept as images, ascending.
         before: Their images in A, HU, (columns, Rows, Columns).
-        after: The same of the denoised matrix.
-        truth: The same of the true one, where there is one.
-        removed: Over all voxels.
+        after: Their images in the denoised matrix, HU.
+        truth: Their images in the true matrix, HU; None where it is not known.
+        removed: Statistics of the removed component over all voxels.
         energy: ||A||_F^2, HU^2.
     """
 
@@ -85,15 +81,13 @@ class Found:
     before: NDArray[np.float32]
     after: NDArray[np.float32]
     truth: NDArray[np.float32] | None
-    removed: Removed = field(default_factory=Removed)
+    removed: RemovedStatistics = field(default_factory=RemovedStatistics)
     energy: float = 0.0
 
     @property
-    def shown(self) -> int:
-        """Index into `columns` of the slice that shows most lung, the middle one if none does."""
-        middle = (len(self.columns) - 1) / 2
-        shares = [lung_share(image) for image in self.before]
-        return max(range(len(shares)), key=lambda index: (shares[index], -abs(index - middle)))
+    def representative(self) -> int:
+        """Index into `columns` of the slice that the figures show."""
+        return representative_slice(self.before)
 
 
 def write_patch_report(
@@ -105,69 +99,76 @@ def write_patch_report(
     out: Path,
     truth_uri: str | None = None,
 ) -> dict[str, float]:
-    """Write the report to the folder `out`; metrics.json last, so that where it is, the rest is whole.
+    """Write the report of a run in patch mode to the folder `out`.
+
+    metrics.json is written last: if it exists, the other files are complete.
 
     Args:
-        matrix_uri: A complete `MatrixStore`.
-        denoised_uri: Its `PatchStore`.
-        bases_uri: The `PatchBases` that were used.
+        matrix_uri: URI of a complete `MatrixStore`.
+        denoised_uri: URI of its `PatchStore`.
+        bases_uri: URI of the `PatchBases` that were used.
         qc: qc.json of the matrix step.
-        out: Folder for the files; others in it are left alone.
-        truth_uri: A matrix of the same slices without noise, for scores.
+        out: Folder for the files; other files in it stay.
+        truth_uri: URI of a matrix of the same slices without noise, for scores; optional.
 
     Returns:
-        The numbers of metrics.json that are single, by name; scores as before_... and after_....
+        The scalar metrics by name; scores are named before_... and after_....
 
     Raises:
-        CtbasisError: A store is missing, incomplete or corrupt, or the stores do not fit each other.
+        CtbasisError: A store is missing, incomplete or corrupt, or the stores do not belong together.
     """
-    findings = read_qc(qc)
+    qc_content = read_qc(qc)
     matrix, denoised, bases = MatrixStore.open(matrix_uri), PatchStore.open(denoised_uri), PatchBases.open(bases_uri)
     truth = MatrixStore.open(truth_uri) if truth_uri else None
     for other in (denoised, truth):
         if other is not None:
-            same_geometry(matrix, other)
-    found = _survey(matrix, denoised, truth)
-    sigmas = np.stack([denoised.sigma_image(int(column)) for column in found.columns])
-    metrics = _metrics(denoised, bases, found, sigmas)
-    metrics["deidentified"] = bool(findings.get("deidentified"))
+            validate_geometry(matrix, other)
+    data = _survey(matrix, denoised, truth)
+    sigmas = np.stack([denoised.sigma_image(int(column)) for column in data.columns])
+    metrics = _metrics(denoised, bases, data, sigmas)
+    metrics["deidentified"] = bool(qc_content.get("deidentified"))
     warnings = _warnings(denoised, metrics)
-    figures = _figures(denoised, bases, found, sigmas)
-    page = render_patch_html(metrics=metrics, warnings=warnings, qc=findings, figures=figures)
+    figures = _figures(denoised, bases, data, sigmas)
+    page = render_patch_html(metrics=metrics, warnings=warnings, qc=qc_content, figures=figures)
     text = render_patch_markdown(metrics=metrics, warnings=warnings)
-    return published(metrics, figure1=figures["figure1"], page=page, text=text, out=out)
+    return write_files(metrics, figure1=figures["figure1"], page=page, text=text, out=out)
 
 
-def _survey(matrix: MatrixStore, denoised: PatchStore, truth: MatrixStore | None) -> Found:
+def _survey(matrix: MatrixStore, denoised: PatchStore, truth: MatrixStore | None) -> PatchSurvey:
     """Go once over all matrices, row block by row block."""
     columns = sampled_columns(matrix.cols)
     before, after, true = (np.empty((len(columns), matrix.rows), np.float32) for _ in range(3))
-    found = Removed()
+    removed = RemovedStatistics()
     energy = 0.0
     for index in progress(range(matrix.block_count), "report", unit="row block"):
         rows = matrix.block(index)
         A, D = matrix.read_block(index, dtype=np.float32), denoised.read_block(index, dtype=np.float32)
         energy += float(np.einsum("ij,ij->", A, A, dtype=np.float64))
-        found.add(A - D, A > TISSUE)
+        removed.add(A - D, A > TISSUE)
         before[:, rows], after[:, rows] = A[:, columns].T, D[:, columns].T
         if truth is not None:
             true[:, rows] = truth.read_block(index, dtype=np.float32)[:, columns].T
     shape = (len(columns), *matrix.image)
-    return Found(
+    return PatchSurvey(
         columns,
         before.reshape(shape),
         after.reshape(shape),
         None if truth is None else true.reshape(shape),
-        found,
+        removed,
         energy,
     )
 
 
-def _metrics(denoised: PatchStore, bases: PatchBases, found: Found, sigmas: NDArray[np.float32]) -> dict[str, Any]:
+def _metrics(denoised: PatchStore, bases: PatchBases, data: PatchSurvey, sigmas: NDArray[np.float32]) -> dict[str, Any]:
     plan = denoised.plan
-    guide = found.after if found.truth is None else found.truth
-    body, lung = guide > TISSUE, (guide > LUNG[0]) & (guide < LUNG[1])
+    anatomy = data.after if data.truth is None else data.truth
+    body, lung = anatomy > TISSUE, (anatomy > LUNG[0]) & (anatomy < LUNG[1])
     used = [bases.bases[number - 1] for number in sorted(set(plan.bases))]
+    noises = denoised.noise_summaries
+    restored = [
+        restored_noise_fraction(noise.soft_tissue_sigma, noise.noise_floor, plan.target_noise) for noise in noises
+    ]
+    floors = [noise.noise_floor for noise in noises]
     metrics: dict[str, Any] = {
         "mode": "patch",
         "rows": denoised.rows,
@@ -178,30 +179,32 @@ def _metrics(denoised: PatchStore, bases: PatchBases, found: Found, sigmas: NDAr
         "wiener": plan.wiener,
         "stride": plan.stride,
         "target_noise": plan.target_noise,
-        "put_back": [put_back(said["soft"], said["left"], plan.target_noise) for said in denoised.words],
-        "sigma_soft_hu": [said["soft"] for said in denoised.words],
-        "left": [said["left"] for said in denoised.words],
+        "restored_noise_fraction": restored,
+        "put_back": restored,
+        "sigma_soft_hu": [noise.soft_tissue_sigma for noise in noises],
+        "noise_floor": floors,
+        "left": floors,
         "seed": plan.seed,
         "basis": "given" if plan.basis else "learned",
         "basis_note": plan.factored_by,
         "patch": [list(basis.shape) for basis in used],
         "classes": [basis.classes for basis in used],
         "textures": [len(basis.textures) for basis in used],
-        "scanner": [said["scanner"] for said in denoised.words],
+        "scanner": [noise.scanner for noise in noises],
         "notes": list(plan.notes),
         "sigma_body_hu": _rms(sigmas[body]),
         "sigma_lung_hu": _rms(sigmas[lung]),
-        "removed_std_hu": found.removed.std,
-        "relative_residual": float(np.sqrt(found.removed.energy / (found.energy or 1.0))),
-        "edge_ratio": measured_edge_ratio(found.before - found.after, guide),
-        "slices_sampled": len(found.columns),
+        "removed_std_hu": data.removed.std,
+        "relative_residual": float(np.sqrt(data.removed.energy / (data.energy or 1.0))),
+        "edge_ratio": finite_edge_ratio(data.before - data.after, anatomy),
+        "slices_sampled": len(data.columns),
     }
-    if found.truth is not None:
-        noise = found.before - found.truth
+    if data.truth is not None:
+        noise = data.before - data.truth
         metrics.update(
-            before=compare(found.truth, found.before).to_dict(),
-            after=compare(found.truth, found.after).to_dict(),
-            noise_edge_ratio=measured_edge_ratio(noise, found.truth),
+            before=compare(data.truth, data.before).to_dict(),
+            after=compare(data.truth, data.after).to_dict(),
+            noise_edge_ratio=finite_edge_ratio(noise, data.truth),
             noise_body_hu=_rms(noise[body]),
             noise_lung_hu=_rms(noise[lung]),
         )
@@ -213,40 +216,41 @@ def _rms(values: NDArray[np.float32]) -> float | None:
 
 
 def _warnings(denoised: PatchStore, metrics: dict[str, Any]) -> list[str]:
-    """Return what the reader must know before the numbers."""
-    said = []
-    if metrics["removed_std_hu"] < NOTHING:
-        said.append("Almost nothing was removed: the denoised series is the input but for rounding.")
-    edges = metrics["edge_ratio"]
-    if edges is not None and edges >= ANATOMY_REMOVED:
-        said.append(
-            f"What was removed is {edges:.1f} times as strong on edges of anatomy as in flat regions, so anatomy was "
-            "removed with the noise. Look for its outlines in Figure 1; a smaller --tau keeps more."
+    """Return the warnings that the page shows above the metrics."""
+    warnings = []
+    if metrics["removed_std_hu"] < NOTHING_REMOVED:
+        warnings.append("Almost nothing was removed: apart from rounding, the denoised series is the input.")
+    edge_ratio = metrics["edge_ratio"]
+    if edge_ratio is not None and edge_ratio >= ANATOMY_REMOVED:
+        warnings.append(
+            f"The removed component is {edge_ratio:.1f} times as strong on edges of anatomy as in flat regions, so "
+            "anatomy was removed with the noise. Look for its outlines in Figure 1. A smaller tau keeps more anatomy."
         )
-    return said + [f"{note[0].upper()}{note[1:]}." for note in denoised.plan.notes]
+    return warnings + [f"{note[0].upper()}{note[1:]}." for note in denoised.plan.notes]
 
 
-def _figures(denoised: PatchStore, bases: PatchBases, found: Found, sigmas: NDArray[np.float32]) -> dict[str, bytes]:
-    index = found.shown
-    column = int(found.columns[index])
+def _figures(
+    denoised: PatchStore, bases: PatchBases, data: PatchSurvey, sigmas: NDArray[np.float32]
+) -> dict[str, bytes]:
+    index = data.representative
+    column = int(data.columns[index])
     number, entry = next(
         (number, entry) for number, entry in enumerate(denoised.series) if column < entry.first + entry.count
     )
-    views = Views(
-        before=found.before[index],
-        after=found.after[index],
+    views = SliceViews(
+        before=data.before[index],
+        after=data.after[index],
         sigma=sigmas[index],
-        truth=None if found.truth is None else found.truth[index],
+        truth=None if data.truth is None else data.truth[index],
         pixel_spacing=entry.pixel_spacing,
         caption=f"slice {column - entry.first + 1} of {entry.count}, series {number + 1} of {len(denoised.series)}",
     )
     noise, basis = denoised.noise(number), bases.bases[denoised.plan.bases[number] - 1]
+    texture = noise.texture_map[..., column - entry.first]
     return {
         "figure1": png(patch_figure1(views)),
-        "profiles": png(profiles(views, chosen_lines(views))),
-        "noise": png(
-            noise_figure(views, noise, np.median(noise.sigma, axis=(0, 1)), noise.texture[..., column - entry.first])
-        ),
+        "profiles": png(draw_profiles(views, choose_profiles(views))),
+        "noise": png(noise_figure(views, noise, np.median(noise.sigma, axis=(0, 1)), texture)),
         "energies": png(energies(basis, denoised.plan.tau)),
         "basis": png(basis_patches(basis)),
     }

@@ -1,11 +1,11 @@
-"""How near an image series comes to a known truth, in HU: RMSE, PSNR, SSIM, and whether anatomy was removed.
+"""Image quality against a known truth, in HU: RMSE, PSNR and SSIM, and whether anatomy was removed.
 
-Everything runs slice by slice, so memory holds a few slices whatever the volume. Which voxel is body or lung is told
-from the truth alone:
+All measures are computed slice by slice, so memory holds a few slices only. The truth alone decides the region of a
+voxel:
 
-    seen   truth at least FIELD_OF_VIEW: the rest is padding and counts nowhere
-    body   truth above TISSUE: soft tissue, fat and bone, without lungs and air
-    lung   truth within LUNG: aerated lung, without the air around the patient and in the airways
+    field of view   truth at least FIELD_OF_VIEW; the other voxels are padding and are not used
+    body            truth above TISSUE: soft tissue, fat and bone, without lungs and air
+    lung            truth within LUNG: aerated lung, without the air around the patient and in the airways
 
 References:
     Z. Wang, A. C. Bovik, H. R. Sheikh, E. P. Simoncelli, "Image quality assessment: from error visibility to structural
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FIELD_OF_VIEW = -1100.0
-"""HU below which a voxel of the truth is padding: nothing attenuates less than air, and noise hardly reaches there."""
+"""HU below which a voxel of the truth is padding: no tissue attenuates less than air, and noise rarely goes so low."""
 
 TISSUE = -300.0
 """HU above which a voxel of the truth is body."""
@@ -37,35 +37,38 @@ LUNG = (-950.0, -600.0)
 """HU between which a voxel of the truth is aerated lung."""
 
 PSNR_RANGE = 2000.0
-"""HU that PSNR is related to: from air to dense bone."""
+"""Peak value of PSNR in HU: the range from air to dense bone."""
 
 SSIM_WINDOW = (-1000.0, 400.0)
-"""HU to which both images are clipped for SSIM, and whose difference is its dynamic range."""
+"""HU to which both images are clipped for SSIM. The width of the window is the dynamic range of SSIM."""
 
 SSIM_SIGMA = 1.5
-"""Pixels of the Gaussian weight of SSIM, as in Wang et al."""
+"""Standard deviation in pixels of the Gaussian window of SSIM, as in Wang et al."""
 
 EDGE_SMOOTHING = 1.0
-"""Pixels of the Gaussian under which an edge is looked for, so that noise is not taken for one."""
+"""Standard deviation in pixels of the Gaussian filter before edge detection, so that noise is not detected."""
 
 EDGE_SHARE = 0.05
-"""Share of a slice's body and lung, the voxels of the steepest gradient, that counts as anatomy edges."""
+"""Fraction of the voxels of body and lung in a slice, those with the steepest gradient, that are edges of anatomy."""
 
 FLAT_SHARE = 0.50
-"""Share of a slice's body and lung, the voxels of the least gradient, that counts as flat."""
+"""Fraction of the voxels of body and lung in a slice, those with the smallest gradient, that are flat regions."""
+
+ANATOMY_REMOVED = 1.5
+"""Edge ratio from which the report warns that anatomy was removed: noise alone measures 1.0 to 1.1."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """An image against the truth.
+    """Scores of an image against the truth.
 
     Attributes:
         slices: Number of slices compared.
-        rmse: HU, over all voxels seen.
-        rmse_body: HU, over body; None where the truth has none.
-        rmse_lung: HU, over lung; None where the truth has none.
-        psnr: dB, of PSNR_RANGE over `rmse`; None where the image equals the truth.
-        ssim: Mean over slices of the structural similarity in SSIM_WINDOW.
+        rmse: Root mean square error over the field of view, HU.
+        rmse_body: The same over the body; None where the truth has no body.
+        rmse_lung: The same over the lung; None where the truth has no lung.
+        psnr: Peak signal-to-noise ratio, PSNR_RANGE over `rmse`, in dB; None where the image equals the truth.
+        ssim: Structural similarity in SSIM_WINDOW, averaged over slices.
     """
 
     slices: int
@@ -76,7 +79,7 @@ class Quality:
     ssim: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers with the windows and thresholds that they hold for, fit for JSON."""
+        """Return the scores, with the windows and thresholds that define them, in a form fit for JSON."""
         return {
             **asdict(self),
             "psnr_range": PSNR_RANGE,
@@ -88,11 +91,11 @@ class Quality:
 
 @dataclass(frozen=True)
 class EdgeRatio:
-    """The component that a method removed, on anatomy edges against flat regions.
+    """Strength of the removed component on edges of anatomy and in flat regions.
 
     Attributes:
-        edge_rms: HU, root mean square of what was removed on edges.
-        flat_rms: HU, the same in flat regions.
+        edge_rms: Root mean square of the removed component on edges, HU.
+        flat_rms: Root mean square of the removed component in flat regions, HU.
     """
 
     edge_rms: float
@@ -100,7 +103,7 @@ class EdgeRatio:
 
     @property
     def ratio(self) -> float:
-        """`edge_rms` over `flat_rms`: near 1 where only noise was removed, well above where anatomy went with it."""
+        """`edge_rms` / `flat_rms`: near 1 if only noise was removed, well above 1 if anatomy was removed too."""
         return self.edge_rms / self.flat_rms if self.flat_rms else math.inf
 
 
@@ -108,21 +111,21 @@ def compare(truth: Iterable[NDArray[Any]], image: Iterable[NDArray[Any]]) -> Qua
     """Compare an image series with the truth, slice by slice.
 
     Args:
-        truth: Slices in HU, each (rows, columns), at least 11 x 11; a volume (z, y, x) will do.
-        image: As many, of the same shapes.
+        truth: Slices in HU, each (rows, columns), at least 11 x 11; for example a volume (slices, rows, columns).
+        image: The same number of slices with the same shapes.
 
     Raises:
-        ValueError: The two differ in number or shape, there is no slice, or every voxel of the truth is padding.
+        ValueError: Number or shape of slices differ, there is no slice, or every voxel of the truth is padding.
     """
     errors = {"all": _MeanSquare(), "body": _MeanSquare(), "lung": _MeanSquare()}
     similarities = []
-    for true, seen in _pairs(truth, image):
+    for true, measured in _pairs(truth, image):
         inside = true >= FIELD_OF_VIEW
-        difference = seen - true
+        difference = measured - true
         errors["all"].add(difference[inside])
         errors["body"].add(difference[true > TISSUE])
         errors["lung"].add(difference[(true > LUNG[0]) & (true < LUNG[1])])
-        similarities.append(_similarity(true, seen))
+        similarities.append(_similarity(true, measured))
     rmse = errors["all"].rms
     if rmse is None:
         raise ValueError("nothing to compare: no slice, or every voxel of the truth is padding")
@@ -137,33 +140,32 @@ def compare(truth: Iterable[NDArray[Any]], image: Iterable[NDArray[Any]]) -> Qua
 
 
 def edge_ratio(removed: Iterable[NDArray[Any]], anatomy: Iterable[NDArray[Any]]) -> EdgeRatio:
-    """Measure whether what was removed follows the anatomy's edges.
+    """Measure whether the removed component follows the edges of anatomy.
 
-    In each slice the magnitude of the gradient (Sobel) of `anatomy`, clipped to SSIM_WINDOW and smoothed by a Gaussian
-    of EDGE_SMOOTHING pixels, sorts the voxels of body and lung: the steepest EDGE_SHARE of them are edges, the least
-    steep FLAT_SHARE are flat. Over all slices the root mean square of `removed` is taken on each: about zero, not about
-    its mean, since a blurred edge is darker on its whole bright side. Air around the patient is left out, since it
-    would be flat everywhere.
+    In each slice, `anatomy` is clipped to SSIM_WINDOW and smoothed by a Gaussian filter of EDGE_SMOOTHING pixels. The
+    voxels of body and lung are ranked by the magnitude of its gradient (Sobel): the EDGE_SHARE with the steepest
+    gradient are edges, the FLAT_SHARE with the smallest are flat. The root mean square of `removed` is computed over
+    the edges and over the flat voxels of all slices. It is taken about zero, not about the mean, because a blurred edge
+    is darker on its whole bright side. Air around the patient is excluded, because it would be flat everywhere.
 
-    Noise itself is a little stronger inside the body than at its skin, so compare with the ratio of the true noise
-    where that is known.
+    Noise is slightly stronger inside the body than at the skin. Where the true noise is known, compare with its ratio.
 
     Args:
-        removed: Noisy minus denoised, HU, slices of (rows, columns).
-        anatomy: Where the edges are, HU: the truth where it is known, else the denoised image, not the noisy one, whose
-            steepest voxels are noise.
+        removed: Noisy minus denoised image, HU, slices of (rows, columns).
+        anatomy: Image whose edges are used, HU: the truth where it is known, else the denoised image. In the noisy
+            image, the steepest voxels are noise.
 
     Raises:
-        ValueError: The two differ in number or shape, or hold no voxel of body or lung.
+        ValueError: Number or shape of slices differ, or there is no voxel of body or lung.
     """
     edge, flat = _MeanSquare(), _MeanSquare()
-    for guide, gone in _pairs(anatomy, removed):
-        inside = (guide > TISSUE) | ((guide > LUNG[0]) & (guide < LUNG[1]))
+    for image, difference in _pairs(anatomy, removed):
+        inside = (image > TISSUE) | ((image > LUNG[0]) & (image < LUNG[1]))
         if not inside.any():
             continue
-        gradient = sobel(gaussian(np.clip(guide, *SSIM_WINDOW), EDGE_SMOOTHING, preserve_range=True))[inside]
+        gradient = sobel(gaussian(np.clip(image, *SSIM_WINDOW), EDGE_SMOOTHING, preserve_range=True))[inside]
         least, most = np.quantile(gradient, [FLAT_SHARE, 1 - EDGE_SHARE])
-        values = gone[inside]
+        values = difference[inside]
         edge.add(values[gradient >= most])
         flat.add(values[gradient <= least])
     if edge.rms is None or flat.rms is None:
@@ -171,8 +173,17 @@ def edge_ratio(removed: Iterable[NDArray[Any]], anatomy: Iterable[NDArray[Any]])
     return EdgeRatio(edge.rms, flat.rms)
 
 
+def finite_edge_ratio(removed: Iterable[NDArray[Any]], anatomy: Iterable[NDArray[Any]]) -> float | None:
+    """Return the ratio of `edge_ratio`; None if there is no body in the slices, or nothing was removed from it."""
+    try:
+        ratio = edge_ratio(removed, anatomy).ratio
+    except ValueError:
+        return None
+    return ratio if math.isfinite(ratio) else None
+
+
 class _MeanSquare:
-    """Root mean square of values that come slice by slice."""
+    """Accumulator of the root mean square of values that arrive slice by slice."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -193,7 +204,7 @@ def _pairs(
     for one, other in zip(first, second, strict=True):
         if np.shape(one) != np.shape(other) or np.ndim(one) != 2:  # noqa: PLR2004 - a slice
             raise ValueError(
-                f"slices of shape {np.shape(one)} and {np.shape(other)}, expected two alike, rows x columns"
+                f"slices of shape {np.shape(one)} and {np.shape(other)}, expected two equal shapes (rows, columns)"
             )
         yield np.asarray(one, np.float64), np.asarray(other, np.float64)
 

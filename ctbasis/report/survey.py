@@ -1,4 +1,4 @@
-"""One pass over A and U that gathers all the report needs: sums over every voxel, and whole images of a few slices."""
+"""One pass over A and U that collects the data of the report: sums over all voxels, and images of a few slices."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from ctbasis.svd.factors import FactorStore
 
 SAMPLED = 16
-"""Slices kept as images, evenly over the columns: scores are taken over them, and figures choose among them."""
+"""Evenly spaced slices that are kept as images. Scores are computed over them, and the figures show one of them."""
 
 BASIS_IMAGES = 8
 """Basis images that are kept."""
 
 NOISY_AIR = -900.0
-"""HU up to which the mean of a small square may be air: clipped at -1000, with 100 HU of noise, its mean is -960."""
+"""HU up to which the mean of a small square may belong to air: with 100 HU of noise, clipped at -1000, it is -960."""
 
 
 @dataclass
-class Removed:
-    """What A - A_k amounts to, summed over the whole matrix.
+class RemovedStatistics:
+    """Statistics of the removed component A - A_k, summed over the whole matrix.
 
     Attributes:
         energy: ||A - A_k||_F^2, HU^2.
         count: Voxels of the body (above `TISSUE` in A).
-        total: Sum of A - A_k over them, HU.
-        squares: Sum of its squares, HU^2.
+        total: Sum of A - A_k over the body, HU.
+        squares: Sum of the squares of A - A_k over the body, HU^2.
     """
 
     energy: float = 0.0
@@ -45,7 +45,12 @@ class Removed:
     squares: float = 0.0
 
     def add(self, difference: NDArray[np.float32], body: NDArray[np.bool_]) -> None:
-        """Add a piece of A - A_k, with the mask of the body."""
+        """Add a part of A - A_k.
+
+        Args:
+            difference: The part of A - A_k, HU.
+            body: Mask of the body, of the same shape.
+        """
         self.energy += float(np.vdot(difference, difference))
         inside = difference * body
         self.count += int(np.count_nonzero(body))
@@ -54,7 +59,7 @@ class Removed:
 
     @property
     def std(self) -> float:
-        """Standard deviation of A - A_k in the body, HU; 0 where there is no body."""
+        """Standard deviation of A - A_k in the body, HU; 0 if there is no body."""
         if self.count == 0:
             return 0.0
         mean = self.total / self.count
@@ -63,15 +68,15 @@ class Removed:
 
 @dataclass
 class Survey:
-    """What one pass found.
+    """Results of one pass over A and U.
 
     Attributes:
-        columns: Columns of A that `original`, `truth` and `approximations` show, ascending.
+        columns: Columns of A that are kept as images, ascending.
         original: Their images in A, HU, (columns, Rows, Columns).
-        truth: The same of the true matrix, where there is one.
-        approximations: The same of A_k, by k.
+        truth: Their images in the true matrix, HU; None where it is not known.
+        approximations: Their images in A_k, HU, by k.
         basis: The first basis images, (up to BASIS_IMAGES, Rows, Columns).
-        removed: By k.
+        removed: Statistics of A - A_k, by k.
         energy: ||A||_F^2, HU^2.
     """
 
@@ -80,27 +85,25 @@ class Survey:
     truth: NDArray[np.float32] | None
     approximations: dict[int, NDArray[np.float32]]
     basis: NDArray[np.float32]
-    removed: dict[int, Removed] = field(default_factory=dict)
+    removed: dict[int, RemovedStatistics] = field(default_factory=dict)
     energy: float = 0.0
 
     @property
     def representative(self) -> int:
-        """Index into `columns` of the slice that shows most lung, the middle one if none does."""
-        middle = (len(self.columns) - 1) / 2
-        shares = [lung_share(image) for image in self.original]
-        return max(range(len(shares)), key=lambda index: (shares[index], -abs(index - middle)))
+        """Index into `columns` of the slice that the figures show."""
+        return representative_slice(self.original)
 
 
 def survey(matrix: MatrixStore, basis: FactorStore, ranks: Sequence[int], truth: MatrixStore | None = None) -> Survey:
-    """Go once over A and U (and the truth), row block by row block, for all `ranks` together.
+    """Go once over A and U, and the truth if there is one, row block by row block, for all `ranks` together.
 
-    In memory: one row block of each, and `SAMPLED` images of each rank.
+    Memory holds one row block of each matrix, and `SAMPLED` images of each rank.
 
     Args:
         matrix: A.
         basis: Its factors.
         ranks: Ranks from 1 to `basis.rank`.
-        truth: A matrix of the same shape.
+        truth: True matrix of the same shape; optional.
 
     Raises:
         CtbasisError: A chunk is missing or corrupt.
@@ -108,31 +111,48 @@ def survey(matrix: MatrixStore, basis: FactorStore, ranks: Sequence[int], truth:
     ranks = sorted(set(ranks))
     weights = basis.weights.astype(np.float32)
     columns = sampled_columns(matrix.cols)
-    found = _empty(matrix, basis, ranks, columns, with_truth=truth is not None)
+    data = _empty(matrix, basis, ranks, columns, with_truth=truth is not None)
     for index in progress(range(matrix.block_count), "report", unit="row block"):
         rows = matrix.block(index)
         A = matrix.read_block(index, dtype=np.float32)
         U = basis.read_block(index, rank=max(ranks, default=1)).astype(np.float32, copy=False)
-        found.energy += _energy(A)
-        _images(found.original)[:, rows] = A[:, columns].T
-        if found.truth is not None and truth is not None:
-            _images(found.truth)[:, rows] = truth.read_block(index, dtype=np.float32)[:, columns].T
-        _images(found.basis)[:, rows] = U[:, : len(found.basis)].T
+        data.energy += _energy(A)
+        _images(data.original)[:, rows] = A[:, columns].T
+        if data.truth is not None and truth is not None:
+            _images(data.truth)[:, rows] = truth.read_block(index, dtype=np.float32)[:, columns].T
+        _images(data.basis)[:, rows] = U[:, : len(data.basis)].T
         for k in ranks:
-            _images(found.approximations[k])[:, rows] = weights[columns, :k] @ U[:, :k].T
+            _images(data.approximations[k])[:, rows] = weights[columns, :k] @ U[:, :k].T
         for group in matrix.column_groups:
-            _subtract(A[:, group], U, weights[group], found.removed)
-    return found
+            _subtract(A[:, group], U, weights[group], data.removed)
+    return data
 
 
 def sampled_columns(n: int) -> NDArray[np.intp]:
-    """Return the columns to keep: the centres of up to `SAMPLED` equal parts of n."""
+    """Return the columns to keep as images: the centres of up to `SAMPLED` equal parts of n columns."""
     parts = min(SAMPLED, n)
     return ((np.arange(parts) + 0.5) * n / parts).astype(np.intp)
 
 
+def representative_slice(images: NDArray[np.float32]) -> int:
+    """Return the index of the slice with the largest fraction of lung; the middle one if there is no lung.
+
+    Args:
+        images: Slices in HU, (slices, Rows, Columns).
+    """
+    middle = (len(images) - 1) / 2
+    shares = [lung_share(image) for image in images]
+    return max(range(len(shares)), key=lambda index: (shares[index], -abs(index - middle)))
+
+
 def lung_share(image: NDArray[Any]) -> float:
-    """Return the share of a slice that looks like lung, by means of small squares, so that noisy air does not."""
+    """Return the fraction of a slice whose local mean is that of lung.
+
+    The means of small squares are used, so that noisy air is not counted.
+
+    Args:
+        image: Slice in HU, (Rows, Columns).
+    """
     edge = max(1, min(8, min(image.shape) // 16))
     rows, columns = image.shape[0] // edge, image.shape[1] // edge
     squares = image[: rows * edge, : columns * edge].reshape(rows, edge, columns, edge).mean(axis=(1, 3))
@@ -151,7 +171,7 @@ def _empty(
         truth=images(len(columns)) if with_truth else None,
         approximations={k: images(len(columns)) for k in ranks},
         basis=images(min(BASIS_IMAGES, max(ranks, default=1), basis.rank)),
-        removed={k: Removed() for k in ranks},
+        removed={k: RemovedStatistics() for k in ranks},
     )
 
 
@@ -161,14 +181,14 @@ def _images(volume: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _energy(A: NDArray[np.float32]) -> float:
-    # In float64: the energy beyond k is what remains of two nearly equal sums.
+    # In float64, because the energy beyond k is the difference of two nearly equal sums.
     return float(np.einsum("ij,ij->", A, A, dtype=np.float64))
 
 
 def _subtract(
-    A: NDArray[np.float32], U: NDArray[np.float32], weights: NDArray[np.float32], removed: dict[int, Removed]
+    A: NDArray[np.float32], U: NDArray[np.float32], weights: NDArray[np.float32], removed: dict[int, RemovedStatistics]
 ) -> None:
-    """Take one rank after the other off a piece of A: together they cost one product at the largest rank."""
+    """Subtract the ranks one after the other from a part of A; all together cost one product at the largest rank."""
     body = A > TISSUE
     difference = A.copy()
     taken = 0

@@ -10,13 +10,15 @@ import pytest
 import zarr
 
 from ctbasis.errors import CtbasisError
-from ctbasis.patch.bases import PatchBases, distance, grouped, kind_at
-from ctbasis.patch.basis import PatchBasis, learn
+from ctbasis.patch.bases import PatchBases, covariance_distance, group_series, kind_at
+from ctbasis.patch.learn import learn_basis
 from ctbasis.patch.noise import Noise
 from ctbasis.patch.volume import ArrayVolume
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ctbasis.patch.basis import PatchBasis
 
 SHAPE = (5, 5, 3)
 SPACING = (1.4, 1.4, 2.5)
@@ -35,7 +37,7 @@ def volume(spacing: tuple[float, float, float] = SPACING, slices: int = 8) -> Ar
 
 @pytest.fixture(scope="module")
 def basis() -> PatchBasis:
-    return learn(volume(), noise(), shape=SHAPE, classes=2)
+    return learn_basis(volume(), noise(), shape=SHAPE, classes=2)
 
 
 @pytest.fixture
@@ -84,32 +86,32 @@ def test_a_basis_without_one_of_its_members_is_refused(stored: str) -> None:
 
 
 def test_a_series_like_those_it_was_learned_on_fits_without_a_word(basis: PatchBasis) -> None:
-    assert PatchBases((basis,)).fitting(volume(), noise()) == (0, [])
+    assert PatchBases((basis,)).select(volume(), noise()) == (0, [])
 
 
 def test_another_spacing_is_warned_about_and_a_far_one_is_refused(basis: PatchBasis) -> None:
-    _, notes = PatchBases((basis,)).fitting(volume((1.4, 1.4, 4.0)), noise())
+    _, notes = PatchBases((basis,)).select(volume((1.4, 1.4, 4.0)), noise())
     assert "spacing" in notes[0]
     with pytest.raises(CtbasisError, match=r"learned at a spacing of 1\.4 x 1\.4 x 2\.5 mm"):
-        PatchBases((basis,)).fitting(volume((0.5, 0.5, 2.5)), noise())
+        PatchBases((basis,)).select(volume((0.5, 0.5, 2.5)), noise())
 
 
 def test_noise_of_another_kernel_is_warned_about_and_the_nearest_basis_is_taken(basis: PatchBasis) -> None:
     soft = noise(0.45)
-    _, notes = PatchBases((basis,)).fitting(volume(), soft)
+    _, notes = PatchBases((basis,)).select(volume(), soft)
     assert "another reconstruction kernel" in notes[0]
     near = replace(basis, covariance=soft.patch_covariance(SHAPE))
-    assert distance(near, soft) == 0
-    assert PatchBases((basis, near)).fitting(volume(), soft) == (1, [])
+    assert covariance_distance(near, soft) == 0
+    assert PatchBases((basis, near)).select(volume(), soft) == (1, [])
 
 
 def test_a_volume_smaller_than_the_patch_is_refused(basis: PatchBasis) -> None:
     with pytest.raises(CtbasisError, match="a patch of 5 x 5 x 3 voxels, a volume of 32 x 32 x 2"):
-        PatchBases((basis,)).fitting(volume(slices=2), noise())
+        PatchBases((basis,)).select(volume(slices=2), noise())
 
 
 def test_series_are_grouped_by_patch_spacing_and_kernel() -> None:
     volumes = [volume(), volume(), volume((1.4, 1.4, 5.0)), volume(), volume()]
     noises = [noise(), noise(0.02), noise(), noise(0.4), noise()]
     shapes = [SHAPE, SHAPE, SHAPE, SHAPE, (5, 5, 5)]
-    assert grouped(volumes, noises, shapes) == [[0, 1], [2], [3], [4]]
+    assert group_series(volumes, noises, shapes) == [[0, 1], [2], [3], [4]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ctbasis.patch.shrinkage import TEMPLATE, keep_above, wiener
+from ctbasis.patch.shrinkage import TEMPLATE_ENERGY, hard_threshold, wiener_shrinkage
 
 SIZE = 75
 
@@ -18,7 +18,7 @@ def rows(number: int, seed: int, scale: float = 3.0) -> np.ndarray:
 def test_weights_above_tau_stay_and_certainty_counts_them(tau: float) -> None:
     c = rows(40, 0)
     kept = np.where(np.abs(c) > tau, c, 0)
-    certainty = keep_above(changed := c.copy(), tau)
+    certainty = hard_threshold(changed := c.copy(), tau)
     np.testing.assert_array_equal(changed, kept)
     np.testing.assert_allclose(certainty, 1 / (1 + (kept != 0).sum(axis=1)), rtol=1e-6)
 
@@ -26,7 +26,7 @@ def test_weights_above_tau_stay_and_certainty_counts_them(tau: float) -> None:
 def test_where_nothing_is_matched_every_weight_is_shrunk_alone() -> None:
     c, d = rows(40, 0), rows(40, 1)
     gain = d**2 / (d**2 + 1)
-    certainty = wiener(changed := c.copy(), d, *rows(2, 2), np.zeros(40, np.bool_))
+    certainty = wiener_shrinkage(changed := c.copy(), d, *rows(2, 2), np.zeros(40, np.bool_))
     np.testing.assert_allclose(changed, gain * c, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(certainty, 1 / (1 + (gain**2).sum(axis=1)), rtol=1e-5)
 
@@ -34,14 +34,14 @@ def test_where_nothing_is_matched_every_weight_is_shrunk_alone() -> None:
 def test_along_the_template_the_image_stays_and_across_it_is_shrunk() -> None:
     c, d, start, flat = rows(40, 0), rows(40, 1), rows(1, 2)[0], rows(1, 3)[0]
     changed = c.copy()
-    wiener(changed, d, start, flat, np.ones(40, np.bool_))
+    wiener_shrinkage(changed, d, start, flat, np.ones(40, np.bool_))
     whole = d + start
     template = whole - np.outer(whole @ flat / (flat @ flat), flat)
     norm = (template**2).sum(axis=1)
-    assert (norm > 5 * TEMPLATE).all()
+    assert (norm > 5 * TEMPLATE_ENERGY).all()
     shrunk = d**2 / (d**2 + 1) * c
     amplitude = [np.einsum("ij,ij->i", template, one) / norm for one in (c, shrunk, changed)]
-    share = norm / (norm + TEMPLATE)
+    share = norm / (norm + TEMPLATE_ENERGY)
     np.testing.assert_allclose(amplitude[2], share * amplitude[0] + (1 - share) * amplitude[1], atol=1e-4)
     # What is at right angles to it is as it was without.
     rest = changed - shrunk
@@ -52,6 +52,6 @@ def test_along_the_template_the_image_stays_and_across_it_is_shrunk() -> None:
 def test_a_template_as_faint_as_noise_changes_little() -> None:
     c, d = rows(40, 0), rows(40, 1, 0.1)
     changed, alone = c.copy(), c.copy()
-    wiener(changed, d, np.zeros(SIZE, np.float32), np.ones(SIZE, np.float32), np.ones(40, np.bool_))
-    wiener(alone, d, np.zeros(SIZE, np.float32), np.ones(SIZE, np.float32), np.zeros(40, np.bool_))
+    wiener_shrinkage(changed, d, np.zeros(SIZE, np.float32), np.ones(SIZE, np.float32), np.ones(40, np.bool_))
+    wiener_shrinkage(alone, d, np.zeros(SIZE, np.float32), np.ones(SIZE, np.float32), np.zeros(40, np.bool_))
     assert np.square(changed - alone).sum() < 1e-3 * np.square(c).sum()

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ctbasis.patch.basis import ClassRows, Drawn, PatchBasis, learn, whitening
+from ctbasis.patch.basis import PatchBasis, whitening
 from ctbasis.patch.denoise import denoise
-from ctbasis.patch.noise import CELL, Noise, estimate
-from ctbasis.patch.ray_paths import DIRECTIONS, RayPaths, Scan
-from ctbasis.patch.texture import WINDOWS, correlations
+from ctbasis.patch.learn import learn_basis
+from ctbasis.patch.noise import CELL, Noise
+from ctbasis.patch.noise_fit import fit_noise
+from ctbasis.patch.ray_paths import DIRECTIONS, RayPaths, ScanModel
+from ctbasis.patch.sampling import ClassRows, PatchSampler
+from ctbasis.patch.texture import WINDOWS, correlation_patterns
 from ctbasis.patch.volume import ArrayVolume, Slab
 from ctbasis.simulate.dose import Dose, image_noise
 from ctbasis.simulate.projection import ParallelBeam
@@ -48,16 +51,16 @@ def noisy(added: NDArray[np.float32]) -> ArrayVolume:
 
 @pytest.fixture(scope="module")
 def noise(noisy: ArrayVolume) -> Noise:
-    return estimate(noisy, reach=(4, 4, 2), target_noise=0.0)
+    return fit_noise(noisy, reach=(4, 4, 2), target_noise=0.0)
 
 
 @pytest.fixture(scope="module")
 def basis(noisy: ArrayVolume, noise: Noise) -> PatchBasis:
-    return learn(noisy, noise, shape=SHAPE, classes=2)
+    return learn_basis(noisy, noise, shape=SHAPE, classes=2)
 
 
 def test_flat_power_is_white_noise_and_a_ramp_leaves_nothing_of_a_large_area() -> None:
-    found = correlations((0.7, 0.7), (20, 20)).sum(axis=0)
+    found = correlation_patterns((0.7, 0.7), (20, 20)).sum(axis=0)
     assert found.shape == (WINDOWS + 1, 41, 41)
     np.testing.assert_allclose(found[:, 20, 20], 1.0)
     white = np.zeros((41, 41))
@@ -71,7 +74,7 @@ def test_flat_power_is_white_noise_and_a_ramp_leaves_nothing_of_a_large_area() -
 
 def test_power_of_one_direction_changes_along_it_and_hardly_across_it() -> None:
     # The first views' detectors lie along the columns' index: what they measure is the same from row to row.
-    *windows, flat = correlations((0.7, 0.7), (4, 4))[0]
+    *windows, flat = correlation_patterns((0.7, 0.7), (4, 4))[0]
     assert flat[5, 4] > 0.9 * flat[4, 4]
     assert flat[4, 5] < 0.2 * flat[4, 4]
     for first in windows[WINDOWS // 2 :]:
@@ -82,29 +85,34 @@ def test_power_of_one_direction_changes_along_it_and_hardly_across_it() -> None:
 def test_flat_noise_is_told_from_that_of_photons_and_left_up_to_twice_the_target(
     added: NDArray[np.float32], noisy: ArrayVolume, noise: Noise
 ) -> None:
-    assert estimate(noisy, target_noise=1000.0).left < 0.1
-    assert noise.left == 0
+    assert fit_noise(noisy, target_noise=1000.0).noise_floor < 0.1
+    assert noise.noise_floor == 0
     rng = np.random.default_rng(5)
-    flat = rng.normal(0, 0.7 * noise.soft, noisy.shape).astype(np.float32)
+    flat = rng.normal(0, 0.7 * noise.soft_tissue_sigma, noisy.shape).astype(np.float32)
     both = ArrayVolume(np.maximum(oval() + added + flat, -1000), noisy.spacing)
     # 0.7^2 / (1 + 0.7^2)
-    share = estimate(both, target_noise=1000.0)
-    assert share.left == pytest.approx(0.33, abs=0.08)
-    np.testing.assert_allclose(share.textures[:, 4, 4, 2], 1 - share.left, atol=0.03)
+    share = fit_noise(both, target_noise=1000.0)
+    assert share.noise_floor == pytest.approx(0.33, abs=0.08)
+    np.testing.assert_allclose(share.texture_covariances[:, 4, 4, 2], 1 - share.noise_floor, atol=0.03)
     # What is to be removed is correlated as the noise of photons alone is; what was measured, less.
-    assert np.abs(share.textures[:, 4, 5, 2] / (1 - share.left) - noise.textures[:, 4, 5, 2]).mean() < 0.1
-    less = estimate(both, target_noise=share.soft / 8)
-    assert less.left == pytest.approx(1 / 16)
-    np.testing.assert_allclose(less.textures[:, 4, 4, 2], 15 / 16, atol=0.01)
+    assert (
+        np.abs(
+            share.texture_covariances[:, 4, 5, 2] / (1 - share.noise_floor) - noise.texture_covariances[:, 4, 5, 2]
+        ).mean()
+        < 0.1
+    )
+    less = fit_noise(both, target_noise=share.soft_tissue_sigma / 8)
+    assert less.noise_floor == pytest.approx(1 / 16)
+    np.testing.assert_allclose(less.texture_covariances[:, 4, 4, 2], 15 / 16, atol=0.01)
 
 
 def test_rays_along_the_wide_axis_of_a_body_are_the_noisiest_in_its_middle() -> None:
     cells = oval().reshape(EDGE // CELL, CELL, EDGE // CELL, CELL, SLICES).mean(axis=(1, 3))
     paths = RayPaths(cells, (CELL * PIXEL, CELL * PIXEL))
     for share in (0.0, 1.0):
-        variances = paths.by_direction(share, Scan())
+        variances = paths.variances_by_direction(share, ScanModel())
         # What all directions add up to is the variance of the place.
-        np.testing.assert_allclose(variances.sum(axis=0), paths.variances(Scan())[int(share)], rtol=1e-3)
+        np.testing.assert_allclose(variances.sum(axis=0), paths.variances(ScanModel())[int(share)], rtol=1e-3)
         middle = variances[:, EDGE // CELL // 2, EDGE // CELL // 2, 0]
         # A detector along the rows' index, half way round, is that of rays along the columns.
         assert int(np.argmax(middle)) == DIRECTIONS // 2
@@ -114,9 +122,9 @@ def test_rays_along_the_wide_axis_of_a_body_are_the_noisiest_in_its_middle() -> 
 def test_every_texture_is_that_of_the_noise_where_it_is_said_to_be(added: NDArray[np.float32], noise: Noise) -> None:
     body = oval() > -100
     where = noise.texture_rows(0, EDGE, EDGE)
-    assert len(noise.textures) > 2
+    assert len(noise.texture_covariances) > 2
     checked = 0
-    for number, texture in enumerate(noise.textures):
+    for number, texture in enumerate(noise.texture_covariances):
         own = (where == number) & body
         if own.sum() < 5000:
             continue
@@ -131,18 +139,18 @@ def test_every_texture_is_that_of_the_noise_where_it_is_said_to_be(added: NDArra
 def test_noise_without_direction_has_one_texture_or_such_as_hardly_differ() -> None:
     rng = np.random.default_rng(3)
     white = gaussian_filter(rng.normal(0, 60, (EDGE, EDGE, SLICES)), (0.7, 0.7, 0)).astype(np.float32)
-    found = estimate(ArrayVolume(oval() + white, (PIXEL, PIXEL, 2.5)))
-    plane = found.textures[..., 2]
+    found = fit_noise(ArrayVolume(oval() + white, (PIXEL, PIXEL, 2.5)))
+    plane = found.texture_covariances[..., 2]
     assert np.ptp(plane, axis=0).max() < 0.2
 
 
 def test_rows_of_nothing_but_noise_are_white_in_every_texture(
     added: NDArray[np.float32], noise: Noise, basis: PatchBasis
 ) -> None:
-    drawn = Drawn(noise, SHAPE, 0.3, 0, tuple(range(len(noise.textures))))
+    drawn = PatchSampler(noise, SHAPE, 0.3, 0, tuple(range(len(noise.texture_covariances))))
     # The noise alone, where the body is: its rows hold nothing else.
     inside = ArrayVolume(added[64:128, 32:160].copy())
-    there = replace(noise, sigma=noise.sigma[8:16, 4:20], texture=noise.texture[8:16, 4:20])
+    there = replace(noise, sigma=noise.sigma[8:16, 4:20], texture_map=noise.texture_map[8:16, 4:20])
     rows = ClassRows(
         replace(drawn, noise=there),
         tuple(whitening(texture.covariance)[0].astype(np.float32) for texture in basis.textures),
@@ -167,9 +175,9 @@ def test_streaks_are_removed_that_one_covariance_for_all_leaves(
     added: NDArray[np.float32], noisy: ArrayVolume, noise: Noise, basis: PatchBasis
 ) -> None:
     body = oval() > -100
-    one = replace(noise, textures=np.empty(0), texture=np.empty(0, np.uint8))
-    assert len(one.textures) == 1
-    plain = learn(noisy, one, shape=SHAPE, classes=4)
+    one = replace(noise, texture_covariances=np.empty(0), texture_map=np.empty(0, np.uint8))
+    assert len(one.texture_covariances) == 1
+    plain = learn_basis(noisy, one, shape=SHAPE, classes=4)
 
     def left(by: Noise, on: PatchBasis) -> tuple[float, float]:
         error = np.concatenate([hu for _, hu in denoise(noisy, by, on, target_noise=0.0)]) - oval()
@@ -192,6 +200,6 @@ def test_a_basis_of_textures_is_read_as_it_was_written_and_each_finds_its_own(
     for one, other in zip(again.textures, basis.textures, strict=True):
         np.testing.assert_array_equal(one.vectors, other.vectors)
         np.testing.assert_array_equal(one.classes.forms, other.classes.forms)
-    np.testing.assert_array_equal(again.nearest(noise), np.arange(len(noise.textures)))
-    reversed_noise = replace(noise, textures=noise.textures[::-1])
-    np.testing.assert_array_equal(again.nearest(reversed_noise), np.arange(len(noise.textures))[::-1])
+    np.testing.assert_array_equal(again.match_textures(noise), np.arange(len(noise.texture_covariances)))
+    reversed_noise = replace(noise, texture_covariances=noise.texture_covariances[::-1])
+    np.testing.assert_array_equal(again.match_textures(reversed_noise), np.arange(len(noise.texture_covariances))[::-1])

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ctbasis.patch.noise import CELL, estimate
-from ctbasis.patch.ray_paths import RayPaths, Scan
-from ctbasis.patch.variance_model import Scanned, find_scan
+from ctbasis.patch.noise import CELL
+from ctbasis.patch.noise_fit import fit_noise
+from ctbasis.patch.ray_paths import RayPaths, ScanModel
+from ctbasis.patch.variance_model import VarianceModel, fit_variance_model
 from ctbasis.patch.volume import ArrayVolume
 from ctbasis.simulate.dose import Dose, image_noise
 from ctbasis.simulate.projection import ParallelBeam
-from tests.patch.test_denoise import body, sigma_errors
+from tests.patch.volumes import body, sigma_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +30,7 @@ def cell_means(hu: NDArray[np.float32]) -> NDArray[np.float32]:
     return hu.reshape(EDGE // CELL, CELL, EDGE // CELL, CELL, -1).mean(axis=(1, 3))
 
 
-def measured(mean: NDArray[np.float32], scan: Scan, share: float, *, seed: int = 0) -> NDArray[np.float64]:
+def measured(mean: NDArray[np.float32], scan: ScanModel, share: float, *, seed: int = 0) -> NDArray[np.float64]:
     """Variances as they are measured under `scan`: with chance, and half of them with anatomy on top."""
     rng = np.random.default_rng(seed)
     one, two = RayPaths(mean, CELLS).variances(scan)
@@ -40,19 +41,25 @@ def measured(mean: NDArray[np.float32], scan: Scan, share: float, *, seed: int =
 
 @pytest.mark.parametrize(
     "scan",
-    [Scan(), Scan(bow_tie=155.0), Scan(bow_tie=220.0), Scan(modulation=1.0), Scan(bow_tie=190.0, modulation=0.5)],
-    ids=lambda scan: f"bow-tie {scan.bow_tie:g} mm, modulation {scan.modulation:g}",
+    [
+        ScanModel(),
+        ScanModel(bow_tie_radius=155.0),
+        ScanModel(bow_tie_radius=220.0),
+        ScanModel(modulation=1.0),
+        ScanModel(bow_tie_radius=190.0, modulation=0.5),
+    ],
+    ids=lambda scan: f"bow-tie {scan.bow_tie_radius:g} mm, modulation {scan.modulation:g}",
 )
-def test_the_distribution_is_found_whatever_the_scanner_did(scan: Scan) -> None:
+def test_the_distribution_is_found_whatever_the_scanner_did(scan: ScanModel) -> None:
     mean = cell_means(body(EDGE, SLICES))
     tissue = (mean > -920) & (mean < 150)
     one, two = RayPaths(mean, CELLS).variances(scan)
     true = 0.6 * one + 0.4 * two
-    found = find_scan(mean, measured(mean, scan, 0.4), tissue, CELLS).shape
+    found = fit_variance_model(mean, measured(mean, scan, 0.4), tissue, CELLS).relative_variance
     ratio = np.log(found / true)[tissue]
     assert np.std(ratio) < 0.2
-    if scan != Scan():
-        plain = RayPaths(mean, CELLS).variances(Scan())
+    if scan != ScanModel():
+        plain = RayPaths(mean, CELLS).variances(ScanModel())
         # What a model without the filter and the modulation could do at best.
         assert np.std(ratio) < min(
             np.std(np.log((1 - s) * plain[0] + s * plain[1])[tissue] - np.log(true)[tissue])
@@ -62,19 +69,23 @@ def test_the_distribution_is_found_whatever_the_scanner_did(scan: Scan) -> None:
 
 def test_what_the_scanner_did_is_said_and_what_it_did_not_is_left_out() -> None:
     shape, rays = np.ones((1, 1, 1)), np.ones((1, 1, 1, 1), np.float32)
-    assert Scanned(Scan(), 0.2, 1.0, shape, rays, 9).words() == "20% electronic noise"
-    said = Scanned(Scan(longest=7.0, bow_tie=130.0, modulation=0.5), 0.0, 0.25, shape, rays, 9).words()
+    assert VarianceModel(ScanModel(), 0.2, 1.0, shape, rays, 9).description() == "20% electronic noise"
+    said = VarianceModel(
+        ScanModel(starvation_path=7.0, bow_tie_radius=130.0, modulation=0.5), 0.0, 0.25, shape, rays, 9
+    ).description()
     for words in ("bow-tie filter for a body of 260 mm", "50% of the longest path", "path of 7", "power 0.25"):
         assert words in said
 
 
 def test_where_there_is_next_to_no_tissue_nothing_is_made_up() -> None:
     mean = cell_means(body(EDGE, 2))
-    found = find_scan(mean, measured(mean, Scan(bow_tie=155.0), 0.4), np.zeros(mean.shape, np.bool_), CELLS)
-    assert found.scan == Scan()
-    assert not found.words()
-    assert np.isfinite(found.shape).all()
-    assert (found.shape > 0).all()
+    found = fit_variance_model(
+        mean, measured(mean, ScanModel(bow_tie_radius=155.0), 0.4), np.zeros(mean.shape, np.bool_), CELLS
+    )
+    assert found.scan == ScanModel()
+    assert not found.description()
+    assert np.isfinite(found.relative_variance).all()
+    assert (found.relative_variance > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -92,7 +103,7 @@ def test_sigma_is_found_under_bow_tie_filters_and_modulation(scanner: dict[str, 
     truth = body(EDGE, SLICES)
     beam = ParallelBeam.around((EDGE, EDGE), (PIXEL, PIXEL), 200)
     added = np.moveaxis(image_noise(np.moveaxis(truth, -1, 0), beam, Dose(5e4, **scanner)), 0, -1)
-    found = estimate(ArrayVolume(np.maximum(truth + added, -1000), (PIXEL, PIXEL, 2.5))).sigma_rows(0, EDGE, EDGE)
+    found = fit_noise(ArrayVolume(np.maximum(truth + added, -1000), (PIXEL, PIXEL, 2.5))).sigma_rows(0, EDGE, EDGE)
     true = np.sqrt(gaussian_filter((added**2).mean(axis=2), 3.0))[..., None]
     in_body, in_lung = sigma_errors(found, true, truth)
     assert in_body < 0.10
@@ -103,7 +114,7 @@ def test_noise_that_is_the_same_everywhere_is_found_to_be() -> None:
     truth = body(EDGE, SLICES)
     noise = gaussian_filter(np.random.default_rng(2).normal(0, 1, truth.shape), (0.8, 0.8, 0)).astype(np.float32)
     noise *= 30 / noise.std()
-    sigma = estimate(ArrayVolume(np.maximum(truth + noise, -1000), (PIXEL, PIXEL, 2.5))).sigma_rows(0, EDGE, EDGE)
+    sigma = fit_noise(ArrayVolume(np.maximum(truth + noise, -1000), (PIXEL, PIXEL, 2.5))).sigma_rows(0, EDGE, EDGE)
     in_body, in_lung = sigma_errors(sigma, np.full_like(sigma, 30), truth)
     assert in_body < 0.10
     assert in_lung < 0.15

@@ -41,10 +41,10 @@ def decoded(figure: Figure) -> Image.Image:
     ("rank", "run", "identity", "label"),
     [
         (ShownRank(50, 120, 133), 50, False, "k=50"),
-        (ShownRank(132, 120, 133), 120, False, "k=132 asked, 120 run: all there is"),
-        (ShownRank(133, 120, 133), 133, True, "k=133: identity"),
-        (ShownRank(244, 120, 133), 133, True, "k=244 asked, 133 run: identity"),
-        (ShownRank(300, 133, 133), 133, True, "k=300 asked, 133 run: identity"),
+        (ShownRank(132, 120, 133), 120, False, "k=120 (largest available; 132 requested)"),
+        (ShownRank(133, 120, 133), 133, True, "k=133 (full rank)"),
+        (ShownRank(244, 120, 133), 133, True, "k=133 (full rank; 244 requested)"),
+        (ShownRank(300, 133, 133), 133, True, "k=133 (full rank; 300 requested)"),
     ],
 )
 def test_a_rank_is_named_as_what_is_run(rank: ShownRank, run: int, identity: bool, label: str) -> None:
@@ -94,7 +94,7 @@ def test_figure_1_names_each_rank_as_run(drawn: Figure) -> None:
     assert [axes.get_title() for axes in panels(drawn)[0]] == [
         "original\n",
         "k=50\np=13, q=2, factored at k=120",
-        "k=244 asked, 133 run: identity\nthe original, nothing removed",
+        "k=133 (full rank; 244 requested)\nidentical to the original",
     ]
 
 
@@ -105,7 +105,7 @@ def test_the_removed_component_is_original_minus_approximation_and_zero_for_the_
     for axes in removed[1:]:
         least, most = axes.images[0].get_clim()
         assert least == -most
-    assert [text.get_text() for text in removed[2].texts] == ["nothing"]
+    assert [text.get_text() for text in removed[2].texts] == ["nothing removed"]
 
 
 def test_voxels_are_drawn_in_their_true_proportions(drawn: Figure) -> None:

@@ -107,7 +107,7 @@ def test_the_numbers_are_those_of_the_matrix(report: Any) -> None:
 def test_a_rank_beyond_the_slices_is_the_identity_and_removes_exactly_nothing(report: Any) -> None:
     identity = metrics_in(report[1])["ranks"]["20"]
     assert identity["identity"] is True
-    assert identity["label"] == "k=20 asked, 12 run: identity"
+    assert identity["label"] == "k=12 (full rank; 20 requested)"
     assert (identity["energy_captured"], identity["relative_residual"], identity["removed_std_hu"]) == (1, 0, 0)
 
 
@@ -155,7 +155,7 @@ def test_without_a_truth_no_score_is_claimed(stores: Any, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("rank", "expected"),
-    [(10, None), (11, "92% of the 12 there are: almost nothing was removed"), (50, "denoised series is the input")],
+    [(10, None), (11, "92% of the full rank, 12: almost nothing was removed"), (50, "denoised series is the input")],
 )
 def test_a_rank_near_the_number_of_slices_is_warned_of(
     make_stores: Any, tmp_path: Path, rank: int, expected: str | None
@@ -191,8 +191,8 @@ def test_the_page_tells_what_was_read_and_why_files_were_set_aside(report: Any) 
         "14 files, 12 slices in the matrix, 2 gaps",
         "20 voxels of padding in 2 slices",
         "60 voxels below −1000 HU in 12 slices",  # noqa: RUF001 - the page's minus sign
-        "set aside: no slice of a CT series a localizer 2",
-        "read, with this tolerated or repaired RescaleSlope is absent 12",
+        "skipped: not a slice of a CT series a localizer 2",
+        "read, with a defect tolerated or repaired RescaleSlope is absent 12",
         "1.2.2",
         "Not for diagnosis",
     ):
@@ -221,9 +221,10 @@ def test_the_table_of_quality_counts_every_file_and_lists_no_endless_reasons(mak
     aside = [{"file": "x", "reason": f"truncated at {number}", "broken": True} for number in range(1000)]
     run(make_stores(set_aside=aside), tmp_path / "out")
     text = " ".join(page_in(tmp_path / "out").text.split())
-    assert text.count("refused: meant to be one truncated at") == REASONS_LISTED
+    assert text.count("rejected: a CT slice that cannot be used truncated at") == REASONS_LISTED
     assert (
-        f"refused: meant to be one {1000 - REASONS_LISTED} other reasons, see qc.json {1000 - REASONS_LISTED}" in text
+        f"rejected: a CT slice that cannot be used {1000 - REASONS_LISTED} other reasons, see qc.json {1000 - REASONS_LISTED}"
+        in text
     )
 
 

@@ -18,7 +18,7 @@ from ctbasis.patch.matrix import denoise_matrix
 from ctbasis.patch.plan import PatchPlan
 from ctbasis.patch.result import PatchStore
 from ctbasis.report.figures import png
-from ctbasis.report.patch_figures import Views, chosen_lines, patch_figure1
+from ctbasis.report.patch_figures import SliceViews, choose_profiles, patch_figure1
 from ctbasis.report.patch_report import write_patch_report
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def test_everything_is_written_and_the_page_needs_nothing_beside_it(
     assert all(link.startswith("data:image/png;base64,") for link in links)
     assert "Patch-mode denoising of 12 CT slices" in page
     assert "Not for diagnosis" in page
-    assert "small and faint at once" in page
+    assert "both small and faint" in page
     assert "Doe_Jane" not in page
     with Image.open(tmp_path / "out" / "figure1.png") as figure:
         figure.verify()
@@ -87,7 +87,7 @@ def test_the_numbers_are_those_of_the_two_matrices(denoised: tuple[Stores, Path]
     assert metrics["mode"] == "patch"
     # In a chest of this size, too few places tell what the scanner did.
     assert metrics["scanner"] == [""] * metrics["series"]
-    assert "too little tissue to tell" in (tmp_path / "out" / "report.html").read_text()
+    assert "unknown, because there is too little tissue" in (tmp_path / "out" / "report.html").read_text()
     assert metrics["removed_std_hu"] == pytest.approx(removed[body].std(), rel=1e-3, abs=1e-3)
     assert metrics["relative_residual"] == pytest.approx(np.linalg.norm(removed) / np.linalg.norm(stores.A), rel=1e-3)
     noise = (stores.A - stores.T)[stores.T > -300]
@@ -137,18 +137,18 @@ def test_a_truth_of_another_series_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def chest(truth: bool) -> Views:
+def chest(truth: bool) -> SliceViews:
     hu = np.full((128, 128), -1000.0, np.float32)
     hu[20:110, 10:118] = 40.0
     hu[40:80, 20:60] = -850.0
     hu[55:65, 38:42] = 0.0
     hu[90:100, 50:75] = 500.0
     noise = np.random.default_rng(0).normal(0, 20, hu.shape).astype(np.float32)
-    return Views(hu + noise, hu, np.full_like(hu, 20.0), hu if truth else None, (1.0, 1.0), "slice 1 of 1")
+    return SliceViews(hu + noise, hu, np.full_like(hu, 20.0), hu if truth else None, (1.0, 1.0), "slice 1 of 1")
 
 
 def test_profiles_go_through_vessel_bone_and_soft_tissue() -> None:
-    lines = {line.name: line for line in chosen_lines(chest(truth=True))}
+    lines = {line.name: line for line in choose_profiles(chest(truth=True))}
     assert set(lines) == {"through lung and vessels", "through bone", "through soft tissue"}
     assert 55 <= lines["through lung and vessels"].row < 65
     assert lines["through lung and vessels"].columns.start <= 38
@@ -157,7 +157,7 @@ def test_profiles_go_through_vessel_bone_and_soft_tissue() -> None:
 
 def test_a_slice_of_air_has_a_profile_all_the_same() -> None:
     air = np.full((40, 40), -1000.0, np.float32)
-    lines = chosen_lines(Views(air, air, air * 0, None, (1.0, 1.0), "air"))
+    lines = choose_profiles(SliceViews(air, air, air * 0, None, (1.0, 1.0), "air"))
     assert [line.name for line in lines] == ["through the middle"]
 
 
@@ -169,7 +169,7 @@ def test_figure_1_shows_before_denoised_removed_and_sigma(truth: bool) -> None:
         "before",
         "denoised",
         *["truth"] * truth,
-        "removed: it must hold no anatomy",
+        "removed: must show no anatomy",
         "estimated noise",
     ]
     with Image.open(BytesIO(png(figure))) as image:
