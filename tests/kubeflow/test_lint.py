@@ -273,8 +273,8 @@ SPEC_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
         "components.comp-numbers",
         "neither a dag nor an executorLabel",
     ),
-    "unused component": (add_component, "components.comp-orphan", "reached by no task"),
-    "unused executor": (add_executor, "deploymentSpec.executors.exec-orphan", "no component's executor"),
+    "unused component": (add_component, "components.comp-orphan", "used by no task"),
+    "unused executor": (add_executor, "deploymentSpec.executors.exec-orphan", "used by no component"),
     "component in itself": (recurse, "components.comp-inner", "contains itself"),
     "cycle": (close_a_circle, f"{HANDLER_AT}.total", "total after for-loop-2 after numbers after total"),
     "missing dependency": (
@@ -290,27 +290,27 @@ SPEC_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
     "no producer": (
         put(f"{HANDLER} total inputs artifacts table taskOutputArtifact producerTask", "nobody"),
         f"{HANDLER_AT}.total.inputs.artifacts.table",
-        "no artifact 'table' from a task 'nobody'",
+        "no task 'nobody' with an output artifact 'table'",
     ),
     "no output artifact": (
         put(f"{HANDLER} total inputs artifacts table taskOutputArtifact outputArtifactKey", "chart"),
         f"{HANDLER_AT}.total.inputs.artifacts.table",
-        "no artifact 'chart'",
+        "with an output artifact 'chart'",
     ),
     "no output parameter": (
         put(f"{HANDLER} total inputs parameters values taskOutputParameter outputParameterKey", "sum"),
         f"{HANDLER_AT}.total.inputs.parameters.values",
-        "no parameter 'sum'",
+        "with an output parameter 'sum'",
     ),
     "no enclosing input": (
         put(f"{HANDLER} numbers inputs parameters n componentInputParameter", "m"),
         f"{HANDLER_AT}.numbers.inputs.parameters.n",
-        "no input 'm' of the enclosing component",
+        "the enclosing component has no input 'm'",
     ),
     "input from nowhere": (
         put(f"{HANDLER} numbers inputs parameters n", {}),
         f"{HANDLER_AT}.numbers.inputs.parameters.n",
-        "comes from nowhere",
+        "has no source",
     ),
     "two sources": (
         put(f"{HANDLER} numbers inputs parameters n runtimeValue", {"constant": 3}),
@@ -343,32 +343,32 @@ SPEC_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
     "parameter of another type": (
         put("components comp-say inputDefinitions parameters text parameterType", "BOOLEAN"),
         "components.comp-inner-2.dag.tasks.say.inputs.parameters.text",
-        "is a STRING where a BOOLEAN is wanted",
+        "is of type STRING, but the component expects BOOLEAN",
     ),
     "artifact of another type": (
         put("components comp-total inputDefinitions artifacts table artifactType schemaTitle", "system.Model"),
         f"{HANDLER_AT}.total.inputs.artifacts.table",
-        "is a system.Dataset where a system.Model is wanted",
+        "is of type system.Dataset, but the component expects system.Model",
     ),
     "constant of another type": (
         put("root dag tasks inner-2 inputs parameters text runtimeValue constant", 3),
         "root.dag.tasks.inner-2.inputs.parameters.text.runtimeValue.constant",
-        "is no STRING",
+        "is not of type STRING",
     ),
     "fraction as whole number": (
         put(f"{HANDLER} numbers inputs parameters n", {"runtimeValue": {"constant": 1.5}}),
         f"{HANDLER_AT}.numbers.inputs.parameters.n.runtimeValue.constant",
-        "is no NUMBER_INTEGER",
+        "is not of type NUMBER_INTEGER",
     ),
     "default of another type": (
         put("root inputDefinitions parameters n defaultValue", "three"),
         "root.inputDefinitions.parameters.n.defaultValue",
-        "is no NUMBER_INTEGER",
+        "is not of type NUMBER_INTEGER",
     ),
     "default that is no literal": (
         put("root inputDefinitions parameters word literals", ["mean"]),
         "root.inputDefinitions.parameters.word.defaultValue",
-        "none of the literals",
+        "not one of the allowed literals",
     ),
     "placeholder of no input": (
         put("root dag tasks inner-2 inputs parameters text runtimeValue constant", "{{$.inputs.parameters['x']}}"),
@@ -406,7 +406,7 @@ SPEC_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
     "dag output from no task": (
         put("root dag outputs parameters Output valueFromParameter producerSubtask", "nobody"),
         "root.dag.outputs.parameters.Output",
-        "from a task 'nobody'",
+        "no task 'nobody' with an output parameter",
     ),
     "dag output undeclared": (
         return_undeclared,
@@ -416,7 +416,7 @@ SPEC_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
     "dag output declared alone": (
         put("root outputDefinitions parameters More", {"parameterType": "STRING"}),
         "root.dag.outputs.parameters.More",
-        "declared but no task gives it",
+        "declared but no task produces it",
     ),
     "negative retries": (
         put(f"{HANDLER} numbers retryPolicy maxRetryCount", -1),
@@ -436,7 +436,7 @@ SPEC_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
     "negative back-off": (
         put(f"{HANDLER} numbers retryPolicy backoffDuration", "-1s"),
         f"{HANDLER_AT}.numbers.retryPolicy",
-        "negative time",
+        "negative duration",
     ),
     "back-off above its maximum": (
         put(f"{HANDLER} numbers retryPolicy backoffDuration", "90s"),
@@ -457,16 +457,16 @@ SPEC_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
         f"{NUMBERS_AT}.image",
         "chosen at run time",
     ),
-    "image that is none": (put(f"{NUMBERS} image", "two words:1"), f"{NUMBERS_AT}.image", "no image reference"),
+    "image that is none": (put(f"{NUMBERS} image", "two words:1"), f"{NUMBERS_AT}.image", "not a valid image reference"),
     "memory that is no quantity": (
         put(f"{NUMBERS} resources resourceMemoryLimit", "2GB"),
         f"{NUMBERS_AT}.resources.resourceMemoryLimit",
-        "no quantity",
+        "not a quantity",
     ),
     "cpu that is no quantity": (
         put(f"{NUMBERS} resources resourceCpuLimit", "two"),
         f"{NUMBERS_AT}.resources.resourceCpuLimit",
-        "no quantity",
+        "not a quantity",
     ),
     "memory of a few bytes": (
         put(f"{NUMBERS} resources resourceMemoryLimit", "4"),
@@ -481,18 +481,18 @@ SPEC_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
     "misspelt key": (
         put(f"{HANDLER} numbers cachingOption", {}),
         f"{HANDLER_AT}.numbers.cachingOption",
-        "knows no such key",
+        "is not a field of",
     ),
-    "misspelt key of an executor": (put(f"{NUMBERS} imag", "x:1"), f"{NUMBERS_AT}.imag", "knows no such key"),
+    "misspelt key of an executor": (put(f"{NUMBERS} imag", "x:1"), f"{NUMBERS_AT}.imag", "is not a field of"),
     "wrong type": (
         put(f"{HANDLER} numbers retryPolicy maxRetryCount", "often"),
         f"{HANDLER_AT}.numbers.retryPolicy.maxRetryCount",
-        "not of its type",
+        "has an invalid value",
     ),
     "unknown parameter type": (
         put("root inputDefinitions parameters n parameterType", "NUMBER"),
         "root.inputDefinitions.parameters.n.parameterType",
-        "not of its type",
+        "has an invalid value",
     ),
     "number for a name": (
         put("root inputDefinitions parameters n parameterType", -1),
@@ -553,16 +553,16 @@ PIPELINE = "platforms kubernetes pipelineConfig"
 PIPELINE_AT = "platforms.kubernetes.pipelineConfig"
 
 PLATFORM_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
-    "misspelt key": (put(f"{CONFIG} secretsAsEnv", []), f"{CONFIG_AT}.secretsAsEnv", "knows no such key"),
+    "misspelt key": (put(f"{CONFIG} secretsAsEnv", []), f"{CONFIG_AT}.secretsAsEnv", "is not a field of"),
     "misspelt key below": (
         put(f"{CONFIG} secretAsEnv 0 secret", "s3"),
         f"{CONFIG_AT}.secretAsEnv[0].secret",
-        "knows no such key",
+        "is not a field of",
     ),
     "wrong type": (
         put(f"{CONFIG} secretAsEnv 0 optional", "maybe"),
         f"{CONFIG_AT}.secretAsEnv[0].optional",
-        "not of its type",
+        "has an invalid value",
     ),
     "executor that is none": (
         put("platforms kubernetes deploymentSpec executors exec-nowhere", {}),
@@ -580,12 +580,12 @@ PLATFORM_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
             {"taskOutputParameter": {"producerTask": "nobody", "outputParameterKey": "name"}},
         ),
         f"{CONFIG_AT}.pvcMount[0].pvcNameParameter.taskOutputParameter",
-        "no such output",
+        "no task 'nobody' with an output parameter 'name'",
     ),
     "pull policy": (put(f"{CONFIG} imagePullPolicy", "Sometimes"), f"{CONFIG_AT}.imagePullPolicy", "'Sometimes'"),
-    "other platform": (put("platforms borg", {}), "platforms.borg", "no platform of kfp-kubernetes"),
-    "other key": (put("platform", {}), "platform", "knows no such key"),
-    "misspelt pipeline key": (put(f"{PIPELINE} ttl", 1), f"{PIPELINE_AT}.ttl", "knows no such key"),
+    "other platform": (put("platforms borg", {}), "platforms.borg", "not a platform of kfp-kubernetes"),
+    "other key": (put("platform", {}), "platform", "is not a field of"),
+    "misspelt pipeline key": (put(f"{PIPELINE} ttl", 1), f"{PIPELINE_AT}.ttl", "is not a field of"),
     "negative time to live": (
         put(f"{PIPELINE} resourceTtlOnCompletion", -1),
         f"{PIPELINE_AT}.resourceTtlOnCompletion",
@@ -595,22 +595,22 @@ PLATFORM_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
     "workspace of an odd size": (
         put(f"{PIPELINE} workspace size", "1 GB"),
         f"{PIPELINE_AT}.workspace.storage",
-        "no quantity",
+        "not a quantity",
     ),
     "misspelt claim": (
         put(f"{PIPELINE} workspace kubernetes pvcSpecPatch accessMode", ["ReadWriteMany"]),
         f"{PIPELINE_AT}.workspace.kubernetes.pvcSpecPatch.accessMode",
-        "no field",
+        "not a field of this kind",
     ),
     "access mode": (
         put(f"{PIPELINE} workspace kubernetes pvcSpecPatch accessModes", ["RWX"]),
         f"{PIPELINE_AT}.workspace.kubernetes.pvcSpecPatch.accessModes[0]",
-        "'RWX' is no access mode",
+        "'RWX' is not an access mode",
     ),
     "workspace asked for, not declared": (
         drop(f"{PIPELINE} workspace"),
         "root.dag.tasks.farewell.inputs.parameters.workspace.runtimeValue.constant",
-        "asks for a workspace",
+        "uses a workspace",
     ),
 }
 
@@ -636,8 +636,8 @@ def test_a_fault_in_the_platform_document_is_reported_at_its_place(
 
 
 SPARK_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
-    "misspelt field": (put("spec executor instance", 2), "spec.executor.instance", "no field"),
-    "misspelt field of the pod": (put("spec driver env 0 valuefrom", {}), "spec.driver.env[0].valuefrom", "no field"),
+    "misspelt field": (put("spec executor instance", 2), "spec.executor.instance", "not a field of this kind"),
+    "misspelt field of the pod": (put("spec driver env 0 valuefrom", {}), "spec.driver.env[0].valuefrom", "not a field of this kind"),
     "no driver": (drop("spec driver"), "spec.driver", "is missing"),
     "no application file": (drop("spec mainApplicationFile"), "spec.mainApplicationFile", "is missing"),
     "number for string": (put("spec sparkVersion", 3.5), "spec.sparkVersion", "is of type number"),
@@ -648,8 +648,8 @@ SPARK_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
     "Python": (put("spec pythonVersion", "3.11"), "spec.pythonVersion", "'3.11'"),
     "restart policy": (put("spec restartPolicy type", "Sometimes"), "spec.restartPolicy.type", "'Sometimes'"),
     "pull policy": (put("spec imagePullPolicy", "Sometimes"), "spec.imagePullPolicy", "'Sometimes'"),
-    "memory in Kubernetes units": (put("spec driver memory", "2Gi"), "spec.driver.memory", "no size that Spark"),
-    "misspelt label": (put("metadata label", {}), "metadata.label", "no field"),
+    "memory in Kubernetes units": (put("spec driver memory", "2Gi"), "spec.driver.memory", "not a size that Spark reads"),
+    "misspelt label": (put("metadata label", {}), "metadata.label", "not a field of this kind"),
     "quantity of a gang": (
         put("spec batchSchedulerOptions", {"resources": {"memory": "12 GB"}}),
         "spec.batchSchedulerOptions.resources.memory",
@@ -696,9 +696,9 @@ POD_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
     "misspelt field": (
         put("spec containers 0 imagePullPolice", "Never"),
         "spec.containers[0].imagePullPolice",
-        "no field",
+        "not a field of this kind",
     ),
-    "misspelt metadata": (put("metadata label", {}), "metadata.label", "no field"),
+    "misspelt metadata": (put("metadata label", {}), "metadata.label", "not a field of this kind"),
     "missing field": (drop("spec containers"), "spec.containers", "is missing"),
     "wrong type": (
         put("spec containers 0 ports", [{"containerPort": "http"}]),
@@ -715,7 +715,7 @@ POD_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
     "quantity": (
         put("spec containers 0 resources limits memory", "1GB"),
         "spec.containers[0].resources.limits.memory",
-        "no quantity",
+        "not a quantity",
     ),
     "request above limit": (
         put("spec containers 0 resources requests memory", "2Gi"),
@@ -765,8 +765,8 @@ def test_a_secrets_value_is_reported_and_never_repeated(tmp_path: Path) -> None:
         "data": {"other": "aHVudGVyMg=="},
     }
     faults = lint([saved(tmp_path / "m.yaml", manifest)])
-    assert_reported(faults, "Secret/s3.stringData.key", "a secret's value")
-    assert_reported(faults, "Secret/s3.data.other", "a secret's value")
+    assert_reported(faults, "Secret/s3.stringData.key", "is the value of a secret")
+    assert_reported(faults, "Secret/s3.data.other", "is the value of a secret")
     assert not any(value in str(fault) for fault in faults for value in ("hunter2", "aHVudGVyMg"))
 
 
@@ -817,15 +817,15 @@ def test_every_item_of_a_list_is_checked(tmp_path: Path) -> None:
         (b"a:\n\tb: 1\n", "line 2", "cannot start any token"),
         (b"day: 2026-13-45\n", "file", "is not YAML"),
         (b"a: \xff\n", "byte 3", "is not UTF-8"),
-        (b"just words\n", "document 1", "is a str"),
-        (b"- a\n", "document 1", "is a list"),
-        (b"spec:\n  on: 1\n", "document 1", "keys that are no strings"),
-        (b"spec:\n  a: 1\n  b: [{c: 1, c: 2}]\n  a: 2\n", "spec.a", "given twice (again on line 4)"),
-        (b"spec:\n  b: [{c: 1, c: 2}]\n", "spec.b[0].c", "given twice"),
+        (b"just words\n", "document 1", "is a str, not a mapping"),
+        (b"- a\n", "document 1", "is a list, not a mapping"),
+        (b"spec:\n  on: 1\n", "document 1", "keys that are not strings"),
+        (b"spec:\n  a: 1\n  b: [{c: 1, c: 2}]\n  a: 2\n", "spec.a", "duplicate key (repeated on line 4)"),
+        (b"spec:\n  b: [{c: 1, c: 2}]\n", "spec.b[0].c", "duplicate key (repeated on line 2)"),
         (b"name: nothing known\n", "document 1", "neither a compiled package nor a manifest"),
         (b"apiVersion: v1\nkind: ''\n", "document 1", "neither a compiled package nor a manifest"),
         (b"apiVersion: v1\nkind: List\nitems: [3]\n", "document 1.items[0]", "neither a compiled package nor a"),
-        (b"platforms: {}\n", "document 1", "without a package before it"),
+        (b"platforms: {}\n", "document 1", "no package precedes it"),
     ],
 )
 def test_what_is_no_sound_yaml_is_reported(content: bytes, where: str, message: str, tmp_path: Path) -> None:
@@ -870,30 +870,30 @@ def test_a_good_kustomization_has_no_fault_and_its_patches_may_be_partial(kustom
 
 
 KUSTOMIZE_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
-    "no resource": (put("resources", ["gone.yaml"]), "resources[0]", "no file or folder gone.yaml"),
+    "no resource": (put("resources", ["gone.yaml"]), "resources[0]", "file or folder gone.yaml does not exist"),
     "folder without kustomization": (put("resources", ["empty"]), "resources[0]", "has no kustomization.yaml"),
     "remote and floating": (put("resources", ["https://example.org/x"]), "resources[0]", "not pinned"),
-    "no patch": (put("patches 0 path", "gone.yaml"), "patches[0].path", "no file gone.yaml"),
+    "no patch": (put("patches 0 path", "gone.yaml"), "patches[0].path", "file gone.yaml does not exist"),
     "inline patch": (
         put("patches 2 patch", "apiVersion: v1\nkind: Pod\nmetadata: {name: step}\nspec: {priorit: 1}\n"),
         "patches[2].patch: Pod/step.spec.priorit",
-        "no field",
+        "not a field of this kind",
     ),
     "inline patch that is no YAML": (put("patches 2 patch", "a: ["), "patches[2].patch", "not YAML"),
-    "inline patch that is none": (put("patches 2 patch", "words"), "patches[2].patch", "is no patch"),
-    "no old patch": (put("patchesStrategicMerge", ["gone.yaml"]), "patchesStrategicMerge[0]", "no file"),
+    "inline patch that is none": (put("patches 2 patch", "words"), "patches[2].patch", "is not a patch"),
+    "no old patch": (put("patchesStrategicMerge", ["gone.yaml"]), "patchesStrategicMerge[0]", "file gone.yaml does not exist"),
     "no generated file": (
         put("configMapGenerator", [{"name": "c", "files": ["key=gone.txt"]}]),
         "configMapGenerator[0].files[0]",
-        "no file gone.txt",
+        "file gone.txt does not exist",
     ),
-    "no list": (put("patches", "bigger.yaml"), "patches", "is a str"),
-    "misspelt key": (put("resource", []), "resource", "no key of a kustomization"),
+    "no list": (put("patches", "bigger.yaml"), "patches", "is a str, not a list"),
+    "misspelt key": (put("resource", []), "resource", "not a field of a kustomization"),
     "image": (put("images 0 newTag", "latest"), "images[0].newTag", "not pinned"),
     "secret": (
         put("secretGenerator", [{"name": "s", "literals": ["key=hunter2"]}]),
         "secretGenerator[0].literals[0]",
-        "a secret's value",
+        "is the value of a secret",
     ),
 }
 
@@ -914,11 +914,11 @@ def test_a_fault_in_a_kustomization_is_reported_at_its_place(name: str, kustomiz
             "bigger.yaml",
             BIGGER.replace("instances", "instance"),
             "SparkApplication/svd.spec.executor.instance",
-            "no field",
+            "not a field of this kind",
         ),
         ("bigger.yaml", BIGGER.replace("64", "0"), "SparkApplication/svd.spec.executor.instances", "is 0"),
-        ("renamed.yaml", RENAMED.replace("replace", "swap"), "document 1[0]", "is no operation"),
-        ("renamed.yaml", RENAMED.replace("/metadata/name", "metadata"), "document 1[0].path", "no JSON pointer"),
+        ("renamed.yaml", RENAMED.replace("replace", "swap"), "document 1[0]", "is not an operation of a JSON patch"),
+        ("renamed.yaml", RENAMED.replace("/metadata/name", "metadata"), "document 1[0].path", "not a JSON pointer"),
         ("renamed.yaml", RENAMED.replace("  value: other\n", ""), "document 1[0]", "lacks 'value'"),
     ],
 )

@@ -117,8 +117,8 @@ def test_the_fixed_path_of_the_application_is_the_one_that_overlays_patch() -> N
 @pytest.mark.parametrize(
     ("patch", "message"),
     [
-        (PATCH.replace("name: svd", "name: other"), "a patch finds no SparkApplication/other"),
-        (PATCH.replace("instances: null", "serviceAccount: spar"), "names ServiceAccount 'spar', which is not there"),
+        (PATCH.replace("name: svd", "name: other"), "a patch has no target SparkApplication/other"),
+        (PATCH.replace("instances: null", "serviceAccount: spar"), "names ServiceAccount 'spar', which is not defined"),
         (
             PATCH.replace("enabled: true", "enabled: true}\n  driver: {serviceAccount: gone"),
             "names ServiceAccount 'gone'",
@@ -139,7 +139,7 @@ def test_a_fault_that_only_the_whole_has_is_reported(patch: str, message: str, o
 def test_an_object_that_is_there_twice_is_reported(overlay: Path) -> None:
     shutil.copy(overlay / "account.yaml", overlay / "again.yaml")
     written(overlay, resources=["application.yaml", "account.yaml", "again.yaml"])
-    assert "ServiceAccount/spark: is there 2 times" in told(overlay)
+    assert "ServiceAccount/spark: is defined 2 times" in told(overlay)
 
 
 def test_a_kustomization_that_holds_itself_is_reported(overlay: Path) -> None:
@@ -158,14 +158,14 @@ def test_what_is_not_rendered_here_is_rendered_by_kubectl_or_said(
         assert "cannot be rendered: " in told(overlay)
     written(overlay, **more)
     monkeypatch.setenv("PATH", os.devnull)
-    assert "uses configMapGenerator, which is not rendered here" in told(overlay)
+    assert "uses configMapGenerator, which ctbasis does not render" in told(overlay)
 
 
 def test_what_a_file_says_wrong_is_said_of_the_file_alone(overlay: Path) -> None:
     (overlay / "application.yaml").write_text(APPLICATION.replace("sparkVersion", "sparkversion"))
     found = lint([overlay])
     assert {fault.file.name for fault in found} == {"application.yaml"}
-    assert "expected sparkVersion?" in told(overlay)
+    assert "did you mean sparkVersion?" in told(overlay)
 
 
 @pytest.mark.parametrize("kind", ["../schemas/SparkApplication", "SparkApplications", ".."])

@@ -134,7 +134,7 @@ def test_a_package_for_another_workspace_differs_in_nothing_else(documents: list
 
 
 def test_a_workspace_of_no_size_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    with pytest.raises(CtbasisError, match="'5GB' is no quantity"):
+    with pytest.raises(CtbasisError, match="'5GB' is not a quantity"):
         package.write(tmp_path / "mine.yaml", package.Claim(size="5GB"))
     with pytest.raises(CtbasisError, match="cannot be written"):
         package.write(tmp_path / "nowhere" / "mine.yaml")

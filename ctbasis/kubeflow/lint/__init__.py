@@ -1,11 +1,12 @@
-"""Check compiled packages and Kubernetes manifests before a server sees them.
+"""Checks compiled pipelines and Kubernetes manifests before a server reads them.
 
-A Kubeflow back end stores a package whose graph dangles or whose platform keys are misspelt, and says so, if ever,
-when the run starts; the Spark operator's API server drops unknown fields in silence. Nothing here asks the network:
-the schemas are in `kfp` and `kubernetes-validate`, and the Spark operator's own in `schemas/`.
+A Kubeflow server accepts a package whose task graph refers to missing components or whose platform keys are misspelt;
+if it reports the fault at all, then only when the run starts. The API server drops unknown fields of a SparkApplication
+without a message. The lint uses no network: the schemas come with `kfp` and `kubernetes-validate`, and those of the
+Spark operator are in `schemas/`.
 
-Each module has one kind of thing to check, by its function `faults`; `documents` tells them apart. Where all the files
-hold, `rendered` checks what the kustomizations among them become.
+Each module checks one kind of document by its function `faults`; `documents` chooses the module by the document's
+content. If no file has a fault, `rendered` checks the output of the kustomizations among the files.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ __all__ = ["Fault", "committed", "lint", "quantity"]
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """Something wrong in a file.
+    """A fault in a file.
 
     Attributes:
         file: The file.
-        where: The path inside the document, such as `root.dag.tasks.fetch.componentRef.name`; a manifest's path begins
-            with its kind and name.
-        message: What is wrong. Never the value of a secret.
+        where: The path inside the document, such as `root.dag.tasks.fetch.componentRef.name`. The path in a manifest
+            begins with its kind and name.
+        message: What is wrong. It never contains the value of a secret.
         remedy: What to do about it.
     """
 
@@ -51,14 +52,18 @@ def committed() -> list[Path]:
 
 
 def lint(paths: Sequence[Path]) -> list[Fault]:
-    """Return the faults of the YAML files at `paths`, file by file; a folder stands for the YAML files under it."""
+    """Return the faults of YAML files, file by file.
+
+    Args:
+        paths: Files and folders; a folder stands for all YAML files below it.
+    """
     files = [
         file
         for path in paths
         for file in (sorted([*path.rglob("*.yaml"), *path.rglob("*.yml")]) if path.is_dir() else [path])
     ]
-    faults = [Fault(file, *found) for file in files for found in sorted(documents.faults(file))]
+    faults = [Fault(file, *fault) for file in files for fault in sorted(documents.faults(file))]
     if faults:
         return faults
     overlays = [file for file in files if kustomize.is_overlay(file)]
-    return [Fault(file, *found) for file in overlays for found in sorted(rendered.faults(file.parent))]
+    return [Fault(file, *fault) for file in overlays for fault in sorted(rendered.faults(file.parent))]

@@ -1,4 +1,4 @@
-"""Kubernetes' own kinds, held strictly against their schemas: a field that the API server would drop is a fault."""
+"""Kubernetes' own kinds, validated strictly: a field that the API server would drop is a fault."""
 
 from __future__ import annotations
 
@@ -12,63 +12,85 @@ from kubernetes_validate import latest_version
 from kubernetes_validate.utils import schema_contents
 from referencing import Registry, Resource
 
-from ctbasis.kubeflow.lint.paths import Document, Faults, at
+from ctbasis.kubeflow.lint.paths import Document, Faults, join_path
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
 
 
 def faults(document: Document, where: str, *, partial: bool) -> Faults:
-    """Check a manifest at `where`; a partial one may leave out what is required."""
+    """Check a manifest.
+
+    Args:
+        document: The manifest.
+        where: Its path.
+        partial: The manifest is a patch and may omit required fields.
+    """
     kind, version = document["kind"], document["apiVersion"]
     try:
         validator = _validator(kind, version)
     except FileNotFoundError:
-        yield where, f"cannot be validated: no schema of {kind} in {version}", "correct it, or try it on a cluster"
+        yield (
+            where,
+            f"cannot be validated: Kubernetes has no schema of {kind} in {version}",
+            "correct kind and apiVersion, or test the manifest on a cluster",
+        )
         return
     yield from violations(validator, document, where, partial=partial)
 
 
 def violations(validator: Any, document: Document, where: str, *, partial: bool) -> Faults:
-    """Find where a document at `where` breaks a strict schema; a partial one may leave out what is required."""
+    """Yield the violations of a strict schema.
+
+    Args:
+        validator: The validator of the schema.
+        document: The manifest.
+        where: Its path.
+        partial: The manifest is a patch and may omit required fields.
+    """
     for error in validator.iter_errors(document):
-        place = at(where, *error.absolute_path)
+        place = join_path(where, *error.absolute_path)
         if error.validator == "additionalProperties":
             known = error.schema.get("properties", {})
             for key in error.instance.keys() - known.keys():
-                yield at(place, key), "is no field of this kind; the API server would drop it", _nearest(key, known)
+                message = "is not a field of this kind; the API server would drop it"
+                yield join_path(place, key), message, _correction(key, known)
         elif error.validator == "required":
             for key in error.validator_value if not partial else ():
                 if key not in error.instance:
-                    yield at(place, key), "is missing", "add it"
+                    yield join_path(place, key), "is missing", "add it"
         else:
-            yield place, *_told(error)
+            yield place, *_describe(error)
 
 
 def object_meta() -> tuple[dict[str, str], Registry[Any]]:
-    """Return the schema of `metadata`, as a reference, and the registry that resolves it."""
+    """Return the schema of `metadata`, as a reference, and the registry that resolves the reference."""
     known = _definitions()
     (definitions,) = known
     return {"$ref": f"{definitions}#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}, known
 
 
-def _told(error: ValidationError) -> tuple[str, str]:
-    """Return what is wrong and what is expected; a value, which may be a secret, is told of enums and numbers alone."""
-    wanted = error.validator_value
+def _describe(error: ValidationError) -> tuple[str, str]:
+    """Return the message and the remedy of a schema violation.
+
+    The message repeats a value only for enums and numbers, because any other value may be a secret.
+    """
+    expected = error.validator_value
     if error.validator == "type":
-        types = [wanted] if isinstance(wanted, str) else wanted
+        types = [expected] if isinstance(expected, str) else expected
         return f"is of type {_type(error.instance)}", f"expected {' or '.join(one for one in types if one != 'null')}"
     if error.validator == "enum":
         shown = repr(error.instance) if isinstance(error.instance, str) else f"of type {_type(error.instance)}"
-        return f"is {shown}", f"expected one of {', '.join(map(str, wanted))}"
+        return f"is {shown}", f"expected one of {', '.join(map(str, expected))}"
     if error.validator in {"minimum", "maximum"}:
-        return f"is {error.instance}", f"expected {'at least' if error.validator == 'minimum' else 'at most'} {wanted}"
+        bound = "at least" if error.validator == "minimum" else "at most"
+        return f"is {error.instance}", f"expected {bound} {expected}"
     if error.validator in {"anyOf", "oneOf"}:
         return (
             f"is of type {_type(error.instance)}",
-            f"expected one of {', '.join(str(one.get('type')) for one in wanted)}",
+            f"expected one of {', '.join(str(one.get('type')) for one in expected)}",
         )
-    return f"breaks the schema's {error.validator}", f"expected {error.validator} {wanted}"
+    return f"violates the schema's {error.validator}", f"expected {error.validator} {expected}"
 
 
 def _type(value: Any) -> str:
@@ -76,15 +98,19 @@ def _type(value: Any) -> str:
     return names.get(type(value), "null" if value is None else type(value).__name__)
 
 
-def _nearest(key: str, known: Any) -> str:
-    """Return the remedy for an unknown key."""
+def _correction(key: str, known: Any) -> str:
+    """Return the remedy for an unknown key: the most similar known key, if one is similar."""
     near = get_close_matches(key, known, n=1)
-    return f"expected {near[0]}?" if near else "remove it or correct the spelling"
+    return f"did you mean {near[0]}?" if near else "remove it or correct the spelling"
 
 
 @cache
 def _validator(kind: str, version: str) -> Any:
-    """Return the strict validator of a kind; raise FileNotFoundError if Kubernetes has no such kind."""
+    """Return the strict validator of a kind.
+
+    Raises:
+        FileNotFoundError: Kubernetes has no such kind.
+    """
     # kubernetes-validate names its files by kind and the first part of the group, such as role-rbac-v1.json.
     group_version = re.sub(r"^([^./]*)(?:\.[^/]*)?/", r"\1-", version)
     schema = _schema(f"{kind.lower()}-{group_version}")

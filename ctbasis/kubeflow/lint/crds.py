@@ -1,7 +1,7 @@
-"""The schemas of the Spark operator's kinds, out of the operator's own custom resource definitions.
+"""The schemas of the Spark operator's kinds, extracted from the operator's custom resource definitions.
 
-They lie beside this file, in `schemas/`, without their descriptions. For another version of the operator write them
-anew from its source, which as a Go module any Go can fetch, and look at the difference:
+They are in `schemas/`, without descriptions. To update them to another version of the operator, extract them from its
+source, which is a Go module, and review the difference:
 
     python -m ctbasis.kubeflow.lint.crds \
         "$(go mod download -json github.com/kubeflow/spark-operator/v2@v2.4.0 | jq -r .Dir)"
@@ -23,20 +23,20 @@ GROUP = "sparkoperator.k8s.io"
 
 @cache
 def schema(kind: str, version: str) -> dict[str, Any]:
-    """Return the strict JSON schema of a kind: what the API server would drop is no property of it.
+    """Return the strict JSON schema of a kind, which forbids the fields that the API server would drop.
 
     Raises:
         FileNotFoundError: The operator has no such kind in that version.
     """
     path = FOLDER / _file(kind, version)
-    if path not in FOLDER.iterdir():  # a kind is whatever a document says, such as ../x
+    if path not in FOLDER.iterdir():  # the kind comes from a document and may be a path, such as ../x
         raise FileNotFoundError(path)
     strict: dict[str, Any] = _strict(json.loads(path.read_text(encoding="utf-8")))
     return strict
 
 
 def published(definition: dict[str, Any]) -> dict[str, str]:
-    """Return the files, text by name, that a CustomResourceDefinition becomes here, one for each of its versions."""
+    """Return the schema files of a CustomResourceDefinition, text by file name, one for each version."""
     kind = definition["spec"]["names"]["kind"]
     return {
         _file(kind, f"{GROUP}/{version['name']}"): json.dumps(
@@ -52,7 +52,12 @@ def _file(kind: str, version: str) -> str:
 
 
 def _plain(schema: Any, *, names: bool = False) -> Any:
-    """Return a schema without descriptions; `names` says that the keys here are a kind's own fields."""
+    """Return a schema without descriptions.
+
+    Args:
+        schema: The schema, or a part of it.
+        names: The keys of `schema` are field names of the kind, not keywords of JSON schema.
+    """
     if isinstance(schema, dict):
         return {
             key: _plain(value, names=key == "properties" and not names)
@@ -63,7 +68,12 @@ def _plain(schema: Any, *, names: bool = False) -> Any:
 
 
 def _strict(schema: Any, *, names: bool = False) -> Any:
-    """Return a structural schema with what Kubernetes adds to it: unknown fields are pruned, some may be null."""
+    """Return a structural schema with Kubernetes' own rules added: no unknown fields, and null where it is allowed.
+
+    Args:
+        schema: The schema, or a part of it.
+        names: The keys of `schema` are field names of the kind, not keywords of JSON schema.
+    """
     if isinstance(schema, list):
         return [_strict(item) for item in schema]
     if not isinstance(schema, dict):
@@ -79,7 +89,7 @@ def _strict(schema: Any, *, names: bool = False) -> Any:
 
 
 def _vendor(source: Path) -> None:
-    """Write the schemas of the operator whose source lies in the folder `source`."""
+    """Write the schemas of the operator whose source is the folder `source`."""
     for file in sorted((source / "config" / "crd" / "bases").glob(f"{GROUP}_*.yaml")):
         for name, text in published(yaml.safe_load(file.read_text(encoding="utf-8"))).items():
             (FOLDER / name).write_text(text, encoding="utf-8")

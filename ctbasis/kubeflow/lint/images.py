@@ -1,4 +1,4 @@
-"""Container images that may be another tomorrow."""
+"""References to container images: each must name a version or a digest, because any other may change its content."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ REMEDY = "name a version or a digest"
 
 
 def faults(document: Document, where: str) -> Faults:
-    """Find the images in a document at `where` that name neither a version nor a digest."""
+    """Yield the images of a document that name neither a version nor a digest.
+
+    Args:
+        document: The document.
+        where: Its path.
+    """
     for place, value in walk(document, where):
         image = look_up(value, "image")
-        if isinstance(image, str) and (wrong := _fault(image)):
-            yield f"{place}.image", f"{wrong}: {image!r}", REMEDY
+        if isinstance(image, str) and (message := _fault(image)):
+            yield f"{place}.image", f"{message}: {image!r}", REMEDY
 
 
 def _fault(image: str) -> str:
+    """Return what is wrong with an image reference, or an empty string."""
     if "{{" in image:
         return "image is chosen at run time"
     parts = re.fullmatch(r"(?:[\w.:-]+/)*[\w.-]+(?::(?P<tag>[\w.-]*))?(?:@(?P<digest>.*))?", image)
     if not parts:
-        return "image is no image reference"
+        return "image is not a valid image reference"
     if parts["digest"] is not None:
         return "" if re.fullmatch("sha256:[0-9a-f]{64}", parts["digest"]) else "image has a malformed digest"
     if parts["tag"] is None:

@@ -1,4 +1,4 @@
-"""Kubernetes manifests: named, pinned, without secrets, and of a kind whose schema they keep."""
+"""Kubernetes manifests: they have a name, pinned images and no secrets, and match the schema of their kind."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from ctbasis.kubeflow.lint.paths import Document, Faults, look_up, select, walk
 
 
 def faults(document: Any, place: str, *, partial: bool = False) -> Faults:
-    """Check one Kubernetes object, or a list of them.
+    """Check a Kubernetes object, or a List of objects.
 
     Args:
         document: The manifest.
-        place: Where it is, for want of its kind and name.
-        partial: It is a strategic-merge patch, which may leave out what is required.
+        place: The path of the manifest, for messages about a manifest without kind.
+        partial: The manifest is a strategic-merge patch, which may omit required fields.
     """
     kind, version = look_up(document, "kind"), look_up(document, "apiVersion")
     if not kind or not isinstance(kind, str) or not isinstance(version, str):
-        yield place, "is neither a compiled package nor a manifest", "a manifest has apiVersion and kind"
+        yield place, "is neither a compiled package nor a manifest", "add apiVersion and kind"
         return
     if kind == "List":
         for where, item in select(document, "items.*", place):
@@ -30,9 +30,9 @@ def faults(document: Any, place: str, *, partial: bool = False) -> Faults:
         yield f"{where}.metadata.name", "is missing", "name the object"
     yield from secrets.faults(document, where)
     if kind == "Secret":
-        for at_value, value in [*select(document, "data.*", where), *select(document, "stringData.*", where)]:
+        for value_place, value in [*select(document, "data.*", where), *select(document, "stringData.*", where)]:
             if value:
-                yield at_value, "is a secret's value", "create the Secret on the cluster"
+                yield value_place, "is the value of a secret", "create the Secret on the cluster"
     if kind != "ConfigMap":
         yield from images.faults(document, where)
         yield from _resources(document, where)
@@ -41,7 +41,7 @@ def faults(document: Any, place: str, *, partial: bool = False) -> Faults:
 
 
 def _resources(document: Document, where: str) -> Faults:
-    """Check requests and limits wherever a container or a claim has them."""
+    """Check the resource requests and limits of containers and volume claims."""
     for place, value in walk(document, where):
         given = {part: look_up(value, f"resources.{part}") for part in ("requests", "limits")}
         requests, limits = (amounts if isinstance(amounts, dict) else {} for amounts in given.values())

@@ -1,8 +1,9 @@
-"""What an overlay becomes: its resources with the components' and its own patches in them, checked as a whole.
+"""Rendered kustomizations: the resources of an overlay with all patches applied, checked as a whole.
 
-The rendering is done here, for what this repository's overlays use (resources, components, merge patches of custom
-resources, labels, namespace), so that the same is checked wherever the lint runs; a test holds it against
-`kubectl kustomize`. A kustomization that uses more is rendered by `kustomize` or `kubectl`, if one is on PATH.
+This module renders the features that this repository's overlays use: resources, components, merge patches of custom
+resources, labels and namespace. The lint therefore checks the same objects on every machine; a test compares the result
+with that of `kubectl kustomize`. A kustomization that uses other features is rendered by `kustomize` or `kubectl`, if
+one of them is on PATH.
 """
 
 from __future__ import annotations
@@ -25,23 +26,24 @@ if TYPE_CHECKING:
 
 RENDERED_HERE = {"apiVersion", "kind", "resources", "components", "patches", "labels", "namespace"}
 MERGED_HERE = "sparkoperator.k8s.io/"
-"""Custom resources: Kubernetes' own kinds have lists that a patch merges by the keys of their items."""
+"""The API group of the custom resources whose patches are merged here. Patches of Kubernetes' own kinds are not,
+because their lists are merged by the keys of the items."""
 
 CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterRole", "ClusterRoleBinding", "StorageClass", "PersistentVolume"}
 COMMANDS = (("kustomize", "build"), ("kubectl", "kustomize"))
-SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 
 class UnrenderableError(Exception):
-    """A kustomization that neither this module nor a program on PATH could render; the text says why."""
+    """Neither this module nor a program on PATH can render the kustomization; the message gives the reason."""
 
 
 def faults(folder: Path) -> Faults:
-    """Check what the kustomization in `folder` becomes."""
+    """Check the objects that the kustomization in `folder` renders to."""
     try:
         documents = render(folder)
     except UnrenderableError as error:
-        yield "rendered", f"cannot be rendered: {error}", "correct it, or put kustomize or kubectl on PATH"
+        yield "rendered", f"cannot be rendered: {error}", "correct it, or install kustomize or kubectl on PATH"
         return
     for number, document in enumerate(documents, start=1):
         for place, message, remedy in manifests.faults(document, f"document {number}"):
@@ -50,63 +52,71 @@ def faults(folder: Path) -> Faults:
             try:
                 SparkApplication.from_manifest(document, where=_name(document))
             except CtbasisError as error:
-                yield f"rendered: {_name(document)}", str(error).splitlines()[0], "the svd step reads its template so"
+                remedy = "correct it; the svd step would refuse it as its template"
+                yield f"rendered: {_name(document)}", str(error).splitlines()[0], remedy
     yield from _references(documents)
 
 
 def render(folder: Path) -> list[dict[str, Any]]:
-    """Return the objects that the kustomization in `folder` becomes, in its own order.
+    """Return the objects that the kustomization in `folder` renders to, in the order of the kustomization.
 
     Raises:
-        UnrenderableError: It could not be rendered.
+        UnrenderableError: The kustomization is faulty, or it uses a feature that this module does not have.
     """
     try:
-        return _built(folder.resolve())
-    except _BeyondError as beyond:
+        return _build(folder.resolve())
+    except _UnsupportedError as unsupported:
         for command in COMMANDS:
             if shutil.which(command[0]):
-                return _by_program(*command, folder)
-        raise UnrenderableError(f"{beyond}, which is not rendered here") from beyond
+                return _run_program(*command, folder)
+        raise UnrenderableError(f"{unsupported}, which ctbasis does not render") from unsupported
     except (OSError, yaml.YAMLError, AttributeError, TypeError, KeyError, ValueError, RecursionError) as error:
         raise UnrenderableError(f"{type(error).__name__}: {error}") from error
 
 
-class _BeyondError(Exception):
-    """Something of kustomize's that is not done here."""
+class _UnsupportedError(Exception):
+    """The kustomization uses a feature of kustomize that this module does not have."""
 
 
-def _by_program(program: str, verb: str, folder: Path) -> list[dict[str, Any]]:
-    done = subprocess.run([program, verb, str(folder)], capture_output=True, text=True, timeout=SECONDS, check=False)
+def _run_program(program: str, verb: str, folder: Path) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [program, verb, str(folder)], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+    )
     if done.returncode:
         raise UnrenderableError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else program)
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
-def _built(folder: Path, given: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """Return what the kustomization in `folder` makes; a component works on the objects `given`."""
+def _build(folder: Path, inherited: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Return the objects that the kustomization in `folder` renders to.
+
+    Args:
+        folder: The folder of the kustomization.
+        inherited: The objects that a component changes: those of the kustomization that uses the component.
+    """
     file = next((folder / name for name in kustomize.NAMES if (folder / name).is_file()), folder / kustomize.NAMES[0])
     kustomization = yaml.safe_load(file.read_text(encoding="utf-8"))
-    beyond = kustomization.keys() - RENDERED_HERE
-    if beyond:
-        raise _BeyondError(f"{file.parent.name} uses {', '.join(sorted(beyond))}")
-    made = list(given or [])
+    unsupported = kustomization.keys() - RENDERED_HERE
+    if unsupported:
+        raise _UnsupportedError(f"{file.parent.name} uses {', '.join(sorted(unsupported))}")
+    documents = list(inherited or [])
     for name in kustomization.get("resources", []):
         if "://" in name or name.startswith("github.com/"):
-            raise _BeyondError(f"{name} is remote")
+            raise _UnsupportedError(f"{file.parent.name} uses the remote resource {name}")
         path = (folder / name).resolve()
-        made += _built(path) if path.is_dir() else _read(path)
+        documents += _build(path) if path.is_dir() else _read(path)
     for name in kustomization.get("components", []):
-        made = _built((folder / name).resolve(), made)
+        documents = _build((folder / name).resolve(), documents)
     for patch in kustomization.get("patches", []):
-        _patch(patch, made, folder)
+        _patch(patch, documents, folder)
     for labels in kustomization.get("labels", []):
         if labels.keys() - {"pairs"}:
-            raise _BeyondError(f"{file.parent.name} labels more than metadata")
-        for document in made:
+            raise _UnsupportedError(f"{file.parent.name} uses labels outside metadata")
+        for document in documents:
             document["metadata"].setdefault("labels", {}).update(labels["pairs"])
     if "namespace" in kustomization:
-        _settle(made, kustomization["namespace"])
-    return made
+        _set_namespace(documents, kustomization["namespace"])
+    return documents
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
@@ -115,33 +125,33 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 def _patch(patch: Document, documents: list[dict[str, Any]], folder: Path) -> None:
     if patch.keys() - {"patch", "path"}:
-        raise _BeyondError("a patch with a target")
+        raise _UnsupportedError(f"{folder.name} uses a patch with a target")
     text = patch["patch"] if "patch" in patch else (folder / patch["path"]).read_text(encoding="utf-8")
     for change in yaml.safe_load_all(text):
         if not isinstance(change, dict) or not str(change.get("apiVersion", "")).startswith(MERGED_HERE):
-            raise _BeyondError("a patch of Kubernetes' own kinds, or a JSON patch")
-        wanted = [document for document in documents if _identity(document) == _identity(change)]
-        if not wanted:
-            raise UnrenderableError(f"a patch finds no {_name(change)}")
-        for document in wanted:
+            raise _UnsupportedError(f"{folder.name} uses a patch of Kubernetes' own kinds, or a JSON patch")
+        targets = [document for document in documents if _identity(document) == _identity(change)]
+        if not targets:
+            raise UnrenderableError(f"a patch has no target {_name(change)}")
+        for document in targets:
             _merge(document, change)
 
 
 def _merge(document: dict[str, Any], change: Document) -> None:
-    """Merge as RFC 7386 does: mappings key by key, null removes, all else is replaced."""
+    """Merge by RFC 7386: mappings are merged key by key, null removes a key, any other value replaces the old one."""
     for key, value in change.items():
         if value is None:
             document.pop(key, None)
         elif isinstance(value, dict):
-            held = document.get(key)
-            document[key] = held if isinstance(held, dict) else {}
+            old = document.get(key)
+            document[key] = old if isinstance(old, dict) else {}
             _merge(document[key], value)
         else:
             document[key] = copy.deepcopy(value)
 
 
-def _settle(documents: list[dict[str, Any]], namespace: str) -> None:
-    """Put objects, and the accounts among them that bindings name, into a namespace."""
+def _set_namespace(documents: list[dict[str, Any]], namespace: str) -> None:
+    """Set the namespace of objects, and of the service accounts among them where bindings name these."""
     accounts = {document["metadata"]["name"] for document in documents if document["kind"] == "ServiceAccount"}
     for document in documents:
         if document["kind"] == "Namespace":
@@ -154,12 +164,15 @@ def _settle(documents: list[dict[str, Any]], namespace: str) -> None:
 
 
 def _references(documents: list[dict[str, Any]]) -> Faults:
-    """Check that objects are there once, and those that others name are there, where others of their kind are."""
+    """Check that no object is defined twice, and that the objects that others name are defined.
+
+    A kind of which no object is defined is not checked: its objects may exist on the cluster.
+    """
     for identity, times in Counter(map(_identity, documents)).items():
         if times > 1:
-            yield f"rendered: {identity[1]}/{identity[2]}", f"is there {times} times", "keep one of them"
-    there = {(document["kind"], look_up(document, "metadata.name")) for document in documents}
-    kinds = {kind for kind, _ in there}
+            yield f"rendered: {identity[1]}/{identity[2]}", f"is defined {times} times", "keep one of them"
+    defined = {(document["kind"], look_up(document, "metadata.name")) for document in documents}
+    kinds = {kind for kind, _ in defined}
     for document in documents:
         for kind, path in (
             ("ServiceAccount", "spec.driver.serviceAccount"),
@@ -169,9 +182,9 @@ def _references(documents: list[dict[str, Any]]) -> Faults:
             ("Role", "roleRef.name"),
         ):
             name = look_up(document, path)
-            own = kind in kinds and look_up(document, "roleRef.kind") in {None, "Role"}
-            if isinstance(name, str) and own and (kind, name) not in there:
-                yield f"rendered: {_name(document)}.{path}", f"names {kind} {name!r}, which is not there", "add it"
+            checked = kind in kinds and look_up(document, "roleRef.kind") in {None, "Role"}
+            if isinstance(name, str) and checked and (kind, name) not in defined:
+                yield f"rendered: {_name(document)}.{path}", f"names {kind} {name!r}, which is not defined", "add it"
 
 
 def _identity(document: Document) -> tuple[str, str, str]:

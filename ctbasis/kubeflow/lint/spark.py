@@ -1,4 +1,4 @@
-"""The Spark operator's kinds, held against its own definitions of them and what those leave open."""
+"""The Spark operator's kinds, checked against its custom resource definitions and against rules that these lack."""
 
 from __future__ import annotations
 
@@ -11,35 +11,46 @@ from jsonschema import Draft202012Validator
 from ctbasis.kubeflow.lint import core, crds
 from ctbasis.kubeflow.lint.paths import Document, Faults, children, look_up, select
 
-SIZE = r"(?i:\d+([bkmgtp]|[kmgtp]b)?)", "no size that Spark reads", "write it as 512m or 4g"
-COUNT = r"[1-9]\d*", "not positive", "1 or more"
-# Values that the schema lets pass and the operator, Kubernetes or Spark refuses: pattern, message, remedy.
+SIZE = r"(?i:\d+([bkmgtp]|[kmgtp]b)?)", "not a size that Spark reads", "write it as 512m or 4g"
+COUNT = r"[1-9]\d*", "not positive", "expected 1 or more"
 VALUES = {
-    "imagePullPolicy": ("Always|IfNotPresent|Never", "no pull policy", "Always, IfNotPresent or Never"),
+    "imagePullPolicy": ("Always|IfNotPresent|Never", "not a pull policy", "expected Always, IfNotPresent or Never"),
     **dict.fromkeys(("driver.memory", "driver.memoryOverhead", "executor.memory", "executor.memoryOverhead"), SIZE),
     **dict.fromkeys(("driver.cores", "executor.cores", "executor.instances"), COUNT),
 }
+"""Values that the schema allows and that the operator, Kubernetes or Spark refuses: pattern, message, remedy."""
 
 
 def faults(document: Document, where: str, *, partial: bool) -> Faults:
-    """Check a manifest at `where`; a partial one may leave out what is required, and null in it removes a field."""
+    """Check a manifest.
+
+    Args:
+        document: The manifest.
+        where: Its path.
+        partial: The manifest is a patch: it may omit required fields, and null in it removes a field.
+    """
     kind, version = document["kind"], document["apiVersion"]
     try:
         validator = _validator(kind, version)
     except FileNotFoundError:
-        yield where, f"cannot be validated: no definition of {kind} in {version}", "sparkoperator.k8s.io/v1beta2"
+        yield (
+            where,
+            f"cannot be validated: the operator has no definition of {kind} in {version}",
+            "expected apiVersion sparkoperator.k8s.io/v1beta2",
+        )
         return
     given = _without_null(document) if partial else document
-    found = list(core.violations(validator, given, where, partial=partial))
-    yield from found
+    violations = list(core.violations(validator, given, where, partial=partial))
+    yield from violations
     if kind == "SparkApplication":
-        yield from (fault for fault in _values(document, where) if fault[0] not in {place for place, *_ in found})
+        reported = {place for place, *_ in violations}
+        yield from (fault for fault in _values(document, where) if fault[0] not in reported)
 
 
 @cache
 def _validator(kind: str, version: str) -> Any:
     schema = crds.schema(kind, version)
-    # A definition leaves metadata to the API server.
+    # A custom resource definition has no schema of metadata; the API server checks metadata itself.
     meta, registry = core.object_meta()
     whole = {**schema, "properties": {**schema["properties"], "metadata": meta}}
     return Draft202012Validator(whole, registry=registry)
@@ -57,4 +68,4 @@ def _values(document: Document, where: str) -> Faults:
             if isinstance(value, str | int) and not re.fullmatch(pattern, str(value)):
                 yield place, f"is {value!r}, {message}", remedy
     if look_up(document, "spec.type") in ("Java", "Scala") and not look_up(document, "spec.mainClass"):
-        yield f"{where}.spec.mainClass", "is missing", "an application on the JVM names its main class"
+        yield f"{where}.spec.mainClass", "is missing", "name the main class of the JVM application"
