@@ -1,0 +1,379 @@
+"""Output folders and files: written beside their target, put in its place at once, and never over a user's files.
+
+Everything is written to a working folder beside the target, `.TARGET.ctbasis-work-ID`. Its name is unique, and a lock
+on the owner file inside marks it as ours and as in use. When the content is complete, the working folder's content and
+the target change places in one step (`renameat2` with RENAME_EXCHANGE). Three rules protect the user's files:
+
+- Only a working folder that holds an owner file of ours is ever deleted.
+- A target that exists is replaced only if it is empty or a result of ours with nothing else in it. The caller decides
+  how to recognise a result; `Results` recognises a folder by the list of its files, in `.ctbasis-result.json`.
+- One process at a time writes to a target; a second one is refused and told which process that is.
+
+The kernel releases the lock of a process that dies, however it dies. The next call that writes beside such remains
+finds their lock free and removes them. If the process died between the two renames that replace RENAME_EXCHANGE where
+a file system has none, the target is put back first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+import uuid
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from ctbasis.errors import CtbasisError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+WORK = ".ctbasis-work-"
+"""Part of the name of every working folder, between the target's name and a random number."""
+
+OWNER = "ctbasis-owner.json"
+"""File in a working folder that marks it as ours; the process that uses the folder holds a lock on it."""
+
+LOCK = ".ctbasis-lock"
+"""End of the name of the lock file of a target."""
+
+NEW, FORMER = "new", "former"
+"""Entries of a working folder: the content that will become the target, and the target's former content."""
+
+OURS = '{"written_by": "ctbasis"}'
+"""Content that an empty lock file stands for: its process died before it wrote."""
+
+RESULT = ".ctbasis-result.json"
+"""File in a result folder that lists the files which ctbasis wrote there."""
+
+AT_FDCWD = -100
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+class Recognises(Protocol):
+    """Recognises a folder that ctbasis wrote."""
+
+    def foreign(self, folder: Path) -> Path | None:
+        """Return a file below `folder` that ctbasis did not write, None if there is none."""
+        ...
+
+
+class Results:
+    """Recognises the result folders that `list_files` marked: every file is in the list, with the size it had."""
+
+    def foreign(self, folder: Path) -> Path | None:
+        """Return a file that the folder's list does not name or that changed its size; without a list, any file."""
+        listed = _listed_files(folder)
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if path.is_dir() and not path.is_symlink():
+                continue
+            if name != RESULT and (path.is_symlink() or listed.get(name) != path.stat().st_size):
+                return path
+        return None
+
+
+def list_files(folder: Path) -> None:
+    """Write the list of all files below `folder` to `RESULT` in it, by which `Results` recognises the folder."""
+    files = {
+        path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+    (folder / RESULT).write_text(json.dumps({"written_by": "ctbasis", "files": files}, indent=1) + "\n")
+
+
+def _listed_files(folder: Path) -> dict[str, int]:
+    try:
+        files = json.loads((folder / RESULT).read_text(encoding="utf-8"))["files"]
+        return {str(name): int(size) for name, size in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+@contextmanager
+def replaced(targets: Sequence[Path], *, ours: Recognises) -> Iterator[list[Path]]:
+    """Yield paths for the new content of `targets`; put it in place when the context ends without an error.
+
+    Args:
+        targets: Folders to write. A target that exists is replaced if it is empty or `ours`.
+        ours: Recognises a folder that may be replaced.
+
+    Yields:
+        One path per target, in the same order; the caller creates a folder there. A path without one leaves its target
+        as it is. The parent of the paths is a working folder that the caller may use as well.
+
+    Raises:
+        CtbasisError: A target is a file or holds files that are not ours, or another process writes to it.
+        OSError: The file system refuses to write.
+    """
+    targets = [_absolute(target) for target in targets]
+    with _Locks() as locks:
+        works = []
+        try:
+            for target in targets:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                locks.take(target)
+                remove_remains(target.parent)
+                _refuse_foreign(target, ours)
+                works.append(_Work(target))
+            yield [work.new for work in works]
+            for work in works:
+                if work.new.is_dir():
+                    work.publish(ours)
+        finally:
+            for work in works:
+                work.remove()
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the context ends without an error.
+
+    Raises:
+        OSError: The file system refuses to write.
+    """
+    path = _absolute(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.ctbasis")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def refuse_overlap(out: Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse an output folder that holds an input, or lies in one, or is one.
+
+    Args:
+        out: Folder to write.
+        inputs: Folders and files to read; URIs of other schemes than `file` are skipped.
+
+    Raises:
+        CtbasisError: `out` and an input overlap.
+    """
+    resolved = out.resolve()
+    for given in inputs:
+        text = str(given)
+        if not text or ("://" in text and not text.startswith("file://")):
+            continue
+        place = Path(text.removeprefix("file://")).resolve()
+        if place == resolved or resolved in place.parents or place in resolved.parents:
+            raise CtbasisError(
+                f"the output folder {out} and the input {given} lie in each other",
+                expected="an output folder outside every input, and every input outside the output folder",
+                cause="the output folder is replaced as a whole, and what it holds would be lost",
+                remedy="choose another output folder",
+            )
+
+
+def remove_remains(folder: Path) -> list[Path]:
+    """Remove working folders in `folder` whose process died; put back a target that it had moved aside.
+
+    Returns:
+        The working folders that were removed.
+    """
+    removed = []
+    for path in folder.glob(f".*{WORK}*"):
+        # In use, not ours, or of another user: it stays.
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if _remove_remains_of(path):
+                removed.append(path)
+    for path in folder.glob(f".*{LOCK}"):
+        with suppress(OSError, ValueError, AttributeError), path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if json.loads(file.read() or OURS).get("written_by") == "ctbasis":
+                path.unlink()
+    return removed
+
+
+def _remove_remains_of(work: Path) -> bool:
+    owner = work / OWNER
+    if not owner.exists():
+        # Its process died before it wrote the owner file. Only an empty folder can be removed so.
+        work.rmdir()
+        return True
+    with owner.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        text = file.read()
+        if text:
+            target = work.parent / str(json.loads(text)["target"])
+            if target.parent != work.parent:
+                return False
+            _restore(work, target)
+        elif [*work.iterdir()] != [owner]:
+            return False
+        _remove(work)
+    return True
+
+
+def _remove(work: Path) -> None:
+    """Remove a working folder, its owner file last: whatever interrupts this, the rest is still marked as ours."""
+    for path in work.iterdir():
+        if path.name != OWNER:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    (work / OWNER).unlink(missing_ok=True)
+    work.rmdir()
+
+
+class _Work:
+    """A working folder beside `target`, locked while this process lives."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.folder = target.with_name(f".{target.name}{WORK}{uuid.uuid4().hex[:12]}")
+        self.folder.mkdir()
+        self.new, self.former = self.folder / NEW, self.folder / FORMER
+        self._owner = (self.folder / OWNER).open("w")
+        fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        json.dump({**_identity(), "target": target.name}, self._owner)
+        self._owner.flush()
+
+    def publish(self, ours: Recognises) -> None:
+        """Put the new content in the target's place."""
+        if not self.target.is_dir():
+            _rename(self.new, self.target)
+            return
+        _refuse_foreign(self.target, ours)
+        _exchange(self.new, self.target, self.former)
+        old = self.former if self.former.is_dir() else self.new
+        if any(old.iterdir()) and ours.foreign(old) is not None:
+            # Somebody wrote there since it was looked at.
+            kept = self.target.with_name(f"{self.target.name}-former-{uuid.uuid4().hex[:12]}")
+            old.rename(kept)
+            sys.stderr.write(f"{self.target} was changed during the run; its former content is kept as {kept}\n")
+
+    def remove(self) -> None:
+        """Remove the working folder."""
+        with suppress(OSError):
+            _remove(self.folder)
+        self._owner.close()
+
+
+class _Locks:
+    """Locks of targets, released when the context ends."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[Path, Any]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for path, file in reversed(self._held):
+            path.unlink(missing_ok=True)
+            file.close()
+
+    def take(self, target: Path) -> None:
+        """Lock `target` for this process.
+
+        Raises:
+            CtbasisError: Another process holds the lock.
+        """
+        path = target.with_name(f".{target.name}{LOCK}")
+        while True:
+            file = path.open("a+")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = _described(file.read())
+                file.close()
+                raise CtbasisError(
+                    f"{target} is being written by {holder}",
+                    expected="one process that writes to a folder",
+                    remedy="wait until it ends, or choose another output folder",
+                ) from None
+            # The file may have been removed by its former holder between opening and locking it.
+            if _same_file(path, file):
+                break
+            file.close()
+        file.truncate(0)
+        json.dump(_identity(), file)
+        file.flush()
+        self._held.append((path, file))
+
+
+def _identity() -> dict[str, Any]:
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    return {"written_by": "ctbasis", "host": socket.gethostname(), "pid": os.getpid(), "since": started}
+
+
+def _described(text: str) -> str:
+    try:
+        holder = json.loads(text)
+        return f"process {int(holder['pid'])} on {holder['host']}, since {holder['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _same_file(path: Path, file: Any) -> bool:
+    try:
+        there, here = path.stat(), os.fstat(file.fileno())
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
+def _absolute(path: Path) -> Path:
+    """Return the absolute path, with links resolved so that the lock of one folder has one name."""
+    return path.resolve()
+
+
+def _refuse_foreign(target: Path, ours: Recognises) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise CtbasisError(f"{target} is a file", expected="a new folder, or one that ctbasis wrote")
+    if not any(target.iterdir()) or (found := ours.foreign(target)) is None:
+        return
+    raise CtbasisError(
+        f"{target} holds {found.relative_to(target)}, which ctbasis did not write or which was changed since",
+        expected="a new or empty folder, or one that holds nothing but a former result of ctbasis, which is replaced",
+        remedy="choose another folder, or move what it holds elsewhere",
+    )
+
+
+def _restore(work: Path, target: Path) -> None:
+    """Put a target back that a process had moved aside when it died: the new content if it was complete."""
+    if not (work / FORMER).is_dir() or target.exists():
+        return
+    complete = (work / NEW).is_dir()
+    (work / (NEW if complete else FORMER)).rename(target)
+
+
+def _exchange(new: Path, target: Path, former: Path) -> None:
+    """Let `new` and `target` change places; the target's former content is then at `new` or at `former`."""
+    try:
+        _rename(new, target, RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
+            raise
+        target.rename(former)
+        try:
+            new.rename(target)
+        except BaseException:
+            if not target.exists():
+                former.rename(target)
+            raise
+
+
+def _rename(source: Path, target: Path, flags: int = RENAME_NOREPLACE) -> None:
+    """Rename by the kernel's renameat2; without it, where no exchange is asked for, by rename."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if renameat2 is not None:
+        if renameat2(AT_FDCWD, os.fsencode(source), AT_FDCWD, os.fsencode(target), flags) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in {errno.EINVAL, errno.ENOSYS} or flags == RENAME_EXCHANGE:
+            raise OSError(code, os.strerror(code), str(target))
+    elif flags == RENAME_EXCHANGE:
+        raise OSError(errno.ENOSYS, "no exchange of two names", str(target))
+    source.rename(target)
