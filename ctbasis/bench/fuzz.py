@@ -26,7 +26,7 @@ from pydicom.data import get_testdata_file
 
 from ctbasis.dicom.hounsfield import Pixels, to_hounsfield
 from ctbasis.dicom.instance import read_slices, read_values
-from ctbasis.dicom.limits import limited
+from ctbasis.dicom.resource_limits import limited
 from ctbasis.dicom.series import arrange
 from ctbasis.dicom.set_aside import SetAside
 from ctbasis.dicom.workers import Workers
@@ -95,7 +95,7 @@ def fuzz(cases: Sequence[int], *, seed: int, workers: int = 2) -> Summary:
     corpus()
     summary = Summary()
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch, Workers(workers, most_losses=len(cases)) as pool:
+    with tempfile.TemporaryDirectory() as scratch, Workers(workers, max_crashes=len(cases)) as pool:
         done = pool.map(
             partial(run_case, Path(scratch), seed), cases, lambda number, why: Case(number, "isolated", why)
         )

@@ -1,1 +1,1 @@
-"""DICOM in (headers, pixels, series, Hounsfield units) and out (derived series)."""
+"""Reading DICOM CT (headers, pixel data, series, Hounsfield units) and writing derived series."""

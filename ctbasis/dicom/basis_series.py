@@ -1,15 +1,15 @@
-"""Basis images, the columns of U, as a DICOM series of their own.
+"""Basis images, the columns of U, as a DICOM series.
 
-A basis image is no slice: it has the source's pixel grid and no place along the patient. It is written as CT Image
-Storage because every viewer that shows the source shows that, and it is kept from being taken for anatomy in its place:
+A basis image is not a slice: it has the pixel grid of the source but no position in the patient. It is written as CT
+Image Storage, because every viewer that shows the source supports that. Three measures prevent confusion with anatomy:
 
-- the unit is honest: the i-th image is u_i s_i / sqrt(n), in HU, what component i adds to a slice that holds as much of
-  it as the slices do in the root mean square;
-- it has a frame of reference of its own, in which the images lie 1 mm apart in the order of their singular values, so
-  no viewer puts them in register with the patient;
-- ImageType says BASIS, DerivationCodeSequence and ImageComments say what it is.
+- The unit is defined: image i is u_i s_i / sqrt(n), in HU. This is the contribution of component i to a slice whose
+  coefficient equals the root mean square over all slices.
+- The images have a frame of reference of their own, in which they lie 1 mm apart in the order of their singular values.
+  Viewers therefore do not register them with the patient.
+- ImageType contains BASIS, and DerivationCodeSequence and ImageComments describe the images.
 
-Parametric Map Storage would hold the floats as they are, but few viewers open it; they are in the basis store.
+Parametric Map Storage could hold floating-point values, but few viewers support it. The basis store has these values.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from ctbasis.dicom import ct_image
 from ctbasis.dicom.derived_series import (
     BASIS_IMAGE,
     add_coding_scheme,
-    coded,
+    code_item,
     equipment,
     identify,
-    lossy_history,
+    lossy_compression_attributes,
     read_header,
     reference_to,
     rounding,
+    series_description,
     series_number,
     set_pixels,
-    titled,
 )
 
 if TYPE_CHECKING:
@@ -46,21 +46,21 @@ if TYPE_CHECKING:
 
     from ctbasis.dicom.derived_series import Derivation
     from ctbasis.dicom.results import Factors
-    from ctbasis.dicom.stored import Stored
+    from ctbasis.dicom.stored_values import StoredImage
 
-TOGETHER = 64
-"""Basis images in memory at once: 64 MiB of 512 x 512 float32."""
+IMAGES_IN_MEMORY = 64
+"""Basis images that are in memory at the same time: 64 MiB for float32 and 512 x 512 pixels."""
 
-OF_THE_STUDY = {
+STUDY_MODULES = {
     "patient",
     "clinical-trial-subject",
     "general-study",
     "patient-study",
     "clinical-trial-study",
 }
-"""Modules whose attributes are those of the study, whatever was made in it."""
+"""Modules whose attributes describe the patient and the study and are copied from the source."""
 
-OF_THE_IDENTITY = (
+COPIED_KEYWORDS = (
     "SpecificCharacterSet",
     "TimezoneOffsetFromUTC",
     "LongitudinalTemporalInformationModified",
@@ -69,34 +69,34 @@ OF_THE_IDENTITY = (
     "LossyImageCompressionMethod",
 )
 
-OF_THE_GRID = ("PixelSpacing", "ImageOrientationPatient", "Rows", "Columns")
+GRID_KEYWORDS = ("PixelSpacing", "ImageOrientationPatient", "Rows", "Columns")
 
-BEYOND_RANKS = 1_000_000_000
-"""Added to SeriesNumber: that of a denoised series is smaller."""
+SERIES_NUMBER_OFFSET = 1_000_000_000
+"""Added to SeriesNumber, so that it is larger than that of any denoised series."""
 
-SHOWN = 99.5
-"""Percentile of magnitudes that the window shows."""
+WINDOW_PERCENTILE = 99.5
+"""Percentile of the absolute values at the end of the window."""
 
 
 def basis_images_hu(basis: Factors, rank: int) -> Iterator[NDArray[Any]]:
-    """Yield u_i s_i / sqrt(n), HU, flat, for i = 1 ... rank; a pass over U for every `TOGETHER` of them."""
+    """Yield u_i s_i / sqrt(n), HU, (m,), for i = 1 ... rank. U is read once for every `IMAGES_IN_MEMORY` images."""
     scale = (basis.s / np.sqrt(basis.cols)).astype(np.float32)
-    for first in range(0, rank, TOGETHER):
-        some = slice(first, min(first + TOGETHER, rank))
-        images = np.empty((some.stop - some.start, basis.rows), np.float32)
+    for first in range(0, rank, IMAGES_IN_MEMORY):
+        group = slice(first, min(first + IMAGES_IN_MEMORY, rank))
+        images = np.empty((group.stop - group.start, basis.rows), np.float32)
         for index in range(basis.block_count):
-            images[:, basis.block(index)] = (basis.read_block(index, rank=some.stop)[:, some] * scale[some]).T
+            images[:, basis.block(index)] = (basis.read_block(index, rank=group.stop)[:, group] * scale[group]).T
         yield from images
 
 
 @dataclass(frozen=True)
 class BasisTemplate:
-    """What all basis images of a run share.
+    """The attributes that all basis images of a run share.
 
     Attributes:
-        common: Their data set but for what is an image's own.
-        derivation: What was done.
-        study: What their UIDs are derived from.
+        common: Data set of the shared attributes.
+        derivation: How the images were computed.
+        study: StudyInstanceUIDs of the sources, from which UIDs are derived.
     """
 
     common: Dataset
@@ -105,17 +105,17 @@ class BasisTemplate:
 
     @classmethod
     def of(cls, basis: Factors, derivation: Derivation) -> Self:
-        """Take patient and study from the slices; where these are of several studies, from none of them."""
+        """Create the template. Patient and study are copied from the source if all slices are of one study."""
         firsts = [read_header(basis.header(series.first)) for series in basis.series]
         studies = sorted({str(header.get("StudyInstanceUID", "")) for header in firsts})
         common = Dataset()
         if len(studies) == 1:
-            _take_over(firsts[0], common)
+            _copy_study(firsts[0], common)
         else:
             common.StudyInstanceUID = derivation.uid(" ".join(studies))
         for header in firsts:
-            common.update(lossy_history(header))
-        for keyword in OF_THE_GRID:
+            common.update(lossy_compression_attributes(header))
+        for keyword in GRID_KEYWORDS:
             if keyword in firsts[0]:
                 common[keyword] = firsts[0][keyword]
         for keyword in ("BurnedInAnnotation", "RecognizableVisualFeatures"):
@@ -123,20 +123,29 @@ class BasisTemplate:
                 setattr(common, keyword, "NO")
         common.FrameOfReferenceUID = derivation.uid(f"frame of reference of basis images of {' '.join(studies)}")
         common.ImageType = ["DERIVED", "SECONDARY", "AXIAL", "BASIS"]
-        common.SeriesDescription = titled(firsts[0].get("SeriesDescription"), f"SVD rank {derivation.rank} basis")
-        common.SeriesNumber = BEYOND_RANKS + series_number(firsts[0].get("SeriesNumber"), derivation.rank % 10_000)
+        common.SeriesDescription = series_description(
+            firsts[0].get("SeriesDescription"), f"SVD rank {derivation.rank} basis"
+        )
+        common.SeriesNumber = SERIES_NUMBER_OFFSET + series_number(
+            firsts[0].get("SeriesNumber"), derivation.rank % 10_000
+        )
         common.SourceImageSequence = Sequence(
             [reference_to(read_header(basis.header(column))) for column in range(basis.cols)]
         )
-        common.DerivationCodeSequence = Sequence([coded(BASIS_IMAGE)])
+        common.DerivationCodeSequence = Sequence([code_item(BASIS_IMAGE)])
         common.CodingSchemeIdentificationSequence = Sequence()
         add_coding_scheme(common)
         common.ContributingEquipmentSequence = Sequence([equipment(derivation, "Basis images of an SVD")])
         common.Manufacturer = common.ContributingEquipmentSequence[0].Manufacturer
         return cls(common, derivation, " ".join(studies))
 
-    def instance(self, number: int, image: Stored) -> Dataset:
-        """Return the data set of basis image `number`, from 1 on."""
+    def instance(self, number: int, image: StoredImage) -> Dataset:
+        """Return the data set of a basis image.
+
+        Args:
+            number: Number of the basis image, from 1.
+            image: Its stored values.
+        """
         dataset = Dataset()
         dataset.update(deepcopy(self.common))
         identify(
@@ -158,15 +167,16 @@ class BasisTemplate:
         return dataset
 
 
-def _take_over(header: Dataset, common: Dataset) -> None:
-    kept = {tag for tag, attribute in ct_image.attributes().items() if attribute.module in OF_THE_STUDY}
+def _copy_study(header: Dataset, common: Dataset) -> None:
+    """Copy the attributes of patient and study from `header` to `common`."""
+    tags = {tag for tag, attribute in ct_image.attributes().items() if attribute.module in STUDY_MODULES}
     for element in header:
-        if element.tag in kept or element.keyword in OF_THE_IDENTITY:
+        if element.tag in tags or element.keyword in COPIED_KEYWORDS:
             common.add(element)
     ct_image.repair(common)
 
 
-def _window(image: Stored) -> DSfloat:
+def _window(image: StoredImage) -> DSfloat:
     hu = image.values * np.float64(image.RescaleSlope) + image.RescaleIntercept
-    # A width is 1 at least.
-    return DSfloat(float(f"{max(1.0, 2 * np.percentile(np.abs(hu), SHOWN)):.4g}"), auto_format=True)
+    # WindowWidth must be at least 1.
+    return DSfloat(float(f"{max(1.0, 2 * np.percentile(np.abs(hu), WINDOW_PERCENTILE)):.4g}"), auto_format=True)

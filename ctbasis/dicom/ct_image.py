@@ -1,7 +1,7 @@
-"""What the CT Image IOD holds: the attributes of its modules at the top level, and which of them must be there.
+"""The CT Image IOD: the top-level attributes of its modules, and functions that make a data set conform to it.
 
-`ct_image.csv` is the table of PS3.3 A.3.3 with its modules, taken from highdicom 0.28 (MIT), which takes it from the
-standard. Overlay planes, whose group repeats (60xx), are not in it.
+`ct_image.csv` is the table of PS3.3 A.3.3 with its modules, taken from highdicom 0.28 (MIT), which derives it from the
+standard. It does not contain overlay planes, whose group number varies (60xx).
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 TABLE = Path(__file__).with_suffix(".csv")
 
-ALWAYS = "M"
+MANDATORY_MODULE = "M"
 
-MANDATORY = "1"
-MAY_BE_EMPTY = "2"
+TYPE_1 = "1"
+TYPE_2 = "2"
+"""Attribute types: 1 must have a value, 2 must be present but may be empty (PS3.5 7.4)."""
 
-BINARY = {
+NOT_PADDED_WITH_SPACES = {
     None,
     "SQ",
     "UN",
@@ -46,7 +47,7 @@ BINARY = {
     "FD",
     "AT",
 }
-"""Value representations that are no text padded with a space."""
+"""Value representations whose values are not text padded with spaces."""
 
 REFERENCES = (
     "ReferencedStudySequence",
@@ -55,30 +56,30 @@ REFERENCES = (
     "ReferencedImageSequence",
     "ReferencedInstanceSequence",
 )
-"""Sequences of type 3 whose items are references to SOP instances."""
+"""Sequences of type 3 whose items refer to SOP instances."""
 
 REFERENCE = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
 
 ONLY_WITH = {
     "ClinicalTrialProtocolEthicsCommitteeName": "ClinicalTrialProtocolEthicsCommitteeApprovalNumber",
 }
-"""Attributes of type 1C that may only stand beside another, which a de-identification may have taken away."""
+"""Attributes of type 1C that may only be present together with another, which de-identification may have removed."""
 
 OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 
 GROUP_MASK = 0xFF00
-"""Of groups that repeat: 50xx, 60xx."""
+"""Masks the variable part of repeating groups: 50xx, 60xx."""
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """An attribute of the IOD at the top level.
+    """A top-level attribute of the IOD.
 
     Attributes:
-        keyword: Of the attribute.
-        type: 1, 1C, 2, 2C or 3.
-        usage: Of its module in the IOD: M, mandatory, C, conditional, or U, at the user's option.
-        module: The module that asks it.
+        keyword: Keyword of the attribute.
+        type: Type of the attribute: 1, 1C, 2, 2C or 3.
+        usage: Usage of its module in the IOD: M (mandatory), C (conditional) or U (user option).
+        module: Name of the module.
     """
 
     keyword: str
@@ -89,28 +90,30 @@ class Attribute:
 
 @cache
 def attributes() -> dict[int, Attribute]:
-    """Return the attributes of the IOD by tag."""
+    """Return the attributes of the IOD, by tag."""
     with TABLE.open(encoding="ascii", newline="") as lines:
-        found = [Attribute(**row) for row in csv.DictReader(lines)]
-    return {tag_for_keyword(attribute.keyword) or 0: attribute for attribute in found}
+        table = [Attribute(**row) for row in csv.DictReader(lines)]
+    return {tag_for_keyword(attribute.keyword) or 0: attribute for attribute in table}
 
 
 @cache
 def types() -> dict[int, str]:
-    """Return the type of every attribute of the IOD, by tag."""
+    """Return the types of the attributes of the IOD, by tag."""
     return {tag: attribute.type for tag, attribute in attributes().items()}
 
 
 @cache
-def wanted(kind: str) -> tuple[str, ...]:
-    """Return the keywords of type `kind` that every CT image has: those of mandatory modules."""
+def mandatory_keywords(attribute_type: str) -> tuple[str, ...]:
+    """Return the keywords of the given type in mandatory modules."""
     return tuple(
-        attribute.keyword for attribute in attributes().values() if attribute.type == kind and attribute.usage == ALWAYS
+        attribute.keyword
+        for attribute in attributes().values()
+        if attribute.type == attribute_type and attribute.usage == MANDATORY_MODULE
     )
 
 
-def drop_foreign(dataset: Dataset) -> None:
-    """Drop what is no attribute of the IOD: with it, an instance would be of a Standard Extended SOP Class."""
+def drop_other_attributes(dataset: Dataset) -> None:
+    """Remove attributes that are not in the IOD, in place; with them, the instance would be Standard Extended."""
     known = types()
     for tag in list(dataset.keys()):
         if tag not in known and not (tag.group in OVERLAY_GROUPS and not tag.is_private):
@@ -118,9 +121,9 @@ def drop_foreign(dataset: Dataset) -> None:
 
 
 def repair(dataset: Dataset) -> None:
-    """Mend, in place, what files in the world get wrong and what can be mended without inventing anything."""
-    _mend_values(dataset)
-    _drop_broken_references(dataset)
+    """Correct common errors of DICOM files, in place, as far as that is possible without inventing values."""
+    _repair_values(dataset)
+    _drop_incomplete_references(dataset)
     if float(dataset.get("SpacingBetweenSlices") or 0) < 0:
         del dataset.SpacingBetweenSlices
     for keyword, other in ONLY_WITH.items():
@@ -132,43 +135,44 @@ def repair(dataset: Dataset) -> None:
         dataset.DeidentificationMethod = "Not stated by the source"
 
 
-def _mend_values(dataset: Dataset) -> None:
-    """Pad text with spaces where it was padded with zero bytes, and drop what is empty and may not be."""
-    kinds = types()
+def _repair_values(dataset: Dataset) -> None:
+    """Pad text with spaces instead of zero bytes, and remove empty attributes of types 1 and 1C."""
+    attribute_types = types()
     for tag in list(dataset.keys()):
         element: Any = dataset.get_item(tag)
-        if isinstance(element, RawDataElement) and element.VR not in BINARY and element.value:
+        if isinstance(element, RawDataElement) and element.VR not in NOT_PADDED_WITH_SPACES and element.value:
             value = element.value.rstrip(b"\0 ")
             if b"\0" in element.value[len(value) :]:
                 value += b" " * (len(value) % 2)
                 dataset[tag] = element._replace(value=value, length=len(value))
-        if kinds.get(int(tag), "").startswith(MANDATORY) and dataset[tag].is_empty:
-            # Of type 1C an empty value says no more than none, and is not allowed.
+        if attribute_types.get(int(tag), "").startswith(TYPE_1) and dataset[tag].is_empty:
+            # An empty value of type 1C is not allowed, and says no more than an absent attribute.
             del dataset[tag]
 
 
-def _drop_broken_references(dataset: Dataset) -> None:
-    """Drop references that name no object, or one of no class: they lead nowhere."""
+def _drop_incomplete_references(dataset: Dataset) -> None:
+    """Remove references without a SOP Class UID or SOP Instance UID."""
     for keyword in REFERENCES:
         if keyword in dataset:
-            whole = [item for item in dataset[keyword].value or [] if all(item.get(name) for name in REFERENCE)]
-            setattr(dataset, keyword, whole)
-            if not whole:
+            complete = [item for item in dataset[keyword].value or [] if all(item.get(name) for name in REFERENCE)]
+            setattr(dataset, keyword, complete)
+            if not complete:
                 delattr(dataset, keyword)
 
 
 def fill_empty(dataset: Dataset) -> None:
-    """Give `dataset` every attribute of type 2 that it lacks, empty: present and unknown is what the standard asks.
+    """Add the absent attributes of type 2 with empty values, as the standard requires for unknown values, in place.
 
-    So too those of optional modules of which it has anything; PatientPosition, which a CT image has unless a code says
-    it; and Laterality, where no body part tells whether it is one of a pair.
+    This includes the type 2 attributes of optional modules of which any attribute is present; PatientPosition, which a
+    CT image has unless PatientOrientationCodeSequence replaces it; and Laterality, if no body part tells whether it is
+    paired.
     """
-    lacking = [*wanted(MAY_BE_EMPTY)]
+    lacking = [*mandatory_keywords(TYPE_2)]
     used = {attribute.module for tag, attribute in attributes().items() if tag in dataset}
     lacking += [
         attribute.keyword
         for attribute in attributes().values()
-        if attribute.type == MAY_BE_EMPTY and attribute.module in used
+        if attribute.type == TYPE_2 and attribute.module in used
     ]
     if "PatientOrientationCodeSequence" not in dataset:
         lacking.append("PatientPosition")
@@ -179,7 +183,7 @@ def fill_empty(dataset: Dataset) -> None:
             setattr(dataset, keyword, None)
 
 
-def missing(dataset: Dataset) -> list[str]:
-    """Return the keywords of type 1 that `dataset` lacks or has empty, and of type 2 that it lacks."""
-    lacking = [keyword for keyword in wanted(MANDATORY) if keyword not in dataset or dataset[keyword].is_empty]
-    return lacking + [keyword for keyword in wanted(MAY_BE_EMPTY) if keyword not in dataset]
+def missing_attributes(dataset: Dataset) -> list[str]:
+    """Return the mandatory keywords of type 1 that are absent or empty, and those of type 2 that are absent."""
+    lacking = [keyword for keyword in mandatory_keywords(TYPE_1) if keyword not in dataset or dataset[keyword].is_empty]
+    return lacking + [keyword for keyword in mandatory_keywords(TYPE_2) if keyword not in dataset]

@@ -1,8 +1,9 @@
-"""The derived instance around the stored pixels of a rank-k image, as CT Image Storage (PS3.3 A.3).
+"""Data sets of derived images, written as CT Image Storage (PS3.3 A.3).
 
-Nothing here reads a clock or draws a number: the same factors and rank give the same UIDs and the same bytes. A step
-that is retried therefore replaces its instances in an archive instead of doubling them. Factors computed anew differ,
-if only in the last digit, and so do their UIDs: one SOPInstanceUID never names two pixel arrays.
+UIDs and file contents are deterministic: this module uses neither the clock nor random numbers. The same factors and
+rank give the same UIDs and the same bytes, so a step that is retried replaces its instances in an archive instead of
+duplicating them. Factors that are computed again differ at least in the last digit, and so do their UIDs: one
+SOPInstanceUID never identifies two different images.
 """
 
 from __future__ import annotations
@@ -33,18 +34,19 @@ from pydicom.uid import (
 from pydicom.valuerep import DSfloat
 
 from ctbasis.dicom import ct_image
-from ctbasis.dicom.stored import BITS
+from ctbasis.dicom.stored_values import BITS
 
 if TYPE_CHECKING:
     from ctbasis.dicom.results import DenoisedMatrix, Factors
-    from ctbasis.dicom.stored import Stored
+    from ctbasis.dicom.stored_values import StoredImage
 
 PRODUCT = "ctbasis"
 
 MULTI_FRAME = {EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
-"""Their frames are columns of A each, with the object's SOPInstanceUID and their own number as InstanceNumber."""
+"""Multi-frame objects. Each frame is a column of A and has the SOPInstanceUID of the object; InstanceNumber is the
+frame number."""
 
-# What is true of the source's pixels or of the moment it was made, and not of ours; or vouches for the source's bytes.
+# Attributes that describe the pixels or the creation of the source, or that certify its bytes.
 STALE = (
     "InstanceCreationDate",
     "InstanceCreationTime",
@@ -76,8 +78,8 @@ STALE = (
     "DataSetTrailingPadding",
 )
 
-# Colours that a multi-frame object may lay over its greys; a CT image has none.
-OF_COLOUR = tuple(
+# Colours that a multi-frame object may assign to its grey values; a CT image has none.
+PALETTE_KEYWORDS = tuple(
     f"{colour}PaletteColorLookupTable{part}" for colour in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")
 )
 
@@ -91,21 +93,21 @@ BASIS_IMAGE = Code("BASIS", SCHEME.CodingSchemeDesignator, "Basis image of a sin
 PATCHES = Code("PATCH-SVD", SCHEME.CodingSchemeDesignator, "Denoising by singular value decomposition of patches")
 SIMULATED_DOSE = Code("DOSE", SCHEME.CodingSchemeDesignator, "Simulation of a lower dose")
 NOISE_MAP = Code("NOISE", SCHEME.CodingSchemeDesignator, "Estimated standard deviation of noise")
-"""No code of CID 7203 says any of them, and it may be extended."""
+"""CID 7203 has no codes for these derivations. The context group is extensible."""
 
-# Transfer syntaxes that always lose information, by LossyImageCompressionMethod: once lossy, always to be said.
+# Transfer syntaxes that are always lossy, with LossyImageCompressionMethod. A lossy image must stay marked as such.
 LOSSY_SYNTAXES = {JPEGBaseline8Bit: "ISO_10918_1", JPEGExtended12Bit: "ISO_10918_1", JPEGLSNearLossless: "ISO_14495_1"}
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a derived series is, beside others of the same source.
+class SeriesKind:
+    """What distinguishes a derived series from other series derived from the same source.
 
     Attributes:
-        title: At the end of SeriesDescription.
-        number: Added to SeriesNumber, below 10,000.
-        contribution: For ContributingEquipmentSequence.
-        code: For DerivationCodeSequence.
+        title: Text at the end of SeriesDescription.
+        number: Added to SeriesNumber; below 10,000.
+        contribution: ContributionDescription in ContributingEquipmentSequence.
+        code: Code in DerivationCodeSequence.
     """
 
     title: str
@@ -114,42 +116,42 @@ class Made:
     code: Code
 
 
-LONGEST_DESCRIPTION = 900
-"""Characters of DerivationDescription before `rounding` is added to it; an ST holds 1024."""
+MAX_DESCRIPTION = 900
+"""Characters of DerivationDescription before the text of `rounding`; the VR ST allows 1024."""
 
-OF_PATCHES = Made("SVD of patches", 9_998, "Denoising by SVD of patches", PATCHES)
-OF_NOISE = Made("noise sigma (HU)", 9_999, "Estimate of the noise", NOISE_MAP)
-"""Numbers that hardly any rank has."""
+PATCH_DENOISED = SeriesKind("SVD of patches", 9_998, "Denoising by SVD of patches", PATCHES)
+NOISE_MAPS = SeriesKind("noise sigma (HU)", 9_999, "Estimate of the noise", NOISE_MAP)
+"""The numbers are unlikely to be a rank."""
 
 
 @dataclass(frozen=True)
 class Derivation:
-    """What was done to every slice, and the names that follow from it.
+    """How the images of a series were computed, and the names and UIDs that follow from it.
 
     Attributes:
-        rank: k; 0 where there is none.
-        version: Of ctbasis.
-        description: For DerivationDescription.
-        fingerprint: Of the factors and the rank: what UIDs are made from, beside the source's.
-        made: What comes of it; None for a rank-k approximation.
+        rank: k; 0 if there is none.
+        version: Version of ctbasis.
+        description: Text of DerivationDescription.
+        fingerprint: Digest of the factors and the rank, from which UIDs are derived together with the source's UIDs.
+        kind: Kind of the derived series; None for a rank-k approximation.
     """
 
     rank: int
     version: str
     description: str
     fingerprint: str
-    made: Made | None = None
+    kind: SeriesKind | None = None
 
     @property
-    def names(self) -> Made:
-        """What comes of it."""
-        return self.made or Made(
+    def series_kind(self) -> SeriesKind:
+        """Kind of the derived series."""
+        return self.kind or SeriesKind(
             f"SVD rank {self.rank}", self.rank % 10_000, f"Rank-{self.rank} approximation by SVD", LOW_RANK
         )
 
     @classmethod
-    def of_patches(cls, store: DenoisedMatrix) -> tuple[Self, Self]:
-        """Describe the denoised series of patch mode, and the maps of its noise."""
+    def of_patch_mode(cls, store: DenoisedMatrix) -> tuple[Self, Self]:
+        """Return the derivations of the denoised series of patch mode and of its noise maps."""
         version = importlib.metadata.version(PRODUCT)
         digest = hashlib.sha256(f"{version} {json.dumps(vars(store.plan), sort_keys=True)}".encode())
         for index in range(store.block_count):
@@ -159,7 +161,7 @@ class Derivation:
             version=version,
             description=f"Denoised by SVD: {store.plan.summary}; {PRODUCT} {version}. Not for diagnosis.",
             fingerprint=digest.hexdigest(),
-            made=OF_PATCHES,
+            kind=PATCH_DENOISED,
         )
         noise = cls(
             rank=0,
@@ -169,13 +171,13 @@ class Derivation:
                 f"patient; {PRODUCT} {version}."
             ),
             fingerprint=hashlib.sha256(f"noise {digest.hexdigest()}".encode()).hexdigest(),
-            made=OF_NOISE,
+            kind=NOISE_MAPS,
         )
         return denoised, noise
 
     @classmethod
     def of(cls, basis: Factors, rank: int) -> Self:
-        """Describe A_k from the factors in `basis`."""
+        """Return the derivation of the rank-`rank` approximation from the factors in `basis`."""
         plan = basis.plan
         version = importlib.metadata.version(PRODUCT)
         seed = "" if plan.seed is None else f", seed {plan.seed}"
@@ -194,11 +196,11 @@ class Derivation:
         )
 
     def after(self, earlier: Derivation | None) -> Self:
-        """Return the derivation of images on which `earlier` was done first; None returns this one unchanged."""
+        """Return the derivation of images that were processed by `earlier` first; None leaves it unchanged."""
         if earlier is None:
             return self
-        # DerivationDescription holds 1024 characters, and the last step is the one to keep.
-        room = LONGEST_DESCRIPTION - len(self.description) - 1
+        # The text of the last step is kept if both do not fit.
+        room = MAX_DESCRIPTION - len(self.description) - 1
         return replace(
             self,
             description=f"{earlier.description[: max(0, room)]} {self.description}".strip(),
@@ -206,35 +208,35 @@ class Derivation:
         )
 
     def uid(self, source: str) -> str:
-        """Return the UID of what is derived from the object called `source`: a name-based UUID (PS3.5 B.2)."""
+        """Return the UID of the object derived from the object `source`: a name-based UUID (PS3.5 B.2)."""
         return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{source} {self.fingerprint}').int}"
 
 
 def read_header(header: bytes) -> Dataset:
-    """Parse one stored header, a DICOM file without pixel data."""
+    """Parse a header from a store: a DICOM file without PixelData."""
     return pydicom.dcmread(BytesIO(header))
 
 
-def derive(source: Dataset, image: Stored, derivation: Derivation) -> Dataset:
-    """Turn the data set of a slice into that of the derived slice, in place, ready to be saved.
+def derive(source: Dataset, image: StoredImage, derivation: Derivation) -> Dataset:
+    """Turn the data set of a slice into that of the derived slice, in place.
 
-    Study, patient, frame of reference, geometry and windows stay, so that a viewer shows the two series side by side
-    and in register. What is no attribute of the CT Image IOD goes, and so do private elements: some vendors keep
-    statistics or copies of the pixels there, and which ones do is not public. What the IOD wants and the source lacks
-    is added empty where it may be; geometry is never made up.
+    Study, patient, frame of reference, geometry and windows are kept, so that viewers show both series side by side and
+    registered. Attributes outside of the CT Image IOD are removed, and so are private elements: some vendors store
+    statistics or copies of the pixels in them. Required attributes that the source lacks are added with empty values
+    where that is allowed; geometry is never invented.
 
     Args:
-        source: From `read_header`.
-        image: What is stored.
-        derivation: What was done.
+        source: Header of the slice, from `read_header`.
+        image: Stored values of the derived slice.
+        derivation: How it was computed.
 
     Returns:
-        `source`, changed: Explicit VR Little Endian, with pixel data.
+        `source`, ready to be saved: Explicit VR Little Endian, with PixelData.
     """
-    lossy = lossy_history(source)
+    lossy = lossy_compression_attributes(source)
     reference, origin = reference_to(source), _origin(source)
-    ct_image.drop_foreign(source)
-    for keyword in (*STALE, *OF_COLOUR):
+    ct_image.drop_other_attributes(source)
+    for keyword in (*STALE, *PALETTE_KEYWORDS):
         if keyword in source:
             delattr(source, keyword)
     ct_image.repair(source)
@@ -244,13 +246,13 @@ def derive(source: Dataset, image: Stored, derivation: Derivation) -> Dataset:
     source.update(lossy)
     source.SourceImageSequence = Sequence([reference])
     source.DerivationDescription = f"{derivation.description} {rounding(image)}"
-    names = derivation.names
-    source.DerivationCodeSequence = Sequence([*source.get("DerivationCodeSequence", []), coded(names.code)])
+    kind = derivation.series_kind
+    source.DerivationCodeSequence = Sequence([*source.get("DerivationCodeSequence", []), code_item(kind.code)])
     add_coding_scheme(source)
     source.ContributingEquipmentSequence = Sequence(
         [
             *source.get("ContributingEquipmentSequence", []),
-            equipment(derivation, names.contribution),
+            equipment(derivation, kind.contribution),
         ]
     )
     set_pixels(source, image)
@@ -259,15 +261,15 @@ def derive(source: Dataset, image: Stored, derivation: Derivation) -> Dataset:
 
 
 def identify(dataset: Dataset, derivation: Derivation, *, series: str, instance: str) -> None:
-    """Make `dataset` a CT image of its own, derived from the source objects `series` and `instance`."""
+    """Give `dataset` the UIDs of a CT image derived from the source objects `series` and `instance`, in place."""
     dataset.SOPClassUID = CTImageStorage
     dataset.Modality = "CT"
     dataset.SOPInstanceUID = derivation.uid(instance)
     dataset.SeriesInstanceUID = derivation.uid(series)
     if not dataset.get("FrameOfReferenceUID"):
-        # Without one, positions hold within the series alone.
+        # Without a FrameOfReferenceUID, positions are valid within one series only.
         dataset.FrameOfReferenceUID = derivation.uid(f"frame of reference of {series}")
-    meta = FileMetaDataset()  # pydicom adds its own implementation: it is the writer now
+    meta = FileMetaDataset()  # pydicom adds ImplementationClassUID
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -275,32 +277,33 @@ def identify(dataset: Dataset, derivation: Derivation, *, series: str, instance:
     dataset.preamble = b"\0" * 128
 
 
-def titled(description: Any, suffix: str) -> str:
-    """Return a SeriesDescription: LO holds 64 characters, and what was done matters more than a long name's end."""
+def series_description(description: Any, suffix: str) -> str:
+    """Return a SeriesDescription of at most 64 characters (VR LO); the suffix is never truncated."""
     described = str(description or "").strip()
     return f"{described[: 61 - len(suffix)]} - {suffix}" if described else suffix
 
 
 def series_number(source: Any, offset: int) -> int:
-    """Return a SeriesNumber that tells source series and rank apart, and stays in the 32 bits of IS."""
+    """Return a SeriesNumber that is different for each source series and rank, and fits the VR IS (32 bits)."""
     return abs(int(source or 0)) % 100_000 * 10_000 + offset
 
 
 def reference_to(source: Dataset) -> Dataset:
-    """Return an item of SourceImageSequence."""
+    """Return an item of SourceImageSequence that refers to `source`."""
     reference = Dataset()
     reference.ReferencedSOPClassUID = source.get("SOPClassUID") or CTImageStorage
     reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
     if reference.ReferencedSOPClassUID in MULTI_FRAME:
         reference.ReferencedFrameNumber = source.InstanceNumber
-    reference.PurposeOfReferenceCodeSequence = Sequence([coded(codes.cid7202.SourceImageForImageProcessingOperation)])
+    purpose = codes.cid7202.SourceImageForImageProcessingOperation
+    reference.PurposeOfReferenceCodeSequence = Sequence([code_item(purpose)])
     return reference
 
 
 def equipment(derivation: Derivation, contribution: str) -> Dataset:
-    """Return an item of ContributingEquipmentSequence that names us."""
+    """Return an item of ContributingEquipmentSequence for ctbasis."""
     item = Dataset()
-    item.PurposeOfReferenceCodeSequence = Sequence([coded(codes.cid7005.ProcessingEquipment)])
+    item.PurposeOfReferenceCodeSequence = Sequence([code_item(codes.cid7005.ProcessingEquipment)])
     item.Manufacturer = PRODUCT
     item.ManufacturerModelName = PRODUCT
     item.SoftwareVersions = derivation.version
@@ -308,40 +311,40 @@ def equipment(derivation: Derivation, contribution: str) -> Dataset:
     return item
 
 
-def coded(code: Code) -> Dataset:
-    """Return the item of a code sequence."""
+def code_item(code: Code) -> Dataset:
+    """Return a code as an item of a code sequence."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
     return item
 
 
 def add_coding_scheme(dataset: Dataset) -> None:
-    """Say whose codes `LOW_RANK` and the others are."""
+    """Add an item to CodingSchemeIdentificationSequence that defines the scheme of `LOW_RANK` and the other codes."""
     dataset.CodingSchemeIdentificationSequence = Sequence(
         [*dataset.get("CodingSchemeIdentificationSequence", []), SCHEME]
     )
 
 
-def rounding(image: Stored) -> str:
-    """Say how far a stored value may be from the computed one."""
+def rounding(image: StoredImage) -> str:
+    """Return a sentence on the rounding error of stored values, for DerivationDescription."""
     return f"Stored values are the nearest whole ones: off by {abs(image.RescaleSlope) / 2:g} HU at most."
 
 
-def lossy_history(source: Dataset) -> Dataset:
-    """Return what is to be said of lossy compression, where the source leaves it to the syntax (PS3.3 C.7.6.1.1.5).
+def lossy_compression_attributes(source: Dataset) -> Dataset:
+    """Return the attributes that mark lossy compression, if only the transfer syntax says so (PS3.3 C.7.6.1.1.5).
 
-    JPEG 2000 may be either, and is taken at the source's own word.
+    JPEG 2000 may be lossless or lossy; for it, the attributes of the source are trusted.
     """
-    said = Dataset()
+    attributes = Dataset()
     method = LOSSY_SYNTAXES.get(source.file_meta.TransferSyntaxUID)
     if method is not None and source.get("LossyImageCompression") != "01":
-        said.LossyImageCompression = "01"
-        said.LossyImageCompressionMethod = method
-    return said
+        attributes.LossyImageCompression = "01"
+        attributes.LossyImageCompressionMethod = method
+    return attributes
 
 
-def set_pixels(dataset: Dataset, image: Stored) -> None:
-    """Give `dataset` the pixels of `image` and all that says what they mean."""
+def set_pixels(dataset: Dataset, image: StoredImage) -> None:
+    """Set PixelData and the attributes that describe it, in place."""
     dataset.SamplesPerPixel = 1
     if dataset.get("PhotometricInterpretation") != "MONOCHROME1":
         dataset.PhotometricInterpretation = "MONOCHROME2"
@@ -365,26 +368,26 @@ def set_pixels(dataset: Dataset, image: Stored) -> None:
 
 
 def _origin(source: Dataset) -> str:
-    """Return what names a slice alone: its SOPInstanceUID, and its frame where it has that of many."""
+    """Return a text that identifies a slice: its SOPInstanceUID, and its frame number in a multi-frame object."""
     instance = str(source.SOPInstanceUID)
     return f"{instance} frame {source.InstanceNumber}" if source.get("SOPClassUID") in MULTI_FRAME else instance
 
 
 def _name(dataset: Dataset, derivation: Derivation) -> None:
-    """Say in words and numbers what the series is."""
-    said = dataset.get("ImageType") or []
-    further = [] if isinstance(said, str) else list(said)[2:]
+    """Set ImageType, SeriesDescription and SeriesNumber, in place."""
+    source_type = dataset.get("ImageType") or []
+    further = [] if isinstance(source_type, str) else list(source_type)[2:]
     if further[:1] != ["AXIAL"]:
-        # Value 3 of a CT image is AXIAL or LOCALIZER, and localizers are set aside.
+        # Value 3 of a CT image is AXIAL or LOCALIZER, and localizers were set aside.
         further = ["AXIAL", *filter(None, further)]
-    # SECONDARY: made after the examination, not as its direct result (PS3.3 C.7.6.1.1.2).
+    # SECONDARY: created after the examination, not directly by it (PS3.3 C.7.6.1.1.2).
     dataset.ImageType = ["DERIVED", "SECONDARY", *further]
-    dataset.SeriesDescription = titled(dataset.get("SeriesDescription"), derivation.names.title)
-    dataset.SeriesNumber = series_number(dataset.get("SeriesNumber"), derivation.names.number)
+    dataset.SeriesDescription = series_description(dataset.get("SeriesDescription"), derivation.series_kind.title)
+    dataset.SeriesNumber = series_number(dataset.get("SeriesNumber"), derivation.series_kind.number)
 
 
 def _drop_overlays_in_pixels(dataset: Dataset) -> None:
-    """Drop overlay planes that lived in the unused bits of the source's pixels (retired, and gone from ours)."""
+    """Remove overlay planes whose data are in the unused bits of the source's pixels (retired), in place."""
     for group in ct_image.OVERLAY_GROUPS:
         if (group, 0x0010) in dataset and (group, 0x3000) not in dataset:
             for tag in list(dataset.group_dataset(group).keys()):

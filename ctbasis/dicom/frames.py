@@ -1,8 +1,8 @@
-"""Frames of an enhanced (multi-frame) CT object as slices: functional groups flattened to what a CT image would say.
+"""Splitting an enhanced (multi-frame) CT object into slices with the attributes of a single-frame CT image.
 
-PS3.3 C.7.6.16: what all frames share is in SharedFunctionalGroupsSequence, what differs is in
-PerFrameFunctionalGroupsSequence, each attribute in the sequence of its functional group. A converter that made the
-object from single images put those of their attributes that have no group into the "unassigned" ones.
+PS3.3 C.7.6.16: SharedFunctionalGroupsSequence holds the attributes that all frames share, and
+PerFrameFunctionalGroupsSequence those that differ. Each attribute is in the sequence of its functional group. Software
+that converts single-frame images puts attributes without a functional group into the "unassigned" sequences.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset
 
-from ctbasis.dicom.limits import MOST_FRAMES
+from ctbasis.dicom.resource_limits import MAX_FRAMES
 from ctbasis.dicom.set_aside import UnusableFileError
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ FLATTENED = {
     "TemporalPositionSequence": ("TemporalPositionTimeOffset",),
     "FrameContentSequence": ("StackID", "TemporalPositionIndex", "FrameAcquisitionDateTime"),
 }
-"""Attributes of a functional group that go to the top, by its sequence."""
+"""Attributes to copy from a functional group to the top level, by the sequence of the group."""
 
 RENAMED = {
     "CTImageFrameTypeSequence": {"FrameType": "ImageType"},
     "FrameContentSequence": {"FrameAcquisitionNumber": "AcquisitionNumber", "FrameComments": "ImageComments"},
 }
-"""The same for those that a CT image calls otherwise."""
+"""Likewise, for attributes that have another keyword in a single-frame CT image."""
 
 UNASSIGNED = ("UnassignedSharedConvertedAttributesSequence", "UnassignedPerFrameConvertedAttributesSequence")
 
@@ -63,24 +63,24 @@ MULTI_FRAME_ONLY = (
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
 )
-"""What is true of the object as a whole, and of no slice alone."""
+"""Attributes of the multi-frame object that do not apply to a single slice."""
 
 
-def flattened(ds: Dataset, frames: int) -> Iterator[Dataset]:
-    """Yield each frame as the data set of a CT image: same SOPInstanceUID, InstanceNumber is the frame's number.
+def single_frames(ds: Dataset, frames: int) -> Iterator[Dataset]:
+    """Yield a single-frame CT data set for each frame; InstanceNumber is the frame number, SOPInstanceUID is kept.
 
     Args:
         ds: The multi-frame object without PixelData.
         frames: NumberOfFrames.
 
     Raises:
-        UnusableFileError: The functional groups are not those of so many frames.
+        UnusableFileError: NumberOfFrames is too large, or differs from the number of per-frame functional groups.
     """
-    if not 0 < frames <= MOST_FRAMES:
-        raise UnusableFileError(f"NumberOfFrames {frames}: at most {MOST_FRAMES} are read", broken=True)
+    if not 0 < frames <= MAX_FRAMES:
+        raise UnusableFileError(f"NumberOfFrames is {frames}, at most {MAX_FRAMES} are supported", broken=True)
     per_frame = list(ds.get(PER_FRAME) or [])
     if len(per_frame) != frames:
-        raise UnusableFileError(f"{PER_FRAME} is of {len(per_frame)} frames, NumberOfFrames says {frames}", broken=True)
+        raise UnusableFileError(f"{PER_FRAME} has {len(per_frame)} items, NumberOfFrames is {frames}", broken=True)
     common = Dataset()
     common.update(ds)
     for keyword in MULTI_FRAME_ONLY:
@@ -97,16 +97,16 @@ def flattened(ds: Dataset, frames: int) -> Iterator[Dataset]:
 
 
 def _flatten(groups: Dataset, target: Dataset) -> None:
-    """Copy what the functional groups in `groups` say of a frame to the top of `target`."""
+    """Copy the attributes in the functional groups `groups` to the top level of `target`."""
     for keyword in UNASSIGNED:
         for item in groups.get(keyword) or []:
-            # Not what describes pixels: that is said of all frames at the top.
+            # Attributes that describe pixels are taken from the top level of the object only.
             target.update({element.tag: element for element in item if element.tag.group not in {0x0028, 0x7FE0}})
     for keyword, names in FLATTENED.items():
         for item in groups.get(keyword) or []:
             target.update({item[name].tag: item[name] for name in names if name in item})
     for keyword, renamed in RENAMED.items():
         for item in groups.get(keyword) or []:
-            for name, known_as in renamed.items():
+            for name, single_frame_name in renamed.items():
                 if name in item:
-                    setattr(target, known_as, item[name].value)
+                    setattr(target, single_frame_name, item[name].value)

@@ -1,4 +1,4 @@
-"""A file's header: parsed from so much of the file as a header may take, and written again without its bulk."""
+"""Headers of DICOM files: parsing them with bounded memory, and writing them again without bulk data."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from ctbasis.dicom.limits import DEEPEST, LARGEST_HEADER, LARGEST_KEPT
 from ctbasis.dicom.pixeldata import inflated, meta_end
+from ctbasis.dicom.resource_limits import MAX_HEADER_BYTES, MAX_KEPT_HEADER_BYTES, MAX_SEQUENCE_DEPTH
 from ctbasis.dicom.set_aside import UnusableFileError
 
 if TYPE_CHECKING:
@@ -26,93 +26,96 @@ if TYPE_CHECKING:
 
     from ctbasis.dicom.hounsfield import Pixels
 
-HEADER_READ = (1 << 16, 1 << 22, LARGEST_HEADER)
-"""Bytes of a file to look for its header in: more each time that it is longer."""
+HEADER_READ = (1 << 16, 1 << 22, MAX_HEADER_BYTES)
+"""Bytes of a file that are parsed: first the smallest number, then more if the header is longer."""
 
 HEADER_KEPT_WHOLE = HEADER_READ[0]
-"""Bytes of header kept as they are; above, what is bulk (overlays, curves, icons, long private data) is dropped."""
+"""Bytes up to which a header is kept unchanged; longer ones lose overlays, curves, icons and long private elements."""
 
 PRIVATE_BULK = 1 << 12
-"""Bytes from which a private element counts as bulk."""
+"""Bytes from which a private element counts as bulk data."""
 
 BULK_GROUPS = range(0x5000, 0x6100)
 """Curves (50xx) and overlays (60xx)."""
 
-LARGEST_META = 1 << 12
-"""Bytes of meta information among which TransferSyntaxUID is looked for; a usual one has 200."""
+MAX_META_BYTES = 1 << 12
+"""Bytes of file meta information in which TransferSyntaxUID is searched; 200 are typical."""
 
 PREAMBLE = 128
 TRANSFER_SYNTAX = b"\x02\x00\x10\x00UI"
 ICON = 0x00880200
 ITEMS = {b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"}
 
-TOO_DEEP = f"its sequences nest deeper than {DEEPEST} levels"
+TOO_DEEP = f"its sequences nest deeper than {MAX_SEQUENCE_DEPTH} levels"
 
 
 def parse(head: bytes, stream: BinaryIO) -> tuple[FileDataset, int, BinaryIO]:
-    """Return the data set before PixelData, where that begins, and in what: the file, or what it inflates to.
+    """Parse the data set before PixelData.
 
     Args:
-        head: The first bytes of the file, `HEADER_READ[0]` where it has as many.
-        stream: The file behind them.
+        head: The first bytes of the file, `HEADER_READ[0]` of them or the whole file.
+        stream: The file, positioned after these bytes.
+
+    Returns:
+        The data set; the offset of the PixelData element; and the stream to which the offset refers, which is the file
+        itself, or the inflated data set of a deflated file.
 
     Raises:
-        UnusableFileError: It is longer or deeper than any should be, or does not inflate.
-        Exception: Whatever pydicom raises of it.
+        UnusableFileError: The header is too long or too deeply nested, or cannot be inflated.
+        Exception: Any exception of pydicom.
     """
     deflated = head[PREAMBLE : PREAMBLE + 4] == b"DICM" and _is_deflated(head)
     return (_parse_deflated if deflated else _parse)(head, stream)
 
 
 def _is_deflated(head: bytes) -> bool:
-    """Tell by TransferSyntaxUID of the meta information, which is looked for before anything is parsed."""
-    at = head.find(TRANSFER_SYNTAX, PREAMBLE, PREAMBLE + LARGEST_META)
-    if at < 0:
+    """Return whether TransferSyntaxUID is Deflated Explicit VR Little Endian; searched before anything is parsed."""
+    position = head.find(TRANSFER_SYNTAX, PREAMBLE, PREAMBLE + MAX_META_BYTES)
+    if position < 0:
         return False
-    value = at + len(TRANSFER_SYNTAX) + 2
+    value = position + len(TRANSFER_SYNTAX) + 2
     length = int.from_bytes(head[value - 2 : value], "little")
     return head[value : value + length].rstrip(b"\0 ") == DeflatedExplicitVRLittleEndian.encode()
 
 
 def _parse(head: bytes, stream: BinaryIO) -> tuple[FileDataset, int, BinaryIO]:
-    """Return the data set before PixelData, where that begins, and in what.
+    """Parse a file that is not deflated; see `parse`.
 
-    Parsed from memory, and from so much of the file at most as a header may take: an element that claims gigabytes has
-    none to copy.
+    At most `MAX_HEADER_BYTES` are parsed, from memory. An element that claims gigabytes then has no data to copy.
     """
-    for most in HEADER_READ:
-        content = head if most == len(head) or len(head) < HEADER_READ[0] else head + stream.read(most - len(head))
-        whole, head = len(content) < most, content
+    for limit in HEADER_READ:
+        content = head if limit == len(head) or len(head) < HEADER_READ[0] else head + stream.read(limit - len(head))
+        whole, head = len(content) < limit, content
         source = io.BytesIO(content)
         try:
             ds = pydicom.dcmread(source, stop_before_pixels=True, force=True)
         except Exception:
-            if whole or most == LARGEST_HEADER:
+            if whole or limit == MAX_HEADER_BYTES:
                 raise
             continue
-        _refuse_deep(ds)
+        _check_depth(ds)
         if whole or source.tell() < len(content):
             return ds, source.tell(), stream
-    raise UnusableFileError(f"its header is longer than {LARGEST_HEADER >> 20} MiB", broken=True)
+    raise UnusableFileError(f"its header is longer than {MAX_HEADER_BYTES >> 20} MiB", broken=True)
 
 
 def _parse_deflated(head: bytes, stream: BinaryIO) -> tuple[FileDataset, int, BinaryIO]:
-    """The same for a file whose data set is deflated: there PixelData is in what it inflates to."""
+    """Parse a deflated file; see `parse`."""
     start = meta_end(stream)
     body = inflated(stream, start)
     source = io.BytesIO(body)
     ds = pydicom.dcmread(source, stop_before_pixels=True, force=True)
-    _refuse_deep(ds)
+    _check_depth(ds)
     meta = io.BytesIO(head[PREAMBLE + 4 : start])
     ds.file_meta = FileMetaDataset(pydicom.filereader.read_dataset(meta, is_implicit_VR=False, is_little_endian=True))
     return ds, source.tell(), source
 
 
-def _refuse_deep(ds: Dataset) -> None:
-    """Refuse sequences within sequences beyond `DEEPEST`: later steps walk through them by recursion."""
+def _check_depth(ds: Dataset) -> None:
+    """Refuse sequences nested deeper than `MAX_SEQUENCE_DEPTH`, because later steps process them by recursion."""
     level: list[Dataset] = [ds]
-    for _ in range(DEEPEST):
-        level = [item for holder in level for sequence in _sequences(holder) for item in sequence]
+    for _ in range(MAX_SEQUENCE_DEPTH):
+        level = [item for parent in level for sequence in _sequences(parent) for item in sequence]
         if not level:
             return
     raise UnusableFileError(TOO_DEEP, broken=True)
@@ -121,7 +124,7 @@ def _refuse_deep(ds: Dataset) -> None:
 def _sequences(ds: Dataset) -> Iterator[Sequence]:
     for tag, element in list(ds.items()):
         value = element.value
-        # Elements are parsed when they are asked for; most are no sequences and are let be.
+        # pydicom parses an element when it is accessed; elements other than sequences are left unparsed.
         if isinstance(value, bytes) and value[:4] in ITEMS and element.VR in {None, "SQ", "UN"}:
             value = ds[tag].value
         if isinstance(value, Sequence):
@@ -129,19 +132,30 @@ def _sequences(ds: Dataset) -> Iterator[Sequence]:
 
 
 def slim_header(ds: Dataset, whole: FileDataset, pixels: Pixels) -> bytes:
-    """Write `ds`, which is `whole` or a frame of it, as a DICOM file (Part 10) without what is bulk."""
+    """Return a header as a DICOM file (Part 10) without bulk data.
+
+    Args:
+        ds: Data set of the slice, without PixelData: `whole` itself or one frame of it.
+        whole: Data set of the file.
+        pixels: Pixel format of the slice.
+
+    Raises:
+        UnusableFileError: The header is longer than `MAX_KEPT_HEADER_BYTES` without its bulk data.
+    """
     slim = Dataset()
     slim.update({tag: element for tag, element in ds.items() if not _is_bulk(tag, element.value)})
     if pixels.lut is not None:
         _replace_lut(slim)
     slim.file_meta = _own_meta(whole)
-    # Values that were never decoded are written as they were read.
+    # Elements that pydicom has not parsed are written in the encoding in which they were read.
     implicit, little = whole.original_encoding
     slim.set_original_encoding(implicit, little, whole.original_character_set)
     out = io.BytesIO()
     pydicom.dcmwrite(out, slim, enforce_file_format=True)
-    if out.tell() > LARGEST_KEPT:
-        raise UnusableFileError(f"its header is longer than {LARGEST_KEPT >> 20} MiB without its bulk", broken=True)
+    if out.tell() > MAX_KEPT_HEADER_BYTES:
+        raise UnusableFileError(
+            f"its header is longer than {MAX_KEPT_HEADER_BYTES >> 20} MiB without bulk data", broken=True
+        )
     return out.getvalue()
 
 
@@ -151,7 +165,7 @@ def _is_bulk(tag: BaseTag, value: Any) -> bool:
 
 
 def _own_meta(whole: FileDataset) -> FileMetaDataset:
-    """Return the meta information of the file for a header, in the transfer syntax that the header is written in."""
+    """Return the file meta information for a header, with the transfer syntax in which the header is written."""
     meta = FileMetaDataset()
     meta.update(whole.file_meta)
     syntax = meta.get("TransferSyntaxUID")
@@ -165,7 +179,7 @@ def _own_meta(whole: FileDataset) -> FileMetaDataset:
 
 
 def _replace_lut(header: Dataset) -> None:
-    """Describe stored values that are the HU themselves: no rescale could take HU back through a lookup table."""
+    """Describe stored values that are HU: after a Modality LUT, no rescale could convert HU back to stored values."""
     del header.ModalityLUTSequence
     header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 16, 15, 1
     header.RescaleSlope, header.RescaleIntercept, header.RescaleType = 1, 0, "HU"

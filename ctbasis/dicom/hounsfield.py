@@ -1,4 +1,4 @@
-"""Stored pixel values to Hounsfield units: DICOM PS3.3 C.11.1.1.2 (rescale), C.7.5.1.1.2 (padding)."""
+"""Conversion of stored pixel values to Hounsfield units: PS3.3 C.11.1.1.2 (rescale) and C.7.5.1.1.2 (padding)."""
 
 from __future__ import annotations
 
@@ -15,41 +15,45 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 TISSUE_HU = (-900.0, 3000.0)
-"""Where lung, soft tissue and bone lie: a padding value declared in here hides anatomy, and is worth a remark."""
+"""Range of HU of lung, soft tissue and bone. A padding value in this range hides anatomy, and is reported."""
 
-LARGEST_HU = 2.0**24
-"""Up to here float32 tells whole HU apart; a real scanner ends at 32,767, metal included."""
+MAX_HU = 2.0**24
+"""Largest absolute HU: up to here float32 represents every integer. Real scanners end at 32,767, even for metal."""
 
-HOUNSFIELD = {"HU", "HU_MOD", "US"}
-"""Values of ModalityLUTType for HU; US says nothing, and in a CT image HU are meant."""
+HOUNSFIELD_LUT_TYPES = {"HU", "HU_MOD", "US"}
+"""Values of ModalityLUTType that mean HU; US means unspecified, which in a CT image is HU."""
 
 OTHER_UNITS = {"OD", "MGML", "Z_EFF", "ED", "EDW", "PCT", "HGML"}
-"""Values of RescaleType that name another quantity (PS3.3 C.11.1.1.2): densities, effective atomic numbers, shares."""
+"""Values of RescaleType for other quantities (PS3.3 C.11.1.1.2): densities, effective atomic numbers, percentages."""
 
 INT16 = np.iinfo(np.int16)
 
 
 @dataclass(frozen=True)
-class Lookup:
-    """A Modality LUT (PS3.3 C.11.1.1): HU by stored value, where RescaleSlope and RescaleIntercept cannot say them.
+class ModalityLUT:
+    """A Modality LUT (PS3.3 C.11.1.1): a table of the HU of each stored value, instead of slope and intercept.
 
     Attributes:
-        first: The stored value that the first entry is for; those below take it too, those beyond the last the last.
-        entries: HU, as the bytes of little endian 16 bit numbers.
+        first: Stored value of the first entry. Lower values get the first entry, values beyond the table the last.
+        entries: HU, as the bytes of little-endian 16-bit integers.
     """
 
     first: int
     entries: bytes
 
     @classmethod
-    def of(cls, item: Dataset, signed: int) -> Lookup:
+    def of(cls, item: Dataset, signed: int) -> ModalityLUT:
         """Read the item of ModalityLUTSequence.
 
+        Args:
+            item: The item.
+            signed: PixelRepresentation.
+
         Raises:
-            ValueError: It is not of HU, or contradicts itself.
+            ValueError: The table is not in HU, or its attributes contradict each other.
         """
         kind = str(item.get("ModalityLUTType") or "US")
-        if kind not in HOUNSFIELD:
+        if kind not in HOUNSFIELD_LUT_TYPES:
             raise ValueError("ModalityLUTType is not HU: no Hounsfield units")
         count, first, bits = (int(number) for number in _required(item, "LUTDescriptor"))
         count = (count % (1 << 16)) or 1 << 16
@@ -60,11 +64,11 @@ class Lookup:
         else:
             entries = np.asarray(data, np.int64)
         if entries.size < count or bits not in range(8, 17) or entries.min() < 0 or entries.max() > INT16.max:
-            raise ValueError(f"LUTData has {entries.size} entries, {count} of {bits} bits that are HU expected")
+            raise ValueError(f"LUTData has {entries.size} entries, LUTDescriptor states {count} of {bits} bits in HU")
         return cls(first, entries[:count].astype("<i2").tobytes())
 
     def apply(self, values: NDArray[Any]) -> NDArray[np.int16]:
-        """Return the HU of stored values."""
+        """Return the HU of stored values, of the same shape."""
         entries = np.frombuffer(self.entries, "<i2")
         looked_up: NDArray[np.int16] = entries[np.clip(values.astype(np.int64) - self.first, 0, entries.size - 1)]
         return looked_up
@@ -72,20 +76,20 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What a slice's stored values mean.
+    """The pixel format of a slice: how to read its stored values and convert them to HU.
 
-    MONOCHROME1 needs no place here: it says which way grey runs on a display, and the rescale comes before it.
+    PhotometricInterpretation MONOCHROME1 is irrelevant here: it only inverts the display, after the rescale.
 
     Attributes:
-        BitsAllocated: Bits a value takes in the file.
-        BitsStored: Bits of them that hold the value.
-        HighBit: The highest of those.
-        PixelRepresentation: 1 where values are signed.
-        RescaleSlope: HU per stored unit, never 0.
-        RescaleIntercept: HU of stored 0.
-        padding: Lowest and highest stored value that mean "no measurement here"; None where none is declared.
-        lut: HU by stored value, where a Modality LUT says them; the rescale is then 1 and 0.
-        tolerated: What was tolerated in the attributes, in words for the user.
+        BitsAllocated: Bits per value in the file.
+        BitsStored: Bits of these that hold the value.
+        HighBit: Position of the highest of these bits.
+        PixelRepresentation: 1 for signed values, 0 for unsigned.
+        RescaleSlope: HU per stored unit, not 0.
+        RescaleIntercept: HU of the stored value 0.
+        padding: Lowest and highest stored value that mean "no measurement"; None if no padding is declared.
+        lut: Modality LUT, or None. With a LUT, the rescale is 1 and 0.
+        tolerated: Deviations in the attributes that were tolerated, as text for the user.
     """
 
     BitsAllocated: int
@@ -95,7 +99,7 @@ class Pixels:
     RescaleSlope: float = 1.0
     RescaleIntercept: float = 0.0
     padding: tuple[int, int] | None = None
-    lut: Lookup | None = None
+    lut: ModalityLUT | None = None
     tolerated: tuple[str, ...] = ()
 
     @classmethod
@@ -103,18 +107,19 @@ class Pixels:
         """Read the attributes of `ds`.
 
         Raises:
-            ValueError: They contradict themselves; the message names the keyword and holds no value of a patient.
+            ValueError: Attributes are absent or contradict each other. The message names the keyword, and contains no
+                patient data.
         """
         allocated, stored = int(_number(ds, "BitsAllocated")), int(_number(ds, "BitsStored"))
         signed = int(_number(ds, "PixelRepresentation"))
         high = int(_number(ds, "HighBit", stored - 1))
         if not 0 < stored <= high + 1 <= allocated or allocated not in (8, 16, 32) or signed not in (0, 1):
             raise ValueError(
-                f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {high}, PixelRepresentation {signed} "
-                "do not describe a pixel"
+                f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {high} and PixelRepresentation {signed} "
+                "are not a valid pixel format"
             )
         sequence = ds.get("ModalityLUTSequence")
-        lut = Lookup.of(sequence[0], signed) if sequence else None
+        lut = ModalityLUT.of(sequence[0], signed) if sequence else None
         slope, intercept, tolerated = _rescale(ds) if lut is None else (1.0, 0.0, ("HU come from a Modality LUT",))
         padding = _padding(ds, allocated, signed)
         if padding is not None and lut is None:
@@ -123,19 +128,19 @@ class Pixels:
 
     @property
     def whole(self) -> bool:
-        """Whether every HU is a whole number."""
+        """Whether all HU are integers."""
         return self.RescaleSlope.is_integer() and self.RescaleIntercept.is_integer()
 
     @property
     def stored_range(self) -> tuple[int, int]:
-        """The lowest and highest value that BitsStored can hold."""
+        """The lowest and the highest value that BitsStored can represent."""
         if self.PixelRepresentation:
             return -(1 << (self.BitsStored - 1)), (1 << (self.BitsStored - 1)) - 1
         return 0, (1 << self.BitsStored) - 1
 
     @property
     def padding_above_air(self) -> bool:
-        """Whether padding can be at or above AIR, where only a mask tells it from a measurement."""
+        """Whether padding may be at or above `AIR`, so that only a mask distinguishes it from measurements."""
         if self.padding is None or self.lut is not None:
             return self.padding is not None
         return max(self.hounsfield(value) for value in self.padding) >= AIR
@@ -146,14 +151,14 @@ class Pixels:
 
 
 @dataclass(frozen=True)
-class Converted:
-    """What converting one slice found.
+class Conversion:
+    """Counts of the conversion of one slice to HU.
 
     Attributes:
         padded: Number of padding voxels.
-        clipped: Number of voxels below AIR that are no padding.
-        outside_bits: Number of voxels whose unused bits were set and are now ignored.
-        fits: Whether every HU fits the dtype asked; where it does not, the output is not to be used.
+        clipped: Number of voxels below `AIR` that are not padding.
+        outside_bits: Number of voxels with bits set outside of BitsStored; these bits are ignored.
+        fits: Whether all HU fit the output dtype. If not, the output is invalid.
     """
 
     padded: int
@@ -164,35 +169,35 @@ class Converted:
 
 def to_hounsfield(
     values: NDArray[Any], pixels: Pixels, hu: NDArray[Any], padded: NDArray[np.bool_] | None = None
-) -> Converted:
-    """Convert one slice to HU, not clipped.
+) -> Conversion:
+    """Convert one slice to HU, without clipping.
 
     Args:
-        values: Stored values as they lie in the file, any integer dtype.
-        pixels: What they mean.
-        hu: Receives the HU, int16 or float32, the shape of `values`. float32 holds every stored value apart as long as
-            RescaleSlope is above 2^-23 of the largest HU.
-        padded: Receives True where a voxel is padding; needed only where `pixels.padding_above_air`.
+        values: Stored values as in the file, any integer dtype.
+        pixels: Pixel format.
+        hu: Receives the HU; int16 or float32, of the shape of `values`. float32 keeps stored values distinct if
+            RescaleSlope exceeds 2^-23 times the largest HU.
+        padded: Receives the padding mask; needed only if `pixels.padding_above_air`.
 
     Raises:
-        ValueError: HU are beyond `LARGEST_HU`.
+        ValueError: HU exceed `MAX_HU`.
     """
     low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
     mask = _padding_mask(values, pixels, low, high)
     outside_bits = 0
     least, most = pixels.stored_range
     if low < least or high > most or pixels.HighBit + 1 != pixels.BitsStored:
-        values, outside_bits = _used_bits(values, pixels, mask)
+        values, outside_bits = _mask_unused_bits(values, pixels, mask)
         low, high = int(values.min()), int(values.max())
     if pixels.lut is not None:
         values = pixels.lut.apply(values)
         low, high = int(values.min()), int(values.max())
     bounds = sorted((pixels.hounsfield(low), pixels.hounsfield(high)))
-    if max(map(abs, bounds)) > LARGEST_HU:
-        raise ValueError(f"its HU run from {bounds[0]:g} to {bounds[1]:g}, which no CT does")
+    if max(map(abs, bounds)) > MAX_HU:
+        raise ValueError(f"its HU run from {bounds[0]:g} to {bounds[1]:g}, which is beyond any CT")
     if hu.dtype == np.int16:
         if not pixels.whole or bounds[0] <= INT16.min or bounds[1] > INT16.max:
-            return Converted(0, 0, outside_bits, fits=False)
+            return Conversion(0, 0, outside_bits, fits=False)
         _rescale_modulo(values, pixels, hu)
     else:
         hu[...] = values * np.float64(pixels.RescaleSlope) + np.float64(pixels.RescaleIntercept)
@@ -200,28 +205,28 @@ def to_hounsfield(
         padded[...] = False if mask is None else mask
     below = int(np.count_nonzero(hu < hu.dtype.type(AIR))) if bounds[0] < AIR else 0
     if mask is None:
-        return Converted(0, below, outside_bits, fits=True)
+        return Conversion(0, below, outside_bits, fits=True)
     both = int(np.count_nonzero(hu[mask] < hu.dtype.type(AIR))) if below else 0
-    return Converted(int(np.count_nonzero(mask)), below - both, outside_bits, fits=True)
+    return Conversion(int(np.count_nonzero(mask)), below - both, outside_bits, fits=True)
 
 
 def clip(hu: NDArray[Any], aside: NDArray[Any], padded: NDArray[np.bool_] | None = None) -> bool:
-    """Split HU into what is factored and what is kept beside it.
+    """Clip HU at `AIR` and at padding, and keep the original values.
 
     Args:
-        hu: HU as `to_hounsfield` gives them; becomes A: HU, at least AIR, and AIR where padding was.
-        aside: Receives the HU where they are not what A holds, `absent` elsewhere; dtype and shape of `hu`.
-        padded: True where a voxel is padding, where that is not plain from its HU.
+        hu: HU from `to_hounsfield`, modified in place: afterwards at least `AIR`, and `AIR` in padding.
+        aside: Receives the original HU of modified voxels and `absent` elsewhere; dtype and shape of `hu`.
+        padded: Padding mask, if padding cannot be recognized from the HU.
 
     Returns:
-        Whether anything was set aside.
+        Whether any voxel was modified.
     """
     air = hu.dtype.type(AIR)
     outside = hu < air
     if padded is not None:
         outside |= padded
     if hu.dtype.kind == "i":
-        # Arithmetic over the whole, for masked assignment takes several times as long, and this is for every voxel.
+        # Arithmetic on whole arrays: masked assignment takes several times as long.
         np.multiply(hu, outside, out=aside)
         aside += np.multiply(~outside, absent(hu.dtype), dtype=hu.dtype, casting="unsafe")
     else:
@@ -241,7 +246,7 @@ def _required(ds: Dataset, keyword: str) -> Any:
 
 
 def _number(ds: Dataset, keyword: str, otherwise: float | None = None) -> float:
-    """Return the number that `keyword` holds; what it holds instead is not repeated, for it may be a patient's."""
+    """Return the number in the attribute `keyword`. Errors do not repeat its value, which may identify the patient."""
     try:
         value = ds.get(keyword)
         number = otherwise if value is None or value == "" else float(value)
@@ -263,7 +268,7 @@ def _rescale(ds: Dataset) -> tuple[float, float, tuple[str, ...]]:
             tolerated.append(f"{keyword} is absent, taken as {neutral:g}")
     slope, intercept = values
     if slope == 0:
-        raise ValueError(f"RescaleSlope {slope:g}, RescaleIntercept {intercept:g} give no HU")
+        raise ValueError(f"RescaleSlope is {slope:g}, which gives no HU")
     kind = str(ds.get("RescaleType") or "HU").strip()
     if kind in OTHER_UNITS:
         raise ValueError(f"RescaleType {kind}: no Hounsfield units")
@@ -282,7 +287,7 @@ def _padding(ds: Dataset, allocated: int, signed: int) -> tuple[int, int] | None
 
 
 def _with_sign(value: int, allocated: int, signed: int) -> int:
-    """Read the bits of `value` by PixelRepresentation: files declare 63536 in signed data and mean -2000."""
+    """Interpret the bits of `value` by PixelRepresentation: some files declare 63536 in signed data and mean -2000."""
     value %= 1 << allocated
     return value - (1 << allocated) if signed and value >> (allocated - 1) else value
 
@@ -293,7 +298,7 @@ def _padding_remarks(ds: Dataset, padding: tuple[int, int], slope: float, interc
         tolerated.append("PixelPaddingValue is declared with the wrong sign for PixelRepresentation")
     ends = sorted(value * slope + intercept for value in padding)
     if ends[0] < TISSUE_HU[1] and ends[1] > TISSUE_HU[0]:
-        tolerated.append(f"PixelPaddingValue means {ends[0]:g} to {ends[1]:g} HU, where tissue lies")
+        tolerated.append(f"PixelPaddingValue is {ends[0]:g} to {ends[1]:g} HU, within the range of tissue")
     return tuple(tolerated)
 
 
@@ -307,8 +312,10 @@ def _padding_mask(values: NDArray[Any], pixels: Pixels, low: int, high: int) -> 
     return mask
 
 
-def _used_bits(values: NDArray[Any], pixels: Pixels, mask: NDArray[np.bool_] | None) -> tuple[NDArray[np.int64], int]:
-    """Drop the bits that BitsStored and HighBit leave unused (old scanners kept overlays there), except in padding."""
+def _mask_unused_bits(
+    values: NDArray[Any], pixels: Pixels, mask: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.int64], int]:
+    """Clear the bits outside of BitsStored (old scanners kept overlays there), except in padding; count the changes."""
     bits = (values.astype(np.int64) >> (pixels.HighBit + 1 - pixels.BitsStored)) & ((1 << pixels.BitsStored) - 1)
     if pixels.PixelRepresentation:
         bits -= (bits >> (pixels.BitsStored - 1)) << pixels.BitsStored
@@ -318,7 +325,7 @@ def _used_bits(values: NDArray[Any], pixels: Pixels, mask: NDArray[np.bool_] | N
 
 
 def _rescale_modulo(values: NDArray[Any], pixels: Pixels, hu: NDArray[np.int16]) -> None:
-    """Rescale in int16 throughout: arithmetic modulo 2^16 is exact where the result fits, and needs no wider copy."""
+    """Rescale in int16: arithmetic modulo 2^16 is exact if the result fits, and needs no wider copy."""
     slope, intercept = (
         np.uint16(int(number) % (1 << 16)).astype(np.int16) for number in (pixels.RescaleSlope, pixels.RescaleIntercept)
     )

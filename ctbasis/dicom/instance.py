@@ -1,4 +1,4 @@
-"""One DICOM file: which slices of a CT series it holds, what their headers say, where their stored values are."""
+"""Reading one DICOM file: its slices, their headers, and the location of their stored values."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from ctbasis.dicom.frames import flattened
+from ctbasis.dicom.frames import single_frames
 from ctbasis.dicom.header import HEADER_KEPT_WHOLE, HEADER_READ, PREAMBLE, TOO_DEEP, parse, slim_header
 from ctbasis.dicom.hounsfield import Pixels
-from ctbasis.dicom.limits import LARGEST_HEADER, LARGEST_IMAGE, MOST_VOXELS
-from ctbasis.dicom.pixeldata import StoredValues, locate, read_frame
+from ctbasis.dicom.pixeldata import StoredValues, locate_frames, read_frame
+from ctbasis.dicom.resource_limits import MAX_FILE_VOXELS, MAX_HEADER_BYTES, MAX_IMAGE_VOXELS
 from ctbasis.dicom.set_aside import SetAside, UnusableFileError
 from ctbasis.dicom.tolerance import tolerant
 
@@ -58,7 +58,7 @@ NOT_AXIAL = {
     "CSA REPORT": "a report",
     "CSA RESULT": "a report",
 }
-"""Values of ImageType that say an image is no reconstructed slice of the volume, and what it is instead."""
+"""Values of ImageType that mark an image as something else than a reconstructed slice, and a description of it."""
 
 TRAITS = (
     "StackID",
@@ -76,7 +76,7 @@ TRAITS = (
     "FrameAcquisitionDateTime",
     "AcquisitionTime",
 )
-"""What tells phases, kernels and acquisitions within a series apart, the most telling first; see `series`."""
+"""Attributes that distinguish phases, kernels and acquisitions within a series, the preferred first; see `series`."""
 
 TRAIT_TAGS = {keyword: int(pydicom.datadict.tag_for_keyword(keyword) or 0) for keyword in TRAITS}
 BINARY_TRAITS = {
@@ -84,10 +84,10 @@ BINARY_TRAITS = {
 }
 
 ORTHONORMAL_TOLERANCE = 1e-2
-"""By how much direction cosines may miss unit length or a right angle."""
+"""Largest deviation of the direction cosines from unit length and from a right angle."""
 
-FARTHEST = 1e5
-"""mm from the origin that a slice may lie: a hundred metres; beyond, the digits of a position mean nothing."""
+MAX_DISTANCE_MM = 1e5
+"""Largest coordinate of a slice in mm: a hundred metres. Positions beyond it are not plausible."""
 
 ZIP = b"PK\x03\x04"
 FIRST_GROUPS = {struct.pack("<H", group) for group in (0x0002, 0x0008)} | {struct.pack(">H", 0x0008)}
@@ -95,15 +95,15 @@ FIRST_GROUPS = {struct.pack("<H", group) for group in (0x0002, 0x0008)} | {struc
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice, read but for its stored values; attributes in capitals are the DICOM ones.
+    """One slice without its stored values. Attributes with DICOM keywords as names hold the DICOM values.
 
     Attributes:
-        file: Its path in the folder.
-        stored: Where its values are.
-        pixels: What its values mean.
-        frame: Which frame of the file, from 1 on; 0 where the file holds but one image.
-        traits: Those of `TRAITS` that the file states, as text.
-        tolerated: What was tolerated in its header, in words for the user.
+        file: Path of the file, relative to the folder.
+        stored: Location of the stored values.
+        pixels: Pixel format.
+        frame: Number of the frame in a multi-frame file, from 1; 0 in a single-frame file.
+        traits: Keyword and value (as text) of the attributes in `TRAITS` that the file has.
+        tolerated: Deviations in the header that were tolerated, as text for the user.
     """
 
     file: str
@@ -123,50 +123,50 @@ class Slice:
 
     @property
     def place(self) -> tuple[str, int]:
-        """File and frame: what no other slice of the folder has."""
+        """File and frame, which identify the slice within the folder."""
         return self.file, self.frame
 
     @property
     def name(self) -> str:
-        """The same in words for the user."""
+        """File and frame as text for the user."""
         return f"{self.file}, frame {self.frame}" if self.frame else self.file
 
 
 ReadResult = tuple[Slice, bytes] | SetAside
-"""A slice and its header, a DICOM file (Part 10) without pixel data; or why there is none."""
+"""A slice and its header, which is a DICOM file (Part 10) without PixelData; or the reason why there is no slice."""
 
 
 def read_slices(folder: Path, file: str) -> list[ReadResult]:
-    """Read the header of one file, tolerantly.
+    """Read the headers of the slices in one file. Errors of the file are returned, not raised.
 
     Args:
-        folder: Where the files are.
-        file: Path of the file in it.
+        folder: The folder.
+        file: Path of the file, relative to the folder.
 
     Returns:
-        What each of its frames is, one entry for a file that is no slice at all.
+        One result per frame, or a single `SetAside` for a file without slices.
     """
     try:
         with tolerant(), (folder / file).open("rb") as stream:
             return _read(stream, file)
-    except UnusableFileError as unfit:
-        return [SetAside(file, unfit.reason, unfit.broken)]
+    except UnusableFileError as error:
+        return [SetAside(file, error.reason, error.broken)]
     except OSError as error:
-        # Without strerror it is pydicom's own: the file ended inside an element.
-        return [SetAside(file, f"not readable: {error.strerror or 'its header breaks off'}", broken=True)]
+        # pydicom raises OSError without strerror if the file ends inside an element.
+        return [SetAside(file, f"not readable: {error.strerror or 'its header is truncated'}", broken=True)]
     except MemoryError:
-        return [SetAside(file, "its header takes more memory than any should", broken=True)]
+        return [SetAside(file, "its header takes more memory than any valid file should", broken=True)]
     except RecursionError:
         return [SetAside(file, TOO_DEEP, broken=True)]
-    except Exception as error:  # noqa: BLE001 - whatever a hostile file makes a parser raise, it is set aside by name
-        return [SetAside(file, f"its header does not parse ({type(error).__name__})", broken=True)]
+    except Exception as error:  # noqa: BLE001 - a hostile file can make the parser raise any exception
+        return [SetAside(file, f"its header cannot be parsed ({type(error).__name__})", broken=True)]
 
 
 def read_values(folder: Path, entry: Slice) -> NDArray[Any]:
     """Return the stored values of a slice, (Rows, Columns).
 
     Raises:
-        ValueError: They do not decode; the message holds nothing of the file's content.
+        ValueError: They cannot be decoded. The message contains no content of the file.
         OSError: The file cannot be read.
     """
     with tolerant():
@@ -179,16 +179,16 @@ def _read(stream: BinaryIO, file: str) -> list[ReadResult]:
     head = stream.read(HEADER_READ[0])
     part_10 = head[PREAMBLE : PREAMBLE + 4] == b"DICM"
     if not part_10 and head[:2] not in FIRST_GROUPS:
-        raise UnusableFileError(_other_content(head), broken=not head or head[:4] == ZIP)
+        raise UnusableFileError(_describe_other_file(head), broken=not head or head[:4] == ZIP)
     ds, end, data = parse(head, stream)
-    _refuse_other_objects(ds)
-    tolerated = () if part_10 else ("no Part 10 preamble and meta information",)
+    _check_object(ds)
+    tolerated = () if part_10 else ("no preamble and file meta information (Part 10)",)
     frames = int(ds.get("NumberOfFrames") or 1)
     if UID(ds.SOPClassUID) in MULTI_FRAME:
         return _read_frames(ds, frames, file, data, end, tolerated)
     if frames != 1:
-        raise UnusableFileError("a multi-frame image that says no geometry of its frames")
-    _refuse_image_type(ds)
+        raise UnusableFileError("a multi-frame image without the geometry of its frames")
+    _check_image_type(ds)
     pixels = _pixels(ds)
     stored, pixel_remarks = _values(ds, pixels, data, end, 1)
     entry = _describe(ds, file, 0, stored[0], pixels, (*tolerated, *pixel_remarks))
@@ -199,37 +199,38 @@ def _read(stream: BinaryIO, file: str) -> list[ReadResult]:
 def _read_frames(
     ds: FileDataset, frames: int, file: str, data: BinaryIO, end: int, tolerated: tuple[str, ...]
 ) -> list[ReadResult]:
-    parts = list(flattened(ds, frames))
+    parts = list(single_frames(ds, frames))
     stored, pixel_remarks = _values(ds, _pixels(parts[0]), data, end, frames)
-    found: list[ReadResult] = []
+    results: list[ReadResult] = []
     size = 0
     for number, part in enumerate(parts, start=1):
         try:
-            _refuse_image_type(part)
+            _check_image_type(part)
             pixels = _pixels(part)
             entry = _describe(part, file, number, stored[number - 1], pixels, (*tolerated, *pixel_remarks))
-        except UnusableFileError as unfit:
-            found.append(SetAside(file, unfit.reason, unfit.broken, number))
+        except UnusableFileError as error:
+            results.append(SetAside(file, error.reason, error.broken, number))
             continue
         header = slim_header(part, ds, pixels)
         size += len(header)
-        if size > LARGEST_HEADER:
-            raise UnusableFileError(f"headers of its frames take more than {LARGEST_HEADER >> 20} MiB", broken=True)
-        found.append((entry, header))
-    return found
+        if size > MAX_HEADER_BYTES:
+            raise UnusableFileError(f"the headers of its frames exceed {MAX_HEADER_BYTES >> 20} MiB", broken=True)
+        results.append((entry, header))
+    return results
 
 
-def _other_content(head: bytes) -> str:
+def _describe_other_file(head: bytes) -> str:
     if head[:4] == ZIP:
-        return "a zip archive that does not open, or lies within another"
+        return "a zip archive that cannot be opened, or is inside another one"
     return "not DICOM" if head else "an empty file"
 
 
-def _refuse_other_objects(ds: FileDataset) -> None:
+def _check_object(ds: FileDataset) -> None:
+    """Refuse objects other than greyscale CT images."""
     kind = UID(ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID") or "")
     if kind != CTImageStorage and kind not in MULTI_FRAME:
-        named = kind.name if kind.name != str(kind) else "of an unknown SOP class"
-        raise UnusableFileError(OTHER_OBJECTS.get(kind) or (f"{named}, not a CT image" if kind else "no SOPClassUID"))
+        name = kind.name if kind.name != str(kind) else "of an unknown SOP class"
+        raise UnusableFileError(OTHER_OBJECTS.get(kind) or (f"{name}, not a CT image" if kind else "no SOPClassUID"))
     ds.SOPClassUID = kind
     if int(ds.get("SamplesPerPixel") or 1) != 1 or ds.get("PhotometricInterpretation", "MONOCHROME2") not in {
         "MONOCHROME1",
@@ -238,12 +239,12 @@ def _refuse_other_objects(ds: FileDataset) -> None:
         raise UnusableFileError("a colour image")
 
 
-def _refuse_image_type(ds: Dataset) -> None:
+def _check_image_type(ds: Dataset) -> None:
     image_type = ds.get("ImageType") or []
     for value in [image_type] if isinstance(image_type, str) else image_type:
-        known = NOT_AXIAL.get(value.strip().upper())
-        if known:
-            raise UnusableFileError(f"{known} (ImageType {value.strip().upper()})")
+        description = NOT_AXIAL.get(value.strip().upper())
+        if description:
+            raise UnusableFileError(f"{description} (ImageType {value.strip().upper()})")
 
 
 def _pixels(ds: Dataset) -> Pixels:
@@ -256,24 +257,24 @@ def _pixels(ds: Dataset) -> Pixels:
 def _values(
     ds: FileDataset, pixels: Pixels, data: BinaryIO, end: int, frames: int
 ) -> tuple[list[StoredValues], tuple[str, ...]]:
-    """Find the values of every frame, once their number is known to be one that can be worked with."""
+    """Locate the stored values of each frame, after a check that the size of the images is acceptable."""
     rows, columns = int(_required(ds, "Rows")), int(_required(ds, "Columns"))
     if rows < 1 or columns < 1:
-        raise UnusableFileError(f"Rows {rows}, Columns {columns}: no image", broken=True)
-    if rows * columns > LARGEST_IMAGE or rows * columns * frames > MOST_VOXELS:
+        raise UnusableFileError(f"Rows is {rows} and Columns {columns}: not an image", broken=True)
+    if rows * columns > MAX_IMAGE_VOXELS or rows * columns * frames > MAX_FILE_VOXELS:
         raise UnusableFileError(
-            f"Rows {rows}, Columns {columns}, {frames} frames: at most {LARGEST_IMAGE} voxels a frame and "
-            f"{MOST_VOXELS} a file are read",
+            f"Rows {rows}, Columns {columns}, {frames} frames: the limits are {MAX_IMAGE_VOXELS} voxels per frame and "
+            f"{MAX_FILE_VOXELS} per file",
             broken=True,
         )
-    return locate(ds, data, end, pixels, frames)
+    return locate_frames(ds, data, end, pixels, frames)
 
 
 def _describe(
     ds: Dataset, file: str, frame: int, stored: StoredValues, pixels: Pixels, tolerated: tuple[str, ...]
 ) -> Slice:
     if ds.get("PhotometricInterpretation") == "MONOCHROME1":
-        tolerated += ("MONOCHROME1: a display inverts it, HU do not",)
+        tolerated += ("PhotometricInterpretation is MONOCHROME1: it inverts the display, not the HU",)
     if ds.get("PixelSpacing") is None:
         tolerated += ("PixelSpacing is absent, taken as 1 mm",)
         PixelSpacing: tuple[float, ...] = (1.0, 1.0)
@@ -300,7 +301,7 @@ def _describe(
 
 
 def _text(ds: Dataset, tag: int) -> str:
-    """Return a value as text to be compared: as it was read where that is text, for parsing takes its time."""
+    """Return a value as text for comparison. A value that is text in the file is not parsed, to save time."""
     raw = ds.get_item(tag).value
     if isinstance(raw, bytes) and tag not in BINARY_TRAITS:
         return raw.decode("latin-1").strip("\0 ")
@@ -318,22 +319,22 @@ def _numbers(ds: Dataset, keyword: str, count: int) -> tuple[float, ...]:
     values = _required(ds, keyword)
     numbers = tuple(float(value) for value in (values if isinstance(values, pydicom.multival.MultiValue) else [values]))
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise UnusableFileError(f"{keyword} has {len(numbers)} values, {count} numbers expected", broken=True)
+        raise UnusableFileError(f"{keyword} has {len(numbers)} values, expected {count} finite numbers", broken=True)
     return numbers
 
 
 def _position(ds: Dataset) -> tuple[float, ...]:
     position = _numbers(ds, "ImagePositionPatient", 3)
-    if max(map(abs, position)) > FARTHEST:
-        raise UnusableFileError(f"ImagePositionPatient is more than {FARTHEST:g} mm away", broken=True)
+    if max(map(abs, position)) > MAX_DISTANCE_MM:
+        raise UnusableFileError(f"ImagePositionPatient is more than {MAX_DISTANCE_MM:g} mm away", broken=True)
     return position
 
 
 def _orientation(ds: Dataset) -> tuple[float, ...]:
     cosines = _numbers(ds, "ImageOrientationPatient", 6)
     row, column = cosines[:3], cosines[3:]
-    # Plain arithmetic, for this is done for every file and six numbers are no array.
+    # Plain arithmetic is faster than NumPy for six numbers, and this runs for every file.
     off = math.hypot(*row) - 1, math.hypot(*column) - 1, sum(a * b for a, b in zip(row, column, strict=True))
     if max(map(abs, off)) > ORTHONORMAL_TOLERANCE:
-        raise UnusableFileError("ImageOrientationPatient is not two directions at a right angle", broken=True)
+        raise UnusableFileError("ImageOrientationPatient is not two unit vectors at a right angle", broken=True)
     return cosines

@@ -1,7 +1,7 @@
-"""Maps of the noise as DICOM series: sigma in HU on the source's own grid, in register with it.
+"""Noise maps as DICOM series: the standard deviation of the noise, in HU, on the pixel grid of the source.
 
-They are CT images because every viewer that shows the source shows those, over it and in its place; and they say in
-ImageType, SeriesDescription, DerivationCodeSequence and ImageComments that they are no anatomy.
+The maps are CT images, so every viewer that shows the source can show them, registered with it. ImageType,
+SeriesDescription, DerivationCodeSequence and ImageComments state that they are not anatomy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from pydicom.valuerep import DSfloat
 
 from ctbasis.dicom.derived_series import derive
-from ctbasis.dicom.stored import SPAN, UNSIGNED, Stored
+from ctbasis.dicom.stored_values import SPAN, UNSIGNED, StoredImage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,38 +21,41 @@ if TYPE_CHECKING:
     from ctbasis.dicom.derived_series import Derivation
 
 SLOPES = (0.01, 0.1, 1.0)
-"""HU of a stored unit: the finest of these that reaches the largest sigma of a series."""
+"""Values of RescaleSlope; the smallest one is used that can represent the largest sigma of a series."""
 
-OF_WINDOWS = ("WindowCenterWidthExplanation", "VOILUTSequence", "VOILUTFunction")
+WINDOW_KEYWORDS = ("WindowCenterWidthExplanation", "VOILUTSequence", "VOILUTFunction")
 
-SHOWN = 99.5
-"""Percentile of sigma that the window shows."""
+WINDOW_PERCENTILE = 99.5
+"""Percentile of sigma at the upper end of the window."""
 
 
 def noise_slope(sigma: NDArray[np.floating[Any]]) -> float:
-    """Return the RescaleSlope for the noise maps of a series, from the sigma of all its slices (HU, any shape)."""
+    """Return the RescaleSlope of a series of noise maps from sigma of all slices, HU, any shape."""
     largest = float(sigma.max())
     return next((slope for slope in SLOPES if largest <= slope * SPAN), SLOPES[-1])
 
 
 def noise_instance(source: Dataset, sigma: NDArray[np.float32], derivation: Derivation, slope: float) -> Dataset:
-    """Turn the data set of a slice into that of its map of the noise, in place, ready to be saved.
+    """Turn the data set of a slice into that of its noise map, in place.
 
     Args:
-        source: From `read_header`.
-        sigma: HU, (Rows, Columns).
-        derivation: From `Derivation.of_patches`.
+        source: Header of the slice, from `read_header`.
+        sigma: Standard deviation of the noise, HU, (Rows, Columns).
+        derivation: From `Derivation.of_patch_mode`.
         slope: From `noise_slope`.
+
+    Returns:
+        `source`, ready to be saved.
     """
     stored = np.minimum(np.rint(sigma.ravel() / slope), SPAN).astype(UNSIGNED)
-    derived = derive(source, Stored(stored, slope, 0.0), derivation)
+    derived = derive(source, StoredImage(stored, slope, 0.0), derivation)
     derived.PhotometricInterpretation = "MONOCHROME2"
     derived.ImageType = ["DERIVED", "SECONDARY", "AXIAL", "NOISE"]
     derived.ImageComments = "No image of the patient: the estimated standard deviation of the noise at every voxel."
-    for keyword in OF_WINDOWS:
+    for keyword in WINDOW_KEYWORDS:
         if keyword in derived:
             delattr(derived, keyword)
-    top = max(1.0, float(np.percentile(sigma, SHOWN)))
+    top = max(1.0, float(np.percentile(sigma, WINDOW_PERCENTILE)))
     derived.WindowCenter = DSfloat(float(f"{top / 2:.4g}"), auto_format=True)
     derived.WindowWidth = DSfloat(float(f"{top:.4g}"), auto_format=True)
     return derived

@@ -1,4 +1,4 @@
-"""Where the stored values of a frame lie in its file, and reading them: in place, or through one decoder a syntax."""
+"""Locating the stored values of a frame in its file, and reading them, with one decoder per transfer syntax."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pydicom.uid import (
 
 from ctbasis.dicom import jpeg
 from ctbasis.dicom.codestream import jpeg_2000_size, jpeg_size
-from ctbasis.dicom.limits import EXPANSION, EXPANSION_FLOOR, LARGEST_INFLATED
+from ctbasis.dicom.resource_limits import MAX_EXPANSION, MAX_INFLATED_BYTES, MIN_COMPRESSED_LIMIT
 from ctbasis.dicom.set_aside import UnusableFileError
 
 if TYPE_CHECKING:
@@ -59,18 +59,18 @@ DECODERS = {
     HTJ2KLosslessRPCL: "pylibjpeg",
     HTJ2K: "pylibjpeg",
 }
-"""The plugin of pydicom that decodes a transfer syntax. One each: what a file gives must not depend on what else is
-installed, and a damaged file is not tried on until some decoder takes it."""
+"""pydicom plugin for each transfer syntax. There is exactly one, so that the values of a file do not depend on other
+installed packages, and a damaged file is not passed to further decoders."""
 
-SIZES = {
+SIZE_PARSERS = {
     **dict.fromkeys((JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K), jpeg_2000_size),
     **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1), jpeg_size),
     **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), jpeg_size),
 }
-"""What tells the size that a codestream states; RLE states none."""
+"""Functions that read the image size from a codestream; RLE does not contain it."""
 
-UNSIGNED = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1}
-"""Syntaxes whose codestreams hold bits, and leave to PixelRepresentation whether they are signed."""
+WITHOUT_SIGN = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1}
+"""Syntaxes whose codestreams do not define a sign; PixelRepresentation does."""
 
 NATIVE = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian}
 
@@ -80,25 +80,25 @@ ITEM = b"\xfe\xff\x00\xe0"
 END_OF_SEQUENCE = b"\xfe\xff\xdd\xe0"
 EMPTY_OFFSET_TABLE = ITEM + bytes(4)
 
-MOST_FRAGMENTS = 1 << 20
-"""Fragments of one element: 64 for each of the most frames."""
+MAX_FRAGMENTS = 1 << 20
+"""Fragments of a PixelData element: 64 for each of `MAX_FRAMES` frames."""
 
-LARGEST_CODESTREAM_HEADER = 1 << 17
-"""Bytes of a frame to look for its size in: comments and tables come before it."""
+MAX_CODESTREAM_HEADER_BYTES = 1 << 17
+"""Bytes of a frame in which its size is searched; comments and tables may precede it."""
 
-PIECE = 1 << 20
+READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class StoredValues:
-    """Where the values of one frame are.
+    """Location of the stored values of one frame.
 
     Attributes:
-        start: Bytes before them; of the inflated file where it is deflated.
-        end: Bytes before what follows.
-        syntax: Transfer syntax whose decoder they need; empty where they are not compressed.
-        dtype: Of a value in the file, where they are not compressed.
-        deflated: Whether the file has to be inflated first.
+        start: Offset of the first byte; in the inflated data set if the file is deflated.
+        end: Offset after the last byte.
+        syntax: Transfer syntax UID of compressed values; empty for uncompressed ones.
+        dtype: dtype of uncompressed values in the file.
+        deflated: Whether the data set is deflated.
     """
 
     start: int
@@ -109,115 +109,128 @@ class StoredValues:
 
     @property
     def in_place(self) -> bool:
-        """Whether the file holds the values just as they are."""
+        """Whether the file contains the values uncompressed and not deflated."""
         return not self.syntax and not self.deflated
 
 
 def inflated(stream: BinaryIO, start: int) -> bytes:
-    """Return the data set that `stream` holds deflated from `start` on.
+    """Inflate the data set of a deflated file.
+
+    Args:
+        stream: The file.
+        start: Offset of the data set.
 
     Raises:
-        UnusableFileError: It does not inflate, or to more than `LARGEST_INFLATED`.
+        UnusableFileError: It cannot be inflated, or is larger than `MAX_INFLATED_BYTES`.
     """
     stream.seek(start)
     inflate = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
     pieces, size = [], 0
     try:
         while not inflate.eof:
-            piece = inflate.unconsumed_tail or stream.read(PIECE)
-            if not piece:
-                raise UnusableFileError("truncated: its deflated data set breaks off", broken=True)
-            pieces.append(inflate.decompress(piece, PIECE))
+            data = inflate.unconsumed_tail or stream.read(READ_BYTES)
+            if not data:
+                raise UnusableFileError("truncated: its deflated data set is incomplete", broken=True)
+            pieces.append(inflate.decompress(data, READ_BYTES))
             size += len(pieces[-1])
-            if size > LARGEST_INFLATED:
+            if size > MAX_INFLATED_BYTES:
                 raise UnusableFileError(
-                    f"its deflated data set is larger than {LARGEST_INFLATED >> 20} MiB", broken=True
+                    f"its deflated data set is larger than {MAX_INFLATED_BYTES >> 20} MiB", broken=True
                 )
     except zlib.error as error:
-        raise UnusableFileError("its deflated data set does not inflate", broken=True) from error
+        raise UnusableFileError("its deflated data set cannot be inflated", broken=True) from error
     return b"".join(pieces)
 
 
-def locate(
+def locate_frames(
     ds: FileDataset, stream: BinaryIO, end: int, pixels: Pixels, frames: int
 ) -> tuple[list[StoredValues], tuple[str, ...]]:
-    """Find the values of every frame, and refuse a file that breaks off before their end.
+    """Locate the stored values of all frames, and refuse a truncated file.
 
     Args:
         ds: The data set before PixelData.
-        stream: The file, or what it inflates to.
-        end: Where in it PixelData begins.
-        pixels: What the values mean.
-        frames: Their number.
+        stream: The file, or the inflated data set.
+        end: Offset of the PixelData element in `stream`.
+        pixels: Pixel format.
+        frames: Number of frames.
 
     Returns:
-        Those of each frame, and what was tolerated, in words for the user.
+        The location for each frame, and the deviations that were tolerated, as text for the user.
 
     Raises:
-        UnusableFileError: There are no values, not all of them, or in a form that no decoder here takes.
+        UnusableFileError: PixelData is absent, truncated, inconsistent with the header, or in an unsupported encoding.
     """
     implicit, little = ds.original_encoding
     vr, length, value = _pixel_data(stream, end, implicit=bool(implicit), little=bool(little))
-    given = ds.file_meta.get("TransferSyntaxUID")
-    syntax = UID(given) if given else None
+    transfer_syntax = ds.file_meta.get("TransferSyntaxUID")
+    syntax = UID(transfer_syntax) if transfer_syntax else None
     size = int(ds.Rows) * int(ds.Columns) * (pixels.BitsAllocated // 8)
     if syntax is not None and syntax not in NATIVE:
         return _compressed(
-            ds, _Capsules(stream, value) if length == UNDEFINED_LENGTH else None, syntax, size, frames
+            ds, _Fragments(stream, value) if length == UNDEFINED_LENGTH else None, syntax, size, frames
         ), ()
     if length == UNDEFINED_LENGTH:
-        raise UnusableFileError("PixelData is encapsulated, in a transfer syntax that has no capsules", broken=True)
+        raise UnusableFileError("PixelData is encapsulated, but TransferSyntaxUID is uncompressed", broken=True)
     if not little and pixels.BitsAllocated == 8 and vr == b"OW":  # noqa: PLR2004 - bits of a byte
-        raise UnusableFileError("8 bit values in big endian words, which are not read", broken=True)
-    there = min(length, stream.seek(0, io.SEEK_END) - value)
-    if there < frames * size:
-        raise UnusableFileError(f"truncated: PixelData has {max(there, 0)} of {frames * size} bytes", broken=True)
+        raise UnusableFileError("8-bit values in big-endian words are not supported", broken=True)
+    available = min(length, stream.seek(0, io.SEEK_END) - value)
+    if available < frames * size:
+        raise UnusableFileError(f"truncated: PixelData has {max(available, 0)} of {frames * size} bytes", broken=True)
     excess = length - frames * size
     if excess >= size:
-        # Most likely Rows, Columns or BitsAllocated are wrong, and what would be read is no image.
+        # Rows, Columns or BitsAllocated are probably wrong, so the values would not form the correct image.
         raise UnusableFileError(
-            f"PixelData has {length} bytes, {frames * size} make the image that the header says", broken=True
+            f"PixelData has {length} bytes, Rows, Columns and BitsAllocated describe {frames * size}", broken=True
         )
     dtype = f"{'<' if little else '>'}{'i' if pixels.PixelRepresentation else 'u'}{pixels.BitsAllocated // 8}"
     deflated = syntax == DeflatedExplicitVRLittleEndian
-    found = [
+    locations = [
         StoredValues(value + frame * size, value + (frame + 1) * size, dtype=dtype, deflated=deflated)
         for frame in range(frames)
     ]
-    return found, ((f"{excess} bytes behind the pixels, ignored",) if excess > 1 else ())
+    return locations, ((f"{excess} bytes after the pixels, ignored",) if excess > 1 else ())
 
 
 def _pixel_data(stream: BinaryIO, end: int, *, implicit: bool, little: bool) -> tuple[bytes, int, int]:
-    """Return VR, length and place of the value of PixelData, whose tag is at `end`."""
+    """Return the VR, the length and the offset of the value of PixelData, whose tag is at `end`."""
     stream.seek(end)
     tag = stream.read(12)
-    if len(tag) < 12 or struct.unpack("<HH" if little else ">HH", tag[:4]) != PIXEL_DATA:  # noqa: PLR2004 - a whole head
-        raise UnusableFileError("it holds no PixelData", broken=True)
+    if len(tag) < 12 or struct.unpack("<HH" if little else ">HH", tag[:4]) != PIXEL_DATA:  # noqa: PLR2004 - bytes read
+        raise UnusableFileError("PixelData is absent", broken=True)
     vr = b"OW" if implicit else tag[4:6]
     if vr not in {b"OW", b"OB", b"UN"}:
-        raise UnusableFileError("PixelData is of no VR that holds pixels", broken=True)
+        raise UnusableFileError("PixelData has an invalid value representation", broken=True)
     length = struct.unpack("<I" if little else ">I", tag[4:8] if implicit else tag[8:12])[0]
     return vr, length, end + (8 if implicit else 12)
 
 
-def _compressed(ds: FileDataset, capsules: _Capsules | None, syntax: UID, size: int, frames: int) -> list[StoredValues]:
+def _compressed(
+    ds: FileDataset, fragments: _Fragments | None, syntax: UID, size: int, frames: int
+) -> list[StoredValues]:
     if syntax not in DECODERS:
-        name = syntax.name if syntax.name != str(syntax) else "an unknown one"
-        raise UnusableFileError(f"no decoder reads its transfer syntax ({name})", broken=True)
-    if capsules is None:
-        raise UnusableFileError("PixelData is not encapsulated, in a transfer syntax that compresses", broken=True)
-    parts = _frames(capsules, ds, frames)
+        name = syntax.name if syntax.name != str(syntax) else "an unknown UID"
+        raise UnusableFileError(f"no decoder supports its TransferSyntaxUID ({name})", broken=True)
+    if fragments is None:
+        raise UnusableFileError("PixelData is not encapsulated, but TransferSyntaxUID is compressed", broken=True)
+    parts = _frame_ranges(fragments, ds, frames)
     for start, stop in parts:
-        if stop - start > EXPANSION * size + EXPANSION_FLOOR:
-            raise UnusableFileError(f"a frame of {size} bytes takes {stop - start} compressed", broken=True)
+        if stop - start > MAX_EXPANSION * size + MIN_COMPRESSED_LIMIT:
+            raise UnusableFileError(f"a frame of {size} bytes takes {stop - start} bytes compressed", broken=True)
     return [StoredValues(start, stop, syntax=str(syntax)) for start, stop in parts]
 
 
 def read_frame(path: Path, stored: StoredValues, *, rows: int, columns: int, pixels: Pixels) -> NDArray[Any]:
     """Return the stored values of one frame, (Rows, Columns).
 
+    Args:
+        path: The file.
+        stored: Location of the values.
+        rows: Rows.
+        columns: Columns.
+        pixels: Pixel format.
+
     Raises:
-        ValueError: They do not decode; the message holds nothing of the file's content.
+        ValueError: They cannot be decoded. The message contains no content of the file.
         OSError: The file cannot be read.
     """
     if stored.syntax:
@@ -230,20 +243,20 @@ def read_frame(path: Path, stored: StoredValues, *, rows: int, columns: int, pix
             whole = inflated(stream, meta_end(stream))
         values = np.frombuffer(whole[stored.start : stored.end], stored.dtype)
     if values.size != count:
-        raise ValueError("truncated while it was being read")
+        raise ValueError("truncated after its header had been read")
     return values.reshape(rows, columns)
 
 
 def meta_end(stream: BinaryIO) -> int:
-    """Return where the data set of a DICOM file (Part 10) begins: behind group 0002, of the length that it states.
+    """Return the offset of the data set in a deflated DICOM file (Part 10), which follows group 0002.
 
     Raises:
-        UnusableFileError: It does not state it; a deflated data set begins nowhere else that could be found.
+        UnusableFileError: FileMetaInformationGroupLength is absent. The data set cannot be located without it.
     """
     stream.seek(128)
     head = stream.read(16)
     if head[:12] != b"DICM\x02\x00\x00\x00UL\x04\x00":
-        raise UnusableFileError("deflated, and its meta information does not say where that begins", broken=True)
+        raise UnusableFileError("deflated, and FileMetaInformationGroupLength is absent", broken=True)
     return 144 + int(struct.unpack("<I", head[12:16])[0])
 
 
@@ -252,7 +265,7 @@ def _decoded(path: Path, stored: StoredValues, rows: int, columns: int, pixels: 
         stream.seek(stored.start)
         fragments = stream.read(stored.end - stored.start)
     syntax = UID(stored.syntax)
-    _refuse_other_size(_joined(fragments), syntax, (rows, columns, 1))
+    _check_size(_codestream_start(fragments), syntax, (rows, columns, 1))
     options: dict[str, Any] = {
         "rows": rows,
         "columns": columns,
@@ -269,88 +282,92 @@ def _decoded(path: Path, stored: StoredValues, rows: int, columns: int, pixels: 
             EMPTY_OFFSET_TABLE + fragments, index=0, raw=True, decoding_plugin=DECODERS[syntax], **options
         )[0]
     except MemoryError as error:
-        raise ValueError(f"its pixels ({syntax.name}) take more memory to decode than any file should") from error
+        raise ValueError(
+            f"decoding its PixelData ({syntax.name}) takes more memory than any valid file should"
+        ) from error
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        # Decoders raise what they like (a panic in Rust is no Exception), and some quote bytes of the file.
-        raise ValueError(f"its pixels ({syntax.name}) do not decode ({type(error).__name__})") from error
+        # Decoders raise various exceptions (a panic in Rust is not an Exception), and some quote bytes of the file.
+        raise ValueError(f"its PixelData ({syntax.name}) cannot be decoded ({type(error).__name__})") from error
     if values.shape != (rows, columns) or values.dtype.kind not in "iu":
-        raise ValueError(f"its pixels decode to {values.dtype} of shape {values.shape}, not {(rows, columns)}")
-    return _with_sign(values, pixels) if syntax in UNSIGNED else values
+        raise ValueError(f"its PixelData decodes to {values.dtype} of shape {values.shape}, expected {(rows, columns)}")
+    return _with_sign(values, pixels) if syntax in WITHOUT_SIGN else values
 
 
-def _joined(fragments: bytes) -> bytes:
-    """Return the beginning of a frame's codestream, whose header may be spread over fragments."""
-    joined, at = b"", 0
-    while at + 8 <= len(fragments) and len(joined) < LARGEST_CODESTREAM_HEADER:
-        size = struct.unpack("<I", fragments[at + 4 : at + 8])[0]
-        joined += fragments[at + 8 : at + 8 + min(size, LARGEST_CODESTREAM_HEADER)]
-        at += 8 + size
-    return joined
+def _codestream_start(fragments: bytes) -> bytes:
+    """Return the beginning of a frame's codestream, whose header may extend over several fragments."""
+    start, position = b"", 0
+    while position + 8 <= len(fragments) and len(start) < MAX_CODESTREAM_HEADER_BYTES:
+        size = struct.unpack("<I", fragments[position + 4 : position + 8])[0]
+        start += fragments[position + 8 : position + 8 + min(size, MAX_CODESTREAM_HEADER_BYTES)]
+        position += 8 + size
+    return start
 
 
-def _refuse_other_size(frame: bytes, syntax: UID, said: tuple[int, int, int]) -> None:
-    if syntax not in SIZES:
+def _check_size(codestream: bytes, syntax: UID, expected: tuple[int, int, int]) -> None:
+    """Compare the size that a codestream states with (Rows, Columns, samples) of the header."""
+    if syntax not in SIZE_PARSERS:
         return
-    stated = SIZES[syntax](frame)
+    stated = SIZE_PARSERS[syntax](codestream)
     if stated is None:
-        raise ValueError(f"its pixels ({syntax.name}) do not decode (no image size)")
-    if stated != said:
+        raise ValueError(f"its PixelData ({syntax.name}) cannot be decoded (no image size)")
+    if stated != expected:
         raise ValueError(
-            f"its pixels ({syntax.name}) are {stated[0]} x {stated[1]} of {stated[2]} samples, "
-            f"the header says {said[0]} x {said[1]}"
+            f"its PixelData ({syntax.name}) is {stated[0]} x {stated[1]} with {stated[2]} samples per pixel, "
+            f"Rows and Columns are {expected[0]} and {expected[1]}"
         )
 
 
 def _with_sign(values: NDArray[Any], pixels: Pixels) -> NDArray[Any]:
-    """Extend the sign of values that a codestream of BitsStored bits, which knows no sign, brought without it."""
+    """Extend the sign of values decoded from a codestream of BitsStored bits that does not define a sign."""
     unused = 8 * values.dtype.itemsize - pixels.BitsStored
     if not pixels.PixelRepresentation or unused <= 0 or values.min() < 0 or int(values.max()) >> pixels.BitsStored:
         return values
     return (values << unused) >> unused
 
 
-class _Capsules:
-    """The fragments of encapsulated PixelData (PS3.5 A.4) by their headers alone; every one has to be there whole."""
+class _Fragments:
+    """The fragments of encapsulated PixelData (PS3.5 A.4), located by their item headers; all must be complete."""
 
     def __init__(self, stream: BinaryIO, value: int) -> None:
         size = stream.seek(0, io.SEEK_END)
         self.starts: list[int] = []
-        at = value
+        position = value
         while True:
-            stream.seek(at)
+            stream.seek(position)
             header = stream.read(8)
             if len(header) == 8 and header[:4] == END_OF_SEQUENCE:  # noqa: PLR2004 - tag and length
                 break
-            if at == size and self.starts:
-                # The last fragment is whole, only the delimiter behind it is missing: nothing is lost.
+            if position == size and self.starts:
+                # The last fragment is complete and only the delimiter is missing, so nothing is lost.
                 break
             if len(header) < 8 or header[:4] != ITEM:  # noqa: PLR2004
-                raise UnusableFileError("truncated or damaged: a fragment of PixelData is none", broken=True)
-            at += 8 + struct.unpack("<I", header[4:])[0]
-            if at > size:
-                raise UnusableFileError("truncated: PixelData breaks off within a fragment", broken=True)
-            self.starts.append(at)
-            if len(self.starts) > MOST_FRAGMENTS:
-                raise UnusableFileError(f"PixelData has more than {MOST_FRAGMENTS} fragments", broken=True)
+                raise UnusableFileError("truncated or damaged: PixelData has an invalid fragment", broken=True)
+            position += 8 + struct.unpack("<I", header[4:])[0]
+            if position > size:
+                raise UnusableFileError("truncated: a fragment of PixelData is incomplete", broken=True)
+            self.starts.append(position)
+            if len(self.starts) > MAX_FRAGMENTS:
+                raise UnusableFileError(f"PixelData has more than {MAX_FRAGMENTS} fragments", broken=True)
         if len(self.starts) < 2:  # noqa: PLR2004 - the offset table and one fragment
             raise UnusableFileError("PixelData is empty", broken=True)
+        # Each position is the end of an item, and therefore the start of the next one.
         self.end = self.starts.pop()
         stream.seek(value + 8)
         self.table = stream.read(self.starts[0] - value - 8)
 
 
-def _frames(capsules: _Capsules, ds: FileDataset, frames: int) -> list[tuple[int, int]]:
-    """Return where each frame's fragments begin and end."""
-    starts = capsules.starts
+def _frame_ranges(fragments: _Fragments, ds: FileDataset, frames: int) -> list[tuple[int, int]]:
+    """Return the start and the end of the fragments of each frame."""
+    starts = fragments.starts
     if frames == 1:
-        return [(starts[0], capsules.end)]
+        return [(starts[0], fragments.end)]
     extended = ds.get("ExtendedOffsetTable")
     if extended:
         offsets = struct.unpack(f"<{len(extended) // 8}Q", extended[: len(extended) // 8 * 8])
-    elif capsules.table:
-        offsets = struct.unpack(f"<{len(capsules.table) // 4}I", capsules.table[: len(capsules.table) // 4 * 4])
+    elif fragments.table:
+        offsets = struct.unpack(f"<{len(fragments.table) // 4}I", fragments.table[: len(fragments.table) // 4 * 4])
     elif len(starts) == frames:
         offsets = tuple(start - starts[0] for start in starts)
     else:
@@ -358,4 +375,4 @@ def _frames(capsules: _Capsules, ds: FileDataset, frames: int) -> list[tuple[int
     begins = [starts[0] + offset for offset in offsets]
     if len(begins) != frames or begins != sorted(set(begins)) or not set(begins) <= set(starts):
         raise UnusableFileError("the offset table of PixelData contradicts its fragments", broken=True)
-    return list(zip(begins, [*begins[1:], capsules.end], strict=True))
+    return list(zip(begins, [*begins[1:], fragments.end], strict=True))

@@ -20,11 +20,10 @@ from pydicom.errors import InvalidDicomError
 from pydicom.sr.coding import Code
 
 from ctbasis.choices import UNCOMPRESSED
-from ctbasis.dicom.derived_series import PRODUCT, SCHEME, Derivation, Made, derive, read_header
+from ctbasis.dicom.compression import check_compression, compress
+from ctbasis.dicom.derived_series import PRODUCT, SCHEME, Derivation, SeriesKind, derive, read_header
 from ctbasis.dicom.hounsfield import Pixels
-from ctbasis.dicom.lossless import check as check_compression
-from ctbasis.dicom.lossless import compress
-from ctbasis.dicom.stored import avoid_padding, store
+from ctbasis.dicom.stored_values import avoid_padding, to_stored_values
 from ctbasis.dicom.tolerance import tolerant
 from ctbasis.errors import CtbasisError
 from ctbasis.progress import progress
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
     from ctbasis.dicom.volume import Volume
 
-PROCESSED = Made(
+PROCESSED = SeriesKind(
     "processed",
     9_997,
     "Processing with other software",
@@ -127,7 +126,7 @@ def _derivation(volume: Volume, description: str) -> Derivation:
         version=version,
         description=f"{text}; {PRODUCT} {version}. Not for diagnosis.",
         fingerprint=f"{text} {volume.fingerprint()}",
-        made=PROCESSED,
+        kind=PROCESSED,
     )
 
 
@@ -197,7 +196,7 @@ def write_slice(
     """
     with header_errors(number):
         source = read_header(header)
-        stored = store(hu, Pixels.of(source))
+        stored = to_stored_values(hu, Pixels.of(source))
         if measured is not None:
             avoid_padding(stored, measured)
         save(derive(source, stored, derivation), path, compression)

@@ -1,4 +1,4 @@
-"""Why a file takes no column of A."""
+"""Files and frames that are not part of the matrix A, with the reason."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SetAside:
-    """A file, or a frame of one, that takes no column of A.
+    """A file, or a frame of a file, that does not become a column of A.
 
     Attributes:
-        file: Its path in the folder.
-        reason: Why, in words for the user; no file's name, so that reasons can be counted and shown.
-        broken: Whether it was meant to be a slice and could not be read: that is worth a warning.
-        frame: Which frame, from 1 on; 0 for the file as a whole.
-        twin: The slice that was kept in its place, where it holds nothing else.
+        file: Path of the file, relative to the folder.
+        reason: The reason, as text for the user. It does not name the file, so that equal reasons can be counted.
+        broken: Whether the file should be a slice but could not be read, which is worth a warning.
+        frame: Number of the frame, from 1; 0 for the whole file.
+        twin: Name of the slice that was kept instead, for a duplicate.
     """
 
     file: str
@@ -25,10 +25,10 @@ class SetAside:
 
 
 class UnusableFileError(ValueError):
-    """What makes a file unfit, while it is being read; the message holds nothing of a patient.
+    """Raised while a file is read, if the file cannot be used. The message contains no patient data.
 
     Args:
-        reason: In words for the user.
+        reason: The reason, as text for the user.
         broken: As in `SetAside`.
     """
 

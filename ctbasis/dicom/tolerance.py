@@ -1,4 +1,4 @@
-"""Read and write what DICOM files in the world say, without pydicom's opinion of it."""
+"""Reading and writing DICOM files that deviate from the standard, without warnings from pydicom."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LOGGER = logging.getLogger("pydicom")
 
 @contextmanager
 def tolerant() -> Iterator[None]:
-    """Keep pydicom from judging values: its warnings and its log quote them, and they may be a patient's.
+    """Turn off pydicom's validation, warnings and log, because its messages quote values, which may identify a patient.
 
-    Of the whole process, threads too, so it belongs around them and not inside.
+    The settings apply to the whole process, including its threads. Enter the context before starting threads.
     """
     before = LOGGER.disabled
     LOGGER.disabled = True

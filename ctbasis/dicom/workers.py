@@ -1,7 +1,7 @@
-"""Processes that read untrusted files and may be lost to them: each loss costs one item, and a fresh process goes on.
+"""A pool of processes for untrusted files. A process that crashes costs one item, and a new process takes its place.
 
-`ProcessPoolExecutor` gives up the whole pool when one process dies. Here the item that it was at is reported as lost,
-with how the process ended, and a new process takes up the rest.
+`ProcessPoolExecutor` gives up the whole pool if one process dies. This pool reports the item that the process was
+working on, with the cause of death, and continues with the other items.
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 FORK = multiprocessing.get_context("fork")
-"""Forked processes start in milliseconds with all that is imported, and share memory that was there before."""
+"""Forked processes start in milliseconds with all imported modules, and share the memory of the parent."""
 
 TASKS_PER_WORKER = 4
-"""Enough that no worker idles long at the end of a pass, few enough that handing them out costs nothing."""
+"""Enough tasks that no worker is idle for long at the end, and few enough that distributing them takes no time."""
 
-LARGEST_TASK = 64
-"""Items in a task at most, so that progress shows and few results wait for an earlier one."""
+MAX_TASK_ITEMS = 64
+"""Items per task, so that progress is visible and few results have to wait for earlier ones."""
 
-AHEAD = 4
-"""Tasks for each worker that may be begun before the first unfinished one is done: results wait in memory."""
+TASKS_AHEAD = 4
+"""Tasks per worker that may begin before the first unfinished task is done, which bounds the results in memory."""
 
 STANDARD_ERROR = 2
-"""Its file descriptor, which compiled code writes to."""
+"""File descriptor of standard error, to which compiled code writes."""
 
-MOST_LOSSES = 100
-"""Processes that a pass may lose to its files: with more it would take hours to find out that none is good."""
+MAX_CRASHES = 100
+"""Processes that may die in one pass; without a limit, a source full of bad files would take hours."""
 
 ENDINGS = {
-    signal.SIGPROF: "it takes longer than any file should",
-    signal.SIGKILL: "its process was killed, as happens when memory runs out",
+    signal.SIGPROF: "it takes longer than any valid file should",
+    signal.SIGKILL: "its process was killed, probably because memory ran out",
 }
 
 
-class LostError(Exception):
-    """A process died at work that no file can be blamed for, or more died than the files can be blamed for."""
+class WorkerCrashError(Exception):
+    """Too many processes died, or one died while it did work for which no file can be the cause."""
 
 
 @dataclass(frozen=True)
 class _Raised:
-    """An exception of the work itself, on its way back."""
+    """An exception raised by the work, to be sent back to the parent."""
 
     error: Exception
 
 
 @dataclass
 class _Task:
-    """Items that one process works through, with the results that have arrived."""
+    """Items for one process, with the results that have arrived."""
 
     items: Sequence[Any]
     results: list[Any]
@@ -82,16 +82,16 @@ class _Worker:
 
 
 class Workers:
-    """`count` processes, started when they are first needed; a context manager, which ends them.
+    """A pool of worker processes, started when they are first needed. Leaving the context ends them.
 
     Args:
-        count: Of processes. What this process has in memory when they start is shared with them.
-        most_losses: Processes that a pass may lose before it is given up.
+        count: Number of processes. They share the memory that this process has when they start.
+        max_crashes: Number of processes that may die in one pass.
     """
 
-    def __init__(self, count: int, *, most_losses: int = MOST_LOSSES) -> None:
+    def __init__(self, count: int, *, max_crashes: int = MAX_CRASHES) -> None:
         self.count = count
-        self.most_losses = most_losses
+        self.max_crashes = max_crashes
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
@@ -100,31 +100,33 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self._end(self._workers)
 
-    def map(self, work: Callable[[T], R], items: Sequence[T], lost: Callable[[T, str], R] | None = None) -> Iterator[R]:
-        """Yield what `work` makes of each item, in order.
+    def map(
+        self, work: Callable[[T], R], items: Sequence[T], on_crash: Callable[[T, str], R] | None = None
+    ) -> Iterator[R]:
+        """Yield the result of `work` for each item, in the order of the items.
 
         Args:
-            work: Of one item; it, items and results are pickled.
-            items: What is worked through.
-            lost: Makes the result of an item whose process died, from the item and how that ended. None where no item
-                can be to blame.
+            work: Function of one item. It, the items and the results are pickled.
+            items: The items.
+            on_crash: Returns the result for an item whose process died, from the item and the cause of death. None if
+                no item can be the cause.
 
         Raises:
-            LostError: A process died and `lost` is None, or more than `most_losses` did.
-            Exception: What `work` raised.
+            WorkerCrashError: A process died and `on_crash` is None, or more than `max_crashes` died.
+            Exception: An exception raised by `work`.
         """
-        size = max(1, min(LARGEST_TASK, -(-len(items) // (self.count * TASKS_PER_WORKER))))
+        size = max(1, min(MAX_TASK_ITEMS, -(-len(items) // (self.count * TASKS_PER_WORKER))))
         tasks = [_Task(items[start : start + size], []) for start in range(0, len(items), size)]
         waiting = deque(tasks)
-        losses = following = 0
+        crashes = following = 0
         try:
             while following < len(tasks):
-                # Tasks begin in order, so this bounds how far the last begun is ahead of the first unfinished.
-                self._hand_out(work, waiting, following + self.count * AHEAD - (len(tasks) - len(waiting)))
-                for worker, task in self._answering():
-                    losses += not self._receive(worker, task, lost)
-                    if losses > self.most_losses:
-                        raise LostError(f"{losses} processes died")
+                # Tasks begin in order, so this bounds the distance between the last one begun and the first unfinished.
+                self._assign(work, waiting, following + self.count * TASKS_AHEAD - (len(tasks) - len(waiting)))
+                for worker, task in self._ready():
+                    crashes += not self._receive(worker, task, on_crash)
+                    if crashes > self.max_crashes:
+                        raise WorkerCrashError(f"{crashes} processes died")
                     if worker.task is None and not task.done:
                         waiting.appendleft(task)
                 while following < len(tasks) and tasks[following].done:
@@ -133,10 +135,10 @@ class Workers:
                     tasks[following].items = ()
                     following += 1
         finally:
-            # An iteration that was left leaves work behind that nobody will collect.
+            # If the caller stops early, the processes that are still working must end.
             self._end([worker for worker in self._workers if worker.task is not None])
 
-    def _hand_out(self, work: Callable[[Any], Any], waiting: deque[_Task], count: int) -> None:
+    def _assign(self, work: Callable[[Any], Any], waiting: deque[_Task], count: int) -> None:
         for _ in range(self.count - len(self._workers)):
             self._workers.append(_start([worker.pipe for worker in self._workers]))
         for worker in self._workers:
@@ -146,19 +148,20 @@ class Workers:
                 try:
                     worker.pipe.send((work, worker.task.items[len(worker.task.results) :]))
                 except OSError:
-                    # It died idle, and reading from it will say so.
+                    # The process died while idle; `_receive` will notice.
                     continue
 
-    def _answering(self) -> list[tuple[_Worker, _Task]]:
+    def _ready(self) -> list[tuple[_Worker, _Task]]:
+        """Wait until at least one worker has sent a result or died; return these workers with their tasks."""
         busy = {worker.pipe: (worker, worker.task) for worker in self._workers if worker.task is not None}
         return [busy[pipe] for pipe in wait(list(busy)) if pipe in busy]
 
-    def _receive(self, worker: _Worker, task: _Task, lost: Callable[[Any, str], Any] | None) -> bool:
-        """Take one result; return False where there was a dead process instead."""
+    def _receive(self, worker: _Worker, task: _Task, on_crash: Callable[[Any, str], Any] | None) -> bool:
+        """Receive one result; return False if the process died instead."""
         try:
             answer = worker.pipe.recv()
         except (EOFError, OSError):
-            self._bury(worker, task, lost)
+            self._handle_crash(worker, task, on_crash)
             return False
         if isinstance(answer, _Raised):
             raise answer.error
@@ -168,18 +171,18 @@ class Workers:
             worker.task = None
         return True
 
-    def _bury(self, worker: _Worker, task: _Task, lost: Callable[[Any, str], Any] | None) -> None:
+    def _handle_crash(self, worker: _Worker, task: _Task, on_crash: Callable[[Any, str], Any] | None) -> None:
         worker.process.join()
-        ending = worker.process.exitcode or 0
+        exit_code = worker.process.exitcode or 0
         worker.task = None
         self._end([worker])
-        if lost is None:
-            raise LostError(_words(ending))
-        if ending == -signal.SIGKILL and not task.killed:
-            # Perhaps the machine was short of memory and the file is good: once more.
+        if on_crash is None:
+            raise WorkerCrashError(_describe_exit(exit_code))
+        if exit_code == -signal.SIGKILL and not task.killed:
+            # The machine may have been short of memory although the file is good, so it is tried once more.
             task.killed = True
             return
-        task.results.append(lost(task.items[len(task.results)], _words(ending)))
+        task.results.append(on_crash(task.items[len(task.results)], _describe_exit(exit_code)))
         task.killed = False
 
     def _end(self, workers: list[_Worker]) -> None:
@@ -191,40 +194,39 @@ class Workers:
             self._workers.remove(worker)
 
 
-def _words(ending: int) -> str:
-    if ending >= 0:
-        return f"its process ended with {ending}"
-    name = signal.Signals(-ending)
+def _describe_exit(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"its process ended with {exit_code}"
+    name = signal.Signals(-exit_code)
     return ENDINGS.get(name, f"its process crashed ({name.name})")
 
 
-def _start(others: list[Connection]) -> _Worker:
-    ours, theirs = FORK.Pipe()
-    process = FORK.Process(target=_serve, args=(theirs, [ours, *others]), daemon=True)
+def _start(siblings: list[Connection]) -> _Worker:
+    parent_end, child_end = FORK.Pipe()
+    process = FORK.Process(target=_serve, args=(child_end, [parent_end, *siblings]), daemon=True)
     with warnings.catch_warnings():
-        # Python 3.12 warns of forking while there are threads, such as zarr's: the child uses none of them, and zarr
-        # starts its own anew after a fork.
+        # Python 3.12 warns of a fork while threads exist, such as zarr's. The child uses none of them, and zarr starts
+        # its threads again after a fork.
         warnings.simplefilter("ignore", DeprecationWarning)
         process.start()
-    theirs.close()
-    return _Worker(process, ours)
+    child_end.close()
+    return _Worker(process, parent_end)
 
 
 def _serve(pipe: Connection, inherited: list[Connection]) -> None:
-    """Work through tasks until the other end is closed."""
-    for other in inherited:
-        # Held open here, they would keep a sibling waiting for ever after the parent's death.
-        other.close()
-    # An interrupt from the keyboard goes to all; the parent answers it. A stop meant for the parent is not ours to
-    # answer with its handlers.
+    """Process tasks until the parent closes the connection."""
+    for connection in inherited:
+        # If they stayed open here, sibling processes would not notice the death of the parent.
+        connection.close()
+    # Ctrl-C is sent to all processes; the parent handles it. Signal handlers of the parent must not run here.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for stop in (signal.SIGTERM, signal.SIGPROF):
         signal.signal(stop, signal.SIG_DFL)
-    # A crash says enough by its signal, and a dump of memory would hold a patient's data.
+    # The signal alone describes a crash sufficiently; a memory dump would contain patient data.
     faulthandler.disable()
-    # What decoders write about a damaged file, be it tracebacks of compiled code, a result says in words.
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), STANDARD_ERROR)
+    # Messages of decoders about damaged files are discarded; the result describes the problem.
+    with Path(os.devnull).open("wb") as null:
+        os.dup2(null.fileno(), STANDARD_ERROR)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while True:
         try:
@@ -238,5 +240,5 @@ def _serve(pipe: Connection, inherited: list[Connection]) -> None:
 def _result(work: Callable[[Any], Any], item: Any) -> Any:
     try:
         return work(item)
-    except Exception as error:  # noqa: BLE001 - it is raised again where it is waited for
+    except Exception as error:  # noqa: BLE001 - it is raised again in the parent
         return _Raised(error)

@@ -19,7 +19,7 @@ import numpy as np
 
 from ctbasis.dicom.hounsfield import clip, to_hounsfield
 from ctbasis.dicom.instance import read_values
-from ctbasis.dicom.limits import limited
+from ctbasis.dicom.resource_limits import limited
 from ctbasis.matrix.store import MatrixWriter
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def fill_columns(
 
     Raises:
         OSError: The store cannot be written.
-        LostError: A process died while it wrote, or too many processes died.
+        WorkerCrashError: A process died while it wrote, or too many processes died.
     """
     masked = any(entry.pixels.padding_above_air for entry in slices)
     buffer = SharedBuffer(memory.fileno(), target.dtype, target.voxels, masked)

@@ -21,10 +21,10 @@ import numpy as np
 
 from ctbasis.dicom.deidentify.deidentification import IdentifyingError
 from ctbasis.dicom.instance import ReadResult, Slice, read_slices, read_values
-from ctbasis.dicom.limits import limited
-from ctbasis.dicom.series import CTSeries, arrange, set_copies_aside, slices_at_one_place
+from ctbasis.dicom.resource_limits import limited
+from ctbasis.dicom.series import CTSeries, arrange, set_copies_aside, slices_at_same_position
 from ctbasis.dicom.set_aside import SetAside
-from ctbasis.dicom.workers import LostError, Workers
+from ctbasis.dicom.workers import WorkerCrashError, Workers
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.columns import SliceResult, Target, fill_columns, shared_memory
 from ctbasis.matrix.qc import qc_report
@@ -79,7 +79,7 @@ def ingest(
     with shared_memory() as memory, Workers(workers) as pool:
         try:
             _Ingestion(folder, matrix_uri, pool, memory, deidentification, series).run(files, links, qc)
-        except LostError as error:
+        except WorkerCrashError as error:
             raise CtbasisError(
                 f"worker processes of the matrix step died: {error}",
                 expected="at most a few files that crash a decoder",
@@ -244,7 +244,7 @@ def set_duplicates_aside(
     Returns:
         The slices to keep, and the duplicates.
     """
-    pairs = slices_at_one_place(slices)
+    pairs = slices_at_same_position(slices)
     if not pairs:
         return slices, []
     involved = list({entry.place: entry for pair in pairs for entry in pair}.values())

@@ -15,7 +15,6 @@ from ctbasis.errors import CtbasisError
 from ctbasis.matrix.ingest import ingest
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.matrix.volumes import read_volumes
-from ctbasis.sources.fetch import fetch
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -95,6 +94,9 @@ def read_all(source: str | os.PathLike[str], *, series: str = "") -> list[Volume
         >>> [volume.shape for volume in volumes]
         [(2, 32, 32), (2, 32, 32)]
     """
+    # Imports boto3, which an array does not need.
+    from ctbasis.sources.fetch import fetch
+
     with tempfile.TemporaryDirectory(prefix="ctbasis-read-") as scratch:
         folder, uri, qc = Path(scratch, "source"), str(Path(scratch, "matrix.zarr")), Path(scratch, "qc.json")
         fetch(os.fspath(source), folder)

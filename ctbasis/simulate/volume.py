@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctbasis.dicom.derived_series import SIMULATED_DOSE, Made, read_header
+from ctbasis.dicom.derived_series import SIMULATED_DOSE, SeriesKind, read_header
 from ctbasis.dicom.hounsfield import Pixels
 from ctbasis.dicom.tolerance import tolerant
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.read import load, read
 from ctbasis.progress import progress
-from ctbasis.simulate.dose import BATCH, OUTSIDE, SERIES_NUMBER, Dose, dose_derivations, image_noise
+from ctbasis.simulate.dose import Dose, image_noise
+from ctbasis.simulate.low_dose_series import BATCH, OUTSIDE, SERIES_NUMBER, series_headers_of
 from ctbasis.simulate.phantom import write_chest
 from ctbasis.simulate.projection import ParallelBeam
 from ctbasis.storage.voxels import AIR
@@ -97,7 +98,7 @@ def simulate_dose(
     Examples:
         >>> import ctbasis
         >>> phantom = ctbasis.chest_phantom(slices=2, rows=64, columns=64)
-        >>> low, lower = (ctbasis.simulate_dose(phantom, photons) for photons in (4e4, 1e4))
+        >>> low, lower = (ctbasis.simulate_dose(phantom, photons) for photons in (4e5, 1e5))
         >>> noise, more_noise = ((volume.hu - phantom.hu)[~phantom.set_aside].std() for volume in (low, lower))
         >>> bool(1.8 < more_noise / noise < 2.2)
         True
@@ -131,8 +132,8 @@ def _no_measurement(volume: Volume) -> NDArray[np.bool_]:
 
 
 def _derivation(volume: Volume, noisy: Volume, dose: Dose, beam: ParallelBeam) -> Derivation:
-    derivation = dose_derivations(dose, beam, ())[0].derivation
+    derivation = series_headers_of(dose, beam, ())[0].derivation
     title = f"simulated dose, {dose.photons:g} photons"
-    made = Made(title, SERIES_NUMBER, "Simulation of a lower dose", SIMULATED_DOSE)
+    kind = SeriesKind(title, SERIES_NUMBER, "Simulation of a lower dose", SIMULATED_DOSE)
     fingerprint = f"{derivation.fingerprint} {noisy.fingerprint()}"
-    return replace(derivation, fingerprint=fingerprint, made=made).after(volume.derivation)
+    return replace(derivation, fingerprint=fingerprint, kind=kind).after(volume.derivation)

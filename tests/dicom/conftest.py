@@ -1,4 +1,4 @@
-"""Factors of small DICOM series by NumPy's SVD, written to the stores that the pipeline uses."""
+"""A fixture that factors small DICOM series by NumPy's SVD and writes the stores of the pipeline."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def hounsfield(dataset: pydicom.Dataset) -> NDArray[np.float64]:
 
 
 def header_of(dataset: pydicom.Dataset) -> bytes:
-    """Return the Part 10 file of `dataset` without its pixels."""
+    """Return `dataset` as a DICOM file (Part 10) without PixelData."""
     del dataset.PixelData
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
@@ -43,7 +43,7 @@ def header_of(dataset: pydicom.Dataset) -> bytes:
 
 @pytest.fixture
 def write_basis(tmp_path: Path) -> WriteBasis:
-    """Return a writer of the exact rank-`rank` factors of DICOM files, one list of files a series."""
+    """Return a function that writes the exact rank-`rank` factors of DICOM files, one list of files per series."""
 
     def write(*series: Sequence[Path], rank: int, dtype: DTypeLike = np.float32) -> str:
         slices = [pydicom.dcmread(path) for paths in series for path in paths]
@@ -76,6 +76,6 @@ def write_basis(tmp_path: Path) -> WriteBasis:
 
 
 def hounsfield_padding(dataset: pydicom.Dataset) -> NDArray[np.bool_]:
-    """Tell which pixels are padding, (Rows * Columns,)."""
+    """Return the padding mask, (Rows * Columns,)."""
     padding: NDArray[np.bool_] = dataset.pixel_array.ravel() == dataset.get("PixelPaddingValue", np.nan)
     return padding

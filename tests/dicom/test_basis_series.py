@@ -1,4 +1,4 @@
-"""Basis images as a series of their own: what they hold, where they are, and whose they are."""
+"""Basis images as a DICOM series: values, geometry, and the attributes of patient and study."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     WriteBasis = Callable[..., str]
 
 
-def written(basis: str, place: Path, rank: int) -> list[FileDataset]:
+def write_basis_images(basis: str, place: Path, rank: int) -> list[FileDataset]:
     reconstruct(basis, place / "out", rank=rank, basis_images=place / "basis-images")
     return [pydicom.dcmread(path) for path in sorted((place / "basis-images").iterdir())]
 
@@ -37,19 +37,19 @@ def basis(write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, vo
     return write_basis(write_series(tmp_path / "source", volume, SeriesDescription="Chest"), rank=4)
 
 
-def test_each_holds_its_column_of_u_scaled_to_its_share_of_a_slice_in_hu(basis: str, tmp_path: Path) -> None:
-    images = written(basis, tmp_path, rank=3)
+def test_each_image_is_a_column_of_u_scaled_to_hu(basis: str, tmp_path: Path) -> None:
+    images = write_basis_images(basis, tmp_path, rank=3)
     store = FactorStore.open(basis)
     assert len(images) == 3
     for index, image in enumerate(images):
         expected = store.read_basis_image(index) * store.s[index] / np.sqrt(store.cols)
         assert np.abs(hounsfield(image) - expected).max() <= float(image.RescaleSlope) / 2 * (1 + 1e-5)
-        # All 16 bits are used, so that half a step is nothing.
+        # The full 16-bit range is used, so the rounding error is small.
         assert float(image.RescaleSlope) <= 1.001 * np.ptp(expected) / 65533
 
 
-def test_they_stand_in_the_study_and_in_no_place_of_the_patient(basis: str, tmp_path: Path) -> None:
-    images = written(basis, tmp_path, rank=3)
+def test_the_images_belong_to_the_study_and_have_a_separate_frame_of_reference(basis: str, tmp_path: Path) -> None:
+    images = write_basis_images(basis, tmp_path, rank=3)
     source = pydicom.dcmread(next((tmp_path / "source").iterdir()))
     denoised = pydicom.dcmread(next((tmp_path / "out").iterdir()))
     assert {image.StudyInstanceUID for image in images} == {source.StudyInstanceUID}
@@ -63,8 +63,8 @@ def test_they_stand_in_the_study_and_in_no_place_of_the_patient(basis: str, tmp_
     assert images[0].SeriesNumber != denoised.SeriesNumber
 
 
-def test_they_say_what_they_are_and_what_they_were_made_from(basis: str, tmp_path: Path) -> None:
-    image = written(basis, tmp_path, rank=2)[1]
+def test_the_images_describe_their_derivation_and_refer_to_their_sources(basis: str, tmp_path: Path) -> None:
+    image = write_basis_images(basis, tmp_path, rank=2)[1]
     assert list(image.ImageType) == ["DERIVED", "SECONDARY", "AXIAL", "BASIS"]
     assert image.SeriesDescription == "Chest - SVD rank 2 basis"
     assert image.DerivationDescription.startswith("Basis image 2:")
@@ -73,14 +73,14 @@ def test_they_say_what_they_are_and_what_they_were_made_from(basis: str, tmp_pat
     assert {item.ReferencedSOPInstanceUID for item in image.SourceImageSequence} == sources
 
 
-def test_of_several_patients_they_name_none(
+def test_images_derived_from_several_patients_name_no_patient(
     write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
 ) -> None:
     both = [
         write_series(tmp_path / name, part, PatientID=name, PatientName=f"{name}^Somebody")
         for name, part in (("a", volume[:3]), ("b", volume[3:]))
     ]
-    images = written(write_basis(*both, rank=2), tmp_path, rank=2)
+    images = write_basis_images(write_basis(*both, rank=2), tmp_path, rank=2)
     studies = {pydicom.dcmread(path).StudyInstanceUID for paths in both for path in paths}
     assert len(studies) == 2
     for image in images:
@@ -89,9 +89,11 @@ def test_of_several_patients_they_name_none(
         assert not image.PatientName
 
 
-def test_more_of_them_than_are_held_at_once_are_all_written(basis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_of_them_than_are_held_at_once_are_all_write_basis_images(
+    basis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = FactorStore.open(basis)
     whole = list(basis_images_hu(store, 4))
-    monkeypatch.setattr("ctbasis.dicom.basis_series.TOGETHER", 3)
+    monkeypatch.setattr("ctbasis.dicom.basis_series.IMAGES_IN_MEMORY", 3)
     parts: list[NDArray[Any]] = list(basis_images_hu(store, 4))
     np.testing.assert_array_equal(parts, whole)

@@ -1,4 +1,4 @@
-"""Everything that is written, judged by a validator (dciodvfy of dicom3tools) and read by other libraries."""
+"""Validity of all written files, by a validator (dciodvfy of dicom3tools) and by reading them with other libraries."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ VALIDATOR = "dciodvfy"
 
 
 def errors(paths: Iterable[Path]) -> dict[str, list[str]]:
-    """Return what the validator calls an error, by file name; skip where there is no validator."""
+    """Return the errors that the validator reports, by file name. Skip the test if the validator is not installed."""
     if shutil.which(VALIDATOR) is None:
         pytest.skip(f"{VALIDATOR} is not on PATH; it is in Debian's package dicom3tools")
-    found = {}
+    errors_by_file = {}
     for path in paths:
         run = subprocess.run([VALIDATOR, str(path)], capture_output=True, check=False)
-        told = (run.stderr + run.stdout).decode(errors="replace")
-        # It names the object that it took the file for; without that it did not read it.
-        assert "CTImage" in told, told
-        found[path.name] = [line for line in told.splitlines() if line.startswith("Error")]
-    return {name: lines for name, lines in found.items() if lines}
+        output = (run.stderr + run.stdout).decode(errors="replace")
+        # The validator names the IOD that it recognized; otherwise it did not read the file.
+        assert "CTImage" in output, output
+        errors_by_file[path.name] = [line for line in output.splitlines() if line.startswith("Error")]
+    return {name: lines for name, lines in errors_by_file.items() if lines}
 
 
-def written(
+def write_derived(
     source: Path, place: Path, *, rank: int = 3, compression: str = "none", retain: str | None = None
 ) -> list[Path]:
-    """Return all DICOM files that the steps make of `source`; de-identified where it is said what to retain."""
+    """Return all DICOM files that the steps write from `source`, de-identified if `retain` is given."""
     deidentification = None if retain is None else Deidentification.of(retain)
     ingest(source, str(place / "matrix.zarr"), place / "qc.json", workers=1, deidentification=deidentification)
     matrix, factors = str(place / "matrix.zarr"), str(place / "factors.zarr")
@@ -59,13 +59,13 @@ def written(
 
 
 def bare(dataset: FileDataset, _: int) -> None:
-    """Leave out what many anonymizers leave out."""
+    """Remove the attributes that many anonymizers remove."""
     for keyword in ("PatientName", "PatientID", "StudyDate", "StudyTime"):
         delattr(dataset, keyword)
 
 
 def awkward(dataset: FileDataset, _: int) -> None:
-    """Add what scanners and gateways leave in files."""
+    """Add irregular attributes that scanners and gateways leave in files."""
     dataset.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
     dataset.PatientName = "Yamada^Tarou=山田^太郎=やまだ^たろう"
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "OTHER", "CT_SOM5 SPI"]
@@ -81,15 +81,15 @@ def awkward(dataset: FileDataset, _: int) -> None:
     source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = dataset.SOPClassUID, "1.2.3"
     dataset.SourceImageSequence = [source]
     dataset.DigitalSignaturesSequence = [Dataset()]
-    nowhere = Dataset()
-    nowhere.ReferencedSOPInstanceUID = "1.2.3"
-    dataset.ReferencedStudySequence = [nowhere]
-    dataset.ReferencedImageSequence = [source, nowhere]
+    incomplete = Dataset()
+    incomplete.ReferencedSOPInstanceUID = "1.2.3"
+    dataset.ReferencedStudySequence = [incomplete]
+    dataset.ReferencedImageSequence = [source, incomplete]
     dataset.WindowCenter, dataset.WindowWidth = [40, -600], [400, 1500]
 
 
 def personal(dataset: FileDataset, _: int) -> None:
-    """Add what names patient, staff, place, time and machine in a valid file."""
+    """Add attributes of a valid file that identify patient, staff, place, time and machine."""
     dataset.PatientBirthDate, dataset.PatientSex, dataset.PatientAge = "19500101", "F", "070Y"
     dataset.ReferringPhysicianName, dataset.AccessionNumber, dataset.StudyID = "Who^Else", "4711", "12"
     dataset.InstitutionName, dataset.StationName, dataset.DeviceSerialNumber = "General", "CT-7", "0815"
@@ -108,27 +108,27 @@ def personal(dataset: FileDataset, _: int) -> None:
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_a_plain_series_gives_valid_ones(
+def test_series_derived_from_a_valid_series_are_valid(
     write_series: WriteSeries, tmp_path: Path, volume: NDArray[np.int16], compression: str
 ) -> None:
     write_series(tmp_path / "source", np.pad(volume, ((0, 0), (0, 0), (4, 4)), mode="edge"))
-    assert errors(written(tmp_path / "source", tmp_path, compression=compression)) == {}
+    assert errors(write_derived(tmp_path / "source", tmp_path, compression=compression)) == {}
 
 
 @pytest.mark.parametrize("edit", [bare, awkward])
-def test_what_sources_lack_or_have_too_much_of_does_not_make_ours_invalid(
+def test_series_derived_from_an_invalid_series_are_valid(
     write_series: WriteSeries, tmp_path: Path, volume: NDArray[np.int16], edit: Callable[..., None]
 ) -> None:
     write_series(tmp_path / "source", volume, edit=edit)
-    assert errors(written(tmp_path / "source", tmp_path)) == {}
+    assert errors(write_derived(tmp_path / "source", tmp_path)) == {}
 
 
 @pytest.mark.parametrize("retain", ["", *OPTIONS])
-def test_a_de_identified_series_is_as_valid(
+def test_a_de_identified_series_is_valid(
     write_series: WriteSeries, tmp_path: Path, volume: NDArray[np.int16], retain: str
 ) -> None:
     write_series(tmp_path / "source", volume, edit=personal)
-    assert errors(written(tmp_path / "source", tmp_path, retain=retain)) == {}
+    assert errors(write_derived(tmp_path / "source", tmp_path, retain=retain)) == {}
 
 
 @pytest.mark.parametrize(
@@ -139,50 +139,52 @@ def test_a_de_identified_series_is_as_valid(
         {"RescaleSlope": 0.1, "RescaleIntercept": 0},
     ],
 )
-def test_pixels_of_any_format_become_valid_ones(
+def test_series_with_any_pixel_format_are_valid(
     write_series: WriteSeries, tmp_path: Path, volume: NDArray[np.int16], tags: dict[str, Any]
 ) -> None:
     write_series(tmp_path / "source", volume, **tags)
-    assert errors(written(tmp_path / "source", tmp_path)) == {}
+    assert errors(write_derived(tmp_path / "source", tmp_path)) == {}
 
 
-def test_every_file_has_all_that_the_iod_wants_without_a_validator_too(
+def test_every_file_has_the_mandatory_attributes_and_no_others(
     write_series: WriteSeries, tmp_path: Path, volume: NDArray[np.int16]
 ) -> None:
     write_series(tmp_path / "source", volume, edit=bare)
-    paths = written(tmp_path / "source", tmp_path)
+    paths = write_derived(tmp_path / "source", tmp_path)
     assert len(paths) == len(volume) + 3
     for path in paths:
         dataset = pydicom.dcmread(path)
-        assert ct_image.missing(dataset) == []
+        assert ct_image.missing_attributes(dataset) == []
         kept = [element for element in dataset if element.keyword != "PixelData"]
-        ct_image.drop_foreign(dataset)
+        ct_image.drop_other_attributes(dataset)
         assert [element for element in dataset if element.keyword != "PixelData"] == kept
 
 
 @pytest.mark.data
 @pytest.mark.parametrize("retain", [None, "", "modified-dates,clean-descriptors,patient-characteristics"])
-def test_a_real_series_gives_valid_ones(real_data: Callable[[str], Path], tmp_path: Path, retain: str | None) -> None:
+def test_series_derived_from_a_real_series_are_valid(
+    real_data: Callable[[str], Path], tmp_path: Path, retain: str | None
+) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for path in sorted(real_data("lidc-idri-0001").rglob("*.dcm"), key=_height)[60:66]:
         shutil.copy(path, source)
-    assert errors(written(source, tmp_path, retain=retain)) == {}
+    assert errors(write_derived(source, tmp_path, retain=retain)) == {}
 
 
 def _height(path: Path) -> float:
     return float(pydicom.dcmread(path, specific_tags=["ImagePositionPatient"]).ImagePositionPatient[2])
 
 
-def test_simpleitk_sees_the_geometry_of_the_source(
+def test_simpleitk_reads_the_geometry_of_the_source(
     write_series: WriteSeries, tmp_path: Path, volume: NDArray[np.int16]
 ) -> None:
     sitk = pytest.importorskip("SimpleITK", reason="SimpleITK is a development package and not installed")
-    # Oblique and off the origin: a transposed or negated axis would show.
+    # Oblique and away from the origin, so that a transposed or negated axis is detected.
     write_series(
         tmp_path / "source", volume, edit=_oblique, PixelSpacing=[0.7, 0.9], SeriesDescription="oblique", KVP=120
     )
-    written(tmp_path / "source", tmp_path, rank=len(volume))
+    write_derived(tmp_path / "source", tmp_path, rank=len(volume))
 
     def read(folder: Path) -> Any:
         reader = sitk.ImageSeriesReader()
@@ -190,19 +192,19 @@ def test_simpleitk_sees_the_geometry_of_the_source(
         return reader.Execute()
 
     before, after = read(tmp_path / "source"), read(tmp_path / "out")
-    for seen in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
-        assert getattr(after, seen)() == getattr(before, seen)()
+    for method in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(after, method)() == getattr(before, method)()
     np.testing.assert_array_equal(sitk.GetArrayFromImage(after), sitk.GetArrayFromImage(before))
 
 
-def test_highdicom_sees_the_geometry_of_the_source(
+def test_highdicom_reads_the_geometry_of_the_source(
     write_series: WriteSeries, tmp_path: Path, volume: NDArray[np.int16]
 ) -> None:
     pytest.importorskip("highdicom", reason="highdicom is a development package and not installed")
     from highdicom import get_volume_from_series
 
     write_series(tmp_path / "source", volume, edit=_oblique, PixelSpacing=[0.7, 0.9])
-    written(tmp_path / "source", tmp_path, rank=len(volume))
+    write_derived(tmp_path / "source", tmp_path, rank=len(volume))
 
     def read(folder: Path) -> Any:
         return get_volume_from_series([pydicom.dcmread(path) for path in sorted(folder.rglob("*.dcm"))])

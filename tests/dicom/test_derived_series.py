@@ -1,4 +1,4 @@
-"""Stored pixels and the derived data set, against PS3.3 and pydicom's reading."""
+"""Data sets of derived images, compared with PS3.3 and read by pydicom."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pydicom.uid import (
 
 from ctbasis.dicom import ct_image
 from ctbasis.dicom.derived_series import Derivation, derive, read_header
-from ctbasis.dicom.stored import Stored
+from ctbasis.dicom.stored_values import StoredImage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ def source(write_series: Callable[..., list[Path]], volume: NDArray[np.int16], t
 
 
 def header(dataset: Dataset, syntax: str = ExplicitVRLittleEndian) -> Dataset:
-    """Return `dataset` without its pixels after a round trip through a file of transfer syntax `syntax`."""
+    """Return `dataset` without PixelData after a round trip through a file of transfer syntax `syntax`."""
     if "PixelData" in dataset:
         del dataset.PixelData
     dataset.file_meta.TransferSyntaxUID = UID(syntax)
@@ -50,20 +50,22 @@ def header(dataset: Dataset, syntax: str = ExplicitVRLittleEndian) -> Dataset:
     return read_header(buffer.getvalue())
 
 
-def image_of(source: Dataset, pixels: NDArray[Any] | None = None, padding: tuple[int, int] | None = None) -> Stored:
-    """Return an image to be stored with the slope and intercept of `source`, black if none is given."""
+def image_of(
+    source: Dataset, pixels: NDArray[Any] | None = None, padding: tuple[int, int] | None = None
+) -> StoredImage:
+    """Return stored values with the slope and intercept of `source`; all zero if no pixels are given."""
     values = np.zeros(source.Rows * source.Columns, "<i2") if pixels is None else pixels.ravel()
-    return Stored(values, float(source.RescaleSlope), float(source.RescaleIntercept), padding)
+    return StoredImage(values, float(source.RescaleSlope), float(source.RescaleIntercept), padding)
 
 
-def derived(source: Dataset, image: Stored | None = None, derivation: Derivation = DERIVATION) -> Dataset:
-    """Return what pydicom reads after `derive` and a save."""
+def derived(source: Dataset, image: StoredImage | None = None, derivation: Derivation = DERIVATION) -> Dataset:
+    """Return the derived data set as pydicom reads it from a saved file."""
     buffer = BytesIO()
     pydicom.dcmwrite(buffer, derive(source, image or image_of(source), derivation), enforce_file_format=True)
     return pydicom.dcmread(BytesIO(buffer.getvalue()))
 
 
-def test_the_derived_instance_is_new_and_points_to_its_source(source: Dataset) -> None:
+def test_the_derived_instance_has_new_uids_and_refers_to_its_source(source: Dataset) -> None:
     original = header(source)
     image = derived(header(source))
     assert image.SOPInstanceUID != original.SOPInstanceUID
@@ -99,11 +101,11 @@ def test_the_derived_instance_is_new_and_points_to_its_source(source: Dataset) -
         "Modality",
     ],
 )
-def test_what_places_the_image_beside_its_source_stays(source: Dataset, keyword: str) -> None:
+def test_geometry_patient_and_window_are_kept(source: Dataset, keyword: str) -> None:
     assert derived(header(source))[keyword].value == source[keyword].value
 
 
-def test_what_was_true_of_the_old_pixels_alone_goes(source: Dataset) -> None:
+def test_attributes_that_describe_the_source_pixels_are_removed(source: Dataset) -> None:
     source.SmallestImagePixelValue, source.LargestImagePixelValue = 3, 4
     source["SmallestImagePixelValue"].VR = source["LargestImagePixelValue"].VR = "SS"
     source.InstanceCreationDate = "20200101"
@@ -114,7 +116,7 @@ def test_what_was_true_of_the_old_pixels_alone_goes(source: Dataset) -> None:
     assert not [element for element in image if element.tag.is_private]
 
 
-def test_an_overlay_in_the_pixels_goes_and_one_beside_them_stays(source: Dataset) -> None:
+def test_overlays_in_pixel_bits_are_removed_and_separate_ones_kept(source: Dataset) -> None:
     source.add_new((0x6000, 0x0010), "US", 8)
     source.add_new((0x6000, 0x0102), "US", 12)
     source.add_new((0x6002, 0x0010), "US", 8)
@@ -125,7 +127,7 @@ def test_an_overlay_in_the_pixels_goes_and_one_beside_them_stays(source: Dataset
 
 
 @pytest.mark.parametrize(
-    ("syntax", "said", "expected"),
+    ("syntax", "source_value", "expected"),
     [
         (ExplicitVRLittleEndian, None, None),
         (JPEG2000Lossless, None, None),
@@ -134,9 +136,11 @@ def test_an_overlay_in_the_pixels_goes_and_one_beside_them_stays(source: Dataset
         (JPEGExtended12Bit, None, "01"),
     ],
 )
-def test_a_lossy_past_is_never_forgotten(source: Dataset, syntax: str, said: str | None, expected: str | None) -> None:
-    if said is not None:
-        source.LossyImageCompression = said
+def test_lossy_compression_of_the_source_stays_marked(
+    source: Dataset, syntax: str, source_value: str | None, expected: str | None
+) -> None:
+    if source_value is not None:
+        source.LossyImageCompression = source_value
     original = header(source)
     original.file_meta.TransferSyntaxUID = UID(syntax)
     assert derived(original).get("LossyImageCompression") == expected
@@ -145,9 +149,7 @@ def test_a_lossy_past_is_never_forgotten(source: Dataset, syntax: str, said: str
 @pytest.mark.parametrize(
     "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 )
-def test_any_encoding_of_the_source_becomes_explicit_little_endian_with_the_pixels_intact(
-    source: Dataset, syntax: str
-) -> None:
+def test_any_transfer_syntax_becomes_explicit_little_endian_with_unchanged_pixels(source: Dataset, syntax: str) -> None:
     pixels = np.arange(source.Rows * source.Columns, dtype="<i2").reshape(source.Rows, source.Columns)
     image = derived(header(source, syntax), image_of(source, pixels))
     assert image.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
@@ -156,7 +158,7 @@ def test_any_encoding_of_the_source_becomes_explicit_little_endian_with_the_pixe
     assert image.PixelSpacing == source.PixelSpacing
 
 
-def test_padding_is_declared_with_the_sign_of_the_pixels_and_as_wide_as_it_is(source: Dataset) -> None:
+def test_padding_is_declared_with_the_sign_of_the_pixels_and_its_range(source: Dataset) -> None:
     source.add_new("PixelPaddingValue", "US", 63536)
     source.add_new("PixelPaddingRangeLimit", "US", 63537)
     image = derived(header(source), image_of(source, padding=(-2000, -1999)))
@@ -166,7 +168,7 @@ def test_padding_is_declared_with_the_sign_of_the_pixels_and_as_wide_as_it_is(so
 
 
 @pytest.mark.parametrize("described", ["", "Chest 1.0 B30f", "x" * 64])
-def test_the_series_description_names_the_rank_and_fits_its_64_characters(source: Dataset, described: str) -> None:
+def test_the_series_description_names_the_rank_and_has_at_most_64_characters(source: Dataset, described: str) -> None:
     source.SeriesDescription = described
     image = derived(header(source))
     assert image.SeriesDescription.endswith("SVD rank 3")
@@ -174,7 +176,7 @@ def test_the_series_description_names_the_rank_and_fits_its_64_characters(source
     assert len(image.SeriesDescription) <= 64
 
 
-def test_equipment_that_contributed_before_stays_on_the_list(source: Dataset) -> None:
+def test_earlier_contributing_equipment_is_kept(source: Dataset) -> None:
     scanner = Dataset()
     scanner.Manufacturer = "earlier"
     source.ContributingEquipmentSequence = Sequence([scanner])
@@ -184,7 +186,7 @@ def test_equipment_that_contributed_before_stays_on_the_list(source: Dataset) ->
     ]
 
 
-def test_the_same_factors_give_the_same_bytes_and_others_give_other_uids(source: Dataset) -> None:
+def test_equal_factors_give_equal_bytes_and_other_factors_other_uids(source: Dataset) -> None:
     def saved(derivation: Derivation) -> tuple[bytes, str]:
         buffer = BytesIO()
         image = derive(header(source), image_of(source), derivation)
@@ -197,7 +199,7 @@ def test_the_same_factors_give_the_same_bytes_and_others_give_other_uids(source:
 
 
 @pytest.mark.parametrize(
-    ("said", "written"),
+    ("source_value", "expected"),
     [
         (["ORIGINAL", "PRIMARY", "AXIAL"], ["DERIVED", "SECONDARY", "AXIAL"]),
         (["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"], ["DERIVED", "SECONDARY", "AXIAL", "CT_SOM5 SPI"]),
@@ -207,23 +209,23 @@ def test_the_same_factors_give_the_same_bytes_and_others_give_other_uids(source:
         (None, ["DERIVED", "SECONDARY", "AXIAL"]),
     ],
 )
-def test_image_type_says_derived_after_the_examination_and_axial(
-    source: Dataset, said: list[str] | str | None, written: list[str]
+def test_image_type_is_derived_secondary_axial(
+    source: Dataset, source_value: list[str] | str | None, expected: list[str]
 ) -> None:
-    source.ImageType = said
-    assert list(derived(header(source)).ImageType) == written
+    source.ImageType = source_value
+    assert list(derived(header(source)).ImageType) == expected
 
 
-def test_what_the_iod_wants_and_the_source_lacks_is_there_empty_and_geometry_is_not_made_up(source: Dataset) -> None:
+def test_absent_type_2_attributes_are_added_empty_and_geometry_is_not_invented(source: Dataset) -> None:
     for keyword in ("KVP", "AcquisitionNumber", "PatientBirthDate", "StudyID", "PixelSpacing"):
         if keyword in source:
             delattr(source, keyword)
     image = derived(header(source))
-    assert ct_image.missing(image) == ["PixelSpacing"]
+    assert ct_image.missing_attributes(image) == ["PixelSpacing"]
     assert image["KVP"].is_empty
 
 
-def test_what_is_no_attribute_of_a_ct_image_goes(source: Dataset) -> None:
+def test_attributes_outside_of_the_ct_image_iod_are_removed(source: Dataset) -> None:
     source.EchoTime = 12
     source.VerifyingObserverName = "Left^Over"
     image = derived(header(source))
@@ -232,7 +234,7 @@ def test_what_is_no_attribute_of_a_ct_image_goes(source: Dataset) -> None:
 
 
 @pytest.mark.parametrize("keyword", ["DigitalSignaturesSequence", "OriginalAttributesSequence", "ModalityLUTSequence"])
-def test_what_vouches_for_the_source_s_bytes_or_says_their_meaning_goes(source: Dataset, keyword: str) -> None:
+def test_signatures_and_lookup_tables_of_the_source_are_removed(source: Dataset, keyword: str) -> None:
     setattr(source, keyword, [Dataset()])
     assert keyword not in derived(header(source))
 
@@ -258,7 +260,7 @@ def test_a_value_that_ends_with_a_zero_byte_is_padded_with_a_space(source: Datas
         ("ISO_IR 144", "Пушкин^Фёдор"),
     ],
 )
-def test_names_in_any_character_set_read_the_same_in_the_derived_series(
+def test_names_in_any_character_set_are_equal_in_the_derived_series(
     source: Dataset, charset: str | list[str], name: str
 ) -> None:
     source.SpecificCharacterSet = charset
@@ -269,7 +271,7 @@ def test_names_in_any_character_set_read_the_same_in_the_derived_series(
     assert image.SeriesDescription == "Thorax - SVD rank 3"
 
 
-def test_frames_of_one_object_get_uids_of_their_own_and_point_to_their_frame(source: Dataset) -> None:
+def test_frames_of_one_object_get_separate_uids_and_refer_to_their_frame(source: Dataset) -> None:
     source.SOPClassUID = source.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
 
     def frame(number: int) -> Dataset:
@@ -283,7 +285,7 @@ def test_frames_of_one_object_get_uids_of_their_own_and_point_to_their_frame(sou
     assert first.SourceImageSequence[0].ReferencedSOPClassUID == EnhancedCTImageStorage
 
 
-def test_a_source_that_says_it_was_de_identified_and_not_how_stays_valid(source: Dataset) -> None:
+def test_a_source_without_a_deidentification_method_stays_valid(source: Dataset) -> None:
     source.PatientIdentityRemoved = "YES"
     image = derived(header(source))
     assert image.PatientIdentityRemoved == "YES"

@@ -1,3 +1,5 @@
+"""Conversion of stored values to HU: rescale, padding, unused bits, and restoring the stored values."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -34,7 +36,7 @@ def header(**tags: Any) -> Dataset:
 
 
 def split(values: Any, ds: Dataset) -> tuple[Any, Any, Any]:
-    """Return A, aside and the padding mask of stored values, in the dtype that the matrix step would take."""
+    """Return A, aside and the padding mask of stored values, in the dtype that the matrix step would use."""
     pixels = Pixels.of(ds)
     values = np.asarray(values, f"<{'i' if pixels.PixelRepresentation else 'u'}{pixels.BitsAllocated // 8}")
     padded = np.empty(values.shape, np.bool_)
@@ -49,7 +51,7 @@ def split(values: Any, ds: Dataset) -> tuple[Any, Any, Any]:
 
 @st.composite
 def slices(draw: st.DrawFn) -> tuple[list[int], Dataset, tuple[int, int] | None]:
-    """Draw stored values, their header, and the ends of padding as stored values."""
+    """Draw stored values, their header, and the lowest and highest stored value of padding."""
     signed = draw(st.sampled_from([0, 1]))
     bits = draw(st.integers(8, 16))
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
@@ -62,12 +64,12 @@ def slices(draw: st.DrawFn) -> tuple[list[int], Dataset, tuple[int, int] | None]
         RescaleSlope=f"{slope:.8g}",
         RescaleIntercept=intercept,
     )
-    # What float32 holds apart; whole numbers go by int16 or are far from this.
+    # Stored values must be distinct in float32. Integer HU are int16, or far below this limit.
     largest = max(abs(low), abs(high), 32768) * float(ds.RescaleSlope) + abs(intercept)
     assume(abs(largest) * 2.0**-23 < abs(float(ds.RescaleSlope)))
     padding = None
     if draw(st.booleans()):
-        # Within the file's 16 bits, though perhaps beyond BitsStored.
+        # Padding is within the 16 allocated bits, but may be outside of BitsStored.
         ends = (-32768, 32767) if signed else (0, 65535)
         padding = tuple(sorted((draw(st.integers(*ends)), draw(st.integers(*ends)))))
         if draw(st.booleans()):
@@ -80,7 +82,7 @@ def slices(draw: st.DrawFn) -> tuple[list[int], Dataset, tuple[int, int] | None]
 
 
 def declare(ds: Dataset, padding: tuple[int, int], *, wrong_sign: bool) -> None:
-    """Write the padding attributes, with the other of the VRs US and SS if asked."""
+    """Set the padding attributes, with the wrong one of the VRs US and SS if `wrong_sign`."""
     unsigned = bool(ds.PixelRepresentation) == wrong_sign
     for tag, value in zip((PADDING_VALUE, PADDING_LIMIT), padding, strict=True):
         bits = value % 65536
@@ -88,7 +90,7 @@ def declare(ds: Dataset, padding: tuple[int, int], *, wrong_sign: bool) -> None:
 
 
 @given(slices())
-def test_what_is_factored_and_what_is_set_aside_give_back_every_stored_value(
+def test_a_and_aside_together_restore_every_stored_value(
     drawn: tuple[list[int], Dataset, tuple[int, int] | None],
 ) -> None:
     values, ds, _ = drawn
@@ -99,7 +101,7 @@ def test_what_is_factored_and_what_is_set_aside_give_back_every_stored_value(
 
 
 @given(slices())
-def test_padding_is_air_and_nothing_is_below_air_and_all_else_is_its_hu(
+def test_a_is_air_in_padding_at_least_air_elsewhere_and_otherwise_hu(
     drawn: tuple[list[int], Dataset, tuple[int, int] | None],
 ) -> None:
     values, ds, padding = drawn
@@ -111,13 +113,13 @@ def test_padding_is_air_and_nothing_is_below_air_and_all_else_is_its_hu(
     hu = np.asarray(values) * float(ds.RescaleSlope) + float(ds.RescaleIntercept)
     kept = ~padded & (hu >= AIR)
     np.testing.assert_allclose(A[kept], hu[kept], rtol=1e-6, atol=1e-3)
-    # float32 may round a value onto AIR.
+    # float32 may round a value to AIR.
     plain = np.abs(hu - AIR) > 1e-3 * (A.dtype != np.int16)
     np.testing.assert_array_equal(is_absent(aside)[plain], kept[plain])
 
 
 @pytest.mark.parametrize("stored", [63536, -2000])
-def test_padding_declared_with_the_wrong_sign_is_what_its_bits_say(stored: int) -> None:
+def test_padding_with_the_wrong_sign_is_interpreted_by_its_bits(stored: int) -> None:
     ds = header(PixelRepresentation=1)
     declare(ds, (-2000, -2000), wrong_sign=stored > 0)
     pixels = Pixels.of(ds)
@@ -129,16 +131,16 @@ def test_padding_declared_with_the_wrong_sign_is_what_its_bits_say(stored: int) 
     assert padded.tolist() == [True, False, False]
 
 
-def test_padding_within_tissue_is_masked_and_remarked_on() -> None:
+def test_padding_within_tissue_is_masked_and_reported() -> None:
     ds = header(RescaleIntercept=0)
     declare(ds, (0, 0), wrong_sign=False)
     A, aside, _ = split([0, 40, -2000], ds)
     assert A.tolist() == [AIR, 40, AIR]
     assert aside.tolist() == [0, absent(np.int16), -2000]
-    assert any("where tissue lies" in remark for remark in Pixels.of(ds).tolerated)
+    assert any("within the range of tissue" in remark for remark in Pixels.of(ds).tolerated)
 
 
-def test_whole_hu_that_do_not_fit_int16_go_to_float32() -> None:
+def test_integer_hu_beyond_int16_become_float32() -> None:
     A, aside, _ = split([0, 65535], header(PixelRepresentation=0))
     assert A.dtype == np.float32
     assert A.tolist() == [AIR, 64511]
@@ -146,20 +148,20 @@ def test_whole_hu_that_do_not_fit_int16_go_to_float32() -> None:
 
 
 @pytest.mark.parametrize("value", [-32768, -31743])
-def test_the_fill_of_the_store_is_no_hu(value: int) -> None:
-    # -31743 - 1024 is -32767, the last that fits; -32768 is what a chunk never written reads as.
+def test_the_fill_value_of_the_store_is_never_an_hu(value: int) -> None:
+    # -31743 - 1024 is -32767, the lowest HU that fits; -32768 is the fill value of missing chunks.
     A, _, _ = split([value], header())
     assert (A.dtype == np.int16) == (value == -31743)
 
 
-def test_bits_that_are_not_stored_are_ignored_and_counted() -> None:
+def test_bits_outside_of_bits_stored_are_ignored_and_counted() -> None:
     ds = header(BitsStored=12, HighBit=11, PixelRepresentation=0)
     pixels = Pixels.of(ds)
     values = np.array([0x1064, 0x0064, 0xF000], "<u2")
     hu = np.empty(3, np.int16)
-    found = to_hounsfield(values, pixels, hu)
+    conversion = to_hounsfield(values, pixels, hu)
     assert hu.tolist() == [100 - 1024, 100 - 1024, -1024]
-    assert found.outside_bits == 2
+    assert conversion.outside_bits == 2
 
 
 def test_values_in_the_upper_bits_are_shifted_down() -> None:
@@ -177,14 +179,14 @@ def test_values_of_any_integer_dtype_give_the_same_hu(dtype: str) -> None:
     assert hu.tolist() == [3 * value - 1024 for value in (-100, 0, 7, 100)]
 
 
-def test_clipped_and_padded_voxels_are_counted_apart() -> None:
+def test_clipped_and_padded_voxels_are_counted_separately() -> None:
     ds = header()
     declare(ds, (-2000, -2000), wrong_sign=True)
-    found = to_hounsfield(np.array([-2000, -2000, -5, 24, 1000], "<i2"), Pixels.of(ds), np.empty(5, np.int16))
-    assert (found.padded, found.clipped) == (2, 1)
+    conversion = to_hounsfield(np.array([-2000, -2000, -5, 24, 1000], "<i2"), Pixels.of(ds), np.empty(5, np.int16))
+    assert (conversion.padded, conversion.clipped) == (2, 1)
 
 
-def test_a_ct_without_rescale_is_taken_as_hu_and_that_is_said() -> None:
+def test_a_ct_without_rescale_is_read_as_hu_and_reported() -> None:
     ds = header()
     del ds.RescaleSlope, ds.RescaleIntercept
     pixels = Pixels.of(ds)
@@ -193,7 +195,7 @@ def test_a_ct_without_rescale_is_taken_as_hu_and_that_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tags", "named"),
+    ("tags", "keyword"),
     [
         ({"RescaleSlope": 0}, "RescaleSlope"),
         ({"BitsStored": 0}, "BitsStored"),
@@ -206,12 +208,12 @@ def test_a_ct_without_rescale_is_taken_as_hu_and_that_is_said() -> None:
         ({"ModalityLUTSequence": [Dataset()]}, "LUTDescriptor"),
     ],
 )
-def test_attributes_that_describe_no_pixel_are_refused_by_name(tags: dict[str, Any], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
+def test_an_invalid_pixel_format_is_refused_with_the_keyword(tags: dict[str, Any], keyword: str) -> None:
+    with pytest.raises(ValueError, match=keyword):
         Pixels.of(header(**tags))
 
 
 @pytest.mark.parametrize("slope", ["1e30", "-1e38", "1e5"])
-def test_hu_that_no_ct_has_are_refused(slope: str) -> None:
+def test_implausible_hu_are_refused(slope: str) -> None:
     with pytest.raises(ValueError, match="HU run from"):
         to_hounsfield(np.array([0, 1000], "<i2"), Pixels.of(header(RescaleSlope=slope)), np.empty(2, np.float32))

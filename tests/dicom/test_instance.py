@@ -1,3 +1,5 @@
+"""Reading one DICOM file: values, headers, damaged files, and objects that are not CT slices."""
+
 from __future__ import annotations
 
 import io
@@ -37,13 +39,13 @@ PATIENT = "Made^Up"
 
 @pytest.fixture
 def volume(volume: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Return a volume in HU, (6, 64, 48): JPEG 2000 takes no smaller images in its usual number of resolutions."""
+    """Return a volume in HU, (6, 64, 48), large enough for the usual number of JPEG 2000 resolution levels."""
     return np.tile(volume, (1, 2, 2))
 
 
 @pytest.fixture
 def write_one(tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]) -> Callable[..., Path]:
-    """Return a writer of one slice of `volume`; tags and `edit` as `write_series` takes them."""
+    """Return a function that writes one slice of `volume`; it takes the arguments of `write_series`."""
 
     def write(**tags: Any) -> Path:
         return write_series(tmp_path, volume[2:3], **tags)[0]
@@ -52,23 +54,23 @@ def write_one(tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int1
 
 
 def read(path: Path) -> tuple[Slice, Dataset]:
-    (found,) = read_slices(path.parent, path.name)
-    assert not isinstance(found, SetAside), found
-    return found[0], pydicom.dcmread(io.BytesIO(found[1]))
+    (result,) = read_slices(path.parent, path.name)
+    assert not isinstance(result, SetAside), result
+    return result[0], pydicom.dcmread(io.BytesIO(result[1]))
 
 
 def set_aside(path: Path) -> SetAside:
-    (found,) = read_slices(path.parent, path.name)
-    assert isinstance(found, SetAside)
-    assert PATIENT not in found.reason
-    return found
+    (result,) = read_slices(path.parent, path.name)
+    assert isinstance(result, SetAside)
+    assert PATIENT not in result.reason
+    return result
 
 
 def stored(volume: NDArray[np.int16]) -> NDArray[np.int64]:
     return volume[2].astype(np.int64) + 1024
 
 
-def test_a_plain_slice_is_read_where_it_lies(write_one: Callable[..., Path], volume: NDArray[np.int16]) -> None:
+def test_an_uncompressed_slice_is_read_in_place(write_one: Callable[..., Path], volume: NDArray[np.int16]) -> None:
     path = write_one()
     entry, header = read(path)
     assert entry.stored.in_place
@@ -90,7 +92,7 @@ def test_a_plain_slice_is_read_where_it_lies(write_one: Callable[..., Path], vol
         JPEGLSLossless,
     ],
 )
-def test_every_transfer_syntax_gives_the_same_values_and_a_header_without_them(
+def test_every_transfer_syntax_gives_the_same_values_and_a_header_without_pixel_data(
     write_one: Callable[..., Path], volume: NDArray[np.int16], syntax: str
 ) -> None:
     path = write_one()
@@ -102,7 +104,7 @@ def test_every_transfer_syntax_gives_the_same_values_and_a_header_without_them(
         if syntax == ExplicitVRBigEndian:
             ds.PixelData = ds.pixel_array.astype(">i2").tobytes()
         ds.file_meta.TransferSyntaxUID = syntax
-        # Values that were never decoded would keep their order of bytes.
+        # Elements that pydicom has not parsed would keep their byte order.
         list(ds.iterall())
         pydicom.dcmwrite(
             path, ds, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=syntax != ExplicitVRBigEndian
@@ -115,7 +117,7 @@ def test_every_transfer_syntax_gives_the_same_values_and_a_header_without_them(
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, None])
-def test_a_file_without_preamble_is_read_and_its_header_gets_one(
+def test_a_file_without_a_preamble_is_read_and_its_header_gets_one(
     write_one: Callable[..., Path], volume: NDArray[np.int16], syntax: str | None
 ) -> None:
     path = write_one()
@@ -131,7 +133,7 @@ def test_a_file_without_preamble_is_read_and_its_header_gets_one(
     assert header.SOPInstanceUID == ds.SOPInstanceUID
 
 
-def test_a_long_header_loses_its_bulk_and_nothing_else(write_one: Callable[..., Path]) -> None:
+def test_only_bulk_data_is_removed_from_a_long_header(write_one: Callable[..., Path]) -> None:
     def fill(ds: Dataset, _: int) -> None:
         ds.add_new(0x60000010, "US", 64)
         ds.add_new(0x60000011, "US", 48)
@@ -146,10 +148,10 @@ def test_a_long_header_loses_its_bulk_and_nothing_else(write_one: Callable[..., 
 
     path = write_one(edit=fill)
     assert path.stat().st_size > HEADER_KEPT_WHOLE
-    (found,) = read_slices(path.parent, path.name)
-    assert not isinstance(found, SetAside)
-    entry, header = found[0], pydicom.dcmread(io.BytesIO(found[1]))
-    assert len(found[1]) < 5000
+    (result,) = read_slices(path.parent, path.name)
+    assert not isinstance(result, SetAside)
+    entry, header = result[0], pydicom.dcmread(io.BytesIO(result[1]))
+    assert len(result[1]) < 5000
     assert 0x60003000 not in header
     assert 0x00091001 not in header
     assert header[0x00091002].value == "short"
@@ -168,17 +170,17 @@ def test_a_short_overlay_stays_in_the_header(write_one: Callable[..., Path]) -> 
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.5, 0.9, 0.999])
-def test_a_truncated_file_is_broken_whereever_it_was_cut(write_one: Callable[..., Path], keep: float) -> None:
+def test_a_file_truncated_anywhere_is_set_aside_as_broken(write_one: Callable[..., Path], keep: float) -> None:
     path = write_one()
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
-    found = set_aside(path)
-    assert found.broken
+    result = set_aside(path)
+    assert result.broken
     if keep > 0.5:
-        assert "truncated" in found.reason
+        assert "truncated" in result.reason
 
 
-def test_every_cut_of_a_file_is_set_aside_without_a_traceback(write_one: Callable[..., Path]) -> None:
+def test_a_file_truncated_at_any_byte_of_its_header_is_set_aside(write_one: Callable[..., Path]) -> None:
     path = write_one()
     content = path.read_bytes()
     header = content.index(b"\xe0\x7f\x10\x00")
@@ -187,7 +189,7 @@ def test_every_cut_of_a_file_is_set_aside_without_a_traceback(write_one: Callabl
         set_aside(path)
 
 
-def test_every_flipped_byte_of_a_header_is_survived(write_one: Callable[..., Path]) -> None:
+def test_a_flipped_byte_anywhere_in_a_header_does_not_crash_the_reader(write_one: Callable[..., Path]) -> None:
     path = write_one()
     content = bytearray(path.read_bytes())
     header = content.index(b"\xe0\x7f\x10\x00")
@@ -195,16 +197,16 @@ def test_every_flipped_byte_of_a_header_is_survived(write_one: Callable[..., Pat
         content[place] ^= 0xFF
         path.write_bytes(content)
         content[place] ^= 0xFF
-        (found,) = read_slices(path.parent, path.name)
-        if isinstance(found, SetAside):
+        (result,) = read_slices(path.parent, path.name)
+        if isinstance(result, SetAside):
             continue
         try:
-            read_values(path.parent, found[0])
+            read_values(path.parent, result[0])
         except ValueError as error:
-            assert PATIENT not in str(error)  # noqa: PT017 - it may raise or not, but never say this
+            assert PATIENT not in str(error)  # noqa: PT017 - an error is optional, but must not show this
 
 
-def test_a_compressed_frame_that_is_damaged_says_so_when_it_is_decoded(write_one: Callable[..., Path]) -> None:
+def test_decoding_a_damaged_compressed_frame_raises_an_error(write_one: Callable[..., Path]) -> None:
     path = write_one()
     ds = pydicom.dcmread(path)
     compress(ds, JPEG2000Lossless)
@@ -213,15 +215,15 @@ def test_a_compressed_frame_that_is_damaged_says_so_when_it_is_decoded(write_one
     path.write_bytes(content[:-400] + bytes(392) + content[-8:])
     entry, _ = read(path)
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"JPEG 2000.*do not decode"):
+    with pytest.raises(ValueError, match=r"JPEG 2000.*cannot be decoded"):
         read_values(path.parent, entry)
 
 
 @pytest.mark.parametrize(
-    ("tags", "named", "broken"),
+    ("tags", "reason", "broken"),
     [
         ({"SOPClassUID": MRImageStorage}, "MR Image Storage", False),
-        ({"SOPClassUID": EnhancedCTImageStorage}, "PerFrameFunctionalGroupsSequence is of 0 frames", True),
+        ({"SOPClassUID": EnhancedCTImageStorage}, "PerFrameFunctionalGroupsSequence has 0 items", True),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer", False),
         ({"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]}, "reformat", False),
         ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, "reformat", False),
@@ -237,45 +239,45 @@ def test_a_compressed_frame_that_is_damaged_says_so_when_it_is_decoded(write_one
         ({"SeriesInstanceUID": None}, "SeriesInstanceUID", True),
     ],
 )
-def test_what_is_no_slice_is_set_aside_by_name(
-    write_one: Callable[..., Path], tags: dict[str, Any], named: str | None, *, broken: bool
+def test_objects_that_are_not_slices_are_set_aside_with_a_reason(
+    write_one: Callable[..., Path], tags: dict[str, Any], reason: str | None, *, broken: bool
 ) -> None:
     def edit(ds: Dataset, _: int) -> None:
         for keyword, value in tags.items():
             setattr(ds, keyword, value)
 
     path = write_one(edit=edit)
-    if named is None:
+    if reason is None:
         assert read(path)[0].tolerated
         return
-    found = set_aside(path)
-    assert named in found.reason
-    assert found.broken == broken
+    result = set_aside(path)
+    assert reason in result.reason
+    assert result.broken == broken
 
 
-def test_a_slice_without_pixel_data_is_broken(write_one: Callable[..., Path]) -> None:
+def test_a_slice_without_pixel_data_is_set_aside_as_broken(write_one: Callable[..., Path]) -> None:
     def edit(ds: Dataset, _: int) -> None:
         del ds.PixelData
 
-    found = set_aside(write_one(edit=edit))
-    assert "PixelData" in found.reason
-    assert found.broken
+    result = set_aside(write_one(edit=edit))
+    assert "PixelData" in result.reason
+    assert result.broken
 
 
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n" + bytes(500), b"not an image", b"<xml/>", bytes(1000)])
-def test_what_is_not_dicom_is_said_to_be_none(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_dicom_is_reported_as_such(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
-    found = set_aside(tmp_path / "file")
-    assert found.reason == "not DICOM"
-    assert not found.broken
+    result = set_aside(tmp_path / "file")
+    assert result.reason == "not DICOM"
+    assert not result.broken
 
 
-def test_an_empty_file_is_broken(tmp_path: Path) -> None:
+def test_an_empty_file_is_set_aside_as_broken(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     assert set_aside(tmp_path / "file").broken
 
 
-def test_monochrome1_changes_no_value_and_is_remarked_on(
+def test_monochrome1_changes_no_value_and_is_reported(
     write_one: Callable[..., Path], volume: NDArray[np.int16]
 ) -> None:
     path = write_one(PhotometricInterpretation="MONOCHROME1")

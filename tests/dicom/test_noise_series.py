@@ -1,4 +1,4 @@
-"""Patch mode as DICOM: the denoised series like any other, and maps of the noise in register with it."""
+"""DICOM output of patch mode: the denoised series, and noise maps registered with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory, write_series: WriteSeries) -> Path:
-    """Return a folder with the source, its matrices, and the DICOM that is made of them."""
+    """Return a folder with the source, its matrices, and the DICOM series written from them."""
     place = tmp_path_factory.mktemp("patches")
     y, x = np.mgrid[-1:1:96j, -1:1:96j]
     chest = np.where(x**2 + y**2 < 0.7, 40.0, -1000.0)
@@ -50,13 +50,13 @@ def hounsfield(image: pydicom.Dataset) -> NDArray[Any]:
     return np.asarray(image.pixel_array * float(image.RescaleSlope) + float(image.RescaleIntercept))
 
 
-def test_the_denoised_series_is_the_denoised_matrix_and_names_what_was_done(written: Path) -> None:
+def test_the_denoised_series_holds_the_denoised_matrix_and_describes_its_derivation(written: Path) -> None:
     store = PatchStore.open(str(written / "denoised.zarr"))
     source = MatrixStore.open(str(written / "matrix.zarr"))
     for column, image in enumerate(images(written / "out")):
         A = source.read_columns(slice(column, column + 1))
         expected = store.read_columns(slice(column, column + 1)).reshape(store.image)
-        # What was below air is given back as it was.
+        # Voxels below AIR keep their original values.
         kept = (A > -1000).reshape(store.image)
         assert np.abs(hounsfield(image) - expected)[kept].max() <= 0.5
         assert image.SeriesDescription == "Chest - SVD of patches"
@@ -64,7 +64,7 @@ def test_the_denoised_series_is_the_denoised_matrix_and_names_what_was_done(writ
         assert image.DerivationCodeSequence[0].CodeValue == "PATCH-SVD"
 
 
-def test_a_map_of_the_noise_holds_sigma_in_hu_on_the_slices_own_grid(written: Path) -> None:
+def test_a_noise_map_holds_sigma_in_hu_on_the_grid_of_the_slice(written: Path) -> None:
     store = PatchStore.open(str(written / "denoised.zarr"))
     sources = images(written / "source")
     for column, image in enumerate(images(written / "noise")):
@@ -73,7 +73,7 @@ def test_a_map_of_the_noise_holds_sigma_in_hu_on_the_slices_own_grid(written: Pa
             assert image[keyword].value == sources[column][keyword].value
 
 
-def test_a_map_of_the_noise_is_not_to_be_taken_for_anatomy(written: Path) -> None:
+def test_a_noise_map_is_marked_as_not_anatomy(written: Path) -> None:
     noise, denoised = images(written / "noise"), images(written / "out")
     assert {tuple(image.ImageType) for image in noise} == {("DERIVED", "SECONDARY", "AXIAL", "NOISE")}
     assert noise[0].SeriesDescription == "Chest - noise sigma (HU)"
@@ -84,17 +84,17 @@ def test_a_map_of_the_noise_is_not_to_be_taken_for_anatomy(written: Path) -> Non
     assert noise[0].SeriesNumber != denoised[0].SeriesNumber
 
 
-def test_a_validator_finds_no_error_in_either(written: Path) -> None:
+def test_both_series_are_valid(written: Path) -> None:
     assert errors(sorted((written / "noise").iterdir()) + sorted((written / "out").iterdir())) == {}
 
 
-def test_the_same_result_gives_the_same_bytes_and_replaces_what_was_there(written: Path) -> None:
+def test_writing_again_gives_the_same_bytes_and_replaces_the_series(written: Path) -> None:
     before = {path.name: path.read_bytes() for path in (written / "out").iterdir()}
     reconstruct_patches(str(written / "denoised.zarr"), written / "out", noise=written / "noise")
     assert {path.name: path.read_bytes() for path in (written / "out").iterdir()} == before
 
 
-def test_the_steps_of_a_map_grow_only_where_sigma_is_beyond_them(written: Path) -> None:
+def test_the_slope_of_a_noise_map_grows_only_with_large_sigma(written: Path) -> None:
     noise = PatchStore.open(str(written / "denoised.zarr")).noise(0)
     assert noise_slope(noise.sigma) == 0.01
     noise.sigma[0, 0, 0] = 2000.0

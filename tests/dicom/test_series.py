@@ -1,3 +1,5 @@
+"""Grouping slices into series: order, gaps, tilt, phases, and series that are not a volume."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 TILTED = (1.0, 0.0, 0.0, 0.0, float(np.cos(np.radians(20))), float(-np.sin(np.radians(20))))
 
 
-def piece(z: float, **changes: Any) -> Slice:
+def slice_at(z: float, **changes: Any) -> Slice:
     return Slice(
         **{
             "file": f"{z}.dcm",
@@ -40,12 +42,12 @@ def piece(z: float, **changes: Any) -> Slice:
 
 
 def stack(heights: list[float], **changes: Any) -> list[Slice]:
-    return [piece(z, **changes) for z in heights]
+    return [slice_at(z, **changes) for z in heights]
 
 
 @st.composite
 def orientations(draw: st.DrawFn) -> tuple[float, ...]:
-    """Draw two directions at a right angle."""
+    """Draw the direction cosines of two perpendicular axes."""
     numbers = draw(st.lists(st.floats(-1, 1), min_size=9, max_size=9))
     Q, _ = np.linalg.qr(np.reshape(numbers, (3, 3)) + 2 * np.eye(3))
     return tuple(float(number) for number in (*Q[:, 0], *Q[:, 1]))
@@ -61,7 +63,7 @@ def test_slices_of_any_orientation_are_ordered_along_their_normal(
 ) -> None:
     normal = np.cross(orientation[:3], orientation[3:])
     slices = [
-        piece(height / 4, ImageOrientationPatient=orientation, ImagePositionPatient=tuple(normal * height / 4))
+        slice_at(height / 4, ImageOrientationPatient=orientation, ImagePositionPatient=tuple(normal * height / 4))
         for height in heights
     ]
     shuffle.shuffle(slices)
@@ -71,13 +73,13 @@ def test_slices_of_any_orientation_are_ordered_along_their_normal(
     assert series.tilt == pytest.approx(0, abs=1e-4)
 
 
-def test_the_names_and_numbers_of_files_do_not_matter() -> None:
-    slices = [piece(z, file=name) for z, name in ((3, "a"), (1, "b"), (2, "c"))]
+def test_the_order_does_not_depend_on_file_names() -> None:
+    slices = [slice_at(z, file=name) for z, name in ((3, "a"), (1, "b"), (2, "c"))]
     (series,) = arrange(slices)
     assert [entry.file for entry in series.slices] == ["b", "c", "a"]
 
 
-def test_a_missing_slice_is_a_gap_with_its_place_and_size() -> None:
+def test_missing_slices_are_reported_as_a_gap_with_position_and_number() -> None:
     (series,) = arrange(stack([0, 2.5, 5, 12.5, 15]))
     (gap,) = series.gaps
     assert (gap.after, gap.before, gap.missing) == (5, 12.5, 2)
@@ -85,70 +87,70 @@ def test_a_missing_slice_is_a_gap_with_its_place_and_size() -> None:
     assert series.tolerated == ()
 
 
-def test_uneven_spacing_is_remarked_on() -> None:
+def test_varying_spacing_is_reported() -> None:
     (series,) = arrange(stack([0, 1, 2, 3.3, 4.3]))
     assert series.gaps == ()
     assert any("spacing varies, from 1.000 to 1.300 mm" in remark for remark in series.tolerated)
 
 
-def test_rounded_positions_are_even_spacing() -> None:
+def test_rounded_positions_count_as_even_spacing() -> None:
     (series,) = arrange(stack([round(-100 + 0.6249 * z, 2) for z in range(20)]))
     assert series.tolerated == ()
 
 
-def test_one_slice_is_a_series_and_is_remarked_on() -> None:
+def test_a_single_slice_is_a_series_and_is_reported() -> None:
     (series,) = arrange(stack([7]))
     assert series.spacing == 0
     assert series.tilt == 0
     assert any("one slice" in remark for remark in series.tolerated)
 
 
-def test_a_tilted_gantry_is_measured() -> None:
-    # The table moves along z while the slices lean by 20 degrees.
+def test_the_gantry_tilt_is_measured() -> None:
+    # The table moves along z, and the slices are tilted by 20 degrees.
     (series,) = arrange(stack([0, 5, 10], ImageOrientationPatient=TILTED))
     assert series.tilt == pytest.approx(20)
     assert series.spacing == pytest.approx(5 * np.cos(np.radians(20)))
-    assert any("tilted, by 20.0 degrees" in remark for remark in series.tolerated)
+    assert any("tilted by 20.0 degrees" in remark for remark in series.tolerated)
 
 
-def test_series_are_told_apart_and_ordered_by_number() -> None:
+def test_series_are_separated_by_uid_and_ordered_by_number() -> None:
     slices = stack([0, 1], SeriesInstanceUID="1.2.9", SeriesNumber=2) + stack([5, 6], SeriesNumber=10)
     assert [series.SeriesInstanceUID for series in arrange(slices)] == ["1.2.9", "1.2.3"]
 
 
-def test_two_orientations_in_a_series_are_refused_with_two_files() -> None:
-    slices = [*stack([0, 1, 2]), piece(3, file="scout", ImageOrientationPatient=(1.0, 0.0, 0.0, 0.0, 0.0, -1.0))]
+def test_two_orientations_in_a_series_are_refused_with_an_example_of_each() -> None:
+    slices = [*stack([0, 1, 2]), slice_at(3, file="scout", ImageOrientationPatient=(1.0, 0.0, 0.0, 0.0, 0.0, -1.0))]
     with pytest.raises(CtbasisError, match="two orientations") as caught:
         arrange(slices)
     assert "0.dcm" in str(caught.value)
     assert "scout" in str(caught.value)
 
 
-def test_rounded_cosines_are_one_orientation() -> None:
-    arrange([piece(0), piece(1, ImageOrientationPatient=(0.9999, 0.0, 0.0, 0.0004, 1.0, 0.0))])
+def test_rounded_direction_cosines_count_as_one_orientation() -> None:
+    arrange([slice_at(0), slice_at(1, ImageOrientationPatient=(0.9999, 0.0, 0.0, 0.0004, 1.0, 0.0))])
 
 
-def test_two_slices_at_one_position_are_refused_with_both_files() -> None:
-    slices = [*stack([0, 1, 2]), piece(1.0, file="second phase", SOPInstanceUID="1.2.4")]
+def test_two_slices_at_the_same_position_are_refused_with_both_files() -> None:
+    slices = [*stack([0, 1, 2]), slice_at(1.0, file="second phase", SOPInstanceUID="1.2.4")]
     with pytest.raises(CtbasisError, match="several slices at one position") as caught:
         arrange(slices)
     assert "second phase" in str(caught.value)
 
 
-def test_mixed_sizes_in_a_series_are_refused_with_both() -> None:
+def test_different_sizes_in_a_series_are_refused_with_both_sizes() -> None:
     with pytest.raises(CtbasisError, match=r"8 x 8 .* 8 x 16"):
-        arrange([*stack([0, 1]), piece(2, Columns=16)])
+        arrange([*stack([0, 1]), slice_at(2, Columns=16)])
 
 
-def test_series_of_different_sizes_are_refused_and_selecting_is_explained() -> None:
+def test_series_of_different_sizes_are_refused_with_a_remedy() -> None:
     with pytest.raises(CtbasisError, match=r"8 x 8 .* 16 x 16") as caught:
         arrange(stack([0, 1]) + stack([0, 1], SeriesInstanceUID="1.2.9", Rows=16, Columns=16))
     assert "select the series" in str(caught.value)
 
 
-def test_copies_of_an_instance_are_set_aside_and_two_of_one_uid_elsewhere_are_not() -> None:
-    first, copy = piece(1.0), piece(1.0, file="copy")
-    other = piece(2.0, SOPInstanceUID=first.SOPInstanceUID)
+def test_copies_are_set_aside_but_not_slices_with_equal_uids_at_other_positions() -> None:
+    first, copy = slice_at(1.0), slice_at(1.0, file="copy")
+    other = slice_at(2.0, SOPInstanceUID=first.SOPInstanceUID)
     kept, aside = set_copies_aside([first, copy, other])
     assert kept == [first, other]
     assert [(entry.file, entry.twin, entry.broken) for entry in aside] == [("copy", "1.0.dcm", False)]
@@ -158,7 +160,7 @@ def test_copies_of_an_instance_are_set_aside_and_two_of_one_uid_elsewhere_are_no
 
 def phases(trait: str, values: list[str], heights: list[float]) -> list[Slice]:
     return [
-        piece(z, traits=((trait, value),), file=f"{value}-{z}", SOPInstanceUID=f"{value}.{z}")
+        slice_at(z, traits=((trait, value),), file=f"{value}-{z}", SOPInstanceUID=f"{value}.{z}")
         for value in values
         for z in heights
     ]
@@ -167,47 +169,47 @@ def phases(trait: str, values: list[str], heights: list[float]) -> list[Slice]:
 @pytest.mark.parametrize(
     "trait", ["ConvolutionKernel", "NominalPercentageOfCardiacPhase", "TemporalPositionIndex", "StackID"]
 )
-def test_phases_and_kernels_of_one_series_are_told_apart_wherever_their_slices_lie(trait: str) -> None:
+def test_phases_and_kernels_are_separated_at_equal_and_at_different_positions(trait: str) -> None:
     for shift in (0.0, 2.5):
         slices = phases(trait, ["a"], [0, 5, 10]) + phases(trait, ["b"], [shift, shift + 5, shift + 10])
-        found = arrange(slices)
-        assert [series.part for series in found] == [f"{trait} a", f"{trait} b"]
-        assert [series.spacing for series in found] == [5, 5]
-        assert all("told apart" in str(series.tolerated) for series in found)
+        parts = arrange(slices)
+        assert [series.part for series in parts] == [f"{trait} a", f"{trait} b"]
+        assert [series.spacing for series in parts] == [5, 5]
+        assert all("separated from other slices" in str(series.tolerated) for series in parts)
 
 
 @pytest.mark.parametrize("trait", ["AcquisitionNumber", "KVP", "ImageType", "TriggerTime"])
-def test_acquisitions_of_one_series_are_told_apart_where_they_overlap_and_only_there(trait: str) -> None:
+def test_acquisitions_are_separated_only_if_they_overlap(trait: str) -> None:
     assert [series.part != "" for series in arrange(phases(trait, ["1", "2"], [0, 5, 10]))] == [True, True]
     step_and_shoot = phases(trait, ["1"], [0, 5, 10]) + phases(trait, ["2"], [15, 20])
     (series,) = arrange(step_and_shoot)
     assert (series.part, len(series.slices)) == ("", 5)
 
 
-def test_a_time_tells_acquisitions_apart_and_is_not_repeated() -> None:
-    found = arrange(phases("AcquisitionTime", ["101500", "101600"], [0, 5, 10]))
-    assert [series.part for series in found] == ["another AcquisitionTime"] * 2
+def test_acquisitions_are_separated_by_time_without_repeating_the_time() -> None:
+    parts = arrange(phases("AcquisitionTime", ["101500", "101600"], [0, 5, 10]))
+    assert [series.part for series in parts] == ["another AcquisitionTime"] * 2
 
 
-def test_a_trait_that_numbers_slices_tells_no_phases() -> None:
-    slices = [piece(z, traits=(("TemporalPositionIndex", str(z)),)) for z in (0.0, 5.0, 10.0)]
+def test_a_trait_that_numbers_the_slices_does_not_split_a_series() -> None:
+    slices = [slice_at(z, traits=(("TemporalPositionIndex", str(z)),)) for z in (0.0, 5.0, 10.0)]
     (series,) = arrange(slices)
     assert series.part == ""
 
 
-def test_a_trait_that_would_tear_a_series_into_gaps_tells_nothing() -> None:
-    # Two slices at every place, and a trait that goes its own way.
+def test_a_trait_that_would_leave_gaps_does_not_split_a_series() -> None:
+    # Two slices at every position, and a trait that is unrelated to the positions.
     slices = [
-        piece(z, traits=(("AcquisitionNumber", str((index + turn * (index > 3)) % 2)),), file=f"{turn}-{z}")
+        slice_at(z, traits=(("AcquisitionNumber", str((index + turn * (index > 3)) % 2)),), file=f"{turn}-{z}")
         for turn in (0, 1)
         for index, z in enumerate([0.0, 5.0, 10.0, 15.0, 20.0, 25.0])
     ]
-    with pytest.raises(CtbasisError, match="nothing tells them apart"):
+    with pytest.raises(CtbasisError, match="no attribute separates them"):
         arrange(slices)
 
 
 @given(st.sets(st.integers(1, 38), max_size=9), st.floats(0.3, 5))
-def test_no_slice_is_lost_and_gaps_count_what_is_missing(missing: set[int], spacing: float) -> None:
+def test_no_slice_is_lost_and_gaps_count_the_missing_slices(missing: set[int], spacing: float) -> None:
     heights = [height * spacing for height in range(40) if height not in missing]
     (series,) = arrange(stack(heights))
     assert len(series.slices) == len(heights)

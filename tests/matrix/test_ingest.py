@@ -480,8 +480,8 @@ def test_a_file_that_crashes_its_process_costs_one_slice(
 ) -> None:
     write_series(folder, volume)
     fail_at("slice-0002.dcm", FAILURES[ending], patched, name, monkeypatch)
-    monkeypatch.setattr(limits_module, "CPU_SECONDS", 0.5)
-    monkeypatch.setattr(limits_module, "MEMORY", 1 << 30)
+    monkeypatch.setattr(limits_module, "MAX_CPU_SECONDS", 0.5)
+    monkeypatch.setattr(limits_module, "MAX_MEMORY_BYTES", 1 << 30)
     result = Ingested(folder, tmp_path)
     np.testing.assert_array_equal(result.hu, as_columns(np.delete(volume, 2, axis=0)))
     (aside,) = result.qc["set_aside"]
@@ -496,7 +496,7 @@ def test_a_source_that_crashes_every_process_is_refused(
     write_series(folder, volume)
     monkeypatch.setattr(ingest_module, "read_slices", lambda *_: os.kill(os.getpid(), signal.SIGSEGV))
     assert "no CT image" in refusal(folder, tmp_path)
-    monkeypatch.setattr(ingest_module, "Workers", partial(Workers, most_losses=3))
+    monkeypatch.setattr(ingest_module, "Workers", partial(Workers, max_crashes=3))
     assert "worker processes of the matrix step died" in refusal(folder, tmp_path)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from ctbasis.dicom.lossless import SYNTAXES
+from ctbasis.dicom.compression import SYNTAXES
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix import store as store_module
 from ctbasis.steps.reconstruct import reconstruct

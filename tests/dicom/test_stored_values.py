@@ -1,4 +1,4 @@
-"""HU to stored values: half a stored unit at most is lost, whatever the source's format was."""
+"""Conversion of HU to stored values: the error is at most half a stored unit for any format of the source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydicom.valuerep import DSfloat
 
 from ctbasis.dicom.hounsfield import Pixels
-from ctbasis.dicom.stored import SIGNED, UNSIGNED, Stored, spread, store
+from ctbasis.dicom.stored_values import SIGNED, UNSIGNED, StoredImage, to_full_range, to_stored_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,14 +28,14 @@ formats = st.builds(
 )
 
 
-def hounsfield(image: Stored) -> NDArray[np.float64]:
+def hounsfield(image: StoredImage) -> NDArray[np.float64]:
     return image.values * np.float64(image.RescaleSlope) + image.RescaleIntercept
 
 
 @given(formats, st.data())
-def test_every_stored_value_survives_the_way_to_hu_and_back(pixels: Pixels, data: st.DataObject) -> None:
+def test_conversion_to_hu_and_back_restores_every_stored_value(pixels: Pixels, data: st.DataObject) -> None:
     values = np.array(data.draw(st.lists(st.integers(*pixels.stored_range), min_size=1)))
-    image = store(values * pixels.RescaleSlope + pixels.RescaleIntercept, pixels)
+    image = to_stored_values(values * pixels.RescaleSlope + pixels.RescaleIntercept, pixels)
     np.testing.assert_allclose(hounsfield(image), values * pixels.RescaleSlope + pixels.RescaleIntercept, atol=1e-9)
     if pixels.padding is None:
         assert image.values.tolist() == values.tolist()
@@ -43,22 +43,22 @@ def test_every_stored_value_survives_the_way_to_hu_and_back(pixels: Pixels, data
 
 
 @given(formats, st.lists(st.floats(-1e6, 1e6, width=32), min_size=1))
-def test_no_hu_is_off_by_more_than_half_a_stored_unit(pixels: Pixels, hu: list[float]) -> None:
-    image = store(np.array(hu, np.float32), pixels)
+def test_the_error_of_any_hu_is_at_most_half_a_stored_unit(pixels: Pixels, hu: list[float]) -> None:
+    image = to_stored_values(np.array(hu, np.float32), pixels)
     error = np.abs(hounsfield(image) - np.array(hu, np.float32).astype(np.float64)).max()
     assert error <= abs(image.RescaleSlope) / 2 * (1 + 1e-9) + 1e-9
 
 
 @given(formats, st.lists(st.floats(-2000, 4000, width=32), min_size=1))
-def test_hu_of_a_body_keep_the_source_s_slope(pixels: Pixels, hu: list[float]) -> None:
-    image = store(np.array(hu, np.float32), pixels)
+def test_hu_of_a_body_keep_the_rescale_slope_of_the_source(pixels: Pixels, hu: list[float]) -> None:
+    image = to_stored_values(np.array(hu, np.float32), pixels)
     if 65535 * abs(pixels.RescaleSlope) > 75_000:
         assert image.RescaleSlope == pixels.RescaleSlope
 
 
 @given(formats, st.lists(st.floats(-1e6, 1e6, width=32), min_size=1))
-def test_slope_and_intercept_are_what_their_ds_of_16_characters_says(pixels: Pixels, hu: list[float]) -> None:
-    for image in (store(np.array(hu, np.float32), pixels), spread(np.array(hu, np.float32))):
+def test_slope_and_intercept_are_exactly_representable_as_ds(pixels: Pixels, hu: list[float]) -> None:
+    for image in (to_stored_values(np.array(hu, np.float32), pixels), to_full_range(np.array(hu, np.float32))):
         for number in (image.RescaleSlope, image.RescaleIntercept):
             text = str(DSfloat(number, auto_format=True))
             assert len(text) <= 16
@@ -66,9 +66,9 @@ def test_slope_and_intercept_are_what_their_ds_of_16_characters_says(pixels: Pix
 
 
 @given(st.lists(st.floats(-1e5, 1e5, width=32), min_size=2, max_size=50))
-def test_an_image_without_a_source_uses_all_its_bits(hu: list[float]) -> None:
+def test_a_computed_image_uses_the_full_range(hu: list[float]) -> None:
     values = np.array(hu, np.float32)
-    image = spread(values)
+    image = to_full_range(values)
     span = float(values.max()) - float(values.min())
     assert np.abs(hounsfield(image) - values).max() <= abs(image.RescaleSlope) / 2 * (1 + 1e-6) + 1e-9
     if span > 1e-3:
@@ -85,35 +85,35 @@ def test_an_image_without_a_source_uses_all_its_bits(hu: list[float]) -> None:
         (12, 0, (0, 3), SIGNED),
     ],
 )
-def test_the_slices_of_a_series_are_alike_whatever_they_hold(
+def test_all_slices_of_a_series_get_the_same_format(
     bits: int, signed: int, padding: tuple[int, int] | None, dtype: Any
 ) -> None:
     pixels = Pixels(16, bits, bits - 1, signed, RescaleIntercept=-1024.0, padding=padding)
     for hu in ([-1000.0, 40.0], [-1024.0, 3071.0], [0.0, 0.0]):
-        image = store(np.array(hu), pixels)
+        image = to_stored_values(np.array(hu), pixels)
         assert (image.values.dtype, image.RescaleSlope, image.RescaleIntercept) == (dtype, 1.0, -1024.0)
         assert image.padding == padding
 
 
-def test_padding_beyond_the_stored_bits_stays_padding() -> None:
+def test_padding_outside_of_bits_stored_is_kept() -> None:
     pixels = Pixels(16, 12, 11, 0, RescaleIntercept=-1024.0, padding=(63536, 63536))
-    image = store(np.array([62512.0, 2000.0]), pixels)
+    image = to_stored_values(np.array([62512.0, 2000.0]), pixels)
     assert image.values.tolist() == [63536, 3024]
     assert image.padding == (63536, 63536)
 
 
-def test_padding_follows_when_the_intercept_has_to_move() -> None:
+def test_padding_is_adjusted_when_the_intercept_changes() -> None:
     pixels = Pixels(16, 16, 15, 0, RescaleIntercept=-1024.0, padding=(0, 0))
-    image = store(np.array([-1024.0, -1500.0, 60_000.0]), pixels)
+    image = to_stored_values(np.array([-1024.0, -1500.0, 60_000.0]), pixels)
     assert image.RescaleSlope == 1
     np.testing.assert_array_equal(hounsfield(image), [-1024, -1500, 60_000])
     assert image.padding == (image.values[0], image.values[0])
 
 
-def test_32_bits_become_16_in_steps_as_small_as_they_can_be() -> None:
+def test_32_bit_values_are_stored_in_16_bits_with_the_smallest_possible_slope() -> None:
     pixels = Pixels(32, 32, 31, 1, RescaleSlope=1.0)
-    exact = store(np.array([-70_000.0, -10_000.0]), pixels)
-    assert hounsfield(exact).tolist() == [-70_000, -10_000]
-    coarse = store(np.array([-100_000.0, 0.0, 100_000.0]), pixels)
+    representable = to_stored_values(np.array([-70_000.0, -10_000.0]), pixels)
+    assert hounsfield(representable).tolist() == [-70_000, -10_000]
+    coarse = to_stored_values(np.array([-100_000.0, 0.0, 100_000.0]), pixels)
     assert coarse.RescaleSlope == pytest.approx(200_000 / 65_533, rel=1e-6)
     assert np.abs(hounsfield(coarse) - [-100_000, 0, 100_000]).max() <= coarse.RescaleSlope / 2 * (1 + 1e-9)

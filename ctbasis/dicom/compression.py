@@ -26,7 +26,7 @@ MIN_JPEG2000_SIZE = 32
 
 
 _ENCODER_LOCK = Lock()
-"""pylibjpeg-openjpeg 2.6 crashes if two encoders run concurrently, as it calls back into Python, which may switch threads."""
+"""pylibjpeg-openjpeg 2.6 crashes if two encoders run concurrently: it calls Python, which lets another thread run."""
 
 
 def check_compression(name: str, image: tuple[int, int]) -> None:
