@@ -1,4 +1,4 @@
-"""An error crosses from the log of a step's process to the process that started it, complete and without other lines."""
+"""An error crosses from a step's log to the process that started the step, complete and without other lines."""
 
 from __future__ import annotations
 

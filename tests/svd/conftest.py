@@ -1,4 +1,4 @@
-"""Matrices in real stores."""
+"""Fixtures: matrices in real stores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def write_matrix(uri: str, A: NDArray[Any]) -> MatrixStore:
-    """Put A, (m, n), into a matrix store of one series, nothing set aside."""
+    """Write A, (m, n), to a matrix store of one series in which no voxel is set aside."""
     m, n = A.shape
     writer = MatrixWriter.create(uri, image=(m, 1), cols=n, dtype=A.dtype)
     for start in range(0, n, COLUMN_CHUNK):
@@ -32,7 +32,7 @@ def write_matrix(uri: str, A: NDArray[Any]) -> MatrixStore:
 
 @pytest.fixture
 def store_matrix(tmp_path: Path) -> Callable[..., MatrixStore]:
-    """Return a function that puts an array into a matrix store and opens it."""
+    """Return a function that writes an array to a matrix store and opens the store."""
 
     def store(A: NDArray[Any], *, name: str = "matrix.zarr") -> MatrixStore:
         return write_matrix(str(tmp_path / name), A)

@@ -1,4 +1,4 @@
-"""The engines on NumPy blocks hold the theorems, say how wrong they are, and agree wherever they run."""
+"""The block engines meet the theorems' error bounds, report their errors, and give the same factors."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ METHODS = ["exact", "randomized", "single-pass"]
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let stores have the smallest row blocks there are, 256 rows, so that small matrices have several."""
+    """Give stores the smallest possible row blocks, 256 rows, so that small matrices have several."""
     monkeypatch.setattr(store, "BLOCK_ELEMENTS", 1)
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """Start Ray once: its processes take a while."""
+    """Start Ray once for all tests, since its processes start slowly."""
     from ctbasis.svd.engines import ray
 
     with ray.connected(""):
@@ -58,7 +58,7 @@ def ray_cluster() -> Iterator[None]:
     ]
 )
 def distributed(request: pytest.FixtureRequest) -> str:
-    """Return the name of an engine that is not in this process alone, ready to run."""
+    """Return the name of an engine with several processes or threads, ready to run."""
     fixture = {"spark": "spark_application", "ray": "ray_cluster"}.get(request.param)
     if fixture:
         request.getfixturevalue(fixture)
@@ -86,7 +86,7 @@ def factored(
     memory: int = 0,
     dtype: str = "float64",
 ) -> tuple[FactorStore, NDArray[Any], Spectrum]:
-    """Factor and return the store, U as a whole, and what the engine returned."""
+    """Factor `matrix`; return the factor store, the whole U, and the engine's return value."""
     plan = plan_factorization(
         engine=engine,
         rows=matrix.rows,
@@ -110,72 +110,75 @@ def tail(s: NDArray[np.float64], k: int) -> float:
     return float(np.sqrt((s[k:] ** 2).sum()))
 
 
-def orthonormality(Q: NDArray[Any]) -> float:
+def orthonormality_error(Q: NDArray[Any]) -> float:
+    """Return ||Q^T Q - I||_2."""
     return float(np.linalg.norm(Q.T @ Q - np.eye(Q.shape[1]), 2))
 
 
 @pytest.mark.parametrize("ratio", [1e-3, 1e-8, 1e-12])
 @pytest.mark.parametrize("method", ["exact", "randomized"])
-def test_singular_values_are_right_down_to_the_ratio_that_is_promised(
+def test_singular_values_are_accurate_down_to_the_guaranteed_ratio(
     method: str, ratio: float, store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     n, k = 24, 24
     s = 1e5 * np.geomspace(1, ratio, n)
     factors, U, spectrum = factored(store_matrix(with_spectrum(900, s)), tmp_path / "f", rank=k, method=method)
     assert spectrum.accuracy is not None
-    # Relative to sigma_k itself: 1e-9 by Gram at 1e-3, and eps / ratio by orthogonal transformations.
+    # Relative error of sigma_k: 1e-9 by the Gram matrix at 1e-3, and eps / ratio by orthogonal transformations.
     np.testing.assert_allclose(spectrum.s, s, rtol=max(1e-8, 40 * n * EPS / ratio))
-    assert orthonormality(U) < 1e-8
-    assert orthonormality(factors.V) < 1e-13
+    assert orthonormality_error(U) < 1e-8
+    assert orthonormality_error(factors.V) < 1e-13
     assert np.linalg.norm(with_spectrum(900, s) - U @ factors.weights.T) < 1e-12 * s[0] * n
     if method == "exact":
         assert spectrum.accuracy.valid_to < max(ratio, 1e-12) * 1.001
 
 
-def test_what_is_below_the_resolution_is_zero_and_the_basis_is_whole(store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_singular_values_below_the_resolution_are_zero_and_the_basis_is_complete(
+    store_matrix: StoreMatrix, tmp_path: Path
+) -> None:
     s = 1e5 * np.geomspace(1, 1e-18, 24)
     factors, U, spectrum = factored(store_matrix(with_spectrum(900, s)), tmp_path / "f", rank=24, method="exact")
     zeros = int(np.count_nonzero(spectrum.s == 0))
     assert zeros == np.count_nonzero(s < 4 * 24 * EPS * s[0])
     assert f"{zeros} of the 24 singular values are zero" in spectrum.note
-    assert orthonormality(U) < 1e-13
-    assert orthonormality(factors.V) < 1e-13
+    assert orthonormality_error(U) < 1e-13
+    assert orthonormality_error(factors.V) < 1e-13
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (5, 9), (300, 2), (257, 40), (40, 257), (600, 31)])
 @pytest.mark.parametrize("dtype", ["int16", "float32"])
-def test_every_shape_and_dtype_gives_an_svd(
+def test_every_shape_and_dtype_gives_the_optimal_rank_k_error(
     method: str, shape: tuple[int, int], dtype: str, store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     A = np.random.default_rng(2).integers(-1000, 3000, shape).astype(dtype)
     k = min(3, *shape)
     factors, U, _ = factored(store_matrix(A), tmp_path / "f", rank=k, method=method, oversample=50, power_iters=2)
     s = np.linalg.svd(A.astype(float), compute_uv=False)
-    # p leaves nothing out but where there are more than 53 columns of noise.
+    # k + p = 53 directions span the whole row space, unless both m and n are larger.
     slack = 1.1 if min(shape) > 53 else 1 + 1e-9
     assert np.linalg.norm(A - U @ factors.weights.T) <= slack * tail(s, k) + 1e-9 * s[0]
-    assert orthonormality(U) < 1e-7
-    assert orthonormality(factors.V) < 1e-9
+    assert orthonormality_error(U) < 1e-7
+    assert orthonormality_error(factors.V) < 1e-9
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("values", [np.zeros((600, 6)), np.full((600, 6), -1000.0)])
-def test_a_matrix_of_zeros_or_of_air_has_orthonormal_bases_too(
+def test_a_matrix_of_zeros_or_of_air_has_orthonormal_bases(
     method: str, values: NDArray[Any], store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     factors, U, _ = factored(store_matrix(values), tmp_path / "f", rank=4, method=method)
-    assert orthonormality(U) < 1e-12
-    assert orthonormality(factors.V) < 1e-12
+    assert orthonormality_error(U) < 1e-12
+    assert orthonormality_error(factors.V) < 1e-12
     np.testing.assert_allclose(U @ factors.weights.T, values, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", ["int16", "float32"])
-def test_values_on_disk_are_taken_for_the_float64_that_they_are(
+def test_a_matrix_gives_the_same_factors_in_its_dtype_on_disk_and_in_float64(
     method: str, dtype: str, store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
-    # More rows than a piece and an odd number of columns, so that pieces are cut and one is short.
+    # More rows than a panel and an odd number of columns: several panels, and the last is shorter.
     A = np.random.default_rng(0).integers(-1000, 3000, (3 * 256 + 7, 41)).astype(dtype)
     narrow, U, _ = factored(store_matrix(A), tmp_path / "f", rank=6, method=method)
     wide, U_wide, _ = factored(store_matrix(A.astype(float), name="wide.zarr"), tmp_path / "g", rank=6, method=method)
@@ -184,22 +187,22 @@ def test_values_on_disk_are_taken_for_the_float64_that_they_are(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_one_thread_and_many_give_the_same_bits(
+def test_the_factors_are_the_same_bits_for_any_number_of_threads(
     method: str, store_matrix: StoreMatrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     matrix = store_matrix(with_spectrum(5000, 1e4 / np.arange(1, 41)))
-    found = []
+    runs = []
     for threads in (1, 2, 7):
         monkeypatch.setattr(numpy, "available_cpus", lambda threads=threads: threads)
         factors, U, _ = factored(matrix, tmp_path / "f", rank=6, method=method)
-        found.append((U, factors.s, factors.V))
-    for other in found[1:]:
-        for one, same in zip(other, found[0], strict=True):
-            np.testing.assert_array_equal(one, same)
+        runs.append((U, factors.s, factors.V))
+    for run in runs[1:]:
+        for array, expected in zip(run, runs[0], strict=True):
+            np.testing.assert_array_equal(array, expected)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_slice_of_zeros_weighs_nothing_and_repeated_slices_weigh_the_same(
+def test_a_slice_of_zeros_has_zero_weights_and_equal_slices_have_equal_weights(
     method: str, store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     A = np.random.default_rng(3).integers(-1000, 3000, (600, 6)).astype("int16")
@@ -208,7 +211,7 @@ def test_a_slice_of_zeros_weighs_nothing_and_repeated_slices_weigh_the_same(
     assert np.count_nonzero(factors.s > 1e-6 * factors.s[0]) == 4
     assert np.abs(factors.weights[2]).max() < 1e-8 * factors.s[0]
     np.testing.assert_allclose(factors.weights[1], factors.weights[5], atol=1e-8 * factors.s[0])
-    assert orthonormality(U) < 1e-7
+    assert orthonormality_error(U) < 1e-7
     np.testing.assert_allclose(U @ factors.weights.T, A, atol=1e-6 * factors.s[0])
 
 
@@ -222,7 +225,7 @@ def test_the_randomized_error_is_within_the_bound_of_halko_martinsson_and_tropp(
     factors, U, _ = factored(
         store_matrix(A), tmp_path / "f", rank=k, oversample=p, power_iters=power_iters, method="randomized"
     )
-    # Theorem 10.5 bounds the expectation for the k + p directions without power iterations, before they are cut to k.
+    # Theorem 10.5 bounds the expected error of k + p directions without power iterations, before the truncation to k.
     expected = np.sqrt(1 + k / (p - 1)) * tail(s, k)
     assert tail(s, k) <= np.linalg.norm(A - U @ factors.weights.T) * (1 + 1e-12)
     assert np.linalg.norm(A - U @ factors.weights.T) <= 1.05 * expected
@@ -231,7 +234,9 @@ def test_the_randomized_error_is_within_the_bound_of_halko_martinsson_and_tropp(
 
 
 @pytest.mark.parametrize("method", ["randomized", "single-pass"])
-def test_a_seed_is_a_run_and_another_seed_another(method: str, store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_factors_and_other_seeds_give_others(
+    method: str, store_matrix: StoreMatrix, tmp_path: Path
+) -> None:
     matrix = store_matrix(with_spectrum(700, 1e4 / np.arange(1, 41)))
     runs = [
         factored(matrix, tmp_path / "f", rank=5, oversample=2, power_iters=0, seed=seed, method=method)
@@ -242,10 +247,12 @@ def test_a_seed_is_a_run_and_another_seed_another(method: str, store_matrix: Sto
     assert np.abs(runs[0][0].s - runs[2][0].s).max() > 1e-6
 
 
-def test_a_drawn_seed_is_named_and_gives_the_run_again(store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_the_note_names_a_randomly_drawn_seed_and_the_seed_repeats_the_run(
+    store_matrix: StoreMatrix, tmp_path: Path
+) -> None:
     matrix = store_matrix(with_spectrum(700, 1e4 / np.arange(1, 41)))
-    first, _, drawn = factored(matrix, tmp_path / "f", rank=5, seed=None, method="randomized")
-    seed = int(drawn.note.partition("seed ")[2].partition(";")[0])
+    first, _, spectrum = factored(matrix, tmp_path / "f", rank=5, seed=None, method="randomized")
+    seed = int(spectrum.note.partition("seed ")[2].partition(";")[0])
     again, _, _ = factored(matrix, tmp_path / "g", rank=5, seed=seed, method="randomized")
     np.testing.assert_array_equal(first.V, again.V)
 
@@ -253,26 +260,26 @@ def test_a_drawn_seed_is_named_and_gives_the_run_again(store_matrix: StoreMatrix
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rank", [3, 39, 40])
 @pytest.mark.parametrize("method", METHODS)
-def test_the_report_says_the_residual_and_bounds_the_rest(
+def test_the_error_report_contains_the_residual_and_upper_bounds_of_the_other_errors(
     method: str, rank: int, dtype: str, store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     A = with_spectrum(700, 1e4 / np.arange(1, 41))
     factors, U, spectrum = factored(
         store_matrix(A), tmp_path / "f", rank=rank, oversample=2, power_iters=0, method=method, dtype=dtype
     )
-    said = spectrum.accuracy
-    assert said is not None
-    assert factors.accuracy == vars(said)
+    report = spectrum.accuracy
+    assert report is not None
+    assert factors.accuracy == vars(report)
     E = A - np.asarray(U, float) @ factors.weights.T
-    assert said.norm == pytest.approx(np.linalg.norm(A))
-    assert said.residual == pytest.approx(np.linalg.norm(E), abs=said.rounding + 1e-7 * np.linalg.norm(A))
-    assert np.linalg.norm(E, 2) <= said.spectral_error + said.rounding
-    assert orthonormality(np.asarray(U, float)) <= said.basis_error + 1e-15
-    assert said.weights_error == pytest.approx(orthonormality(factors.V))
-    assert said.ratio == pytest.approx(spectrum.s[-1] / spectrum.s[0])
+    assert report.norm == pytest.approx(np.linalg.norm(A))
+    assert report.residual == pytest.approx(np.linalg.norm(E), abs=report.rounding + 1e-7 * np.linalg.norm(A))
+    assert np.linalg.norm(E, 2) <= report.spectral_error + report.rounding
+    assert orthonormality_error(np.asarray(U, float)) <= report.basis_error + 1e-15
+    assert report.weights_error == pytest.approx(orthonormality_error(factors.V))
+    assert report.ratio == pytest.approx(spectrum.s[-1] / spectrum.s[0])
 
 
-def test_the_bound_by_random_vectors_fails_no_more_often_than_it_says() -> None:
+def test_the_bound_from_random_vectors_fails_as_often_as_stated() -> None:
     rng = np.random.default_rng(0)
     E = np.diag(np.concatenate([[1.0], np.full(9, 1e-3)]))
     failure, trials = 0.1, 2000
@@ -281,39 +288,37 @@ def test_the_bound_by_random_vectors_fails_no_more_often_than_it_says() -> None:
     assert 0.07 < missed / trials < 0.13
 
 
-def test_the_bound_through_the_normal_matrix_is_the_sharper_one() -> None:
+def test_the_bound_from_the_normal_matrix_is_the_sharper_one() -> None:
     rng = np.random.default_rng(0)
     E = np.diag(1.0 / np.arange(1, 200))
     w = rng.standard_normal((199, accuracy.PROBE_COUNT))
     assert 1 <= accuracy.normal_norm_bound(E.T @ E @ w) < accuracy.norm_bound(E @ w) / 2
 
 
-def test_passes_are_as_few_as_the_method_needs(store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_each_method_needs_the_stated_number_of_passes(store_matrix: StoreMatrix, tmp_path: Path) -> None:
     matrix = store_matrix(with_spectrum(700, 1e4 / np.arange(1, 41)))
     passes = {}
     for name in METHODS:
-        said = factored(matrix, tmp_path / "f", rank=5, power_iters=2, method=name)[2].accuracy
-        assert said is not None
-        passes[name] = said.passes
-        assert said.bytes_read <= said.passes * 700 * 40 * 8
+        report = factored(matrix, tmp_path / "f", rank=5, power_iters=2, method=name)[2].accuracy
+        assert report is not None
+        passes[name] = report.passes
+        assert report.bytes_read <= report.passes * 700 * 40 * 8
     assert passes == {"exact": 2, "randomized": 4, "single-pass": 1}
 
 
-def test_a_randomized_run_reads_the_matrix_no_oftener_where_small_singular_values_take_a_qr(
+def test_a_randomized_run_with_small_singular_values_computes_qr_from_the_sketch_and_not_from_the_matrix(
     store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     s = 1e5 * np.geomspace(1, 1e-6, 24)
-    said = factored(store_matrix(with_spectrum(900, s)), tmp_path / "f", rank=24, method="randomized")[2]
-    assert "by tall-skinny QR" in said.note
-    assert said.accuracy is not None
-    # q + 2, and one that finds the residual, of which the energy has no digits.
-    assert (said.accuracy.passes, said.accuracy.residual_by) == (4, "one more pass over A and U")
+    report = factored(store_matrix(with_spectrum(900, s)), tmp_path / "f", rank=24, method="randomized")[2]
+    assert "by tall-skinny QR" in report.note
+    assert report.accuracy is not None
+    # q + 2 passes, and one that measures the residual, for which the energy identity has no correct digits.
+    assert (report.accuracy.passes, report.accuracy.residual_by) == (4, "one more pass over A and U")
 
 
 @pytest.mark.parametrize("method", ["randomized", "single-pass"])
-def test_nothing_of_the_sketch_is_left_beside_the_factors(
-    method: str, store_matrix: StoreMatrix, tmp_path: Path
-) -> None:
+def test_the_sketch_is_removed_from_the_factor_store(method: str, store_matrix: StoreMatrix, tmp_path: Path) -> None:
     matrix = store_matrix(with_spectrum(700, 1e4 / np.arange(1, 41)))
     factored(matrix, tmp_path / "f", rank=5, method=method)
     assert {path.name for path in (tmp_path / "f").iterdir() if path.is_dir()} >= {"U", "V"}
@@ -322,7 +327,7 @@ def test_nothing_of_the_sketch_is_left_beside_the_factors(
 
 @pytest.mark.parametrize("oversample", [0, 3, 20])
 @pytest.mark.parametrize("power_iters", [0, 2])
-def test_the_randomized_bound_of_the_spectral_error_is_the_sum_of_what_is_in_the_span_and_what_is_not(
+def test_the_randomized_bound_of_the_spectral_error_combines_the_error_inside_and_outside_the_span(
     oversample: int, power_iters: int, store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     s = 1e4 / np.arange(1, 81)
@@ -333,7 +338,7 @@ def test_the_randomized_bound_of_the_spectral_error_is_the_sum_of_what_is_in_the
     assert spectrum.accuracy is not None
     error = np.linalg.norm(A - U @ factors.weights.T, 2)
     assert error <= spectrum.accuracy.spectral_error
-    # ||E||_2^2 is overestimated by (sum of sigma^4)^(1/2) / sigma_(l+1)^2 and the quantile of one of 8 normal numbers.
+    # The bound exceeds ||E||_2^2 by the factor (sum of sigma^4)^(1/2) / sigma_(l+1)^2 and the quantile of 8 numbers.
     following = s[k + oversample :]
     most = np.hypot(s[k], 3 * np.sum(following**4) ** 0.25 / accuracy.quantile() ** 0.5)
     assert spectrum.accuracy.spectral_error <= 1.2 * most
@@ -341,7 +346,7 @@ def test_the_randomized_bound_of_the_spectral_error_is_the_sum_of_what_is_in_the
         assert spectrum.accuracy.spectral_error < 0.8 * spectrum.accuracy.residual
 
 
-def test_a_matrix_that_fits_is_read_once_and_one_that_does_not_is_read_each_time(
+def test_a_matrix_that_fits_in_memory_is_read_once_and_a_larger_one_in_every_pass(
     store_matrix: StoreMatrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     matrix = store_matrix(np.random.default_rng(0).integers(-1000, 3000, (3000, 9), dtype=np.int16))
@@ -358,12 +363,14 @@ def test_a_matrix_that_fits_is_read_once_and_one_that_does_not_is_read_each_time
     assert (fits.bytes_read, tight.bytes_read) == (size, 2 * size)
 
 
-def test_a_limit_that_holds_no_block_is_refused_with_what_it_takes(store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_a_memory_limit_too_small_for_one_block_is_an_error_that_names_the_required_size(
+    store_matrix: StoreMatrix, tmp_path: Path
+) -> None:
     with pytest.raises(CtbasisError, match=r"memory is limited to 1 MiB(.|\n)*expected: \d+ MiB for one thread"):
         factored(store_matrix(np.ones((600, 3))), tmp_path / "f", rank=2, memory=2**20)
 
 
-def test_many_columns_are_factored_at_random_and_few_exactly() -> None:
+def test_auto_chooses_the_randomized_method_for_many_columns_and_the_exact_one_for_few() -> None:
     plan = plan_factorization(
         engine="numpy", rows=9000, cols=method.EXACT_COLUMNS, rank=5, oversample=5, power_iters=1, seed=0
     )
@@ -371,39 +378,41 @@ def test_many_columns_are_factored_at_random_and_few_exactly() -> None:
     assert method.resolve_method(replace(plan, cols=plan.cols + 1)) == "randomized"
 
 
-def test_a_basis_that_a_block_cannot_complete_is_refused() -> None:
+def test_a_row_block_with_too_few_rows_to_complete_the_basis_is_an_error() -> None:
     with pytest.raises(CtbasisError, match="a row block has 3 rows"):
         complete_basis(np.eye(3)[:, :2], 4)
 
 
-def test_an_unknown_method_is_refused(store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_an_unknown_method_is_an_error(store_matrix: StoreMatrix, tmp_path: Path) -> None:
     with pytest.raises(CtbasisError, match="method is 'lanczos'"):
         factored(store_matrix(np.ones((600, 3))), tmp_path / "f", rank=2, method="lanczos")
 
 
-def test_factors_of_a_matrix_that_changed_between_two_passes_are_refused(
+def test_a_matrix_that_changes_between_two_passes_is_an_error(
     store_matrix: StoreMatrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     matrix = store_matrix(with_spectrum(700, 1e4 / np.arange(1, 41)))
     read = type(matrix).read_block
-    asked: list[int] = []
+    blocks_read: list[int] = []
 
     def changing(self: MatrixStore, index: int, **options: Any) -> NDArray[Any]:
-        asked.append(index)
-        return np.asarray(read(self, index, **options) * (1 if asked.count(index) == 1 else 3))
+        blocks_read.append(index)
+        return np.asarray(read(self, index, **options) * (1 if blocks_read.count(index) == 1 else 3))
 
     monkeypatch.setattr(type(matrix), "read_block", changing)
     held = numpy.held_memory()
     monkeypatch.setattr(numpy, "held_memory", lambda: held)
     plan = plan_factorization(engine="numpy", rows=700, cols=40, rank=5, oversample=5, power_iters=1, seed=0)
-    # So little that no block is kept, and each is read in each pass.
+    # So little memory that no block is cached, and every pass reads every block.
     memory = held + numpy.thread_bytes(matrix, plan)
     with pytest.raises(CtbasisError, match=r"the residual of the factors is"):
         factored(matrix, tmp_path / "f", rank=5, memory=memory)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_chunk_that_is_gone_or_damaged_is_named(method: str, store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_a_missing_or_damaged_chunk_is_an_error_that_names_its_rows(
+    method: str, store_matrix: StoreMatrix, tmp_path: Path
+) -> None:
     matrix = store_matrix(np.random.default_rng(0).standard_normal((700, 5)))
     chunk = Path(matrix.uri) / "A" / "c" / "1" / "0"
     content = bytearray(chunk.read_bytes())
@@ -418,34 +427,36 @@ def test_a_chunk_that_is_gone_or_damaged_is_named(method: str, store_matrix: Sto
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
-def test_infinity_is_refused(method: str, value: float, store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_infinity_is_an_error(method: str, value: float, store_matrix: StoreMatrix, tmp_path: Path) -> None:
     A = np.ones((600, 3))
     A[300, 1] = value
     with pytest.raises(CtbasisError, match="NaN or Inf in rows 256 to 512"):
         factored(store_matrix(A), tmp_path / "f", rank=2, method=method)
 
 
-def test_every_engine_gives_the_factors_of_numpy(distributed: str, store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_every_engine_gives_the_same_factors_as_numpy(
+    distributed: str, store_matrix: StoreMatrix, tmp_path: Path
+) -> None:
     matrix = store_matrix(with_spectrum(1300, 1e4 / np.arange(1, 41)))
     for name in METHODS:
-        ours, U, _ = factored(matrix, tmp_path / "f", rank=6, method=name)
-        theirs, U_theirs, spectrum = factored(matrix, tmp_path / "g", rank=6, method=name, engine=distributed)
-        np.testing.assert_allclose(theirs.s, ours.s, rtol=1e-12)
-        np.testing.assert_allclose(theirs.V, ours.V, atol=1e-9)
-        np.testing.assert_allclose(U_theirs, U, atol=1e-9)
+        expected, U, _ = factored(matrix, tmp_path / "f", rank=6, method=name)
+        factors, U_distributed, spectrum = factored(matrix, tmp_path / "g", rank=6, method=name, engine=distributed)
+        np.testing.assert_allclose(factors.s, expected.s, rtol=1e-12)
+        np.testing.assert_allclose(factors.V, expected.V, atol=1e-9)
+        np.testing.assert_allclose(U_distributed, U, atol=1e-9)
         assert spectrum.note == factored(matrix, tmp_path / "f", rank=6, method=name)[2].note
 
 
-def test_every_engine_is_right_at_small_singular_values(
+def test_every_engine_is_accurate_at_small_singular_values(
     distributed: str, store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     s = 1e5 * np.geomspace(1, 1e-12, 20)
     _, U, spectrum = factored(store_matrix(with_spectrum(900, s)), tmp_path / "f", rank=20, engine=distributed)
     np.testing.assert_allclose(spectrum.s, s, rtol=1e-2)
-    assert orthonormality(U) < 1e-12
+    assert orthonormality_error(U) < 1e-12
 
 
-def test_every_engine_refuses_in_words_what_a_worker_refuses(
+def test_every_engine_passes_on_the_error_of_a_worker(
     distributed: str, store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     A = np.ones((600, 3))

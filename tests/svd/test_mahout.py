@@ -1,4 +1,4 @@
-"""Mahout's DS-SVD through Spark holds the theorems: against numpy's SVD, the bounds of Halko, Martinsson and Tropp."""
+"""Mahout's DS-SVD on Spark: against NumPy's SVD, and within the bounds of Halko, Martinsson and Tropp."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.java,
-    # PySpark leaves the sockets that results come through to the garbage collector.
+    # PySpark leaves the sockets of its results to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed.*socket:ResourceWarning"),
 ]
 
@@ -46,7 +46,7 @@ SPECTRA = {
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     if not JAR.exists():
-        pytest.fail(f"{JAR.name} is absent; `make setup` builds it")
+        pytest.fail(f"{JAR.name} is missing; `make setup` builds it")
     from pyspark.sql import SparkSession
 
     os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -69,7 +69,7 @@ def spark() -> Iterator[SparkSession]:
 
 @pytest.fixture(autouse=True)
 def small_blocks(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - every test needs Spark
-    """Let stores have the smallest row blocks there are, 256 rows, so that small matrices have several."""
+    """Give stores the smallest possible row blocks, 256 rows, so that small matrices have several."""
     monkeypatch.setattr(store, "BLOCK_ELEMENTS", 1)
 
 
@@ -84,7 +84,7 @@ def with_spectrum(rows: int, s: NDArray[np.float64], seed: int = 0) -> NDArray[n
 def factored(
     matrix: MatrixStore, uri: Path, *, rank: int, oversample: int = P, power_iters: int = 2, seed: int | None = 0
 ) -> tuple[FactorStore, NDArray[Any], str]:
-    """Factor and return the store, U as a whole, and the engine's note."""
+    """Factor `matrix`; return the factor store, the whole U, and the engine's note."""
     plan = plan_factorization(
         engine="mahout",
         rows=matrix.rows,
@@ -108,12 +108,13 @@ def tail(s: NDArray[np.float64], k: int) -> float:
 
 
 def residual(A: NDArray[Any], factors: FactorStore, U: NDArray[Any]) -> float:
+    """Return ||A - U diag(s) V^T||_F."""
     return float(np.linalg.norm(A - U @ factors.weights.T))
 
 
 @pytest.mark.parametrize("power_iters", [0, 1, 2])
 @pytest.mark.parametrize("name", SPECTRA)
-def test_the_factors_are_an_svd_as_good_as_theory_promises(
+def test_the_factors_meet_the_error_bounds_of_the_theory(
     name: str, power_iters: int, store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     s = SPECTRA[name]
@@ -124,19 +125,17 @@ def test_the_factors_are_an_svd_as_good_as_theory_promises(
 
     np.testing.assert_allclose(U.T @ U, np.eye(K), atol=mahout.ORTHONORMALITY_TOLERANCE)
     np.testing.assert_allclose(factors.V.T @ factors.V, np.eye(K), atol=mahout.ORTHONORMALITY_TOLERANCE)
-    # Singular values of Q^T A: in order, and none above the one of A that it stands for (Cauchy interlacing).
+    # Singular values of Q^T A: in descending order, and none above that of A at the same place (Cauchy interlacing).
     assert (np.diff(factors.s) <= 0).all()
     assert (factors.s <= s[:K] + 1e-9 * s[0]).all()
-    # HMT theorem 10.5 for the range, to which cutting Q^T A down to rank k adds at most the optimal residual.
+    # HMT theorem 10.5 for the range; truncating Q^T A to rank k adds at most the optimal residual.
     best, rounding = tail(s, K), 1e-9 * s[0]
     assert residual(A, factors, U) <= np.sqrt(2 + K / (P - 1)) * best + rounding
     if power_iters == 2:
         assert residual(A, factors, U) <= 1.01 * best + rounding
 
 
-def test_power_iterations_bring_the_residual_down_towards_the_optimum(
-    store_matrix: StoreMatrix, tmp_path: Path
-) -> None:
+def test_power_iterations_reduce_the_residual_towards_the_optimum(store_matrix: StoreMatrix, tmp_path: Path) -> None:
     s = SPECTRA["slowly decaying"]
     A = with_spectrum(1000, s)
     matrix = store_matrix(A)
@@ -147,17 +146,17 @@ def test_power_iterations_bring_the_residual_down_towards_the_optimum(
     assert residuals[0] > residuals[1] > residuals[2] > tail(s, K)
 
 
-def test_singular_vectors_span_the_subspaces_that_numpy_finds(store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_singular_vectors_span_the_subspaces_of_numpys_svd(store_matrix: StoreMatrix, tmp_path: Path) -> None:
     A = with_spectrum(1000, SPECTRA["fast decaying"])
     factors, U, _ = factored(store_matrix(A), tmp_path / "f.zarr", rank=K)
     U_exact, s_exact, Vt_exact = np.linalg.svd(A, full_matrices=False)
     np.testing.assert_allclose(factors.s, s_exact[:K], rtol=1e-9)
-    for found, exact in ((U, U_exact[:, :K]), (factors.V, Vt_exact[:K].T)):
-        sines = np.linalg.norm(found - exact @ (exact.T @ found), axis=0)
+    for computed, exact in ((U, U_exact[:, :K]), (factors.V, Vt_exact[:K].T)):
+        sines = np.linalg.norm(computed - exact @ (exact.T @ computed), axis=0)
         assert sines.max() < 1e-5
 
 
-def test_at_full_rank_oversampling_is_clamped_and_the_product_is_the_matrix(
+def test_at_full_rank_oversampling_is_reduced_and_the_product_of_the_factors_is_the_matrix(
     store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     A = with_spectrum(1000, SPECTRA["slowly decaying"])
@@ -167,7 +166,7 @@ def test_at_full_rank_oversampling_is_clamped_and_the_product_is_the_matrix(
 
 
 @pytest.mark.parametrize("shape", [(1000, 1), (300, 2), (40, 30), (30, 30), (20, 30), (1, 5)])
-def test_narrow_square_wide_and_one_column_matrices_come_back_whole(
+def test_narrow_square_wide_and_one_column_matrices_are_the_products_of_their_factors(
     shape: tuple[int, int], store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     A = np.random.default_rng(1).standard_normal(shape)
@@ -177,15 +176,13 @@ def test_narrow_square_wide_and_one_column_matrices_come_back_whole(
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
-def test_values_pass_to_the_jvm_unchanged_whatever_their_type(
-    dtype: type, store_matrix: StoreMatrix, tmp_path: Path
-) -> None:
+def test_values_of_every_dtype_reach_the_jvm_unchanged(dtype: type, store_matrix: StoreMatrix, tmp_path: Path) -> None:
     A = np.random.default_rng(2).integers(-1000, 3072, (600, 6)).astype(dtype)
     factors, U, _ = factored(store_matrix(A), tmp_path / "f.zarr", rank=6)
     np.testing.assert_allclose(U @ factors.weights.T, A, atol=1e-8)
 
 
-def test_a_rank_deficient_matrix_gets_zero_singular_values_and_whole_bases_and_the_note_says_so(
+def test_a_rank_deficient_matrix_has_zero_singular_values_and_complete_bases_and_the_note_says_so(
     store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     A = with_spectrum(1000, SPECTRA["rank 5"])
@@ -199,7 +196,7 @@ def test_a_rank_deficient_matrix_gets_zero_singular_values_and_whole_bases_and_t
     assert "25 of the 30 are stored as zero" in note
 
 
-def test_where_the_gram_matrix_has_no_digits_left_the_factors_still_hold(
+def test_the_factors_are_orthonormal_even_if_the_gram_matrix_has_no_correct_digits(
     store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     s = 10.0 ** -np.arange(float(COLUMNS))
@@ -210,32 +207,34 @@ def test_where_the_gram_matrix_has_no_digits_left_the_factors_still_hold(
     assert np.linalg.norm(A - U @ factors.weights.T, 2) <= 10 * max(mahout.RESOLUTIONS)
 
 
-def test_a_matrix_of_zeros_is_refused(store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_a_matrix_of_zeros_is_an_error(store_matrix: StoreMatrix, tmp_path: Path) -> None:
     with pytest.raises(CtbasisError, match="contains nothing but zeros"):
         factored(store_matrix(np.zeros((300, 4), np.int16)), tmp_path / "f.zarr", rank=2)
 
 
-def test_inf_is_refused_in_words_and_not_by_a_java_stack(store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_infinity_is_an_error_without_a_java_stack_trace(store_matrix: StoreMatrix, tmp_path: Path) -> None:
     A = np.ones((600, 3), np.float32)
     A[300, 1] = np.inf
-    with pytest.raises(CtbasisError) as refused:
+    with pytest.raises(CtbasisError) as raised:
         factored(store_matrix(A), tmp_path / "f.zarr", rank=2)
-    assert "NaN or Inf in rows 256 to 512" in str(refused.value)
-    assert "expected: finite HU" in str(refused.value)
-    assert "\tat " not in str(refused.value)
+    assert "NaN or Inf in rows 256 to 512" in str(raised.value)
+    assert "expected: finite HU" in str(raised.value)
+    assert "\tat " not in str(raised.value)
 
 
-def test_the_seed_decides_the_factors_and_a_drawn_one_is_named(store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_the_seed_determines_the_factors_and_the_note_names_a_randomly_drawn_one(
+    store_matrix: StoreMatrix, tmp_path: Path
+) -> None:
     matrix = store_matrix(with_spectrum(1000, SPECTRA["slowly decaying"]))
 
-    def right(seed: int | None, name: str) -> tuple[NDArray[np.float64], str]:
+    def factors_for(seed: int | None, name: str) -> tuple[NDArray[np.float64], str]:
         factors, _, note = factored(matrix, tmp_path / name, rank=K, power_iters=0, seed=seed)
         return factors.V, note
 
-    drawn, note = right(None, "drawn")
+    drawn, note = factors_for(None, "drawn")
     named = int(note.split("seed ")[1].split()[0])
-    np.testing.assert_allclose(right(named, "again")[0], drawn, atol=1e-8)
-    assert np.abs(right(named + 1, "other")[0] - drawn).max() > 1e-3
+    np.testing.assert_allclose(factors_for(named, "again")[0], drawn, atol=1e-8)
+    assert np.abs(factors_for(named + 1, "other")[0] - drawn).max() > 1e-3
 
 
 def test_the_largest_entry_of_each_right_singular_vector_is_positive(store_matrix: StoreMatrix, tmp_path: Path) -> None:
@@ -243,7 +242,7 @@ def test_the_largest_entry_of_each_right_singular_vector_is_positive(store_matri
     assert (factors.V[np.abs(factors.V).argmax(axis=0), range(K)] > 0).all()
 
 
-def test_stock_kernels_give_the_same_factors_as_the_replaced_ones(
+def test_stock_and_replaced_kernels_give_the_same_factors(
     spark: SparkSession, store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     matrix = store_matrix(with_spectrum(1000, SPECTRA["slowly decaying"]))
@@ -275,7 +274,7 @@ def numpy_matrix(java: Any) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("class_name", ["CholeskyDecomposition", "StockCholeskyDecomposition"])
-def test_the_replaced_cholesky_and_the_stock_one_give_the_factor_that_numpy_gives(
+def test_the_replaced_and_the_stock_cholesky_give_the_same_factor_as_numpy(
     class_name: str, spark: SparkSession
 ) -> None:
     rng = np.random.default_rng(4)
@@ -293,17 +292,17 @@ def test_the_replaced_cholesky_and_the_stock_one_give_the_factor_that_numpy_give
 
 
 @pytest.mark.parametrize("class_name", ["CholeskyDecomposition", "StockCholeskyDecomposition"])
-@pytest.mark.parametrize(("below", "definite"), [(1e-9, True), (1e-11, False), (0.0, False)])
-def test_both_choleskys_call_a_pivot_degenerate_at_one_part_in_ten_thousand_million_of_its_column(
-    class_name: str, below: float, definite: bool, spark: SparkSession
+@pytest.mark.parametrize(("pivot", "definite"), [(1e-9, True), (1e-11, False), (0.0, False)])
+def test_both_cholesky_classes_call_a_pivot_degenerate_below_1e_minus_10_of_its_column(
+    class_name: str, pivot: float, definite: bool, spark: SparkSession
 ) -> None:
-    # The second pivot is `below`, and the largest element of its column is the 1 under it.
-    gram = np.array([[4.0, 0.0, 0.0], [0.0, below, 1.0], [0.0, 1.0, 2.0 / max(below, 1e-12)]])
+    # The second pivot is `pivot`, and the largest element of its column is the 1 below it.
+    gram = np.array([[4.0, 0.0, 0.0], [0.0, pivot, 1.0], [0.0, 1.0, 2.0 / max(pivot, 1e-12)]])
     cholesky = getattr(spark.sparkContext._jvm.org.apache.mahout.math, class_name)(java_matrix(spark, gram), False)
     assert cholesky.isPositiveDefinite() is definite
 
 
-def test_what_java_cannot_index_is_refused_before_anything_runs() -> None:
+def test_a_matrix_beyond_javas_index_range_is_an_error_before_anything_runs() -> None:
     mahout.check_limits(2**31 - 1, 300, 16384)
     with pytest.raises(CtbasisError, match="the matrix has 2147483648 rows"):
         mahout.check_limits(2**31, 300, 16384)

@@ -1,4 +1,4 @@
-"""The exact engine holds the theorem at every shape and spectrum, small singular values included."""
+"""The engine numpy gives the exact SVD for every spectrum, including small singular values."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def with_spectrum(rows: int, s: NDArray[np.float64], seed: int = 0) -> NDArray[n
 
 
 def factored(matrix: MatrixStore, rank: int, uri: Path) -> FactorStore:
+    """Factor `matrix` at `rank` and open the factors."""
     plan = plan_factorization(
         engine="numpy", rows=matrix.rows, cols=matrix.cols, rank=rank, oversample=0, power_iters=0, seed=None
     )
@@ -43,7 +44,8 @@ def factored(matrix: MatrixStore, rank: int, uri: Path) -> FactorStore:
     return FactorStore.open(str(uri))
 
 
-def tall(factors: FactorStore) -> NDArray[Any]:
+def whole_U(factors: FactorStore) -> NDArray[Any]:  # noqa: N802 - U is the matrix's name
+    """Return U, (m, k)."""
     return np.vstack([factors.read_block(index) for index in range(factors.block_count)])
 
 
@@ -57,7 +59,7 @@ SPECTRA = {
 
 
 @pytest.mark.parametrize("name", SPECTRA)
-def test_singular_values_are_right_to_machine_precision_relative_to_the_largest(
+def test_singular_values_are_accurate_to_machine_precision_relative_to_the_largest(
     name: str, store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     s = SPECTRA[name]
@@ -66,33 +68,33 @@ def test_singular_values_are_right_to_machine_precision_relative_to_the_largest(
 
 
 @pytest.mark.parametrize("name", SPECTRA)
-def test_both_bases_are_orthonormal_even_where_the_matrix_is_rank_deficient(
+def test_both_bases_are_orthonormal_even_if_the_matrix_is_rank_deficient(
     name: str, store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     s = SPECTRA[name]
     factors = factored(store_matrix(with_spectrum(1100, s)), len(s), tmp_path / "f.zarr")
-    U, identity = tall(factors), np.eye(len(s))
+    U, identity = whole_U(factors), np.eye(len(s))
     np.testing.assert_allclose(U.T @ U, identity, atol=1e-13)
     np.testing.assert_allclose(factors.V.T @ factors.V, identity, atol=1e-13)
 
 
 @pytest.mark.parametrize("rank", [1, 5, 29, 30])
-def test_the_residual_at_rank_k_is_the_optimal_one(rank: int, store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_the_residual_at_rank_k_is_optimal(rank: int, store_matrix: StoreMatrix, tmp_path: Path) -> None:
     s = SPECTRA["slowly decaying"]
     A = with_spectrum(1100, s)
     factors = factored(store_matrix(A), rank, tmp_path / "f.zarr")
-    residual = np.linalg.norm(A - tall(factors) @ factors.weights.T)
+    residual = np.linalg.norm(A - whole_U(factors) @ factors.weights.T)
     assert residual == pytest.approx(np.sqrt((s[rank:] ** 2).sum()), abs=1e-9 * s[0])
 
 
-def test_the_sign_of_the_factors_is_the_same_in_every_run(store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_the_largest_entry_of_each_right_singular_vector_is_positive(store_matrix: StoreMatrix, tmp_path: Path) -> None:
     A = with_spectrum(700, SPECTRA["slowly decaying"])
     factors = factored(store_matrix(A), 5, tmp_path / "f.zarr")
     largest = np.abs(factors.V).argmax(axis=0)
     assert (factors.V[largest, range(5)] > 0).all()
 
 
-def test_int16_in_many_blocks_with_a_short_last_one_gives_the_factors_of_the_whole(
+def test_an_int16_matrix_with_a_shorter_last_block_is_the_product_of_its_factors(
     store_matrix: StoreMatrix, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(3)
@@ -100,10 +102,10 @@ def test_int16_in_many_blocks_with_a_short_last_one_gives_the_factors_of_the_who
     matrix = store_matrix(A)
     assert matrix.block_count == 2
     factors = factored(matrix, 7, tmp_path / "f.zarr")
-    np.testing.assert_allclose(tall(factors) @ factors.weights.T, A, atol=1e-8)
+    np.testing.assert_allclose(whole_U(factors) @ factors.weights.T, A, atol=1e-8)
 
 
-def test_not_a_number_is_refused(store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_infinity_is_an_error(store_matrix: StoreMatrix, tmp_path: Path) -> None:
     A = np.ones((600, 3))
     A[7, 1] = np.inf
     with pytest.raises(CtbasisError, match="NaN or Inf in rows 0 to 600"):

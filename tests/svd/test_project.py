@@ -1,4 +1,4 @@
-"""A matrix on the basis of other slices is its orthogonal projection, and what is left out is said."""
+"""The factors of a projection onto another basis, and the report of what the projection leaves out."""
 
 from __future__ import annotations
 
@@ -43,20 +43,24 @@ def dense(factors: FactorStore) -> NDArray[Any]:
     return np.asarray(U.astype(np.float64) @ factors.weights.T)
 
 
-def test_the_factors_are_those_of_the_projection(basis: FactorStore, store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_the_factors_are_those_of_the_orthogonal_projection(
+    basis: FactorStore, store_matrix: StoreMatrix, tmp_path: Path
+) -> None:
     A = chest(9, 2)
-    found = project_matrix(store_matrix(A), basis, str(tmp_path / "projected.zarr"), rank=6, noise_norm=noise_norm)
+    factors = project_matrix(store_matrix(A), basis, str(tmp_path / "projected.zarr"), rank=6, noise_norm=noise_norm)
     U = np.concatenate([basis.read_block(index) for index in range(basis.block_count)]).astype(np.float64)
     projected = U @ (U.T @ A)
-    np.testing.assert_allclose(dense(found), projected, atol=0.01)
-    np.testing.assert_allclose(found.s, np.linalg.svd(projected, compute_uv=False)[:6], rtol=1e-5)
-    np.testing.assert_allclose(found.V.T @ found.V, np.eye(6), atol=1e-6)
+    np.testing.assert_allclose(dense(factors), projected, atol=0.01)
+    np.testing.assert_allclose(factors.s, np.linalg.svd(projected, compute_uv=False)[:6], rtol=1e-5)
+    np.testing.assert_allclose(factors.V.T @ factors.V, np.eye(6), atol=1e-6)
     lost = np.linalg.norm(A - projected) / np.linalg.norm(A)
-    assert found.projection["lost"] == pytest.approx(lost, rel=1e-3)
-    assert found.accuracy["residual"] / found.accuracy["norm"] == pytest.approx(lost, rel=1e-3)
+    assert factors.projection["lost"] == pytest.approx(lost, rel=1e-3)
+    assert factors.accuracy["residual"] / factors.accuracy["norm"] == pytest.approx(lost, rel=1e-3)
 
 
-def test_its_own_slices_lose_what_the_factorization_lost(basis: FactorStore, tmp_path: Path) -> None:
+def test_projecting_the_basis_own_slices_leaves_out_what_their_factorization_left_out(
+    basis: FactorStore, tmp_path: Path
+) -> None:
     plan = SvdPlan.of(basis=basis.uri, rank="50", ranks="2", engine="numpy")
     outcome = factorize(str(tmp_path / "first.zarr"), str(tmp_path / "again.zarr"), plan)
     again = FactorStore.open(str(tmp_path / "again.zarr"))
@@ -65,7 +69,7 @@ def test_its_own_slices_lose_what_the_factorization_lost(basis: FactorStore, tmp
     np.testing.assert_allclose(again.s, basis.s, rtol=1e-5)
 
 
-def test_images_of_another_size_are_refused(basis: FactorStore, store_matrix: StoreMatrix, tmp_path: Path) -> None:
+def test_images_of_another_size_are_an_error(basis: FactorStore, store_matrix: StoreMatrix, tmp_path: Path) -> None:
     other = store_matrix(chest(9, 2)[:500], name="smaller.zarr")
     with pytest.raises(CtbasisError, match="of images of 600 x 1, the series of 500 x 1"):
         project_matrix(other, basis, str(tmp_path / "projected.zarr"), rank=6, noise_norm=noise_norm)

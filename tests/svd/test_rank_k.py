@@ -1,4 +1,4 @@
-"""A_k against NumPy's, and the values set aside."""
+"""A_k is the truncated SVD, and voxels that were set aside return to their places."""
 
 from __future__ import annotations
 
@@ -53,26 +53,28 @@ def test_the_residual_is_the_energy_of_the_singular_values_left_out(
     assert residual == pytest.approx(np.sqrt(np.sum(left_out**2)), rel=1e-10)
 
 
-@pytest.mark.parametrize("some", [slice(0, 1), slice(2, 7), slice(8, 9), np.array([7, 0, 3])])
-def test_some_columns_are_those_columns_of_all(basis: FactorStore, some: slice | NDArray[np.intp]) -> None:
+@pytest.mark.parametrize("selection", [slice(0, 1), slice(2, 7), slice(8, 9), np.array([7, 0, 3])])
+def test_a_selection_of_columns_equals_those_columns_of_the_whole_matrix(
+    basis: FactorStore, selection: slice | NDArray[np.intp]
+) -> None:
     np.testing.assert_allclose(
-        low_rank_columns(basis, some, 4), low_rank_columns(basis, slice(None), 4)[:, some], atol=1e-9
+        low_rank_columns(basis, selection, 4), low_rank_columns(basis, slice(None), 4)[:, selection], atol=1e-9
     )
 
 
-def test_each_column_is_contiguous_so_that_an_image_is_a_view(basis: FactorStore) -> None:
-    some = low_rank_columns(basis, slice(0, 3), 2)
-    assert np.shares_memory(some[:, 1].reshape(basis.image), some)
+def test_an_image_is_a_view_of_its_column(basis: FactorStore) -> None:
+    selection = low_rank_columns(basis, slice(0, 3), 2)
+    assert np.shares_memory(selection[:, 1].reshape(basis.image), selection)
 
 
 @pytest.mark.parametrize("rank", [-1, 0, RANK + 1, 300])
-def test_a_rank_that_the_basis_cannot_give_is_refused_with_the_rank_it_holds(basis: FactorStore, rank: int) -> None:
+def test_a_rank_outside_the_stored_range_is_an_error_that_names_the_stored_rank(basis: FactorStore, rank: int) -> None:
     with pytest.raises(CtbasisError, match=rf"rank {rank} .* holds {RANK} basis images"):
         low_rank_columns(basis, slice(None), rank)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
-def test_restore_puts_back_what_was_set_aside_and_touches_nothing_else(dtype: type) -> None:
+def test_restore_set_aside_changes_only_the_voxels_that_were_set_aside(dtype: type) -> None:
     image = np.array([10.25, -3.5, 7.0], np.float32)
     restore_set_aside(image, np.array([absent(dtype), -3024, absent(dtype)], dtype))
     assert image.tolist() == [10.25, -3024.0, 7.0]
