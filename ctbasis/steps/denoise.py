@@ -135,7 +135,7 @@ def denoise(
     Examples:
         >>> import ctbasis
         >>> phantom = ctbasis.chest_phantom(slices=6, rows=96, columns=96)
-        >>> noisy = ctbasis.simulate_dose(phantom, photons=3e4)
+        >>> noisy = ctbasis.simulate_dose(phantom, photons=4e3)
         >>> denoised = ctbasis.denoise(noisy)
         >>> before, after = (ctbasis.score_image(phantom, volume) for volume in (noisy, denoised.volume))
         >>> after["rmse_body"] < before["rmse_body"]
@@ -145,8 +145,8 @@ def denoise(
 
         Global mode at rank 2:
 
-        >>> ctbasis.denoise(noisy, mode="global", rank=2)
-        Denoised(6 x 96 x 96, global mode at rank 2, 0 notes)
+        >>> ctbasis.denoise(noisy, mode="global", rank=2).rank
+        2
     """
     if (rank is None) == (mode == "global"):
         raise CtbasisError(
@@ -191,7 +191,7 @@ def _denoise_globally(volume: Volume, matrix_uri: str, basis_uri: str, plan: Svd
 def _denoise_by_patches(volume: Volume, matrix_uri: str, basis_uri: str, out: str, plan: SvdPlan) -> Denoised:
     store = denoise_patches(matrix_uri, out, basis_uri, plan, run=unique_run())
     images = [store.read_columns(group).T.reshape(-1, *store.image) for group in store.column_groups]
-    derivation = Derivation.of_patches(store)[0].after(volume.derivation)
+    derivation = Derivation.of_patch_mode(store)[0].after(volume.derivation)
     return Denoised(
         volume.with_hu(np.concatenate(images), derivation=derivation),
         "patch",
