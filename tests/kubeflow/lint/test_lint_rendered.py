@@ -1,4 +1,4 @@
-"""What overlays become: rendered as kustomize does, and checked as a whole."""
+"""Kustomizations are rendered as kubectl renders them, and the rendered objects are checked as a whole."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ spec:
 
 @pytest.fixture
 def overlay(tmp_path: Path) -> Path:
-    """Return a folder whose kustomization makes a patched application and its account."""
+    """Return a folder with a kustomization of a patched application and its service account."""
     (tmp_path / "application.yaml").write_text(APPLICATION)
     (tmp_path / "account.yaml").write_text(ACCOUNT)
-    written(tmp_path)
+    write_kustomization(tmp_path)
     return tmp_path
 
 
-def written(folder: Path, patch: str = PATCH, **more: Any) -> None:
+def write_kustomization(folder: Path, patch: str = PATCH, **more: Any) -> None:
     resources = ["application.yaml", "account.yaml"]
     kustomization = {"kind": "Kustomization", "resources": resources, "patches": [{"patch": patch}], **more}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
@@ -73,34 +73,34 @@ def by_name(documents: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, 
 
 def by_kubectl(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
     if not shutil.which("kubectl"):
-        pytest.skip("kubectl, against which the rendering is held, is not on PATH")
+        pytest.skip("kubectl, with which the rendering is compared, is not on PATH")
     made = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True)
     return by_name(list(yaml.safe_load_all(made.stdout)))
 
 
-def told(folder: Path) -> str:
+def reported(folder: Path) -> str:
     return "\n".join(map(str, lint([folder])))
 
 
 @pytest.mark.parametrize(
     "folder", [*OVERLAYS, MANIFESTS / "base", MANIFESTS / "application"], ids=lambda path: path.name
 )
-def test_what_is_committed_is_rendered_as_kustomize_renders_it(folder: Path) -> None:
+def test_committed_kustomizations_are_rendered_as_kubectl_renders_them(folder: Path) -> None:
     assert by_name(rendered.render(folder)) == by_kubectl(folder)
 
 
 def test_nulls_lists_and_labels_are_merged_as_kustomize_merges_them(overlay: Path) -> None:
-    written(overlay, namespace="elsewhere", labels=[{"pairs": {"part-of": "ctbasis"}}])
+    write_kustomization(overlay, namespace="elsewhere", labels=[{"pairs": {"part-of": "ctbasis"}}])
     made = by_name(rendered.render(overlay))
     spec = made["SparkApplication", "svd"]["spec"]
     assert spec["sparkConf"] == {"spark.a": "1", "spark.c": "3"}
     assert spec["volumes"] == [{"name": "two", "emptyDir": {}}]
     assert "instances" not in spec["executor"]
     assert made == by_kubectl(overlay)
-    assert told(overlay) == ""
+    assert reported(overlay) == ""
 
 
-def test_every_overlay_holds_a_template_that_the_svd_step_reads_and_the_operator_never_starts() -> None:
+def test_every_overlay_has_a_suspended_template_that_the_svd_step_can_read() -> None:
     assert OVERLAYS
     for folder in OVERLAYS:
         template = by_name(rendered.render(folder))["SparkApplication", "ctbasis-svd"]
@@ -108,7 +108,7 @@ def test_every_overlay_holds_a_template_that_the_svd_step_reads_and_the_operator
         assert SparkApplication.from_manifest(template).name == "ctbasis-svd"
 
 
-def test_the_fixed_path_of_the_application_is_the_one_that_overlays_patch() -> None:
+def test_the_template_is_the_application_that_the_overlays_patch() -> None:
     assert TEMPLATE == MANIFESTS / "sparkapplication.yaml"
     assert TEMPLATE.resolve() == MANIFESTS / "application" / "sparkapplication.yaml"
     assert SparkApplication.read().name == "ctbasis-svd"
@@ -129,52 +129,52 @@ def test_the_fixed_path_of_the_application_is_the_one_that_overlays_patch() -> N
         ),
     ],
 )
-def test_a_fault_that_only_the_whole_has_is_reported(patch: str, message: str, overlay: Path) -> None:
-    written(overlay, patch)
-    found = told(overlay)
-    assert f"{overlay / 'kustomization.yaml'}:rendered" in found
-    assert message in found
+def test_a_fault_that_only_the_rendered_overlay_has_is_reported(patch: str, message: str, overlay: Path) -> None:
+    write_kustomization(overlay, patch)
+    faults = reported(overlay)
+    assert f"{overlay / 'kustomization.yaml'}:rendered" in faults
+    assert message in faults
 
 
-def test_an_object_that_is_there_twice_is_reported(overlay: Path) -> None:
+def test_an_object_that_is_defined_twice_is_reported(overlay: Path) -> None:
     shutil.copy(overlay / "account.yaml", overlay / "again.yaml")
-    written(overlay, resources=["application.yaml", "account.yaml", "again.yaml"])
-    assert "ServiceAccount/spark: is defined 2 times" in told(overlay)
+    write_kustomization(overlay, resources=["application.yaml", "account.yaml", "again.yaml"])
+    assert "ServiceAccount/spark: is defined 2 times" in reported(overlay)
 
 
-def test_a_kustomization_that_holds_itself_is_reported(overlay: Path) -> None:
-    written(overlay, resources=["../" + overlay.name])
-    assert "cannot be rendered: RecursionError" in told(overlay)
+def test_a_kustomization_that_includes_itself_is_reported(overlay: Path) -> None:
+    write_kustomization(overlay, resources=["../" + overlay.name])
+    assert "cannot be rendered: RecursionError" in reported(overlay)
 
 
-def test_what_is_not_rendered_here_is_rendered_by_kubectl_or_said(
+def test_unsupported_features_are_rendered_by_kubectl_or_reported(
     overlay: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = {"configMapGenerator": [{"name": "settings", "literals": ["a=b"]}]}
-    written(overlay, **more)
+    write_kustomization(overlay, **more)
     if shutil.which("kubectl"):
-        assert told(overlay) == ""
-        written(overlay, PATCH.replace("name: svd", "name: other"), **more)
-        assert "cannot be rendered: " in told(overlay)
-    written(overlay, **more)
+        assert reported(overlay) == ""
+        write_kustomization(overlay, PATCH.replace("name: svd", "name: other"), **more)
+        assert "cannot be rendered: " in reported(overlay)
+    write_kustomization(overlay, **more)
     monkeypatch.setenv("PATH", os.devnull)
-    assert "uses configMapGenerator, which ctbasis does not render" in told(overlay)
+    assert "uses configMapGenerator, which ctbasis does not render" in reported(overlay)
 
 
-def test_what_a_file_says_wrong_is_said_of_the_file_alone(overlay: Path) -> None:
+def test_a_fault_of_one_file_is_reported_for_that_file_only(overlay: Path) -> None:
     (overlay / "application.yaml").write_text(APPLICATION.replace("sparkVersion", "sparkversion"))
-    found = lint([overlay])
-    assert {fault.file.name for fault in found} == {"application.yaml"}
-    assert "did you mean sparkVersion?" in told(overlay)
+    faults = lint([overlay])
+    assert {fault.file.name for fault in faults} == {"application.yaml"}
+    assert "did you mean sparkVersion?" in reported(overlay)
 
 
 @pytest.mark.parametrize("kind", ["../schemas/SparkApplication", "SparkApplications", ".."])
-def test_a_kind_that_the_operator_has_not_has_no_schema(kind: str) -> None:
+def test_an_unknown_kind_of_the_operator_has_no_schema(kind: str) -> None:
     with pytest.raises(FileNotFoundError):
         crds.schema(kind, "sparkoperator.k8s.io/v1beta2")
 
 
-def test_the_operators_definition_becomes_the_schema_without_its_descriptions() -> None:
+def test_a_definition_of_the_operator_becomes_a_schema_without_descriptions() -> None:
     field = {
         "type": "object",
         "description": "no",
