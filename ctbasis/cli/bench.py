@@ -20,48 +20,56 @@ if TYPE_CHECKING:
     "--series",
     type=PATH,
     multiple=True,
-    help="A folder with one CT series; without it a phantom of 133 x 512 x 512. quality: repeatable, each is tuned on "
-    "the next; without it two phantoms.",
+    help="Folder with one CT series; by default a phantom of 133 x 512 x 512. quality: repeatable; settings for each "
+    "series are tuned on the next; by default two phantoms.",
 )
 @click.option(
     "--case",
     "names",
     multiple=True,
-    help="svd: float64, int16, rank-50, stock, wide, growth, or out-of-core, which takes a quarter of an hour; without "
-    "it all but the last. Repeatable.",
+    help="svd: float64, int16, rank-50, stock, wide, growth, or out-of-core, which takes a quarter of an hour. By "
+    "default all but out-of-core. Repeatable.",
 )
-@click.option("--rows", type=click.IntRange(min=1), help="svd, a case of your own: rows of the made matrix.")
-@click.option("--cols", type=click.IntRange(min=1), help="svd, a case of your own: its columns.")
-@click.option("--dtype", type=click.Choice(["float64", "float32", "int16"]), help="svd, a case of your own: on disk.")
-@click.option("--rank", type=click.IntRange(min=1), help="svd, a case of your own or --series: k.")
-@click.option("--oversample", type=click.IntRange(min=0), help="svd, likewise: p.")
-@click.option("--power-iters", type=click.IntRange(min=0), help="svd, likewise: q.")
-@click.option("--memory", help="svd, likewise: that engine numpy may take, such as 3GiB.")
+@click.option("--rows", type=click.IntRange(min=1), help="svd, own case: rows of the generated matrix.")
+@click.option("--cols", type=click.IntRange(min=1), help="svd, own case: columns of the matrix.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float64", "float32", "int16"]),
+    help="svd, own case: data type of the matrix on disk.",
+)
+@click.option("--rank", type=click.IntRange(min=1), help="svd, own case or --series: rank k.")
+@click.option("--oversample", type=click.IntRange(min=0), help="svd, own case or --series: oversampling p.")
+@click.option("--power-iters", type=click.IntRange(min=0), help="svd, own case or --series: power iterations q.")
+@click.option("--memory", help="svd, own case or --series: memory that the engine numpy may take, such as 3GiB.")
 @click.option(
     "--engine",
     "contenders",
     multiple=True,
-    help="svd, likewise: engines, peers, bare-blas and bare-read to run; repeatable.",
+    help="svd, own case or --series: engines, peers, bare-blas and bare-read to run; repeatable.",
 )
-@click.option("--slices", type=click.IntRange(min=1), help="quality: slices scored of each series; time goes with it.")
-@click.option("--noise", "levels", type=float, multiple=True, help="quality: HU of noise in the body; repeatable.")
+@click.option(
+    "--slices",
+    type=click.IntRange(min=1),
+    help="quality: number of slices scored of each series; the time is proportional to it.",
+)
+@click.option("--noise", "levels", type=float, multiple=True, help="quality: noise in the body, HU; repeatable.")
 @click.option(
     "--kernel",
     "kernels",
     type=click.Choice(["hann", "cosine", "shepp-logan", "ram-lak"]),
     multiple=True,
-    help="quality: of the reconstruction; repeatable.",
+    help="quality: kernel of the reconstruction; repeatable.",
 )
 @click.option(
     "--resolution",
     "resolutions",
     type=click.Choice(["binned", "native"]),
     multiple=True,
-    help="quality: of the truth, 2 x 2 binned without it; native takes four times the time; repeatable.",
+    help="quality: resolution of the truth, by default binned 2 x 2; native takes four times as long; repeatable.",
 )
-@click.option("--method", "methods", multiple=True, help="quality: peers and modes to run, all without it; repeatable.")
-@click.option("--json", "json_file", type=PATH, help="Also write the rows there as JSON.")
-@click.option("--page", type=PATH, help="svd, quality: also write tables and pictures to this folder.")
+@click.option("--method", "methods", multiple=True, help="quality: peers and modes to run, by default all; repeatable.")
+@click.option("--json", "json_file", type=PATH, help="JSON file to which the rows are written too.")
+@click.option("--page", type=PATH, help="svd, quality: folder for tables and pictures.")
 def bench(
     what: tuple[str, ...],
     series: tuple[Path, ...],
@@ -70,7 +78,11 @@ def bench(
     page: Path | None,
     **own: Any,
 ) -> None:
-    """Measure WHAT, or everything but quality: ratios come from one run, side by side."""
+    """Measure WHAT: by default pipeline, ingest and svd. Ratios are between measurements of one session.
+
+    `svd` also measures peers on the same matrices, `quality` also measures other denoisers on the same noise.
+    An own case of svd is a matrix that --rows, --cols and --dtype describe.
+    """
     from ctbasis.bench.cases import chosen_cases
     from ctbasis.bench.page import write_page
     from ctbasis.bench.quality import Views, Wanted

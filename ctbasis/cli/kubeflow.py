@@ -46,7 +46,8 @@ from ctbasis.plans import Group
         show_envvar=True,
         default="",
         essential=True,
-        help="Your profile, on a server with many users.",
+        help="Your profile on a server with many users.",
+        short="Your profile.",
     ),
     own_option(
         SERVER,
@@ -76,7 +77,7 @@ from ctbasis.plans import Group
     ),
     own_option(Group.OUTPUT, "--out", type=PATH, essential=True, help="Folder for metrics.json and figure1.png."),
     mode_option(),
-    *parameter_options(but=(SOURCE, MODE), essential=("truth", "rank", "deidentify")),
+    *parameter_options(but=(SOURCE, MODE), essential=("rank", "deidentify")),
 )
 def submit(
     source: str | None,
@@ -93,10 +94,10 @@ def submit(
     mode: str,
     **parameters: Any,
 ) -> None:
-    """Run the compiled pipeline on SOURCE on a Kubeflow server, wait, and fetch its metrics and Figure 1.
+    """Run the pipeline on SOURCE on a Kubeflow server, wait, and fetch its metrics and Figure 1.
 
-    The server's pods read SOURCE: they reach the bucket and not this machine. A bearer token is read only from the
-    environment variable CTBASIS_KFP_TOKEN, so that no command line shows it. Ctrl-C ends the waiting, not the run.
+    The server's pods read SOURCE, so it must be in a bucket. A bearer token is read only from the environment variable
+    CTBASIS_KFP_TOKEN, so that no command line shows it. Ctrl-C ends the waiting, not the run.
     """
     from ctbasis.kubeflow import submit as submission
     from ctbasis.kubeflow.package import PACKAGE

@@ -17,6 +17,7 @@ from click.core import ParameterSource
 from cloup.formatting import HelpSection, ensure_is_cloup_formatter
 
 from ctbasis.choices import AUTO
+from ctbasis.errors import CtbasisError
 from ctbasis.parameters import MODE, PARAMETERS
 from ctbasis.plans import Group, Parameter
 
@@ -166,11 +167,26 @@ def parameter_option(parameter: Parameter[Any], **settings: Any) -> Declared:
         "show_default": parameter.default not in {"", False},
         "help": parameter.help,
         "metavar": parameter.metavar,
+        "callback": _validation_of(parameter),
         "essential": parameter.name in ESSENTIAL,
         "short": ESSENTIAL.get(parameter.name, ""),
     }
     flag = negated if parameter.default is True else parameter.flag
     return own_option(parameter.group, flag, parameter.name, **{**declared, **settings})
+
+
+def _validation_of(parameter: Parameter[Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Return a callback that refuses a value at once, with a message that names the option."""
+
+    def validate(context: click.Context, option: click.Parameter, value: Any) -> Any:
+        if option.name is None or context.get_parameter_source(option.name) == ParameterSource.DEFAULT:
+            return value
+        try:
+            return parameter.validate(value)
+        except CtbasisError as error:
+            raise click.BadParameter(str(error), context, option) from error
+
+    return validate
 
 
 def parameter_options(
@@ -195,6 +211,7 @@ def mode_option() -> Declared:
         MODE,
         type=click.Choice((AUTO, *MODE.choices)),
         default=AUTO,
+        callback=None,
         help=f"{AUTO}: global mode if an option of global mode or the basis of a global run is given, else patch mode; "
         f"one line on standard error says which and why. {MODE.help}",
     )

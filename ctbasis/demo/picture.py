@@ -46,7 +46,10 @@ def write_picture(path: Path, folders: Mapping[str, Path], scores: Mapping[str, 
         )
     truth, noisy, *results = slices
     names = list(scores)
-    figure = new_figure(INCHES * 4 + 0.8, INCHES * 2 + 1.0)
+    figure = new_figure(INCHES * 4 + 0.8, INCHES * 2 + 1.6)
+    figure.suptitle(
+        f"middle slice of the phantom, window center {WINDOW.center:g}, width {WINDOW.width:g} HU", fontsize=LABEL
+    )
     axes = figure.subplots(2, 4)
     drawn = draw_image(axes[0, 0], truth, WINDOW.limits, "gray", 1.0)
     axes[0, 0].set_title("truth (phantom)\n", fontsize=TITLE)

@@ -1,14 +1,14 @@
-"""The noise power spectrum (NPS) within a slice, radially averaged, and its mean frequency.
+"""Noise power spectrum (NPS) within a slice, radially averaged, and its mean frequency.
 
-Over squares of Nx x Ny pixels, about SQUARE mm wide, of an error image (image - truth, so that anatomy is not in it),
+For squares of Nx x Ny pixels, about SQUARE mm wide, of an error image (image - truth, which holds no anatomy),
 
     NPS(u, v) = dx dy / (Nx Ny) < |DFT(square - its mean)|^2 >           HU^2 mm^2
     integral of NPS over u and v = variance of the squares               HU^2
     f_mean = sum f NPS(f) / sum NPS(f)                                   1/mm
 
-with NPS(f) the mean over directions, in rings of one frequency step from the first to the Nyquist frequency of the
-coarser axis. Squares overlap by half and lie at least SHARE within the region that is measured. White noise has a flat
-NPS and f_mean at the middle of the rings, half the Nyquist frequency; blurring moves it down.
+where NPS(f) is the mean over directions, in rings of one frequency step up to the Nyquist frequency of the coarser
+axis. Squares overlap by half, and at least the fraction SHARE of their pixels is in the measured region. White noise
+has a flat NPS and f_mean in the middle of the rings, at half the Nyquist frequency; blurring lowers f_mean.
 
 References:
     ICRU Report 87, "Radiation dose and image-quality assessment in computed tomography", J. ICRU 12(1), 2012.
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SQUARE = 22.4
-"""mm along the edge of a square, as near as an even number of pixels comes: 32 of 0.7 mm. Fits between the lungs."""
+"""Edge of a square in mm, rounded to an even number of pixels: 32 pixels of 0.7 mm. It fits between the lungs."""
 
 SMALLEST = 8
-"""Pixels along the edge of a square at least."""
+"""Smallest edge of a square in pixels."""
 
 SHARE = 0.98
-"""Of a square's pixels that lie in the region."""
+"""Smallest fraction of the pixels of a square that are in the region."""
 
 
 class NoisePower:
-    """The spectrum of noise in a region, slice by slice.
+    """Noise power spectrum in a region, accumulated slice by slice.
 
     Args:
         pixel_spacing: mm between rows and between columns.
@@ -53,7 +53,12 @@ class NoisePower:
         self._power = np.zeros((edge, edge))
 
     def add(self, error: NDArray[Any], region: NDArray[np.bool_]) -> None:
-        """Take a slice of image - truth, HU, and where in it noise is measured."""
+        """Add a slice.
+
+        Args:
+            error: image - truth, HU, (rows, columns).
+            region: Mask of the pixels in which noise is measured, (rows, columns).
+        """
         if min(error.shape) < self.edge:
             return
         step = (slice(None, None, self.edge // 2),) * 2
@@ -67,25 +72,25 @@ class NoisePower:
 
     @property
     def spectrum(self) -> NDArray[np.float64]:
-        """NPS(u, v), HU^2 mm^2, (edge, edge), frequencies in the order of numpy.fft; zeros where none was measured."""
+        """NPS(u, v), HU^2 mm^2, (edge, edge), frequencies in the order of numpy.fft; zeros without a square."""
         dy, dx = self.pixel_spacing
         return self._power * (dy * dx / self.edge**2 / max(1, self.squares))
 
     @property
     def std(self) -> float | None:
-        """Standard deviation within the squares, HU."""
+        """Standard deviation within the squares, HU; None without a square."""
         dy, dx = self.pixel_spacing
-        # A square's mean took one of its edge^2 degrees of freedom.
+        # Subtracting the mean of a square takes one of its edge^2 degrees of freedom.
         area = dy * dx * (self.edge**2 - 1)
         return math.sqrt(float(self.spectrum.sum()) / area) if self.squares else None
 
     def radial(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the rings' frequencies, 1/mm, and NPS(f), HU^2 mm^2."""
+        """Return the frequencies of the rings, 1/mm, and NPS(f), HU^2 mm^2."""
         v, u = (np.fft.fftfreq(self.edge, step) for step in self.pixel_spacing)
         f = np.hypot(v[:, None], u)
         width = 1 / (self.edge * max(self.pixel_spacing))
         ring = np.rint(f / width).astype(np.intp)
-        # The ring at the Nyquist frequency itself is cut by the corners; zero holds what the mean took away.
+        # The ring at the Nyquist frequency is incomplete, and frequency zero was removed with the mean.
         last = self.edge // 2
         count = np.bincount(ring.ravel(), minlength=last)[1:last]
         power = np.bincount(ring.ravel(), self.spectrum.ravel(), minlength=last)[1:last] / count
@@ -93,13 +98,13 @@ class NoisePower:
 
     @property
     def mean_frequency(self) -> float | None:
-        """f_mean, 1/mm; None where nothing was measured or there is no noise."""
+        """f_mean, 1/mm; None without a square or without noise."""
         f, power = self.radial()
         total = float(power.sum())
         return float((f * power).sum() / total) if total > 0 else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it, fit for JSON."""
+        """Return all results as values for JSON."""
         f, power = self.radial()
         return {
             "squares": self.squares,

@@ -1,13 +1,13 @@
-"""Which voxels of a slice are body, lung, bone and edges of anatomy, told from the truth alone.
+"""Regions of a slice: body, lung, bone and edges of anatomy, defined by the truth only.
 
     body    above TISSUE: soft tissue, fat and bone, without lungs and air
-    lung    within LUNG: aerated lung, without the air around the patient and in the airways
+    lung    within LUNG: aerated lung, without airways and the air around the patient
     bone    above BONE: cortical and dense trabecular bone, calcification and contrast agent
-    edges   the EDGE_SHARE of body and lung where the gradient is steepest
-    flat    the FLAT_SHARE of them where it is least
+    edges   the fraction EDGE_SHARE of body and lung with the steepest gradient
+    flat    the fraction FLAT_SHARE of body and lung with the smallest gradient
 
-The gradient is Sobel's, of the truth clipped to SSIM_WINDOW and smoothed by a Gaussian of EDGE_SMOOTHING pixels, as for
-the edge ratio in ctbasis/report/quality.py, whose thresholds these are.
+The gradient is the Sobel gradient of the truth, clipped to SSIM_WINDOW and smoothed by a Gaussian of EDGE_SMOOTHING
+pixels. Gradient and thresholds are those of the edge ratio in ctbasis/report/quality.py.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BONE = 250.0
-"""HU above which a voxel of the truth is bone: above all unenhanced soft tissue."""
+"""HU above which a voxel of the truth is bone; no unenhanced soft tissue is above it."""
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions of one slice.
+    """Regions of one slice, each a mask, (rows, columns).
 
     Attributes:
         truth: HU, (rows, columns).
@@ -41,17 +41,17 @@ class Regions:
 
     @cached_property
     def body(self) -> NDArray[np.bool_]:
-        """Above TISSUE."""
+        """Voxels above TISSUE."""
         return np.asarray(self.truth > TISSUE)
 
     @cached_property
     def lung(self) -> NDArray[np.bool_]:
-        """Within LUNG."""
+        """Voxels within LUNG."""
         return np.asarray((self.truth > LUNG[0]) & (self.truth < LUNG[1]))
 
     @cached_property
     def bone(self) -> NDArray[np.bool_]:
-        """Above BONE."""
+        """Voxels above BONE."""
         return np.asarray(self.truth > BONE)
 
     @cached_property
@@ -67,12 +67,12 @@ class Regions:
 
     @cached_property
     def edges(self) -> NDArray[np.bool_]:
-        """The steepest of the patient."""
+        """Voxels of the patient with the steepest gradient."""
         return self._of_gradient(1 - EDGE_SHARE, steep=True)
 
     @cached_property
     def flat(self) -> NDArray[np.bool_]:
-        """The least steep of the patient."""
+        """Voxels of the patient with the smallest gradient."""
         return self._of_gradient(FLAT_SHARE, steep=False)
 
     def _of_gradient(self, quantile: float, *, steep: bool) -> NDArray[np.bool_]:
@@ -83,22 +83,22 @@ class Regions:
 
 
 REGIONS = ("bone", "edges")
-"""Of which `score` gives the RMSE beside what `ctbasis.report.quality.compare` does."""
+"""Regions whose RMSE `score` gives in addition to the regions of `ctbasis.report.quality.compare`."""
 
 
 class RegionErrors:
-    """Root mean square of image - truth over regions, slice by slice."""
+    """Root mean square error over regions, accumulated slice by slice."""
 
     def __init__(self, names: tuple[str, ...] = REGIONS) -> None:
         self._sums = {name: np.zeros(2) for name in names}
 
     def add(self, regions: Regions, error: NDArray[Any]) -> None:
-        """Take a slice of image - truth, HU."""
+        """Add a slice of image - truth, HU, (rows, columns)."""
         for name, sums in self._sums.items():
             values = error[getattr(regions, name)]
             sums[:] += values.size, np.square(values, dtype=np.float64).sum()
 
     @property
     def rms(self) -> dict[str, float | None]:
-        """HU, by region; None where there is no voxel of it."""
+        """Root mean square error by region, HU; None for a region without a voxel."""
         return {name: math.sqrt(square / count) if count else None for name, (count, square) in self._sums.items()}

@@ -1,8 +1,8 @@
-"""Score a DICOM series against its clean copy: how far off, how it looks, what noise is left, what anatomy went.
+"""Scores of a CT volume against its clean copy: errors, similarity, noise power, sharpness, and removed anatomy.
 
-The numbers are those of ctbasis/report/quality.py and of regions, noise_power, structure, edge_spread and nodules
-beside this module, each with its definition there. Slices are read a column group at a time, as the pipeline reads and
-orders them.
+The scores are defined in ctbasis/report/quality.py, in ctbasis/simulate/nodules.py and in the modules regions,
+noise_power, structure and edge_spread of this package. Slices are read one column group at a time, in the order of the
+pipeline.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ if TYPE_CHECKING:
     from ctbasis.simulate.nodules import InsertedNodule, Spacing
 
 EDGE_SLICES = 24
-"""Slices, evenly spread, whose skin is measured: they hold tens of thousands of edge pixels."""
+"""Number of evenly spaced slices whose skin is measured; they hold tens of thousands of edge pixels."""
 
-SHOWN = 12.0
-"""mm on both sides of a nodule that its picture shows."""
+PICTURE_MARGIN = 12.0
+"""Distance in mm around the centre of a nodule that its picture shows."""
 
 SMALLEST = 11
-"""Pixels along the edge of an image that SSIM needs."""
+"""Smallest edge of an image in pixels, the window of SSIM."""
 
-NOWHERE = -1100.0
-"""HU that a nodule's place has to exceed: only what is outside the image is refused when scores are taken."""
+NO_AIR = -1100.0
+"""HU below any voxel: a score refuses nodules outside the volume, but not nodules in air."""
 
 
 @dataclass
 class Shown:
-    """The slice that the page shows.
+    """The slice that the page shows, each image HU, (rows, columns).
 
     Attributes:
-        index: Of the slice.
-        truth: HU.
-        image: HU.
-        noisy: HU, where it was given.
+        index: Index of the slice.
+        truth: The truth.
+        image: The image.
+        noisy: The noisy input; None if it is not given.
     """
 
     index: int
@@ -69,16 +69,16 @@ class Shown:
 
 
 @dataclass
-class Findings:
-    """Everything that a score is made of.
+class Comparison:
+    """Measurements of an image against its truth.
 
     Attributes:
-        scores: The JSON.
+        scores: The scores, values for JSON.
         spacing: mm between slices, rows and columns.
-        power: Noise power of the error in the body, and of the input's noise where it is known, by name.
-        edges: The skin's edge-spread functions.
-        shown: The slice that shows most lung.
-        patches: Of each kind of nodule, by diameter and contrast, the first one's surroundings in truth, image and
+        power: Noise power of the errors of image and input in the body, by name.
+        edges: Edge-spread functions of the skin.
+        shown: The slice with the most lung.
+        patches: By diameter and contrast of a nodule, the surroundings of the first such nodule in truth, image and
             input, HU.
     """
 
@@ -104,7 +104,7 @@ def score_image(
             a series.
         image: The volume to score, of the same geometry.
         noisy: The volume that `image` was computed from; it is scored too, and what was removed from it.
-        spacing: Distance in mm between slices, rows and columns of those that are arrays.
+        spacing: mm between slices, rows and columns, for volumes given as arrays.
 
     Returns:
         The scores by name: `rmse`, `rmse_body`, `rmse_lung`, `rmse_bone` (HU), `psnr` (dB), `ssim`, `nps`, `mtf` and
@@ -122,44 +122,43 @@ def score_image(
         >>> scores["rmse_body"]
         3.0
     """
-    return findings(truth, image, noisy, spacing=spacing).scores
+    return compare_with_truth(truth, image, noisy, spacing=spacing).scores
 
 
-def findings(
+def compare_with_truth(
     truth: ImageLike,
     image: ImageLike,
     noisy: ImageLike | None = None,
     nodules: Path | None = None,
     *,
     spacing: tuple[float, float, float] | None = None,
-) -> Findings:
-    """Compare a volume with its clean copy, and what was removed between a third and the second.
+) -> Comparison:
+    """Compare a volume with its clean copy, and examine the component that was removed from a noisy input.
 
     Args:
         truth: The clean volume, or the folder of its series.
         image: The volume to score, or the folder of its series, of the same geometry.
-        noisy: What `image` was made from, for what was removed.
-        nodules: JSON of the nodules that the truth holds; without it nodules.json in the folder `truth` where there is
-            one.
-        spacing: Distance in mm between slices, rows and columns of those that are arrays.
+        noisy: The volume that `image` was computed from, to examine the removed component.
+        nodules: JSON file with the nodules in the truth; by default nodules.json in the folder `truth`, if it exists.
+        spacing: mm between slices, rows and columns, for volumes given as arrays.
 
     Returns:
-        What `ctbasis.report.quality.Quality` holds, and rmse_bone, rmse_edges, nps, mtf; with `noisy` before,
-        removed; with nodules nodules. See docs/explanation/quality.md.
+        The measurements. Their scores are those of `ctbasis.report.quality.Quality`, rmse_bone, rmse_edges, nps and
+        mtf; with `noisy` also before and removed; with nodules also nodules. See docs/explanation/quality.md.
 
     Raises:
         CtbasisError: A folder holds no CT series, the volumes differ in geometry, images are too small, or the list of
-            nodules is not one of the truth's.
+            nodules does not belong to the truth.
     """
     if nodules is None and isinstance(truth, (str, os.PathLike)) and Path(truth, NODULES).is_file():
         nodules = Path(truth, NODULES)
-    placed = read_nodules(nodules) if nodules else []
+    inserted = read_nodules(nodules) if nodules else []
     images = {"truth": truth, "image": image} | ({} if noisy is None else {"noisy": noisy})
     with tempfile.TemporaryDirectory(prefix="ctbasis-score-") as scratch:
         stores = {name: _stored(one, spacing, Path(scratch), name) for name, one in images.items()}
         for name, store in stores.items():
             _same_geometry(stores["truth"], store, name)
-        return _measured(stores, placed)
+        return _measured(stores, inserted)
 
 
 def _stored(image: ImageLike, spacing: tuple[float, float, float] | None, scratch: Path, name: str) -> MatrixStore:
@@ -181,7 +180,7 @@ def _same_geometry(truth: MatrixStore, other: MatrixStore, name: str) -> None:
         raise CtbasisError(
             f"the truth has {shapes[0]} slices, rows and columns, the {name} {shapes[1]}",
             expected="two series of the same geometry",
-            cause="they are not copies of one scan, or a folder holds a further series",
+            cause="they are not copies of one scan, or a folder holds another series",
         )
     spacings = [
         [round(mm, 3) for entry in store.series for mm in (entry.spacing, *entry.pixel_spacing)]
@@ -195,12 +194,12 @@ def _same_geometry(truth: MatrixStore, other: MatrixStore, name: str) -> None:
         )
     if min(truth.image) < SMALLEST:
         raise CtbasisError(
-            f"images of {truth.image[0]} x {truth.image[1]} pixels",
-            expected=f"at least {SMALLEST} x {SMALLEST}: SSIM looks at squares of this size",
+            f"the images have {truth.image[0]} x {truth.image[1]} pixels",
+            expected=f"at least {SMALLEST} x {SMALLEST}, the window of SSIM",
         )
 
 
-def _measured(stores: dict[str, MatrixStore], nodules: Sequence[InsertedNodule]) -> Findings:
+def _measured(stores: dict[str, MatrixStore], nodules: Sequence[InsertedNodule]) -> Comparison:
     truth, image, noisy = stores["truth"], stores["image"], stores.get("noisy")
     series = truth.series[0]
     dy, dx = series.pixel_spacing
@@ -208,29 +207,30 @@ def _measured(stores: dict[str, MatrixStore], nodules: Sequence[InsertedNodule])
     if nodules:
         if len(truth.series) > 1:
             raise CtbasisError(
-                f"nodules in a folder of {len(truth.series)} series", expected="one: places are counted within a series"
+                f"nodules are given for a folder of {len(truth.series)} series",
+                expected="one series, because their positions count slices within a series",
             )
-        check_places(nodules, images_of(truth), air=NOWHERE)
-    found = Measures(truth.image, spacing, nodules, with_noisy=noisy is not None)
+        check_places(nodules, images_of(truth), air=NO_AIR)
+    measures = Measures(truth.image, spacing, nodules, with_noisy=noisy is not None)
     every = max(1, truth.cols // EDGE_SLICES)
     groups = [images_of(store) for store in (truth, image, *([noisy] if noisy else []))]
     for z, slices in enumerate(progress(zip(*groups, strict=True), "score", total=truth.cols, unit="slice")):
-        found.add(z, *slices, edge=z % every == every // 2)
-    scores = {**_compared(truth, image, "image"), **found.to_dict()}
+        measures.add(z, *slices, edge=z % every == every // 2)
+    scores = {**_compared(truth, image, "image"), **measures.to_dict()}
     if noisy:
-        scores["before"] = {**_compared(truth, noisy, "noisy"), **found.before()}
-        scores["removed"] = {**_edge_ratios(stores), **found.structure.to_dict()}
-    return Findings(scores, spacing, found.power, found.edges, found.shown, found.patches)
+        scores["before"] = {**_compared(truth, noisy, "noisy"), **measures.before()}
+        scores["removed"] = {**_edge_ratios(stores), **measures.structure.to_dict()}
+    return Comparison(scores, spacing, measures.power, measures.edges, measures.shown, measures.patches)
 
 
 class Measures:
-    """What is measured in one pass, slice by slice.
+    """Measurements that are accumulated slice by slice in one pass.
 
     Args:
         image: Rows and columns.
         spacing: mm between slices, rows and columns.
-        nodules: Those that the truth holds.
-        with_noisy: Whether slices of the input come too.
+        nodules: The nodules in the truth.
+        with_noisy: Whether slices of the noisy input are added too.
     """
 
     def __init__(
@@ -247,13 +247,13 @@ class Measures:
         self._names, self._spacing, self._most_lung = names, spacing, -1.0
 
     def add(self, z: int, truth: NDArray[np.float32], *images: NDArray[np.float32], edge: bool) -> None:
-        """Take slice `z` of the truth, of the image, and of the input where there is one; HU.
+        """Add a slice.
 
         Args:
             z: Index of the slice.
-            truth: HU.
-            images: Image and input, HU.
-            edge: Whether its skin is measured.
+            truth: Truth, HU, (rows, columns).
+            *images: Image and, if there is one, noisy input, HU, (rows, columns).
+            edge: Whether the edge of the skin is measured in this slice.
         """
         regions = Regions(truth.astype(np.float64))
         for name, image in zip(self.errors, images, strict=True):
@@ -267,9 +267,9 @@ class Measures:
         if noisy is not None:
             self.structure.add(regions, noisy - images[0], noisy - truth)
         self._keep_patches(z, (truth, *images))
-        share = lung_share(truth)
-        if share > self._most_lung:
-            self._most_lung = share
+        lung = lung_share(truth)
+        if lung > self._most_lung:
+            self._most_lung = lung
             self.shown = Shown(z, truth, images[0], noisy)
 
     def _keep_patches(self, z: int, slices: tuple[NDArray[np.float32], ...]) -> None:
@@ -277,16 +277,21 @@ class Measures:
             kind = (nodule.diameter_mm, nodule.contrast_hu)
             if round(nodule.slice) == z and kind not in self.patches:
                 _, dy, dx = self._spacing
-                row, column, up, left = round(nodule.row), round(nodule.column), round(SHOWN / dy), round(SHOWN / dx)
-                where = slice(max(0, row - up), row + up + 1), slice(max(0, column - left), column + left + 1)
-                self.patches[kind] = {name: image[where] for name, image in zip(self._names, slices, strict=True)}
+                row, column, up, left = (
+                    round(nodule.row),
+                    round(nodule.column),
+                    round(PICTURE_MARGIN / dy),
+                    round(PICTURE_MARGIN / dx),
+                )
+                window = slice(max(0, row - up), row + up + 1), slice(max(0, column - left), column + left + 1)
+                self.patches[kind] = {name: image[window] for name, image in zip(self._names, slices, strict=True)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what was found of the image."""
+        """Return the scores of the image."""
         return {**self._of("image"), "mtf": self.edges.to_dict(), "bone_above": BONE, "edge_share": EDGE_SHARE}
 
     def before(self) -> dict[str, Any]:
-        """Return what was found of the input."""
+        """Return the scores of the noisy input."""
         return self._of("noisy")
 
     def _of(self, name: str) -> dict[str, Any]:
@@ -304,12 +309,12 @@ def _compared(truth: MatrixStore, image: MatrixStore, name: str) -> dict[str, An
         return compare(images_of(truth), images).to_dict()
     except ValueError as error:
         raise CtbasisError(
-            f"the two cannot be compared: {error}", expected="a truth that shows more than padding"
+            f"the {name} cannot be compared with the truth: {error}", expected="a truth that is not only padding"
         ) from error
 
 
 def _edge_ratios(stores: dict[str, MatrixStore]) -> dict[str, float | None]:
-    """Return the edge ratio of what was removed, and of the noise itself to compare with."""
+    """Return the edge ratios of the removed component and of the true noise."""
 
     def ratio(of: str) -> float | None:
         images = progress(
@@ -317,16 +322,16 @@ def _edge_ratios(stores: dict[str, MatrixStore]) -> dict[str, float | None]:
         )
         pairs = zip(images, images_of(stores[of]), strict=True)
         try:
-            found = edge_ratio((one - other for one, other in pairs), images_of(stores["truth"]))
+            measured = edge_ratio((one - other for one, other in pairs), images_of(stores["truth"]))
         except ValueError:
             return None
-        return found.ratio if np.isfinite(found.ratio) else None
+        return measured.ratio if np.isfinite(measured.ratio) else None
 
     return {"edge_ratio": ratio("image"), "noise_edge_ratio": ratio("truth")}
 
 
 def images_of(store: MatrixStore) -> Iterator[NDArray[np.float32]]:
-    """Yield the slices of a store, HU, with what was set aside put back, (rows, columns)."""
+    """Yield the slices of a store, HU, (rows, columns), with the values that the store keeps aside."""
     for group in store.column_groups:
         hu = store.read_columns(group)
         restore_set_aside(hu, store.read_aside(group))

@@ -1,4 +1,4 @@
-"""The page of a score: pictures, curves and tables in one self-contained HTML file, in the report's style."""
+"""HTML page of a score: pictures, curves and tables in one self-contained file, in the style of the report."""
 
 from __future__ import annotations
 
@@ -34,56 +34,58 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from ctbasis.score.score import Findings, Shown
+    from ctbasis.score.score import Comparison, Shown
 
 MORE_SCORES = {"rmse_bone": "RMSE, bone (HU)", "rmse_edges": "RMSE, edges (HU)"}
+"""Labels of the scores that the report does not have."""
 
 MEASURES = {
-    "with_truth": "the truth: a change of grey scale",
-    "with_gradient": "its gradient: more removed at edges",
-    "with_detail": "its detail: edges made softer",
+    "with_truth": "the truth: the grey scale changed",
+    "with_gradient": "the gradient of the truth: more was removed at edges",
+    "with_detail": "the detail of the truth: edges became softer",
 }
+"""Labels of the correlations of ctbasis/score/structure.py."""
 
 ANATOMY_REMOVED = 3.0
-"""z of a correlation from which the reader is told that anatomy was removed."""
+"""|z| of a correlation above which the page warns that anatomy was removed."""
 
 LOST = 0.5
-"""Contrast recovery below which the reader is told that nodules are lost."""
+"""Contrast recovery below which the page warns that nodules are lost."""
 
 
-def write_page(found: Findings, path: Path) -> None:
+def write_page(comparison: Comparison, path: Path) -> None:
     """Write the page to `path`.
 
     Args:
-        found: What was measured.
-        path: Of the HTML file; its folder is made.
+        comparison: The measurements.
+        path: HTML file; its folder is created if it does not exist.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(found), encoding="utf-8")
+    path.write_text(render(comparison), encoding="utf-8")
 
 
-def write_folder(found: Findings, out: Path) -> None:
+def write_folder(comparison: Comparison, out: Path) -> None:
     """Write score.json and score.html into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "score.json").write_text(json.dumps(found.scores, indent=2) + "\n", encoding="utf-8")
-    write_page(found, out / "score.html")
+    (out / "score.json").write_text(json.dumps(comparison.scores, indent=2) + "\n", encoding="utf-8")
+    write_page(comparison, out / "score.html")
 
 
-def render(found: Findings) -> str:
-    """Return the page."""
+def render(comparison: Comparison) -> str:
+    """Return the HTML of the page."""
     folders = [Path(__file__).parent, *map(Path, ctbasis.report.__path__)]
     environment = Environment(
         loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["number"] = number
-    scores = found.scores
+    scores = comparison.scores
     named = [("image", scores), *([("input", scores["before"])] if "before" in scores else [])]
-    figures = {"slices": slices_figure(found.shown, found.spacing[1:]), "curves": curves(found)}
-    if found.patches:
-        figures["nodules"] = nodules_figure(found)
+    figures = {"slices": slices_figure(comparison.shown, comparison.spacing[1:]), "curves": curves(comparison)}
+    if comparison.patches:
+        figures["nodules"] = nodules_figure(comparison)
     return environment.get_template("score.html.j2").render(
         scores=scores,
-        shown=found.shown.index + 1,
+        shown=comparison.shown.index + 1,
         warnings=_warnings(scores),
         rows=[
             {"name": name, "values": {label: number(of[key]) for key, label in {**SCORES, **MORE_SCORES}.items()}}
@@ -125,22 +127,22 @@ def _nodules(named: list[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]
 
 
 def _warnings(scores: Mapping[str, Any]) -> list[str]:
-    said = []
+    warnings = []
     for name, label in MEASURES.items():
         z = scores.get("removed", {}).get(name, {}).get("z")
         if z is not None and abs(z) > ANATOMY_REMOVED:
-            said.append(f"What was removed correlates with {label} (z = {z:.3g}), more than noise alone would.")
-    said += [
+            warnings.append(f"The removed component correlates with {label} (z = {z:.3g}), more than pure noise would.")
+    warnings += [
         f"Nodules of {kind['diameter_mm']:g} mm and {kind['contrast_hu']:+g} HU keep {kind['recovered']:.0%} of their "
         "contrast."
         for kind in scores.get("nodules", [])
         if kind["recovered"] < LOST
     ]
-    return said
+    return warnings
 
 
 def slices_figure(shown: Shown, pixel_spacing: tuple[float, float]) -> Figure:
-    """Draw truth, input and image in both windows, and below what is wrong and what was removed."""
+    """Draw truth, input and image in both windows, and below them the error and the removed component."""
     aspect = pixel_spacing[0] / pixel_spacing[1]
     columns = {"truth": shown.truth, "image": shown.image}
     below = {"image - truth": shown.image - shown.truth}
@@ -168,25 +170,25 @@ def slices_figure(shown: Shown, pixel_spacing: tuple[float, float]) -> Figure:
     return figure
 
 
-def curves(found: Findings) -> Figure:
-    """Draw noise power, edge-spread and modulation transfer."""
+def curves(comparison: Comparison) -> Figure:
+    """Draw noise power spectra, edge-spread functions and modulation transfer functions."""
     figure = new_figure(15, 4.2)
     left, middle, right = figure.subplots(1, 3)
     labels = {"image": "image", "noisy": "input", "truth": "truth"}
-    for index, (name, power) in enumerate(found.power.items()):
+    for index, (name, power) in enumerate(comparison.power.items()):
         if power.squares:
             f, values = power.radial()
             left.plot(f, values, color=COLOURS[index], linestyle=DASHES[index], label=labels[name])
     _finish(left, "noise power of image - truth", "1/mm", "HU² mm²")
-    if found.edges.measured:
+    if comparison.edges.measured:
         for index, name in enumerate(("image", "noisy", "truth")):
-            if name in found.edges.names:
+            if name in comparison.edges.names:
                 style = {"color": COLOURS[index], "linestyle": DASHES[index], "label": labels[name]}
-                middle.plot(found.edges.distance, found.edges.edge_spread(name), **style)
-                right.plot(*found.edges.mtf(name), **style)
+                middle.plot(comparison.edges.distance, comparison.edges.edge_spread(name), **style)
+                right.plot(*comparison.edges.mtf(name), **style)
         middle.set_xlim(-4, 4)
         right.set_ylim(0, 1.1)
-    _finish(middle, "edge spread at the skin", "mm, inside positive", "HU")
+    _finish(middle, "edge spread at the skin", "mm, positive inside", "HU")
     _finish(right, "modulation transfer", "1/mm", "")
     return figure
 
@@ -198,17 +200,17 @@ def _finish(axes: Axes, title: str, x: str, y: str) -> None:
         axes.legend(fontsize=TICK)
 
 
-def nodules_figure(found: Findings) -> Figure:
+def nodules_figure(comparison: Comparison) -> Figure:
     """Draw one nodule of each kind in truth, input and image."""
-    kinds = sorted(found.patches)
-    names = [name for name in ("truth", "noisy", "image") if name in found.patches[kinds[0]]]
+    kinds = sorted(comparison.patches)
+    names = [name for name in ("truth", "noisy", "image") if name in comparison.patches[kinds[0]]]
     figure = new_figure(1.9 * len(kinds) + 0.6, 2.1 * len(names) + 0.4)
     axes = figure.subplots(len(names), len(kinds), squeeze=False)
-    aspect = found.spacing[1] / found.spacing[2]
+    aspect = comparison.spacing[1] / comparison.spacing[2]
     for column, kind in enumerate(kinds):
         axes[0, column].set_title(f"{kind[0]:g} mm {kind[1]:+g} HU", fontsize=TICK)
         for row, name in enumerate(names):
-            image: NDArray[np.float32] = found.patches[kind][name]
+            image: NDArray[np.float32] = comparison.patches[kind][name]
             draw_image(axes[row, column], image, (-1000.0, 0.0), "gray", aspect)
     for row, name in enumerate(names):
         axes[row, 0].set_ylabel({"noisy": "input"}.get(name, name), fontsize=LABEL)

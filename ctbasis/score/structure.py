@@ -1,20 +1,20 @@
-"""Whether what a method removed holds anatomy: its correlation with the truth, against what noise alone gives.
+"""Anatomy in the component that a method removed: its correlation with the truth, compared with that of pure noise.
 
-Removed is r = noisy - image. Over body and lung of every slice, with t the truth and rho Pearson's correlation,
+The removed component is r = noisy - image. Over body and lung of every slice, with the truth t and Pearson's
+correlation rho,
 
-    with_truth     rho(r, t)                   a change of grey scale
-    with_gradient  rho(|r|, |grad t|)          more removed where there are edges
-    with_detail    rho(r, t - Gaussian(t))     edges made softer: what a blur removes
+    with_truth     rho(r, t)                   the grey scale changed
+    with_gradient  rho(|r|, |grad t|)          more was removed at edges
+    with_detail    rho(r, t - Gaussian(t))     edges became softer, as by a blur
 
-Noise alone has rho near zero, but not zero: it is correlated from voxel to voxel, and stronger behind dense paths. So
-where the true noise is known (noisy - truth) each number is given for it as well, and the difference is tested slice by
-slice:
+For pure noise rho is near zero but not zero, because noise is correlated between voxels and stronger along dense paths.
+Each number is therefore also given for the true noise (noisy - truth), and the difference is tested over slices:
 
     z = mean(rho_removed - rho_noise) / (standard deviation of it over slices / sqrt(slices))
 
-A |z| up to 3 is what noise gives; slices of one patient are alike, so take a much larger one for what it is and not for
-its digits. Together with the edge ratio (ctbasis/report/quality.py) it says that anatomy went, and by its sign and
-kind, how.
+Noise gives |z| up to 3. Slices of one patient are not independent, so a much larger |z| shows that anatomy was removed,
+but its exact value means little. Sign and measure show how the anatomy changed; see also the edge ratio in
+ctbasis/report/quality.py.
 
 References:
     A. Buades, B. Coll, J. M. Morel, "A review of image denoising algorithms, with a new one", Multiscale Model. Simul.
@@ -37,25 +37,26 @@ if TYPE_CHECKING:
     from ctbasis.score.regions import Regions
 
 DETAIL = 1.0
-"""Pixels of the Gaussian that detail is finer than."""
+"""Standard deviation, in pixels, of the Gaussian that separates detail from the rest."""
 
 MEASURES = ("with_truth", "with_gradient", "with_detail")
+"""Names of the correlations."""
 
 FEWEST = 100
-"""Voxels of body and lung without which a slice has no say; one from which nothing was removed has none either."""
+"""Smallest number of body and lung voxels for which a slice is counted; unchanged slices are not counted either."""
 
 
 class StructureContent:
-    """The correlations, slice by slice."""
+    """Correlations of the removed component with anatomy, collected slice by slice."""
 
     def __init__(self) -> None:
-        self._found: dict[str, list[tuple[float, float]]] = {name: [] for name in MEASURES}
+        self._correlations: dict[str, list[tuple[float, float]]] = {name: [] for name in MEASURES}
 
     def add(self, regions: Regions, removed: NDArray[Any], noise: NDArray[Any]) -> None:
-        """Take a slice.
+        """Add a slice.
 
         Args:
-            regions: Of the truth.
+            regions: Regions of the truth.
             removed: noisy - image, HU.
             noise: noisy - truth, HU.
         """
@@ -63,24 +64,24 @@ class StructureContent:
         if np.count_nonzero(inside) < FEWEST or not np.ptp(removed[inside]):
             return
         truth = np.clip(regions.truth, *SSIM_WINDOW)
-        guides = {
+        patterns = {
             "with_truth": truth[inside],
             "with_gradient": regions.gradient[inside],
             "with_detail": (truth - gaussian_filter(truth, DETAIL))[inside],
         }
-        for name, guide in guides.items():
+        for name, pattern in patterns.items():
             values = [component[inside] for component in (removed, noise)]
             if name == "with_gradient":
                 values = [np.abs(entry) for entry in values]
-            self._found[name].append((correlation(values[0], guide), correlation(values[1], guide)))
+            self._correlations[name].append((correlation(values[0], pattern), correlation(values[1], pattern)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return of every measure: removed, noise, z; None where nothing was measured."""
-        return {name: _tested(np.array(pairs)) for name, pairs in self._found.items()}
+        """Return removed, noise and z of every correlation; None if no slice was counted."""
+        return {name: _tested(np.array(pairs)) for name, pairs in self._correlations.items()}
 
 
 def correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """Return Pearson's correlation; 0 where one of the two is constant."""
+    """Return Pearson's correlation; 0 if one of the two arrays is constant."""
     x, y = (np.asarray(values, np.float64) - np.mean(values, dtype=np.float64) for values in (one, other))
     power = float(x @ x) * float(y @ y)
     return float(x @ y) / math.sqrt(power) if power > 0 else 0.0

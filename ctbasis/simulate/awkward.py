@@ -1,4 +1,4 @@
-"""A small CT slice in every form that DICOM files come in: the corpus of the fuzzer, and of tests of reading."""
+"""A small CT slice in every form of DICOM file that is read: the corpus of the fuzzer and of the tests of reading."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PATIENT = "Made^Up"
-"""PatientName of every file: nothing that is said of one may hold it."""
+"""PatientName of every file; no message about a file may contain it."""
 
 STUDY, SERIES, FRAME_OF_REFERENCE = (f"2.25.{number}" for number in (11, 12, 13))
 
@@ -48,7 +48,7 @@ NATIVE = {
     "big endian": ExplicitVRBigEndian,
     "deflated": DeflatedExplicitVRLittleEndian,
 }
-"""Transfer syntaxes that do not compress pixels, by the name of the form."""
+"""Transfer syntaxes without compression, by the name of the form."""
 
 LOSSLESS = {
     "RLE": RLELossless,
@@ -59,6 +59,7 @@ LOSSLESS = {
     "HTJ2K lossless": HTJ2KLossless,
     "HTJ2K lossless RPCL": HTJ2KLosslessRPCL,
 }
+"""Transfer syntaxes with lossless compression."""
 
 LOSSY = {
     "JPEG baseline": JPEGBaseline8Bit,
@@ -67,10 +68,11 @@ LOSSY = {
     "JPEG 2000": JPEG2000,
     "HTJ2K": HTJ2K,
 }
+"""Transfer syntaxes with lossy compression."""
 
 
 def stored_values(frames: int = 1, rows: int = 48, columns: int = 40, *, bits: int = 12) -> NDArray[np.uint16]:
-    """Return smooth values with noise below 2^bits, (frames, rows, columns)."""
+    """Return stored values of a smooth image with noise, below 2^bits, (frames, rows, columns)."""
     rng = np.random.default_rng(bits)
     y, x = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j]
     image = np.where(x**2 + y**2 < 1, 0.3 + 0.1 * np.cos(3 * x + y), 0.02)
@@ -79,7 +81,10 @@ def stored_values(frames: int = 1, rows: int = 48, columns: int = 40, *, bits: i
 
 
 def ct_image(values: NDArray[Any], syntax: str = ExplicitVRLittleEndian, *, instance: int = 1, **tags: Any) -> Dataset:
-    """Return a CT image of `values`, (rows, columns), unsigned and of 12 bits where `tags` say nothing else."""
+    """Return a CT image of `values`, (rows, columns); `tags` override attributes by keyword.
+
+    Without `tags` the stored values are unsigned, with 12 bits.
+    """
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = UID(syntax)
@@ -102,7 +107,7 @@ def ct_image(values: NDArray[Any], syntax: str = ExplicitVRLittleEndian, *, inst
 
 
 def enhanced_ct(values: NDArray[Any], syntax: str = ExplicitVRLittleEndian) -> Dataset:
-    """Return an enhanced CT object of `values`, (frames, rows, columns), its geometry in functional groups."""
+    """Return an enhanced CT object of `values`, (frames, rows, columns), with its geometry in functional groups."""
     ds = ct_image(values[0], ExplicitVRLittleEndian)
     ds.file_meta.TransferSyntaxUID = UID(syntax)
     ds.SOPClassUID, ds.NumberOfFrames = EnhancedCTImageStorage, len(values)
@@ -127,7 +132,7 @@ def to_bytes(ds: Dataset) -> bytes:
 
 
 def without_preamble(ds: Dataset) -> bytes:
-    """Return the data set alone, as old archives keep it."""
+    """Return the data set without preamble and file meta information, as old archives store it."""
     out = io.BytesIO()
     bare = Dataset()
     bare.update(ds)
@@ -136,7 +141,7 @@ def without_preamble(ds: Dataset) -> bytes:
 
 
 def forms() -> dict[str, bytes]:
-    """Return files by the name of their form: every transfer syntax, without a preamble, of several frames."""
+    """Return files by the name of their form: every transfer syntax, a file without preamble, multi-frame files."""
     image, frames = stored_values()[0], stored_values(3)
     made = {name: to_bytes(ct_image(image, syntax)) for name, syntax in {**NATIVE, **LOSSLESS}.items()}
     made |= {

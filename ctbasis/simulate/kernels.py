@@ -1,7 +1,7 @@
-"""How this room's inner loops are compiled: numba, cached on disk, threads only where the loop says so.
+"""Decorators that compile inner loops with numba and cache the machine code on disk.
 
-Without fastmath: with it, what a process compiles and what the next one has from the cache differ in the last bit, and
-where photons are drawn a last bit decides a whole image's noise. It is no faster here.
+`fastmath` is off. With it, freshly compiled code and code from the cache differ in the last bit, and the last bit of an
+expected photon count can change the noise of a whole image. It is no faster here.
 """
 
 from __future__ import annotations
@@ -25,6 +25,6 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
 def parallel_kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile `function` with its `numba.prange` loops spread over all cores.
 
-    Call it from one thread at a time: not every threading layer of numba stands being entered twice.
+    Call the result from one thread at a time, because not every threading layer of numba is re-entrant.
     """
     return cast("Callable[P, R]", numba.njit(cache=True, parallel=True)(function))

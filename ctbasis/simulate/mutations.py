@@ -1,4 +1,4 @@
-"""Damage to DICOM files, by chance and by intent, the same for the same seed."""
+"""Damage to DICOM files, at random and at chosen elements; the same seed gives the same damage."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 SHORT_VRS = {"AE", "AS", "AT", "CS", "DA", "DS", "DT", "FL", "FD", "IS", "LO", "LT", "PN", "SH", "SL", "SS", "ST", "TM"}
 SHORT_VRS |= {"UI", "UL", "US"}
-"""Value representations whose length takes 2 bytes where the VR is explicit (PS3.5 7.1.2)."""
+"""Value representations whose length field has 2 bytes in explicit VR transfer syntaxes (PS3.5 7.1.2)."""
 
-LIES = (
+BOUNDARY_NUMBERS = (
     0,
     1,
     2,
@@ -38,7 +38,7 @@ LIES = (
     0xFFFFFFFE,
     0xFFFFFFFF,
 )
-"""Lengths and numbers at which a parser's arithmetic ends."""
+"""Lengths and numbers at the limits of a parser's arithmetic."""
 
 TEXTS = (
     b"",
@@ -54,12 +54,20 @@ TEXTS = (
     b"\xff\xfe",
     b"2.5e",
 )
-"""Values for what should be a number or a UID."""
+"""Invalid values for elements that hold a number or a UID."""
 
 
 @dataclass(frozen=True)
 class Element:
-    """Where a data element of a file lies, in bytes from its beginning."""
+    """Position of a data element in a file, in bytes from the beginning.
+
+    Attributes:
+        tag: Position of the tag.
+        length: Position of the length field.
+        length_size: Bytes of the length field, 2 or 4.
+        value: Position of the value.
+        size: Bytes of the value.
+    """
 
     tag: int
     length: int
@@ -69,18 +77,21 @@ class Element:
 
 
 def elements(content: bytes) -> list[Element]:
-    """Return the elements of a whole file, those in sequences too; none where the data set is deflated."""
+    """Return the elements of a file, including those in sequences; an empty list for a deflated data set."""
     ds = pydicom.dcmread(io.BytesIO(content), force=True)
     if ds.file_meta.get("TransferSyntaxUID") == "1.2.840.10008.1.2.1.99":
         return []
     implicit, little = ds.original_encoding
-    found = _elements(ds, content, 0, implicit=bool(implicit), little=bool(little))
-    return sorted(found, key=lambda element: element.tag)
+    listed = _elements(ds, content, 0, implicit=bool(implicit), little=bool(little))
+    return sorted(listed, key=lambda element: element.tag)
 
 
 def _elements(ds: Dataset, content: bytes, base: int, *, implicit: bool, little: bool) -> list[Element]:
-    """Return the elements of a data set; what pydicom parsed late it counts from the sequence that it lies in."""
-    found = []
+    """Return the elements of a data set.
+
+    pydicom counts positions of elements that it parses lazily from the sequence that contains them, at `base`.
+    """
+    listed = []
     for tag in list(ds.keys()):
         raw: Any = ds.get_item(tag)
         inner = base
@@ -100,16 +111,22 @@ def _elements(ds: Dataset, content: bytes, base: int, *, implicit: bool, little:
             if inner < 0:
                 continue
             value = inner + raw.value_tell
-            found.append(Element(value - head, value - size, size, value, len(raw.value or b"")))
+            listed.append(Element(value - head, value - size, size, value, len(raw.value or b"")))
             inner = value
         if ds[tag].VR == "SQ":
             for item in ds[tag].value:
-                found += _elements(item, content, inner, implicit=implicit, little=little)
-    return found
+                listed += _elements(item, content, inner, implicit=implicit, little=little)
+    return listed
 
 
 def mutated(content: bytes, places: list[Element], rng: random.Random) -> bytes:
-    """Return `content` with one to four damages; `places` are its elements."""
+    """Return `content` with one to four damages.
+
+    Args:
+        content: A DICOM file.
+        places: Its elements; without them only damages at random positions are done.
+        rng: Random number generator.
+    """
     damaged = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 4))):
         if damaged:
@@ -159,19 +176,21 @@ def _swap_elements(content: bytearray, places: list[Element], rng: random.Random
         content[first.tag : first.value + first.size] = other
 
 
-def _lie_of_length(content: bytearray, places: list[Element], rng: random.Random) -> None:
+def _falsify_length(content: bytearray, places: list[Element], rng: random.Random) -> None:
     place = rng.choice(places)
-    lie = rng.choice(
-        (*LIES, place.size + 1, place.size + 2, max(place.size - 2, 0), 2 * place.size, rng.getrandbits(32))
+    false_length = rng.choice(
+        (*BOUNDARY_NUMBERS, place.size + 1, place.size + 2, max(place.size - 2, 0), 2 * place.size, rng.getrandbits(32))
     )
     limit = 1 << (8 * place.length_size)
-    content[place.length : place.length + place.length_size] = (lie % limit).to_bytes(place.length_size, "little")
+    content[place.length : place.length + place.length_size] = (false_length % limit).to_bytes(
+        place.length_size, "little"
+    )
 
 
-def _lie_of_value(content: bytearray, places: list[Element], rng: random.Random) -> None:
+def _falsify_value(content: bytearray, places: list[Element], rng: random.Random) -> None:
     place = rng.choice(places)
     if place.size in {2, 4} and rng.random() < 0.5:  # noqa: PLR2004 - such as US and UL
-        value = (rng.choice(LIES) % (1 << (8 * place.size))).to_bytes(place.size, "little")
+        value = (rng.choice(BOUNDARY_NUMBERS) % (1 << (8 * place.size))).to_bytes(place.size, "little")
     else:
         value = rng.choice(TEXTS).ljust(place.size)[: place.size]
     content[place.value : place.value + place.size] = value
@@ -185,6 +204,7 @@ BLIND: tuple[Damage, ...] = (
     _cut_out,
     _repeat,
 )
-"""Damages that know nothing of the file."""
+"""Damages at random positions, without knowledge of the elements."""
 
-DAMAGES = (*BLIND, _swap_tags, _swap_elements, _lie_of_length, _lie_of_length, _lie_of_value, _lie_of_value)
+DAMAGES = (*BLIND, _swap_tags, _swap_elements, _falsify_length, _falsify_length, _falsify_value, _falsify_value)
+"""All damages; two of them twice, so that they are drawn more often."""

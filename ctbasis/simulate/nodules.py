@@ -1,18 +1,19 @@
-"""Nodules put into a lung whose truth is known, and how much of their contrast an image keeps.
+"""Synthetic nodules in a lung whose truth is known, and the fraction of their contrast that an image keeps.
 
-A nodule is a sphere of constant contrast c over what is there. A voxel takes the share f of it that lies in the sphere,
+A nodule is a sphere of constant contrast c to its surroundings. With f the fraction of a voxel inside the sphere,
 
     truth with nodule = truth + c f,
 
-so small ones are blurred by voxel and slice as a scanner blurs them. An image's nodule is measured by the least-squares
-fit of the same f to what the image has over the truth without it, within MARGIN of the sphere:
+so small nodules are blurred by voxel and slice as in a scanner. The nodule in an image is measured by a least-squares
+fit of f to the difference between the image and the truth without the nodule, within MARGIN of the sphere:
 
     image - (truth - c f) = a f + b + rest,      contrast recovery = a / c
 
-1 is a nodule that is kept, 0 one that is gone. The fit is unbiased under noise of mean zero, whose standard error is
-large for one small nodule: look at several. The offset b takes what a method changes around the nodule alike.
+A contrast recovery of 1 means that the nodule is kept, 0 that it is removed. The fit is unbiased for noise with zero
+mean. Its standard error is large for a single small nodule, so use the mean of several. The offset b absorbs a constant
+change around the nodule.
 
-Places are voxel indices, counted from 0: slices as the pipeline orders them along the normal, rows, columns.
+Positions are voxel indices from 0: slices in the pipeline's order along the normal, rows, columns.
 
 References:
     H. H. Barrett, K. J. Myers, "Foundations of Image Science", Wiley, 2004, chapter 13 (linear estimation of a known
@@ -44,48 +45,52 @@ Spacing: TypeAlias = "tuple[float, float, float]"
 """mm between slices, rows and columns."""
 
 NODULES = "nodules.json"
+"""Name of the file with the list of nodules."""
 
 DIAMETERS = (3.0, 5.0, 8.0)
-"""mm."""
+"""Diameters in mm."""
 
 CONTRASTS = (150.0, 600.0)
-"""HU over the lung: a faint one and one of soft tissue in lung of -600."""
+"""Contrasts to the lung in HU: a faint nodule, and soft tissue in lung of -600 HU."""
 
 EACH = 4
-"""Nodules of every diameter and contrast."""
+"""Number of nodules of every diameter and contrast."""
 
 LUNG_WITHIN = (-950.0, -700.0)
-"""HU of the mean of 2 x 2 pixels of lung that holds no vessel to speak of."""
+"""Range of the mean HU of 2 x 2 pixels in lung without noticeable vessels."""
 
 TISSUE = -500.0
-"""HU above which a voxel belongs to the body that encloses the lungs: mattress and clothes look like lung too."""
+"""HU above which a voxel belongs to the body that encloses the lungs; mattress and clothes have the HU of lung too."""
 
 CLEARANCE = 1.5
-"""mm of such lung around a nodule, at least."""
+"""Smallest width in mm of lung without vessels around a nodule."""
 
 APART = 8.0
-"""mm between the surfaces of two nodules, at least."""
+"""Smallest distance in mm between the surfaces of two nodules."""
 
 CANDIDATES = 24
-"""Random places of which a nodule takes the one farthest from those before it."""
+"""Random positions that are drawn for a nodule, which takes the position farthest from the nodules before it."""
 
 MARGIN = 3.0
-"""mm around a sphere over which it is fitted."""
+"""Width in mm around a sphere of the region in which the nodule is fitted."""
 
 SAMPLES = 7
-"""Points along each edge of a voxel at which it is asked whether it lies in a sphere."""
+"""Sampling points along each edge of a voxel, from which the fraction inside a sphere is computed."""
 
 
 @dataclass(frozen=True)
 class InsertedNodule:
-    """A sphere.
+    """A sphere of constant contrast.
 
     Attributes:
-        slice: Its centre, in slices along the normal.
-        row: The same in rows.
-        column: The same in columns.
-        diameter_mm: mm.
-        contrast_hu: HU over what was there.
+        slice: Position of the centre in slices along the normal, from 0.
+        row: Position of the centre in rows, from 0.
+        column: Position of the centre in columns, from 0.
+        diameter_mm: Diameter, mm.
+        contrast_hu: Contrast to the surroundings, HU.
+
+    Raises:
+        CtbasisError: The diameter is not positive, or the contrast is 0 or not finite.
     """
 
     slice: float
@@ -107,14 +112,14 @@ class InsertedNodule:
 def coverage(
     nodule: InsertedNodule, z: int, image: tuple[int, int], spacing: Spacing, *, margin: float = 0.0
 ) -> tuple[tuple[slice, slice], NDArray[np.float64]] | None:
-    """Return where a nodule is in slice `z`, as a window into the image, and f in it; None where it is not.
+    """Return the window of slice `z` that a nodule covers, and f in the window; None if it does not reach the slice.
 
     Args:
         nodule: The sphere.
         z: Index of the slice.
         image: Rows and columns.
-        spacing: mm between slices, rows and columns; a slice is as thick as slices are apart.
-        margin: mm around the sphere that the window holds too.
+        spacing: mm between slices, rows and columns; the slice thickness equals the distance between slices.
+        margin: Additional width of the window around the sphere, mm.
     """
     dz, dy, dx = spacing
     reach = nodule.diameter_mm / 2 + margin
@@ -136,9 +141,9 @@ def coverage(
     ]
     radius = (nodule.diameter_mm / 2) ** 2
     disc = squared[0][:, None] + squared[1]
-    share = np.mean([disc + ((z + w - nodule.slice) * dz) ** 2 <= radius for w in within], axis=0)
+    fraction = np.mean([disc + ((z + w - nodule.slice) * dz) ** 2 <= radius for w in within], axis=0)
     shape = (rows.stop - rows.start, SAMPLES, columns.stop - columns.start, SAMPLES)
-    return (rows, columns), share.reshape(shape).mean(axis=(1, 3))
+    return (rows, columns), fraction.reshape(shape).mean(axis=(1, 3))
 
 
 def insert(
@@ -148,16 +153,16 @@ def insert(
 
     Args:
         hu: HU, (slices, rows, columns).
-        nodules: Spheres; parts outside are left out.
+        nodules: Spheres; parts outside the volume are ignored.
         spacing: mm between slices, rows and columns.
         first: Index of the first slice.
     """
     image = (hu.shape[1], hu.shape[2])
     for nodule, z in product(nodules, range(len(hu))):
-        found = coverage(nodule, first + z, image, spacing)
-        if found is not None:
-            where, f = found
-            hu[z][where] += (nodule.contrast_hu * f).astype(hu.dtype)
+        covered = coverage(nodule, first + z, image, spacing)
+        if covered is not None:
+            window, f = covered
+            hu[z][window] += (nodule.contrast_hu * f).astype(hu.dtype)
 
 
 def place(
@@ -170,45 +175,45 @@ def place(
     contrasts: Sequence[float] = CONTRASTS,
     within: range | None = None,
 ) -> list[InsertedNodule]:
-    """Find places for nodules in the lungs, in parenchyma away from vessels and from each other.
+    """Choose positions for nodules in the lungs, in parenchyma away from vessels and from each other.
 
     Args:
         images: Slices, HU, in order.
         spacing: mm between slices, rows and columns.
-        seed: Of the choice.
-        each: How many of every diameter and contrast; fewer where there is no room for more.
-        diameters: mm.
-        contrasts: HU.
-        within: Slices that centres may be in; all without it.
+        seed: Seed of the choice.
+        each: Number of nodules of every diameter and contrast; fewer if there is no room for more.
+        diameters: Diameters, mm.
+        contrasts: Contrasts, HU.
+        within: Slices in which centres may lie; by default all.
 
     Raises:
-        CtbasisError: There is no room for any.
+        CtbasisError: There is no room for a single nodule.
     """
     dz, dy, dx = spacing
     lung = np.stack([_parenchyma(np.asarray(image, np.float32)) for image in images])
-    # Beyond the first and the last slice nobody knows what there is.
+    # The tissue beyond the first and the last slice is unknown, and counts as not free.
     closed = np.pad(lung, ((1, 1), (0, 0), (0, 0)))
     room = distance_transform_edt(closed, sampling=(dz, 2 * dy, 2 * dx))[1:-1]
     if within is not None:
         room[: within.start] = room[within.stop :] = 0
     rng = np.random.default_rng(seed)
     placed: list[InsertedNodule] = []
-    # The largest first: they find room hardest.
+    # Large nodules come first, because room for them is scarce.
     for diameter, _ in product(sorted(diameters, reverse=True), range(each)):
         free = np.argwhere(room >= diameter / 2 + CLEARANCE)
         for contrast in contrasts:
             if not len(free):
                 break
             candidates = free[rng.choice(len(free), min(CANDIDATES, len(free)), replace=False)]
-            found = _farthest(candidates, placed, spacing, diameter, contrast)
-            if found is not None:
-                placed.append(found)
+            nodule = _farthest(candidates, placed, spacing, diameter, contrast)
+            if nodule is not None:
+                placed.append(nodule)
     if not placed:
         raise CtbasisError(
             f"there is no room for a nodule of {min(diameters):g} mm in {len(lung)} slices",
-            expected=f"lung without vessels, at least {min(diameters) / 2 + CLEARANCE:g} mm around a nodule's centre",
+            expected=f"lung without vessels within at least {min(diameters) / 2 + CLEARANCE:g} mm of a nodule's centre",
             cause="the slices do not show the lungs, or are too few or too thick",
-            remedy="give places by a JSON file, or leave nodules out",
+            remedy="list positions in a JSON file, or insert no nodules",
         )
     return sorted(placed, key=lambda one: (one.diameter_mm, one.contrast_hu, one.slice, one.row, one.column))
 
@@ -231,8 +236,8 @@ def _farthest(
     diameter: float,
     contrast: float,
 ) -> InsertedNodule | None:
-    """Return a nodule at the candidate that is farthest from all before it, None where every one is too near."""
-    # A candidate is a square of 2 x 2 pixels; its middle lies between them.
+    """Return a nodule at the candidate farthest from all placed nodules; None if every candidate is too near to one."""
+    # A candidate is a square of 2 x 2 pixels; its centre lies between them.
     places = candidates * [1, 2, 2] + [0, 0.5, 0.5]
     gaps = np.full(len(places), np.inf)
     for other in placed:
@@ -250,8 +255,8 @@ def check_places(nodules: Sequence[InsertedNodule], images: Iterable[NDArray[Any
 
     Args:
         nodules: Spheres.
-        images: Slices, HU, in order, padding as no less than -1000.
-        air: HU up to which the place of a centre is not in the body.
+        images: Slices, HU, in order, with padding of at least -1000 HU.
+        air: Largest mean HU around a centre that counts as air.
 
     Raises:
         CtbasisError: The centre of a nodule is outside the volume, or in air.
@@ -274,16 +279,17 @@ def check_places(nodules: Sequence[InsertedNodule], images: Iterable[NDArray[Any
 def _outside(nodule: InsertedNodule, where: str) -> CtbasisError:
     return CtbasisError(
         f"the nodule at slice {nodule.slice:g}, row {nodule.row:g}, column {nodule.column:g} is {where}",
-        expected="its centre in the body, in voxel indices from 0 along the normal",
-        cause="its place is in mm, or was made for another series",
+        expected="a centre inside the body, in voxel indices from 0, slices along the normal",
+        cause="the position is in mm, or belongs to another series",
+        remedy="correct the list of nodules",
     )
 
 
 class Contrast:
-    """The matched fit of nodules, slice by slice.
+    """Contrast recovery of nodules by a matched fit, accumulated slice by slice.
 
     Args:
-        nodules: Those that the truth holds.
+        nodules: The nodules in the truth.
         image: Rows and columns.
         spacing: mm between slices, rows and columns.
     """
@@ -291,29 +297,29 @@ class Contrast:
     def __init__(self, nodules: Sequence[InsertedNodule], image: tuple[int, int], spacing: Spacing) -> None:
         self.nodules = nodules
         self._image, self._spacing = image, spacing
-        # Of every nodule: sums of 1, f, d, f f, f d.
+        # For every nodule: sums of 1, f, d, f f, f d.
         self._sums = np.zeros((len(nodules), 5))
 
     def add(self, z: int, truth: NDArray[np.floating[Any]], image: NDArray[np.floating[Any]]) -> None:
-        """Take slice `z` of the truth, which holds the nodules, and of the image, HU."""
+        """Add slice `z` of the truth, which holds the nodules, and of the image, HU."""
         for index, nodule in enumerate(self.nodules):
-            found = coverage(nodule, z, self._image, self._spacing, margin=MARGIN)
-            if found is not None:
-                where, f = found
-                d = image[where] - (truth[where] - nodule.contrast_hu * f)
+            covered = coverage(nodule, z, self._image, self._spacing, margin=MARGIN)
+            if covered is not None:
+                window, f = covered
+                d = image[window] - (truth[window] - nodule.contrast_hu * f)
                 self._sums[index] += f.size, f.sum(), d.sum(), (f * f).sum(), (f * d).sum()
 
     @property
     def recovered(self) -> list[float | None]:
-        """Contrast recovery a / c of every nodule; None for one that no slice shows."""
-        found: list[float | None] = []
+        """Contrast recovery a / c of every nodule; None if no slice shows the nodule."""
+        recovered: list[float | None] = []
         for (n, f, d, ff, fd), nodule in zip(self._sums.tolist(), self.nodules, strict=True):
             variance = n * ff - f * f
-            found.append((n * fd - f * d) / variance / nodule.contrast_hu if variance > 0 else None)
-        return found
+            recovered.append((n * fd - f * d) / variance / nodule.contrast_hu if variance > 0 else None)
+        return recovered
 
     def kinds(self) -> list[dict[str, Any]]:
-        """Return a row for every diameter and contrast: count, mean recovery, and its standard deviation."""
+        """Return a row for every diameter and contrast: count, mean recovery, standard deviation of the recovery."""
         groups: dict[tuple[float, float], list[float]] = {}
         for nodule, value in zip(self.nodules, self.recovered, strict=True):
             if value is not None:
@@ -336,20 +342,20 @@ def write_nodules(nodules: Sequence[InsertedNodule], path: Path) -> None:
 
 
 def read_nodules(path: Path) -> list[InsertedNodule]:
-    """Read what `write_nodules` wrote.
+    """Read the list that `write_nodules` wrote.
 
     Raises:
-        CtbasisError: There is no such file, or it is no such list.
+        CtbasisError: The file does not exist, or holds no such list.
     """
     expected = '{"nodules": [{"slice", "row", "column", "diameter_mm", "contrast_hu"}, ...]} of numbers'
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))["nodules"]
         keys = InsertedNodule.__dataclass_fields__
-        found = [InsertedNodule(**{key: float(entry[key]) for key in keys}) for entry in listed]
+        nodules = [InsertedNodule(**{key: float(entry[key]) for key in keys}) for entry in listed]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CtbasisError(
             f"{path} is no list of nodules ({type(error).__name__}: {error})", expected=expected
         ) from error
-    if not found:
+    if not nodules:
         raise CtbasisError(f"{path} lists no nodule", expected=expected)
-    return found
+    return nodules

@@ -1,6 +1,6 @@
-"""The chest phantom: a synthetic chest with known HU, written as a DICOM CT series like a scanner's.
+"""The chest phantom: a synthetic chest with known HU, written as a DICOM CT series as a scanner writes it.
 
-It stands in for a patient where none can be shipped, and is called a phantom in every tag a person reads.
+It takes the place of patient data, which cannot be distributed. Every DICOM tag that people read calls it a phantom.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_ui
 
 from ctbasis.errors import CtbasisError
 from ctbasis.progress import progress
-from ctbasis.simulate import anatomy
+from ctbasis.simulate import anatomy, capsules
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FIELD_OF_VIEW = 384.0
-"""mm across the image: 256 pixels of 1.5 mm."""
+"""Width of the image in mm: 256 pixels of 1.5 mm."""
 
 RESCALE_INTERCEPT = -1024
 PIXEL_PADDING = -2000
 """Stored value outside the circular field of view."""
 
 NODULES = ((3.0, 40.0), (4.0, 40.0), (5.0, 35.0), (6.0, 45.0), (8.0, -620.0), (8.0, 40.0), (10.0, 50.0))
-"""Diameter in mm and HU; the one of -620 is a ground-glass nodule."""
+"""Diameters in mm and HU of the nodules; the nodule of -620 HU is a ground-glass nodule."""
 
 CANDIDATES = 12
-"""Random places of which a nodule takes the one farthest from the nodules before it."""
+"""Random positions that are drawn for a nodule, which takes the position farthest from the nodules before it."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Nodule:
     """A sphere in a lung.
 
     Attributes:
-        slice: Its centre's position in the volume, in slices.
-        row: The same in rows.
-        column: The same in columns.
-        diameter: mm.
-        hu: What it is filled with, HU.
+        slice: Position of the centre in slices, from 0.
+        row: Position of the centre in rows, from 0.
+        column: Position of the centre in columns, from 0.
+        diameter: Diameter, mm.
+        hu: HU inside the sphere.
     """
 
     slice: float
@@ -63,8 +63,8 @@ class Phantom:
         hu: HU, (z, y, x) int16, the lowest slice first, rows to the back, columns to the left of the patient.
         spacing: mm between slices.
         pixel_spacing: mm between rows and between columns.
-        nodules: Those whose centre is in the volume.
-        seed: What vessels, nodules and texture were drawn with.
+        nodules: Nodules whose centre is in the volume.
+        seed: Seed of vessels, nodules and texture.
     """
 
     hu: NDArray[np.int16]
@@ -75,7 +75,7 @@ class Phantom:
 
     @property
     def field_of_view(self) -> NDArray[np.bool_]:
-        """Where a scanner's circular field of view is, (y, x)."""
+        """Mask of the circular field of view of a scanner, (y, x)."""
         rows, columns = self.hu.shape[1:]
         y, x = (_centred(count, 1.0) for count in (rows, columns))
         inside: NDArray[np.bool_] = y[:, None] ** 2 + x**2 <= (max(rows, columns) / 2) ** 2
@@ -85,37 +85,37 @@ class Phantom:
 def chest(slices: int = 301, rows: int = 256, columns: int = 256, *, spacing: float = 1.0, seed: int = 0) -> Phantom:
     """Make a chest phantom.
 
-    Fewer slices than `anatomy.HEIGHT` / `spacing` show the middle of the chest. The anatomy varies smoothly along z, so
-    neighbouring slices resemble each other as a patient's do.
+    With fewer slices than `anatomy.HEIGHT` / `spacing`, the phantom is the middle of the chest. The anatomy varies
+    smoothly along z, so neighbouring slices resemble each other as those of a patient do.
 
     Args:
         slices: Number of slices.
         rows: Number of rows.
         columns: Number of columns; the larger of rows and columns spans `FIELD_OF_VIEW`.
         spacing: mm between slices.
-        seed: Of vessels, airways, nodules and texture; the other organs are the same in every phantom.
+        seed: Seed of vessels, airways, nodules and texture; the other organs are the same in every phantom.
 
     Raises:
-        CtbasisError: No slice, fewer than 8 rows or columns, or a spacing that is not positive.
+        CtbasisError: There is no slice, there are fewer than 8 rows or columns, or the spacing is not positive.
     """
     if slices < 1 or min(rows, columns) < 8 or not spacing > 0:  # noqa: PLR2004 - fewer pixels show no organ
         raise CtbasisError(
-            f"a phantom of {slices} slices of {rows} x {columns} at {spacing} mm was asked for",
+            f"a phantom of {slices} slices of {rows} x {columns} at {spacing} mm was requested",
             expected="at least 1 slice, 8 x 8 pixels and a positive spacing",
         )
     pixel = FIELD_OF_VIEW / max(rows, columns)
     x, y = _centred(columns, pixel), _centred(rows, pixel)
     z = anatomy.HEIGHT / 2 + _centred(slices, spacing)
     texture, vessels, places = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
-    # A lattice of odd, unequal edges repeats only beyond the chest.
+    # A lattice with coprime edges of this size does not repeat within the chest.
     knots = texture.standard_normal((127, 131, 137), np.float32)
     hu = np.empty((slices, rows, columns), np.float32)
     anatomy.paint_organs(hu, x, y, z, anatomy.profile(z), knots)
-    # Branches are drawn towards their tips and pass behind the heart and the diaphragm: those parts are not seen.
-    anatomy.paint_capsules(hu, x, y, z, anatomy.lung_trees(vessels), hu < anatomy.LUNG_WINDOW)
+    # Branches may pass through the heart and the diaphragm on the way to their tips; they are painted in lung only.
+    anatomy.paint_capsules(hu, x, y, z, capsules.lung_trees(vessels), hu < anatomy.LUNG_WINDOW)
     everywhere = np.ones(hu.shape, np.bool_)
-    for capsules in (anatomy.great_vessels(), anatomy.trachea(), anatomy.bones()):
-        anatomy.paint_capsules(hu, x, y, z, capsules, everywhere)
+    for chains in (capsules.great_vessels(), capsules.trachea(), capsules.bones()):
+        anatomy.paint_capsules(hu, x, y, z, chains, everywhere)
     spheres = _nodule_capsules(places)
     anatomy.paint_capsules(hu, x, y, z, spheres, everywhere)
     nodules = [
@@ -129,11 +129,14 @@ def chest(slices: int = 301, rows: int = 256, columns: int = 256, *, spacing: fl
 def write_series(phantom: Phantom, folder: Path) -> list[Path]:
     """Write `phantom` as a DICOM CT series, signed 16 bit with padding outside the circular field of view.
 
-    UIDs follow from the phantom alone, so the same phantom is the same series byte for byte.
+    UIDs are derived from the phantom only, so the same phantom gives the same series byte for byte.
 
     Args:
-        phantom: What to write.
-        folder: Made by this call, whole or not at all.
+        phantom: The phantom to write.
+        folder: New folder; after an error it does not exist.
+
+    Returns:
+        The files in the order of the slices.
 
     Raises:
         CtbasisError: `folder` exists and is not empty.
@@ -159,7 +162,7 @@ def write_series(phantom: Phantom, folder: Path) -> list[Path]:
 def write_chest(
     folder: Path, *, slices: int = 301, rows: int = 256, columns: int = 256, spacing: float = 1.0, seed: int = 0
 ) -> list[Path]:
-    """Make a phantom and write it: `write_series` of `chest`."""
+    """Make a phantom and write it, see `chest` and `write_series`."""
     return write_series(chest(slices, rows, columns, spacing=spacing, seed=seed), folder)
 
 
@@ -168,10 +171,10 @@ def _centred(count: int, step: float) -> NDArray[np.float64]:
 
 
 def _nodule_capsules(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return the nodules as capsules without length, right and left lung in turn, each far from those before it."""
+    """Return the nodules as capsules of length 0, alternately in the right and left lung, far from each other."""
     spheres: list[list[float]] = []
     for index, (diameter, hu) in enumerate(NODULES):
-        candidates = anatomy.lung_points(index % 2, CANDIDATES, 6.0 + diameter / 2, rng)
+        candidates = capsules.lung_points(index % 2, CANDIDATES, 6.0 + diameter / 2, rng)
         placed = np.array([sphere[:3] for sphere in spheres] or [[0.0, 0.0, 0.0]])
         distances = np.linalg.norm(candidates[:, None] - placed, axis=2).min(axis=1)
         centre = candidates[np.argmax(distances)].tolist()
@@ -191,7 +194,7 @@ def _slice_dataset(phantom: Phantom, index: int, stored: NDArray[np.int16]) -> F
     dy, dx = phantom.pixel_spacing
     x, y = _centred(columns, dx)[0], _centred(rows, dy)[0]
     z = _centred(len(phantom.hu), phantom.spacing)[index]
-    # A scanner numbers from the head down; files are ordered from the feet up.
+    # A scanner numbers slices from the head down; these files are ordered from the feet up.
     ds.InstanceNumber = len(phantom.hu) - index
     ds.ImagePositionPatient = [_decimal(value) for value in (x, y, z)]
     ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
@@ -210,7 +213,7 @@ def _slice_dataset(phantom: Phantom, index: int, stored: NDArray[np.int16]) -> F
 
 
 def _describe_phantom(ds: FileDataset, phantom: Phantom) -> None:
-    """Set what is the same in every slice: that this is a phantom, its study and its frame of reference."""
+    """Set the attributes that are the same in every slice: the phantom, its study and its frame of reference."""
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.PatientName, ds.PatientID = "Phantom^Chest", f"PHANTOM-{phantom.seed}"
     ds.PatientBirthDate, ds.PatientSex = "", "O"
@@ -231,11 +234,11 @@ def _describe_phantom(ds: FileDataset, phantom: Phantom) -> None:
     ds.KVP = None
 
 
-def _uid(phantom: Phantom, what: str) -> UID:
+def _uid(phantom: Phantom, entity: str) -> UID:
     shape = "x".join(str(edge) for edge in phantom.hu.shape)
-    return generate_uid(entropy_srcs=["ctbasis chest phantom", shape, str(phantom.spacing), str(phantom.seed), what])
+    return generate_uid(entropy_srcs=["ctbasis chest phantom", shape, str(phantom.spacing), str(phantom.seed), entity])
 
 
 def _decimal(value: float) -> float:
-    """Round to what a DICOM decimal string of 16 characters holds."""
+    """Round to a number that a DICOM decimal string of 16 characters holds."""
     return round(float(value), 6)

@@ -1,10 +1,10 @@
 """Parallel-beam projection and filtered back-projection of axial slices, many slices at once.
 
-Arrays hold the slices last, so that the inner loop runs over neighbours in memory and is vectorised: every slice of a
-batch shares its geometry, and an interpolation weight is computed once for all of them.
+The slices are the last axis of all arrays, so that the inner loop runs over neighbours in memory and is vectorised: all
+slices of a batch have the same geometry, and an interpolation weight is computed once for all of them.
 
     image       (rows, columns, slices)  attenuation mu, 1/mm
-    projection  (views, bins, slices)    line integrals of mu, no unit
+    projection  (views, bins, slices)    line integrals of mu, dimensionless
 
 References:
     P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images", IEEE Transactions on Medical
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Kernel: TypeAlias = Literal["hann", "cosine", "shepp-logan", "ram-lak"]
-"""Reconstruction kernels from soft to sharp, by the window that tapers the ramp (Kak and Slaney, section 3.3)."""
+"""Reconstruction kernels from soft to sharp, named by the window of the ramp filter (Kak and Slaney, section 3.3)."""
 
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 TILE = 8
-"""Rows that one thread back-projects together: a view's bins and the tile stay in the core's cache."""
+"""Rows that one thread back-projects together, so that the bins of a view and the tile stay in the core's cache."""
 
 
 @dataclass(frozen=True)
 class ParallelBeam:
-    """A parallel-beam scan of a half turn around the middle of the image.
+    """A parallel-beam scan over half a turn around the centre of the image.
 
     Attributes:
         image: Rows and columns.
         pixel_spacing: mm between rows and between columns.
-        views: Number of angles, evenly over 180 degrees.
+        views: Number of angles, evenly spaced over 180 degrees.
     """
 
     image: tuple[int, int]
@@ -52,30 +52,30 @@ class ParallelBeam:
 
     @classmethod
     def around(cls, image: tuple[int, int], pixel_spacing: tuple[float, float], views: int | None = None) -> Self:
-        """Fit a scan to an image.
+        """Return a scan with the geometry of an image.
 
         Args:
             image: Rows and columns.
             pixel_spacing: mm between rows and between columns.
-            views: Number of angles; by default pi/2 a column, which samples the image's rim as finely as its columns
-                do (Kak and Slaney, section 3.3). Cost is proportional to it.
+            views: Number of angles; by default pi/2 times the number of columns, which samples the rim of the image as
+                finely as the columns do (Kak and Slaney, section 3.3). The cost is proportional to it.
         """
         return cls(image, pixel_spacing, views or math.ceil(math.pi / 2 * max(image)))
 
     @property
     def pitch(self) -> float:
-        """Distance between detector bins, mm: as fine as the pixels."""
+        """Distance between detector bins, mm: the pixel spacing."""
         return min(self.pixel_spacing)
 
     @property
     def bins(self) -> int:
-        """Number of detector bins, odd, beyond the image's diagonal at both ends."""
+        """Number of detector bins, odd; they extend beyond both ends of the image's diagonal."""
         diagonal = math.hypot(*(edge * step for edge, step in zip(self.image, self.pixel_spacing, strict=True)))
         return 2 * math.ceil(diagonal / 2 / self.pitch) + 3
 
     @property
     def angles(self) -> NDArray[np.float64]:
-        """Angle of each view's detector axis against the rows, radians, (views,)."""
+        """Angle between the detector axis of each view and the rows, radians, (views,)."""
         return np.arange(self.views, dtype=np.float64) * (np.pi / self.views)
 
     @property
@@ -85,11 +85,14 @@ class ParallelBeam:
 
 
 def project(image: NDArray[np.float32], beam: ParallelBeam) -> NDArray[np.float32]:
-    """Return the line integrals of `image` by Joseph's method, (views, bins, slices).
+    """Compute the line integrals of `image` by Joseph's method, (views, bins, slices).
 
     Args:
         image: mu in 1/mm, (rows, columns, slices).
-        beam: Geometry.
+        beam: Geometry of the projection.
+
+    Raises:
+        ValueError: The image does not have the size of the beam's geometry.
     """
     rows, columns, slices = image.shape
     if (rows, columns) != beam.image:
@@ -103,12 +106,15 @@ def project(image: NDArray[np.float32], beam: ParallelBeam) -> NDArray[np.float3
 def reconstruct(
     projections: NDArray[np.float32], beam: ParallelBeam, *, kernel: Kernel = "hann"
 ) -> NDArray[np.float32]:
-    """Return the filtered back-projection, 1/mm, (rows, columns, slices).
+    """Compute the filtered back-projection, 1/mm, (rows, columns, slices).
 
     Args:
         projections: Line integrals, (views, bins, slices).
-        beam: Geometry.
-        kernel: What tapers the ramp filter; a sharper one lets more and finer noise through.
+        beam: Geometry of the projection.
+        kernel: Window of the ramp filter; a sharper kernel passes more and finer noise.
+
+    Raises:
+        ValueError: The projections do not have the views and bins of the beam's geometry.
     """
     if projections.shape[:2] != (beam.views, beam.bins):
         raise ValueError(f"projections of shape {projections.shape}, the beam has {beam.views} views, {beam.bins} bins")
@@ -122,8 +128,8 @@ def reconstruct(
 def filter_projections(
     projections: NDArray[np.float32], beam: ParallelBeam, *, kernel: Kernel = "hann"
 ) -> NDArray[np.float32]:
-    """Convolve every view with the tapered ramp, 1/mm, (views, bins, slices)."""
-    # Twice the bins, so that the circular convolution is the linear one.
+    """Convolve every view with the windowed ramp filter, 1/mm, (views, bins, slices)."""
+    # Zero padding to twice the bins makes the circular convolution a linear one.
     length = 1 << (2 * beam.bins - 1).bit_length()
     response = ramp(length, beam.pitch, kernel).astype(np.float32)[:, None]
     filtered = np.empty(projections.shape, np.float32)
@@ -132,16 +138,16 @@ def filter_projections(
         spectrum = np.fft.rfft(projections[view], length, axis=0)
         filtered[view] = np.fft.irfft(spectrum * response, length, axis=0)[: beam.bins]
 
-    # NumPy's transforms let go of the interpreter's lock.
+    # NumPy's transforms release the interpreter's lock.
     with ThreadPoolExecutor(numba.get_num_threads()) as pool:
         list(pool.map(convolve, range(len(projections))))
     return filtered
 
 
 def ramp(length: int, pitch: float, kernel: Kernel = "hann") -> NDArray[np.float64]:
-    """Return the frequency response of the tapered ramp for a real FFT of `length`, (length / 2 + 1,), 1/mm.
+    """Return the frequency response of the windowed ramp filter for a real FFT of `length`, (length / 2 + 1,), 1/mm.
 
-    The ramp is the transform of its band-limited kernel (Kak and Slaney, equation 61), not |f| itself, which would
+    The response is the Fourier transform of the band-limited kernel (Kak and Slaney, equation 61). |f| itself would
     shift the reconstruction by a constant.
     """
     n = np.fft.fftfreq(length, 1 / length)
@@ -154,7 +160,7 @@ def ramp(length: int, pitch: float, kernel: Kernel = "hann") -> NDArray[np.float
 
 
 def window(f: NDArray[np.float64], kernel: Kernel) -> NDArray[np.float64]:
-    """Return what tapers the ramp at frequencies `f` in cycles per bin, at most 1/2 (the Nyquist frequency).
+    """Return the window of the ramp filter at frequencies `f` in cycles per bin, at most 1/2 (the Nyquist frequency).
 
     hann (1 + cos 2 pi f) / 2, cosine cos pi f, shepp-logan sin(pi f) / (pi f), ram-lak 1.
     """
@@ -179,7 +185,7 @@ def _project(
     bins = out.shape[1]
     for view in numba.prange(len(cosines)):
         c, s = cosines[view], sines[view]
-        # A ray is x c + y s = t. Step along the axis it is nearer to, and interpolate across.
+        # A ray is x c + y s = t. Step along the axis that is nearer to the ray, and interpolate across it.
         along_rows = dy * abs(s) <= dx * abs(c)
         steps, across = (rows, columns) if along_rows else (columns, rows)
         length = np.float32(dy / abs(c) if along_rows else dx / abs(s))

@@ -1,4 +1,4 @@
-"""`ctbasis submit` against the stand-in of a Kubeflow server."""
+"""`ctbasis submit` with a stand-in for a Kubeflow server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 CT = "s3://clinic/series-7"
 
-# Where pytest itself runs in the background, Ctrl-C is switched off for what it starts.
+# If pytest itself runs in the background, processes that it starts ignore Ctrl-C by default.
 PROGRAM = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from ctbasis.cli import main; main()"
 )
@@ -36,14 +36,16 @@ def ctbasis(*arguments: str | Path) -> Result:
 
 @pytest.fixture
 def guarded() -> Iterator[KfpStandIn]:
-    """Return a stand-in that asks for a token."""
-    with KfpStandIn(token="the-secret") as stand_in:  # noqa: S106 - of the stand-in
+    """Return a stand-in that requires a token."""
+    with KfpStandIn(token="the-secret") as stand_in:  # noqa: S106 - token of the stand-in
         yield stand_in
 
 
-def test_submit_runs_the_package_tells_the_run_and_brings_the_results_home(server: KfpStandIn, tmp_path: Path) -> None:
-    chosen = ["--experiment", "trial", "--run-name", "mine", "--rank", "20", "--seed", "7", "--out", tmp_path / "out"]
-    result = ctbasis("submit", CT, "--host", server.url, *chosen)
+def test_submit_runs_the_package_prints_the_address_of_the_run_and_fetches_its_results(
+    server: KfpStandIn, tmp_path: Path
+) -> None:
+    options = ["--experiment", "trial", "--run-name", "mine", "--rank", "20", "--seed", "7", "--out", tmp_path / "out"]
+    result = ctbasis("submit", CT, "--host", server.url, *options)
     assert result.exit_code == 0, result.output
     assert server.refused == []
     (run,) = server.runs.values()
@@ -53,14 +55,14 @@ def test_submit_runs_the_package_tells_the_run_and_brings_the_results_home(serve
     url, *metrics, _ = result.stdout.splitlines()
     assert url == f"{server.url}/#/runs/details/{run.run_id}"
     assert metrics == ["engine: mahout", "psnr_after: 38.5", "rank: 50"]
-    assert [line.split(" ", 1)[1] for line in result.stderr.splitlines()][::2] == [
-        f"{step}: running" for step in steps(run.package)
-    ]
+    mode, *progress = result.stderr.splitlines()
+    assert mode == "mode: auto chose global, because --rank is given; patch mode has no rank"
+    assert [line.split(" ", 1)[1] for line in progress][::2] == [f"{step}: running" for step in steps(run.package)]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == server.metrics
     assert (tmp_path / "out" / "figure1.png").read_bytes() == picture()
 
 
-def test_submit_takes_host_and_token_from_the_environment_and_shows_no_token(
+def test_submit_reads_host_and_token_from_the_environment_and_never_prints_the_token(
     guarded: KfpStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CTBASIS_KFP_HOST", guarded.url)
@@ -71,6 +73,29 @@ def test_submit_takes_host_and_token_from_the_environment_and_shows_no_token(
     accepted = ctbasis("submit", CT, "--no-wait")
     assert accepted.exit_code == 0, accepted.output
     assert "the-secret" not in refused.output + accepted.output
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"),
+    [((), "patch"), (("--ranks", "20,40"), "global"), (("--mode", "global"), "global"), (("--tau", "2"), "patch")],
+)
+def test_submit_resolves_the_mode_before_it_sends_the_run(
+    server: KfpStandIn, options: tuple[str, ...], mode: str
+) -> None:
+    result = ctbasis("submit", CT, "--host", server.url, "--no-wait", *options)
+    assert result.exit_code == 0, result.output
+    (run,) = server.runs.values()
+    assert run.arguments["mode"] == mode
+    assert result.stderr.count("mode: auto chose") == ("--mode" not in options)
+
+
+def test_submit_needs_a_named_mode_for_a_basis_that_only_the_server_reaches(server: KfpStandIn, tmp_path: Path) -> None:
+    options = (CT, "--host", server.url, "--no-wait", "--basis", tmp_path / "nowhere")
+    refused = ctbasis("submit", *options)
+    assert refused.exit_code == 2
+    assert "--mode global or --mode patch" in refused.stderr
+    assert server.runs == {}
+    assert ctbasis("submit", *options, "--mode", "patch").exit_code == 0
 
 
 def test_a_package_for_one_node_volumes_is_compiled_and_submitted(server: KfpStandIn, tmp_path: Path) -> None:
@@ -90,25 +115,26 @@ def test_a_package_for_one_node_volumes_is_compiled_and_submitted(server: KfpSta
     "options",
     [("--check", "--out", "x.yaml"), ("--check", "--workspace-size", "5Gi"), ("--access-mode", "ReadWriteOnce")],
 )
-def test_another_workspace_never_touches_the_committed_package(options: tuple[str, ...]) -> None:
+def test_compiling_with_another_workspace_never_changes_the_committed_package(options: tuple[str, ...]) -> None:
     assert ctbasis("compile", *options).exit_code == 2
 
 
 def test_no_option_takes_a_token_and_the_help_names_its_variable() -> None:
-    told = ctbasis("submit", "--help").output
-    assert "--token" not in told
-    assert "CTBASIS_KFP_TOKEN" in told
-    assert "CTBASIS_KFP_HOST" in told
+    for page in ("--help", "--help-all"):
+        text = ctbasis("submit", page).output
+        assert "--token" not in text
+        assert "CTBASIS_KFP_TOKEN" in text
+        assert "CTBASIS_KFP_HOST" in text
 
 
-def test_without_waiting_submit_says_where_the_run_is_and_asks_no_more(server: KfpStandIn) -> None:
+def test_with_no_wait_submit_prints_the_address_of_the_run_and_sends_no_more_requests(server: KfpStandIn) -> None:
     result = ctbasis("submit", CT, "--host", server.url, "--no-wait")
     (run,) = server.runs.values()
     assert (result.exit_code, result.stdout) == (0, f"{server.url}/#/runs/details/{run.run_id}\n")
     assert run.asked == 0
 
 
-def test_an_upload_needs_no_source_and_runs_nothing(server: KfpStandIn) -> None:
+def test_an_upload_needs_no_source_and_starts_no_run(server: KfpStandIn) -> None:
     result = ctbasis("submit", "--upload-only", "--host", server.url)
     assert result.exit_code == 0, result.output
     (pipeline_id,) = server.pipelines
@@ -117,7 +143,7 @@ def test_an_upload_needs_no_source_and_runs_nothing(server: KfpStandIn) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "found"),
+    ("arguments", "message"),
     [
         (["submit", "--host", "http://localhost"], "Missing argument 'SOURCE'"),
         (["submit", CT], "Missing option '--host'"),
@@ -127,10 +153,10 @@ def test_an_upload_needs_no_source_and_runs_nothing(server: KfpStandIn) -> None:
         (["submit", CT, "--host", "http://localhost", "--engine", "abacus"], "Invalid value for '--engine'"),
     ],
 )
-def test_what_submit_cannot_do_is_refused_with_exit_code_2(arguments: list[str], found: str) -> None:
+def test_an_impossible_submission_is_refused_with_exit_code_2(arguments: list[str], message: str) -> None:
     result = ctbasis(*arguments)
     assert result.exit_code == 2
-    assert found in result.stderr
+    assert message in result.stderr
 
 
 def test_an_argument_out_of_bounds_starts_no_run(server: KfpStandIn) -> None:
@@ -140,36 +166,37 @@ def test_an_argument_out_of_bounds_starts_no_run(server: KfpStandIn) -> None:
     assert server.runs == {}
 
 
-def test_a_failed_run_and_one_out_of_time_end_with_exit_code_2_and_the_address(server: KfpStandIn) -> None:
+def test_a_failed_run_and_a_timeout_end_with_exit_code_2_and_the_address_of_the_run(server: KfpStandIn) -> None:
     server.stuck = True
     late = ctbasis("submit", CT, "--host", server.url, "--timeout", "0.1")
     server.stuck, server.failing = False, "svd"
     failed = ctbasis("submit", CT, "--host", server.url)
-    for result, found, run_id in zip((late, failed), ("it goes on", "svd failed"), server.runs, strict=True):
+    for result, message, run_id in zip((late, failed), ("it goes on", "svd failed"), server.runs, strict=True):
         assert result.exit_code == 2
-        assert found in result.stderr
+        assert message in result.stderr
         assert run_id in result.stderr
 
 
-def test_ctrl_c_leaves_the_run_alone_and_says_where_it_goes_on(server: KfpStandIn, tmp_path: Path) -> None:
+def test_ctrl_c_does_not_stop_the_run_and_prints_its_address(server: KfpStandIn, tmp_path: Path) -> None:
     server.stuck = True
     command = [sys.executable, "-c", PROGRAM, "submit", CT, "--host", server.url, "--timeout", "60"]
-    room = Path(__file__).parents[2]
+    root = Path(__file__).parents[2]
     with subprocess.Popen(
         command,
-        cwd=room,
+        cwd=root,
         env={**os.environ, "HOME": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stderr is not None
+        assert process.stderr.readline().startswith("mode: auto chose patch")
         assert process.stderr.readline().endswith(": running\n")
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     (run_id,) = server.runs
-    assert f"run {run_id} goes on at the server, look at {server.url}/#/runs/details/{run_id}" in told
-    assert "Traceback" not in told
-    assert "run it again" not in told
+    assert f"run {run_id} goes on at the server, look at {server.url}/#/runs/details/{run_id}" in stderr
+    assert "Traceback" not in stderr
+    assert "run it again" not in stderr
     assert server.refused == []

@@ -1,4 +1,4 @@
-"""The skin's edge gives back the sharpness that an image was made with."""
+"""The measured sharpness of the skin's edge is the sharpness with which the image was made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CENTRE, AXES = (99.3, 118.8), (62.0, 78.0)
 
 
 def body(samples: int = 8) -> NDArray[np.float64]:
-    """Return an ellipse of water in air, anti-aliased, HU; AXES in mm."""
+    """Return an anti-aliased ellipse of water in air, HU, with semi-axes AXES in mm."""
     y, x = (((np.arange(edge * samples) + 0.5) / samples - 0.5 - c) * STEP / a
             for edge, c, a in zip(SHAPE, CENTRE, AXES, strict=True))  # fmt: skip
     inside = (y[:, None] ** 2 + x**2 < 1).reshape(SHAPE[0], samples, SHAPE[1], samples).mean(axis=(1, 3))
@@ -28,15 +28,15 @@ def body(samples: int = 8) -> NDArray[np.float64]:
 
 
 def gaussian_f50(mm: float) -> float:
-    """Return where exp(-2 pi^2 mm^2 f^2) is one half, 1/mm."""
+    """Return the frequency at which exp(-2 pi^2 mm^2 f^2) is one half, 1/mm."""
     return math.sqrt(math.log(2) / 2) / (math.pi * mm)
 
 
 def test_distances_from_the_skin_are_those_of_the_ellipse() -> None:
-    found = skin(body(), (STEP, STEP))
-    assert found is not None
-    rows, columns, distance = found
-    # To first order the distance to an ellipse is the value of its equation over its gradient.
+    edge = skin(body(), (STEP, STEP))
+    assert edge is not None
+    rows, columns, distance = edge
+    # To first order, the distance to an ellipse is the value of its equation divided by the gradient.
     y, x = (rows - CENTRE[0]) * STEP, (columns - CENTRE[1]) * STEP
     value = (y / AXES[0]) ** 2 + (x / AXES[1]) ** 2 - 1
     gradient = 2 * np.hypot(y / AXES[0] ** 2, x / AXES[1] ** 2)
@@ -46,17 +46,17 @@ def test_distances_from_the_skin_are_those_of_the_ellipse() -> None:
 
 
 @pytest.mark.parametrize("mm", [0.8, 1.2, 1.6])
-def test_the_mtf_of_a_blurred_edge_is_the_gaussians_times_the_pixels(mm: float) -> None:
+def test_the_mtf_of_a_blurred_edge_is_that_of_the_gaussian_times_that_of_the_pixel(mm: float) -> None:
     edges = EdgeSpread((STEP, STEP))
     edges.add(body(), gaussian_filter(body(), mm / STEP))
     f, mtf = edges.mtf("image")
-    theory = np.exp(-2 * (np.pi * mm * f) ** 2) * np.sinc(STEP * f)  # the pixel's own aperture, along an axis
+    theory = np.exp(-2 * (np.pi * mm * f) ** 2) * np.sinc(STEP * f)  # aperture of the pixel along an axis
     assert np.abs(mtf - theory)[f < 0.4].max() < 0.04
     assert edges.f50("image") == pytest.approx(gaussian_f50(mm), rel=0.1)
     assert edges.transfer50("image") == pytest.approx(gaussian_f50(mm), rel=0.04)
 
 
-def test_blur_on_a_blurred_truth_adds_in_quadrature_and_the_transfer_is_the_blurs_alone() -> None:
+def test_two_blurs_add_in_quadrature_and_the_transfer_is_that_of_the_second_blur() -> None:
     truth = gaussian_filter(body(), 0.8 / STEP)
     edges = EdgeSpread((STEP, STEP))
     edges.add(truth, gaussian_filter(truth, 1.2 / STEP))
@@ -64,7 +64,7 @@ def test_blur_on_a_blurred_truth_adds_in_quadrature_and_the_transfer_is_the_blur
     assert edges.transfer50("image") == pytest.approx(gaussian_f50(1.2), rel=0.04)
 
 
-def test_an_image_as_sharp_as_the_truth_has_its_mtf_even_under_noise() -> None:
+def test_an_image_as_sharp_as_the_truth_has_the_same_mtf_under_noise() -> None:
     truth = gaussian_filter(body(), 1.0)
     edges = EdgeSpread((STEP, STEP))
     rng = np.random.default_rng(0)
@@ -74,18 +74,18 @@ def test_an_image_as_sharp_as_the_truth_has_its_mtf_even_under_noise() -> None:
     assert edges.to_dict()["image"]["transfer50"] is None
 
 
-def test_what_touches_the_skin_is_left_out() -> None:
+def test_skin_that_touches_other_objects_is_ignored() -> None:
     truth = body()
     truth[165:, :] = np.maximum(truth[165:, :], -600.0)  # a mattress
-    found = skin(truth, (STEP, STEP))
-    assert found is not None
-    rows, _, distance = found
+    edge = skin(truth, (STEP, STEP))
+    assert edge is not None
+    rows, _, distance = edge
     assert rows.max() < 172
     assert (distance < 0).any()
 
 
 @pytest.mark.parametrize("hu", [-1000.0, 0.0])
-def test_without_skin_nothing_is_claimed(hu: float) -> None:
+def test_without_skin_there_is_no_mtf(hu: float) -> None:
     edges = EdgeSpread((STEP, STEP))
     image = np.full(SHAPE, hu)
     edges.add(image, image)

@@ -1,4 +1,4 @@
-"""The noise power spectrum of noise with a known one."""
+"""The noise power spectrum of noise with a known spectrum."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def measured(volume: NDArray[np.float64], spacing: tuple[float, float] = SPACING
     return power
 
 
-def test_white_noise_has_a_flat_spectrum_of_its_variance_times_the_pixel_and_its_mean_frequency_in_the_middle() -> None:
+def test_white_noise_has_a_flat_spectrum_and_its_mean_frequency_is_half_the_nyquist_frequency() -> None:
     power = measured(white())
     f, radial = power.radial()
     np.testing.assert_allclose(radial, SIGMA**2 * 0.7 * 0.7, rtol=0.06)
@@ -46,16 +46,18 @@ def test_the_integral_of_the_spectrum_is_the_variance() -> None:
 
 
 @pytest.mark.parametrize("pixels", [0.9, 1.2])
-def test_blurred_noise_has_the_gaussians_spectrum_and_mean_frequency(pixels: float) -> None:
+def test_blurred_noise_has_the_spectrum_and_mean_frequency_of_the_gaussian(pixels: float) -> None:
     power = measured(gaussian_filter(white(), (0, pixels, pixels)))
     f, radial = power.radial()
     theory = SIGMA**2 * 0.49 * np.exp(-((2 * np.pi * pixels * 0.7 * f) ** 2))
     strong = (theory > 0.05 * theory.max()) & (f < 0.6 * NYQUIST)
     np.testing.assert_allclose(radial[strong], theory[strong], rtol=0.12)
-    assert power.mean_frequency == pytest.approx((f * theory).sum() / theory.sum(), rel=0.06)  # squares have rims
+    assert power.mean_frequency == pytest.approx(
+        (f * theory).sum() / theory.sum(), rel=0.06
+    )  # the rims of the squares leak
 
 
-def test_frequencies_are_in_mm_whatever_the_pixel() -> None:
+def test_frequencies_are_per_mm_for_every_pixel_size() -> None:
     fine, coarse = measured(white(2)), measured(white(2), (1.4, 1.4))
     assert (fine.edge, coarse.edge) == (32, 16)
     for power, pixel in ((fine, 0.7), (coarse, 1.4)):
@@ -64,7 +66,7 @@ def test_frequencies_are_in_mm_whatever_the_pixel() -> None:
     assert long.radial()[0][-1] < 0.5 / 1.4
 
 
-def test_only_squares_within_the_region_count() -> None:
+def test_only_squares_within_the_region_are_counted() -> None:
     noise, region = white(1)[0], np.zeros((256, 256), np.bool_)
     region[:, :128] = True
     noise[:, 128:] *= 10
@@ -74,7 +76,7 @@ def test_only_squares_within_the_region_count() -> None:
     assert power.squares == 15 * 7
 
 
-def test_where_nothing_fits_nothing_is_claimed() -> None:
+def test_without_a_square_there_is_no_result() -> None:
     power = NoisePower(SPACING)
     power.add(np.zeros((16, 16)), np.ones((16, 16), np.bool_))
     power.add(white(1)[0], np.zeros((256, 256), np.bool_))

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from ctbasis.cli import main
 from ctbasis.errors import CtbasisError
 from ctbasis.report.quality import compare
-from ctbasis.score.score import findings, score_image
+from ctbasis.score.score import compare_with_truth, score_image
 from ctbasis.score.score_page import render
 from ctbasis.simulate.nodules import InsertedNodule, insert, write_nodules
 from ctbasis.simulate.phantom import chest
@@ -30,18 +30,18 @@ NODULE = InsertedNodule(3.0, 120.0, 72.0, 8.0, 600.0)
 
 
 def volumes() -> dict[str, NDArray[np.float64]]:
-    """Return a chest with a nodule, the same with noise, and that blurred: HU, (7, 256, 256)."""
-    # Sharpness that falls to half before the pixels' Nyquist frequency.
+    """Return a chest with a nodule, the chest with noise, and the noisy chest blurred: HU, (7, 256, 256)."""
+    # The blur brings f50 of the truth below the Nyquist frequency of the pixels.
     clean = gaussian_filter(chest(7, 256, 256, spacing=4.0).hu.astype(np.float64), (0, 0.8, 0.8))
     insert(clean, [NODULE], SPACING)
     noisy = clean + np.random.default_rng(0).normal(0, 25, clean.shape)
-    found = {"truth": clean, "noisy": noisy, "image": gaussian_filter(noisy, (0, 0.8, 0.8))}
-    return {name: np.round(hu) for name, hu in found.items()}
+    images = {"truth": clean, "noisy": noisy, "image": gaussian_filter(noisy, (0, 0.8, 0.8))}
+    return {name: np.round(hu) for name, hu in images.items()}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, write_series: Any) -> Path:
-    """Return a folder with truth, noisy and image as DICOM series, and nodules.json in the truth's."""
+    """Return a folder with the DICOM series truth, noisy and image; truth also holds nodules.json."""
     root = tmp_path_factory.mktemp("scored")
     for name, hu in volumes().items():
 
@@ -60,16 +60,16 @@ def scores(folders: Path) -> dict[str, Any]:
 
 def test_errors_and_similarity_are_those_of_the_report(scores: dict[str, Any]) -> None:
     hu = volumes()
-    for found, name in ((scores, "image"), (scores["before"], "noisy")):
+    for measured, name in ((scores, "image"), (scores["before"], "noisy")):
         expected = compare(hu["truth"], hu[name]).to_dict()
         for key, value in expected.items():
-            assert found[key] == pytest.approx(value, rel=1e-4)
+            assert measured[key] == pytest.approx(value, rel=1e-4)
     assert scores["before"]["rmse_bone"] == pytest.approx(25, rel=0.1)
     assert scores["before"]["rmse_edges"] == pytest.approx(25, rel=0.1)
     assert scores["rmse_edges"] > 1.5 * scores["rmse_body"] * 0.9
 
 
-def test_blur_lowers_mean_frequency_sharpness_and_nodule_and_is_found_in_what_was_removed(
+def test_a_blur_lowers_mean_frequency_sharpness_and_contrast_and_shows_in_the_removed_component(
     scores: dict[str, Any],
 ) -> None:
     before = scores["before"]
@@ -88,24 +88,26 @@ def test_blur_lowers_mean_frequency_sharpness_and_nodule_and_is_found_in_what_wa
     assert removed["with_detail"]["z"] > 10
 
 
-def test_a_truth_against_itself_has_no_error_and_loses_nothing(folders: Path) -> None:
-    found = score_image(folders / "truth", folders / "truth")
-    assert (found["rmse"], found["rmse_bone"], found["psnr"], found["ssim"]) == (0, 0, None, pytest.approx(1))
-    assert found["nodules"][0]["recovered"] == pytest.approx(1)
-    assert found["mtf"]["image"]["f50"] == found["mtf"]["truth"]["f50"]
-    assert found["nps"]["mean_frequency"] is None
-    assert "removed" not in found
-    assert "before" not in found
-    json.dumps(found, allow_nan=False)
+def test_a_truth_compared_with_itself_has_no_error(folders: Path) -> None:
+    same = score_image(folders / "truth", folders / "truth")
+    assert (same["rmse"], same["rmse_bone"], same["psnr"], same["ssim"]) == (0, 0, None, pytest.approx(1))
+    assert same["nodules"][0]["recovered"] == pytest.approx(1)
+    assert same["mtf"]["image"]["f50"] == same["mtf"]["truth"]["f50"]
+    assert same["nps"]["mean_frequency"] is None
+    assert "removed" not in same
+    assert "before" not in same
+    json.dumps(same, allow_nan=False)
 
 
-def test_the_page_stands_alone_and_says_what_was_lost(folders: Path) -> None:
-    page = render(findings(folders / "truth", folders / "image", folders / "noisy"))
+def test_the_page_is_self_contained_and_warns_of_lost_structures(folders: Path) -> None:
+    page = render(compare_with_truth(folders / "truth", folders / "image", folders / "noisy"))
     assert page.count("data:image/png;base64,") == 3
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
-    assert "edges made softer (z =" in page
+    assert "edges became softer (z =" in page
     assert "+600" in page
-    without = render(findings(folders / "truth", folders / "truth", nodules=folders / "truth" / "nodules.json"))
+    without = render(
+        compare_with_truth(folders / "truth", folders / "truth", nodules=folders / "truth" / "nodules.json")
+    )
     assert "Removed component" not in without
 
 
@@ -117,7 +119,7 @@ def test_the_verb_prints_json_and_writes_page_and_folder(folders: Path, tmp_path
     assert (tmp_path / "page.html").read_text() == (tmp_path / "out" / "score.html").read_text()
 
 
-def test_series_that_are_no_copies_of_one_scan_are_refused(folders: Path, write_series: Any, tmp_path: Path) -> None:
+def test_series_of_different_geometry_are_refused(folders: Path, write_series: Any, tmp_path: Path) -> None:
     hu = volumes()["truth"]
     write_series(tmp_path / "short", hu[:5], **TAGS)
     with pytest.raises(CtbasisError, match="slices, rows and columns"):
@@ -138,4 +140,4 @@ def test_series_that_are_no_copies_of_one_scan_are_refused(folders: Path, write_
 def test_nodules_of_another_series_are_refused(folders: Path, tmp_path: Path) -> None:
     write_nodules([InsertedNodule(90.0, 10.0, 10.0, 5.0, 150.0)], tmp_path / "other.json")
     with pytest.raises(CtbasisError, match="outside the 7 slices"):
-        score_image(folders / "truth", folders / "image", nodules=tmp_path / "other.json")
+        compare_with_truth(folders / "truth", folders / "image", nodules=tmp_path / "other.json")

@@ -1,4 +1,4 @@
-"""Noise alone is not taken for anatomy, and anatomy is found whichever way it was removed."""
+"""Pure noise does not look like anatomy, and removed anatomy is detected however it was removed."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ def truth() -> NDArray[np.float64]:
 def content(
     truth: NDArray[np.float64], removed: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 ) -> dict[str, dict[str, float]]:
-    """Return what is found when `removed` of truth and noise was removed."""
+    """Return the correlations if a method removes `removed(truth, noise)`."""
     rng = np.random.default_rng(1)
-    found = StructureContent()
+    structure = StructureContent()
     for image in truth:
         noise = gaussian_filter(rng.normal(0, 2 * SIGMA, image.shape), 0.7)
-        found.add(Regions(image), removed(image, noise), noise)
-    return found.to_dict()
+        structure.add(Regions(image), removed(image, noise), noise)
+    return structure.to_dict()
 
 
-def test_correlations_of_pure_noise_are_near_zero_and_no_different_from_the_noises_own(
+def test_correlations_of_pure_noise_are_near_zero_and_equal_those_of_the_true_noise(
     truth: NDArray[np.float64],
 ) -> None:
     rng = np.random.default_rng(3)
-    found = content(truth, lambda _, noise: noise + rng.normal(0, SIGMA / 2, noise.shape))
-    for entry in found.values():
+    correlations = content(truth, lambda _, noise: noise + rng.normal(0, SIGMA / 2, noise.shape))
+    for entry in correlations.values():
         assert abs(entry["removed"]) < 0.02
         assert abs(entry["z"]) < 4
 
 
 def test_a_blur_removes_detail(truth: NDArray[np.float64]) -> None:
-    found = content(truth, lambda image, noise: noise + 0.5 * (image - gaussian_filter(image, 0.7)))
-    assert found["with_detail"]["removed"] > 0.3
-    assert found["with_detail"]["z"] > 10
-    assert found["with_gradient"]["z"] > 10
+    correlations = content(truth, lambda image, noise: noise + 0.5 * (image - gaussian_filter(image, 0.7)))
+    assert correlations["with_detail"]["removed"] > 0.3
+    assert correlations["with_detail"]["z"] > 10
+    assert correlations["with_gradient"]["z"] > 10
 
 
 def test_a_change_of_grey_scale_correlates_with_the_truth(truth: NDArray[np.float64]) -> None:
-    found = content(truth, lambda image, noise: noise + 0.05 * image)
-    assert found["with_truth"]["removed"] > 0.3
-    assert found["with_truth"]["z"] > 10
+    correlations = content(truth, lambda image, noise: noise + 0.05 * image)
+    assert correlations["with_truth"]["removed"] > 0.3
+    assert correlations["with_truth"]["z"] > 10
 
 
-def test_the_same_as_the_noise_or_nothing_at_all_has_no_z(truth: NDArray[np.float64]) -> None:
+def test_removing_exactly_the_noise_or_nothing_gives_no_z(truth: NDArray[np.float64]) -> None:
     assert content(truth, lambda _, noise: noise)["with_truth"]["z"] is None
     nothing = content(truth, lambda _, noise: np.zeros_like(noise))
     assert nothing["with_detail"] == {"removed": None, "noise": None, "z": None}
