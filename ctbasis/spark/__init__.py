@@ -1,1 +1,1 @@
-"""The Spark step: its description, its launch on this machine and on a cluster, and the driver program."""
+"""The svd step on Spark: its manifest, its launch on this machine or a cluster, and the driver program."""

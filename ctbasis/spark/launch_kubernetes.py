@@ -27,17 +27,17 @@ from ctbasis.spark.kubernetes import applications
 from ctbasis.spark.kubernetes.api_server import ApiServer
 from ctbasis.spark.kubernetes.applications import APPEARING_SECONDS, Applications
 from ctbasis.spark.kubernetes.follow import Follower
-from ctbasis.spark.kubernetes.outage import ApplicationStaysError, say
-from ctbasis.spark.kubernetes.owner import owner_of_the_run
-from ctbasis.spark.kubernetes.patience import Patience
+from ctbasis.spark.kubernetes.outage import ApplicationStaysError, log
+from ctbasis.spark.kubernetes.owner import run_owner
 from ctbasis.spark.kubernetes.quota import QuotaFullError
+from ctbasis.spark.kubernetes.timeouts import Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ctbasis.spark.application import SparkApplication
 
-PATIENCE = Patience()
+TIMEOUTS = Timeouts()
 
 
 class Stopped(BaseException):
@@ -48,20 +48,20 @@ class Stopped(BaseException):
         super().__init__(signum)
 
 
-def template(*, server: ApiServer | None = None, patience: Patience = PATIENCE) -> SparkApplication:
+def template(*, server: ApiServer | None = None, timeouts: Timeouts = TIMEOUTS) -> SparkApplication:
     """Return the SparkApplication that runs of this namespace are made of: the cluster's own or the image's file.
 
     Args:
         server: Where; left out, the cluster of this pod or of KUBECONFIG.
-        patience: How long what is waited for.
+        timeouts: How long what is waited for.
 
     Raises:
         CtbasisError: There is no cluster, or the template is not valid.
     """
-    return applications.template(server or ApiServer.connect(), patience)
+    return applications.template(server or ApiServer.connect(), timeouts)
 
 
-def launch(application: SparkApplication, *, server: ApiServer | None = None, patience: Patience = PATIENCE) -> None:
+def launch(application: SparkApplication, *, server: ApiServer | None = None, timeouts: Timeouts = TIMEOUTS) -> None:
     """Create `application`, or adopt the one of its name that an earlier try of this step created, and follow it.
 
     Its state changes, what its pods wait for and its driver's log go to standard error.
@@ -69,56 +69,56 @@ def launch(application: SparkApplication, *, server: ApiServer | None = None, pa
     Args:
         application: Named after its run.
         server: Where; left out, the cluster of this pod or of KUBECONFIG.
-        patience: How long what is waited for.
+        timeouts: How long what is waited for.
 
     Raises:
         CtbasisError: The application failed, was deleted by someone else, or may not be created; the text says why.
         SystemExit: The process was told to stop; the application is deleted.
     """
     server = server or ApiServer.connect()
-    owner = owner_of_the_run(server, patience)
+    owner = run_owner(server, timeouts)
     if owner is not None:
         application = application.owned_by(owner)
-    own = Applications(server, patience)
+    own = Applications(server, timeouts)
     manifest = application.to_manifest()
-    with _stoppable():
+    with _raise_on_stop():
         try:
-            _until_it_fits(server, own, manifest, patience)
+            _run_when_quota_allows(server, own, manifest, timeouts)
         except ApplicationStaysError:
             raise
         except Stopped as stop:
-            say(f"spark application {application.name}: deleting it, the step was told to stop")
+            log(f"spark application {application.name}: deleting it, the step was told to stop")
             own.discard(manifest, appearing=APPEARING_SECONDS)
             sys.exit(128 + stop.signum)
         except Exception:
-            _deaf()
+            _ignore_signals()
             own.discard(manifest)
             raise
 
 
-def _until_it_fits(server: ApiServer, own: Applications, manifest: dict[str, Any], patience: Patience) -> None:
+def _run_when_quota_allows(server: ApiServer, own: Applications, manifest: dict[str, Any], timeouts: Timeouts) -> None:
     """Create and follow the application, anew as long as a full ResourceQuota has no room for it or its driver."""
     waits_for = ""
     while True:
         try:
-            return Follower(server, own.create_or_adopt(manifest), patience).run()
+            return Follower(server, own.create_or_adopt(manifest), timeouts).run()
         except QuotaFullError as full:
             # Nobody tells when there is room, and to watch the quotas is a right that the step does not have.
             if str(full) != waits_for:
                 waits_for = str(full)
-                say(f"waiting in the queue of a full quota, tried every {patience.quota:.0f} s: {waits_for}")
-            time.sleep(patience.quota)
+                log(f"waiting in the queue of a full quota, tried every {timeouts.quota:.0f} s: {waits_for}")
+            time.sleep(timeouts.quota)
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def _raise_on_stop() -> Iterator[None]:
     """Raise `Stopped` where this process is told to stop, once: what follows the first call hears no second one."""
 
     def stop(signum: int, _frame: object) -> NoReturn:
-        _deaf()
+        _ignore_signals()
         raise Stopped(signum)
 
     before = {signum: signal.signal(signum, stop) for signum in SIGNALS}
@@ -129,7 +129,7 @@ def _stoppable() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _deaf() -> None:
+def _ignore_signals() -> None:
     """Hear no call to stop: the application is being deleted already."""
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)

@@ -1,6 +1,6 @@
 """The launching part of the svd step as a separate process, so that a test can stop or kill it as a cluster would.
 
-launch_step.py '{"run": ..., "arguments": [...], "placement": {...}, "spec": {...}, "patience": {...}}'
+launch_step.py '{"run": ..., "arguments": [...], "placement": {...}, "spec": {...}, "timeouts": {...}}'
 
 With LOG_REQUESTS in the environment, it prints a line `request: METHOD PATH STATUS` for each request to the API server.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from ctbasis.errors import exit_on_error
 from ctbasis.spark import launch_kubernetes
 from ctbasis.spark.application import SparkApplication
-from ctbasis.spark.kubernetes.patience import Patience
+from ctbasis.spark.kubernetes.timeouts import Timeouts
 from ctbasis.spark.launch import application_name
 from ctbasis.spark.placement import Placement
 
@@ -55,4 +55,4 @@ if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     with exit_on_error():
         wanted = rendered(launch_kubernetes.template(), given)
-        launch_kubernetes.launch(wanted, patience=Patience(**given.get("patience", {})))
+        launch_kubernetes.launch(wanted, timeouts=Timeouts(**given.get("timeouts", {})))

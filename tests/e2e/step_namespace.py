@@ -178,7 +178,7 @@ class StepNamespace:
         *job: str,
         run: str,
         spec: dict[str, Any] | None = None,
-        patience: dict[str, float] | None = None,
+        timeouts: dict[str, float] | None = None,
         environment: dict[str, str] | None = None,
     ) -> Step:
         """Start the launching part of the step as a process that has only the rights of the launcher.
@@ -187,10 +187,10 @@ class StepNamespace:
             job: Arguments of ctbasis/spark/driver.py.
             run: Id of the run.
             spec: Changes to the spec of the application.
-            patience: Changes to the timeouts in `Patience`.
+            timeouts: Changes to the timeouts in `Timeouts`.
             environment: Additional environment variables.
         """
-        asked = asked_of_a_step(*job, run=run, spec=spec) | {"patience": patience or {}}
+        asked = asked_of_a_step(*job, run=run, spec=spec) | {"timeouts": timeouts or {}}
         own = {"KUBECONFIG": str(self.launcher_kubeconfig), "PYTHONPATH": str(CHECKOUT), **(environment or {})}
         return Step([sys.executable, str(Path(__file__).with_name("launch_step.py")), json.dumps(asked)], own)
 

@@ -187,7 +187,7 @@ def test_a_launching_pod_that_is_killed_is_retried_and_adopts_its_application(
     seconds = time.monotonic() - begun
     run.succeed()
     assert [one.phase for one in run.tries if one.task == "svd"] == ["Failed", "Succeeded"], run.end()
-    assert "adopted from an earlier try" in run.log("svd")
+    assert "adopted from an earlier attempt" in run.log("svd")
     after = application(runs, run)
     assert after["metadata"]["uid"] == before, "no second application"
     assert after["status"]["executionAttempts"] == 1

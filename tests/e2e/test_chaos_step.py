@@ -86,7 +86,7 @@ def test_a_launcher_that_is_killed_and_restarted_adopts_its_application(namespac
     adopted = time.monotonic() - began
     code, said = second.end()
     assert code == 0, said
-    assert "adopted from an earlier try" in said
+    assert "adopted from an earlier attempt" in said
     assert said.count("svd: mahout factors") == 1, "the log of the driver from its beginning, each line once"
     after = namespace.application(run)
     assert before is not None
@@ -141,7 +141,7 @@ def test_a_missing_image_is_reported_with_its_name_and_the_reason(
 ) -> None:
     wrong = {"image": "ctbasis/spark:absent", "imagePullPolicy": policy}
     began = time.monotonic()
-    step = namespace.step(*job_arguments("never.zarr"), run=run, spec=wrong, patience={"image": 20})
+    step = namespace.step(*job_arguments("never.zarr"), run=run, spec=wrong, timeouts={"image": 20})
     code, said = step.end()
     seconds = time.monotonic() - began
     assert code == 2, said

@@ -161,7 +161,7 @@ def test_a_waiting_step_prints_the_reason_and_sends_no_requests(namespace: StepN
 
 def test_the_step_waits_for_an_application_that_a_queue_has_suspended(namespace: StepNamespace, run: str) -> None:
     arguments = job_arguments("queued.zarr", engine="numpy")
-    step = namespace.step(*arguments, run=run, spec={"suspend": True}, patience={"unseen": 5})
+    step = namespace.step(*arguments, run=run, spec={"suspend": True}, timeouts={"unseen": 5})
     wait_until(lambda: namespace.application(run), "the application exists")
     time.sleep(SHORT_WAIT)
     assert step.process.poll() is None, step.said
@@ -184,7 +184,7 @@ def test_the_step_waits_for_a_full_quota_and_reports_it(namespace: StepNamespace
     namespace.apply(quota)
     wait_until(lambda: namespace.get("resourcequota", "full").get("status", {}).get("used"), "the quota is in effect")
     spec = {"restartPolicy": {"onSubmissionFailureRetries": 1, "onSubmissionFailureRetryInterval": 1}}
-    step = namespace.step(*job_arguments("quota.zarr", engine="numpy"), run=run, spec=spec, patience={"quota": 3})
+    step = namespace.step(*job_arguments("quota.zarr", engine="numpy"), run=run, spec=spec, timeouts={"quota": 3})
     try:
         step.says("waiting in the queue of a full quota")
         assert "exceeded quota: full" in step.said

@@ -1,4 +1,4 @@
-"""Fused mode: the factors of the staged mode, from the DICOM files and without a matrix."""
+"""Fused mode gives the factors of the staged mode from DICOM files, without a matrix store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,14 +15,18 @@ import pytest
 from ctbasis.dicom.deidentify.deidentification import Deidentification
 from ctbasis.dicom.deidentify.pseudonyms import SALT
 from ctbasis.errors import CtbasisError
+from ctbasis.installed import LAYOUT
 from ctbasis.matrix import columns as columns_module
 from ctbasis.matrix import ingest as ingest_module
 from ctbasis.matrix import store
 from ctbasis.matrix.ingest import ingest
 from ctbasis.matrix.store import MatrixStore
+from ctbasis.parameters import SvdPlan
 from ctbasis.simulate.awkward import enhanced_ct, stored_values, to_bytes
 from ctbasis.sources.fetch import fetch
-from ctbasis.spark.fused import Column, Fused, decode_columns, files, read_headers
+from ctbasis.spark.driver import Job
+from ctbasis.spark.fused import Fused, files
+from ctbasis.spark.fused_tasks import Column, decode_columns, read_headers
 from ctbasis.svd.engines import engine_named
 from ctbasis.svd.engines.spark import spark_context
 from ctbasis.svd.factors import FactorStore, FactorWriter
@@ -31,13 +34,13 @@ from ctbasis.svd.plan import plan_factorization
 from tests.dicom.deidentify.identity import MARK, leaks, plant, sentinels_in
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
     from pydicom.dataset import FileDataset
 
     from ctbasis.demo.s3server import S3Server
     from tests.conftest import WriteSeries
-
-PROGRAM = Path(__file__).parents[3] / "components" / "svd" / "job.py"
 
 pytestmark = [
     pytest.mark.java,
@@ -48,7 +51,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let row blocks have 256 rows, so that small slices have several."""
+    """Set row blocks to 256 rows, so that small slices have several."""
     monkeypatch.setattr(store, "BLOCK_ELEMENTS", 1)
 
 
@@ -100,9 +103,7 @@ def alike(one: FactorStore, other: FactorStore) -> None:
     assert [one.header(column) for column in range(one.cols)] == [other.header(column) for column in range(one.cols)]
 
 
-def test_the_factors_and_what_is_beside_them_are_those_of_the_staged_mode(
-    write_series: WriteSeries, tmp_path: Path
-) -> None:
+def test_factors_headers_and_qc_equal_those_of_the_staged_mode(write_series: WriteSeries, tmp_path: Path) -> None:
     def padded(ds: FileDataset, z: int) -> None:
         if z % 2:
             ds.PixelPaddingValue = 40
@@ -114,18 +115,23 @@ def test_the_factors_and_what_is_beside_them_are_those_of_the_staged_mode(
     assert json.loads(json.dumps(found)) == qc
 
 
-def test_as_a_spark_program_slices_come_from_s3_and_factors_go_there(
+def test_the_driver_program_reads_slices_from_s3_and_writes_factors_to_s3(
     write_series: WriteSeries, tmp_path: Path, aws: S3Server, prefix: str
 ) -> None:
     write_series(tmp_path / "ct", volume())
     aws.put_folder(tmp_path / "ct", f"{prefix}/ct")
     theirs, qc = staged(tmp_path / "ct", tmp_path)
-    # In a process of its own: Spark's workers have the environment that Spark was started in.
-    options = ["--source", f"{prefix}/ct", "--factors", f"{prefix}/factors", "--engine", "spark", "--rank", "5"]
-    options += ["--dtype", "float64", "--qc", str(tmp_path / "fused.json")]
+    # In a process of its own, because Spark's workers have the environment in which Spark was started.
+    job = Job(
+        SvdPlan.of(engine="spark", rank="5"),
+        f"{prefix}/factors",
+        source=f"{prefix}/ct",
+        qc=str(tmp_path / "fused.json"),
+        dtype="float64",
+    )
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), *options],
-        env={**os.environ, "PYTHONPATH": str(PROGRAM.parents[2]), "SPARK_LOCAL_IP": "127.0.0.1"},
+        [sys.executable, str(LAYOUT.package / "spark" / "driver.py"), *job.arguments()],
+        env={**os.environ, "PYTHONPATH": LAYOUT.python_path(), "SPARK_LOCAL_IP": "127.0.0.1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -138,16 +144,16 @@ def test_as_a_spark_program_slices_come_from_s3_and_factors_go_there(
     assert "passes over A" in done.stdout
 
 
-def test_a_single_stage_works_on_what_is_decoded_once(write_series: WriteSeries, tmp_path: Path) -> None:
+def test_the_single_pass_method_works_in_fused_mode(write_series: WriteSeries, tmp_path: Path) -> None:
     write_series(tmp_path / "ct", volume())
     theirs, _ = staged(tmp_path / "ct", tmp_path)
     ours, _ = fused(str(tmp_path / "ct"), str(tmp_path / "fused"), method="single-pass", oversample=15)
-    # 2k + p + 1 directions are more than the 21 there are: the sketch misses nothing.
+    # 2k + p + 1 directions are more than the 21 columns, so the sketch is exact.
     np.testing.assert_allclose(ours.s, theirs.s, rtol=1e-9)
     np.testing.assert_allclose(tall(ours), tall(theirs), atol=1e-6)
 
 
-def test_a_slice_whose_pixels_break_off_is_set_aside_as_in_the_staged_mode(
+def test_a_slice_with_truncated_pixels_is_set_aside_as_in_the_staged_mode(
     write_series: WriteSeries, tmp_path: Path
 ) -> None:
     paths = write_series(tmp_path / "ct", volume())
@@ -182,10 +188,10 @@ def test_frames_and_repeated_slices_are_columns_as_in_the_staged_mode(
     assert {entry["reason"] for entry in qc["set_aside"]} == {"same position and values as another slice"}
 
 
-def test_headers_are_de_identified_before_they_leave_the_process_that_read_them(
+def test_headers_are_de_identified_in_the_process_that_reads_them(
     write_series: WriteSeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(SALT, "the salt of this very test")
+    monkeypatch.setenv(SALT, "the salt of this test")
     identity = Deidentification.of()
     ct = tmp_path / "ct"
     for path in write_series(ct / MARK, volume(), edit=plant):
@@ -204,7 +210,7 @@ def test_headers_are_de_identified_before_they_leave_the_process_that_read_them(
 
 
 @pytest.mark.parametrize("stage", ["headers", "values"])
-def test_a_file_that_takes_its_process_with_it_costs_one_slice_and_no_executor(
+def test_a_file_that_crashes_its_process_costs_one_slice_and_no_executor(
     write_series: WriteSeries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     write_series(tmp_path / "ct", volume())
@@ -231,7 +237,7 @@ def test_a_file_that_takes_its_process_with_it_costs_one_slice_and_no_executor(
         assert pieces == []
 
 
-def test_archives_are_refused_whatever_the_objects_are_called(tmp_path: Path) -> None:
+def test_archives_are_refused_whether_objects_keep_their_names_or_not(tmp_path: Path) -> None:
     (tmp_path / "ct").mkdir()
     (tmp_path / "ct" / "SERIES.ZIP").write_bytes(b"PK")
     for opaque in (False, True):

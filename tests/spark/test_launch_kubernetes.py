@@ -14,16 +14,16 @@ from ctbasis.errors import CtbasisError
 from ctbasis.spark import launch_kubernetes
 from ctbasis.spark.kubernetes.owner import POD_NAME
 from tests.spark.kubernetes.api_server_stand_in import APPLICATIONS, PODS, ApiServerStandIn
-from tests.spark.kubernetes.conftest import NAME, application, patience, server
+from tests.spark.kubernetes.conftest import NAME, application, server, timeouts
 from tests.spark.kubernetes.made_pods import ended, running, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ctbasis.spark.application import SparkApplication
-    from ctbasis.spark.kubernetes.patience import Patience
+    from ctbasis.spark.kubernetes.timeouts import Timeouts
 
-__all__ = ["application", "patience", "server"]
+__all__ = ["application", "server", "timeouts"]
 
 DRIVER = f"{NAME}-driver"
 FULL = "Message: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1. Received status"
@@ -32,8 +32,8 @@ FULL = "Message: exceeded quota: q, requested: pods=1, used: pods=1, limited: po
 class Cluster:
     """The operator's part, played in a thread of its own while the step runs in this one."""
 
-    def __init__(self, server: ApiServerStandIn, application: SparkApplication, patience: Patience) -> None:
-        self.server, self._application, self._patience = server, application, patience
+    def __init__(self, server: ApiServerStandIn, application: SparkApplication, timeouts: Timeouts) -> None:
+        self.server, self._application, self._timeouts = server, application, timeouts
         self._error: BaseException | None = None
 
     def launch(self, play: Callable[[], None] = lambda: None) -> None:
@@ -47,7 +47,7 @@ class Cluster:
         thread = threading.Thread(target=played, daemon=True)
         thread.start()
         try:
-            launch_kubernetes.launch(self._application, server=self.server.api_server(), patience=self._patience)
+            launch_kubernetes.launch(self._application, server=self.server.api_server(), timeouts=self._timeouts)
         finally:
             thread.join(30)
             if self._error is not None:
@@ -65,8 +65,8 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(server: ApiServerStandIn, application: SparkApplication, patience: Patience) -> Cluster:
-    return Cluster(server, application, patience)
+def cluster(server: ApiServerStandIn, application: SparkApplication, timeouts: Timeouts) -> Cluster:
+    return Cluster(server, application, timeouts)
 
 
 def test_a_success_leaves_the_application_to_its_ttl(cluster: Cluster) -> None:
@@ -147,16 +147,16 @@ def test_a_step_that_is_told_to_stop_while_the_api_server_is_away_deletes_its_ap
 
 
 def test_an_api_server_that_stays_away_leaves_the_application_for_the_next_try(
-    server: ApiServerStandIn, application: SparkApplication, patience: Patience
+    server: ApiServerStandIn, application: SparkApplication, timeouts: Timeouts
 ) -> None:
-    cluster = Cluster(server, application, replace(patience, api_server=0.5))
+    cluster = Cluster(server, application, replace(timeouts, api_server=0.5))
 
     def play() -> None:
         cluster.is_created()
         server.until_watched(PODS)
         server.stop()
 
-    with pytest.raises(CtbasisError, match="was away"):
+    with pytest.raises(CtbasisError, match="was unavailable"):
         cluster.launch(play)
     server.start()
     first = server.get(APPLICATIONS, NAME)

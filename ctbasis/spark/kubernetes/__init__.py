@@ -1,1 +1,1 @@
-"""What the svd step knows of a cluster: its API server, the SparkApplication there, its pods and its driver's log."""
+"""The svd step on Kubernetes: the API server, the SparkApplication, its pods and the log of its driver."""

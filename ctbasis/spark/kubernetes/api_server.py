@@ -1,4 +1,4 @@
-"""Requests to the API server: plain JSON, and streams of lines."""
+"""HTTP requests to the Kubernetes API server: JSON objects, and streams of lines."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ KEEPALIVE = [
         if hasattr(socket, option)
     ),
 ]
-"""A peer that is gone without a word is found out by the kernel within a minute and at the cost of no request."""
+"""With TCP keepalive the kernel detects a peer that vanished within a minute, without a request."""
 
 HTTP_UNAUTHORIZED, HTTP_FORBIDDEN, HTTP_NOT_FOUND, HTTP_CONFLICT, HTTP_GONE = 401, 403, 404, 409, 410
 HTTP_TOO_MANY, HTTP_SERVER = 429, 500
 
 BROKEN = (urllib3.exceptions.HTTPError, OSError)
-"""What a connection that is refused, cut or silent raises."""
+"""Exceptions of a connection that is refused, broken or silent."""
 
 SETTLING_SECONDS = 30.0
-"""A server that has just come back may deny what it will allow: it has not read its roles and its CRDs yet."""
+"""Time after an outage in which a refusal is not final: the server may not have loaded its roles and CRDs yet."""
 
 
 class ApiError(Exception):
-    """An answer of the API server that is no success.
+    """An error response of the API server.
 
     Attributes:
-        status: HTTP status, 0 where the answer makes no sense.
-        reason: Kubernetes' own word, such as AlreadyExists.
-        message: The answer's text.
-        retry_after: Seconds that the server asks to wait.
-        settling: Whether the server has come back so lately that its no means little.
+        status: HTTP status; 0 if the response cannot be interpreted.
+        reason: Reason in Kubernetes' terms, such as AlreadyExists.
+        message: Text of the response.
+        retry_after: Seconds after which the server wants to be asked again.
+        settling: Whether an outage ended so recently that a refusal is not final.
     """
 
     def __init__(
@@ -65,28 +65,28 @@ class ApiError(Exception):
 
     @property
     def refused(self) -> bool:
-        """Whether asking again is of no use: the server has understood and says no."""
+        """Whether the refusal is final, so that repeating the request is of no use."""
         if self.settling or self.status in {0, HTTP_GONE, HTTP_TOO_MANY} or self.status >= HTTP_SERVER:
             return False
-        # A Conflict is a race that somebody else has won, such as for the counter of a ResourceQuota.
+        # A Conflict is a lost race, for instance for the counter of a ResourceQuota.
         return self.reason != "Conflict"
 
     @property
     def absent(self) -> bool:
-        """Whether the object is not there; a path that the server does not know (yet) is no `NotFound` of its."""
+        """Whether the object does not exist. A path that the server does not know (yet) has another reason."""
         return self.status == HTTP_NOT_FOUND and self.reason == "NotFound"
 
     @property
     def history_gone(self) -> bool:
-        """Whether a watch cannot go on from its resourceVersion, which is too old, or newer than a restored etcd."""
+        """Whether a watch cannot continue from its resourceVersion: it is too old, or newer than a restored etcd."""
         return self.status == HTTP_GONE or "Too large resource version" in self.message
 
 
 class Stream:
-    """The lines of one answer as they come, each with its end; to be closed by `with`.
+    """The lines of one response as they arrive, each with its line break; a context manager that closes the response.
 
-    The lines end where the server ends them; a last one without an end of its own was cut. Where the connection breaks
-    they raise.
+    The iteration ends with the response, and raises if the connection breaks. A last line without a line break is
+    truncated.
     """
 
     def __init__(self, response: urllib3.BaseHTTPResponse, note_break: Callable[[], None]) -> None:
@@ -99,40 +99,44 @@ class Stream:
         self._response.close()
 
     def __iter__(self) -> Iterator[bytes]:
-        begun = b""
+        partial = b""
         try:
             for part in self._response.stream(amt=None, decode_content=False):
-                *whole, begun = (begun + part).split(b"\n")
+                *whole, partial = (partial + part).split(b"\n")
                 for line in whole:
                     yield line + b"\n"
         except BROKEN:
             self._note_break()
             raise
-        if begun:
-            yield begun
+        if partial:
+            yield partial
 
     def stop(self) -> None:
-        """End the lines, from another thread than the one that reads them."""
+        """End the iteration; called from another thread than the one that iterates."""
         with suppress(ValueError, *BROKEN):  # it has ended already
             self._response.shutdown()
 
 
 class ApiServer:
-    """The API server, and the namespace that the step works in."""
+    """The API server and the namespace of the step.
+
+    Attributes:
+        namespace: Name of the namespace.
+    """
 
     def __init__(self, api: client.ApiClient, namespace: str) -> None:
         self.namespace = namespace
-        self._away_at = -math.inf
+        self._last_outage = -math.inf
         self._api = api
         self._pool: urllib3.PoolManager = api.rest_client.pool_manager
         self._pool.connection_pool_kw["socket_options"] = KEEPALIVE
 
     @classmethod
     def connect(cls) -> Self:
-        """Connect from inside a pod, or by KUBECONFIG from outside.
+        """Connect with the pod's service account, or outside of a cluster with KUBECONFIG.
 
         Raises:
-            CtbasisError: There is neither a pod's service account nor a usable KUBECONFIG.
+            CtbasisError: There is neither a service account of a pod nor a valid KUBECONFIG.
         """
         settings = client.Configuration()
         try:
@@ -146,7 +150,7 @@ class ApiServer:
         except config.ConfigException as error:
             raise CtbasisError(
                 f"no cluster can be reached: {error}",
-                expected="a pod with a service account's token, or KUBECONFIG",
+                expected="a pod with the token of a service account, or KUBECONFIG",
             ) from error
         return cls(client.ApiClient(settings), namespace)
 
@@ -168,10 +172,16 @@ class ApiServer:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Return the answer's object.
+        """Send a request and return the object in the response.
+
+        Args:
+            method: HTTP method.
+            path: Path of the object or collection.
+            query: Query parameters.
+            body: JSON object to send.
 
         Raises:
-            ApiError: The server says no.
+            ApiError: The server answers with an error.
             urllib3.exceptions.HTTPError: The connection is refused, broken or silent.
         """
         response = self._send(method, path, query, body, ANSWER_SECONDS)
@@ -184,7 +194,7 @@ class ApiServer:
         return answer
 
     def find(self, path: str) -> dict[str, Any] | None:
-        """Return the object at `path`, None where there is none; raises as `ask` does."""
+        """Return the object at `path`, None if it does not exist; the errors are those of `ask`."""
         try:
             return self.ask("GET", path)
         except ApiError as error:
@@ -204,7 +214,7 @@ class ApiServer:
             ApiError: The server says no.
             urllib3.exceptions.HTTPError: The connection is refused, broken or silent.
         """
-        return Stream(self._send("GET", path, query, None, silence), self._note_away)
+        return Stream(self._send("GET", path, query, None, silence), self._record_outage)
 
     def _send(
         self,
@@ -229,16 +239,16 @@ class ApiServer:
                 timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=silence),
             )
         except BROKEN:
-            self._note_away()
+            self._record_outage()
             raise
         if response.status // 100 == 2:  # noqa: PLR2004  HTTP's success
             return response
         if response.status >= HTTP_SERVER:
-            self._note_away()
-        raise _error(response, settling=time.monotonic() - self._away_at < SETTLING_SECONDS)
+            self._record_outage()
+        raise _error(response, settling=time.monotonic() - self._last_outage < SETTLING_SECONDS)
 
-    def _note_away(self) -> None:
-        self._away_at = time.monotonic()
+    def _record_outage(self) -> None:
+        self._last_outage = time.monotonic()
 
 
 def _error(response: urllib3.BaseHTTPResponse, *, settling: bool) -> ApiError:

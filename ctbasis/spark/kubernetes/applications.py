@@ -1,4 +1,4 @@
-"""SparkApplications of the namespace: the installation's template, and the step's own one from birth to deletion."""
+"""SparkApplications of the namespace: the template of the installation, and the application of the step."""
 
 from __future__ import annotations
 
@@ -8,33 +8,38 @@ from typing import TYPE_CHECKING, Any
 from ctbasis.errors import CtbasisError
 from ctbasis.spark.application import RUN_LABEL, TEMPLATE, SparkApplication
 from ctbasis.spark.kubernetes.api_server import BROKEN, HTTP_CONFLICT, HTTP_FORBIDDEN, ApiError
-from ctbasis.spark.kubernetes.outage import Outage, say, through_outages
+from ctbasis.spark.kubernetes.outage import Outage, log, retry_outages
 from ctbasis.spark.kubernetes.quota import QuotaFullError, quota_is_full
 
 if TYPE_CHECKING:
     from ctbasis.spark.kubernetes.api_server import ApiServer
-    from ctbasis.spark.kubernetes.patience import Patience
+    from ctbasis.spark.kubernetes.timeouts import Timeouts
 
 COMPLETED, FAILING, FAILED = "COMPLETED", "FAILING", "FAILED"
 
 TEMPLATE_NAME = "ctbasis-svd"
 
 APPEARING_SECONDS = 3.0
-"""How long an application may take to appear whose creation was asked for when the step was told to stop."""
+"""Time in which an application may still appear whose creation was requested just before the step was stopped."""
 
 
 def state(application: dict[str, Any]) -> str:
-    """Return status.applicationState.state; empty until the operator has seen the application."""
+    """Return status.applicationState.state; empty until the operator processes the application."""
     return str(((application.get("status") or {}).get("applicationState") or {}).get("state") or "")
 
 
-def template(server: ApiServer, patience: Patience) -> SparkApplication:
-    """Return the SparkApplication that runs are made of: the namespace's own, else the image's file.
+def template(server: ApiServer, timeouts: Timeouts) -> SparkApplication:
+    """Return the template of the runs' SparkApplications: the one in the namespace, else the file in the image.
 
-    The namespace's own is named `ctbasis-svd` and has `spec.suspend: true`, so that the operator never starts it.
+    The template in the namespace has the name `ctbasis-svd` and `spec.suspend: true`, so that the operator never starts
+    it.
+
+    Args:
+        server: API server of the cluster.
+        timeouts: How long the API server may be unavailable.
 
     Raises:
-        CtbasisError: The API server was away for too long, or holds a template with fields that are not known.
+        CtbasisError: The API server was unavailable for too long, or the template has unknown fields.
     """
 
     def read() -> dict[str, Any] | None:
@@ -45,61 +50,62 @@ def template(server: ApiServer, patience: Patience) -> SparkApplication:
                 return None
             raise
 
-    found = through_outages(read, f"reading the template {TEMPLATE_NAME}", patience)
-    if found is None or not found["spec"].get("suspend"):
-        why = "is not there or may not be read" if found is None else "has no spec.suspend: true"
-        say(f"svd: template {TEMPLATE.name} of the image; SparkApplication {server.namespace}/{TEMPLATE_NAME} {why}")
+    existing = retry_outages(read, f"reading the template {TEMPLATE_NAME}", timeouts)
+    if existing is None or not existing["spec"].get("suspend"):
+        reason = "does not exist or may not be read" if existing is None else "has no spec.suspend: true"
+        log(f"svd: template {TEMPLATE.name} of the image; SparkApplication {server.namespace}/{TEMPLATE_NAME} {reason}")
         return SparkApplication.read()
-    say(f"svd: template SparkApplication {server.namespace}/{TEMPLATE_NAME}")
-    return SparkApplication.from_manifest(bare(found), where=f"SparkApplication {TEMPLATE_NAME}")
+    log(f"svd: template SparkApplication {server.namespace}/{TEMPLATE_NAME}")
+    return SparkApplication.from_manifest(strip_cluster_fields(existing), where=f"SparkApplication {TEMPLATE_NAME}")
 
 
-def bare(found: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a template without its suspend and without what the cluster has made of it.
+def strip_cluster_fields(existing: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a template without `suspend` and without the fields that the cluster has added.
 
-    Annotations stay behind: they say who manages the template (kubectl, Argo CD, Helm), and he must not take a run's
-    application for it.
+    Annotations are removed too: they name the tool that manages the template (kubectl, Argo CD, Helm), which must not
+    mistake the application of a run for its own.
     """
     return {
-        "apiVersion": found["apiVersion"],
-        "kind": found["kind"],
-        "metadata": {"name": found["metadata"]["name"], "labels": found["metadata"].get("labels", {})},
-        "spec": {key: value for key, value in found["spec"].items() if key != "suspend"},
+        "apiVersion": existing["apiVersion"],
+        "kind": existing["kind"],
+        "metadata": {"name": existing["metadata"]["name"], "labels": existing["metadata"].get("labels", {})},
+        "spec": {key: value for key, value in existing["spec"].items() if key != "suspend"},
     }
 
 
 class Applications:
-    """The step's application in the API server."""
+    """Creates, reads and deletes the application of the step in the API server."""
 
-    def __init__(self, server: ApiServer, patience: Patience) -> None:
-        self._server, self._patience = server, patience
+    def __init__(self, server: ApiServer, timeouts: Timeouts) -> None:
+        self._server, self._timeouts = server, timeouts
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """Return the application as it is now, None where there is none.
+        """Return the application called `name`, None if it does not exist.
 
         Raises:
-            CtbasisError: It may not be read, or the API server was away for too long.
+            CtbasisError: It may not be read, or the API server was unavailable for too long.
         """
-        return through_outages(lambda: self._find(name), f"reading the SparkApplication {name}", self._patience)
+        return retry_outages(lambda: self._find(name), f"reading the SparkApplication {name}", self._timeouts)
 
     def _find(self, name: str) -> dict[str, Any] | None:
         return self._server.find(f"{self._server.applications}/{name}")
 
     def create_or_adopt(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        """Create the application, or adopt the one of its name that an earlier try of the step created.
+        """Create the application, or adopt the one of its name that an earlier attempt of the step created.
 
-        One that has failed, is being deleted, or was started with other arguments is replaced: a retry is for what has
-        failed, and it wants what it asks for. Any other goes on, and one that has completed is the step's success.
+        An existing application that has failed, is being deleted, or has other arguments is replaced. Any other is
+        adopted; if it has completed, the step succeeds.
 
         Returns:
-            The application as the API server has it.
+            The application as the API server returns it.
 
         Raises:
-            QuotaFullError: The namespace has as many applications as it may have.
-            CtbasisError: Another run's application has the name, creating is refused, or the API server was away.
+            QuotaFullError: A ResourceQuota allows no further application at present.
+            CtbasisError: An application of another run has the name, creation is refused, or the API server was
+                unavailable for too long.
         """
         name = manifest["metadata"]["name"]
-        outage = Outage(f"creating the SparkApplication {name}", self._patience)
+        outage = Outage(f"creating the SparkApplication {name}", self._timeouts)
         while True:
             try:
                 return self._server.ask("POST", self._server.applications, body=manifest)
@@ -107,58 +113,58 @@ class Applications:
                 if not (isinstance(error, ApiError) and error.reason == "AlreadyExists"):
                     if quota_is_full(str(error)):
                         raise QuotaFullError(str(error)) from error
-                    outage.wait_out(error)
+                    outage.wait(error)
                     continue
-            there = self.find(name)
-            if there is not None:
-                adopted = self._adopt(there, manifest)
+            existing = self.find(name)
+            if existing is not None:
+                adopted = self._adopt(existing, manifest)
                 if adopted is not None:
                     return adopted
 
-    def _adopt(self, there: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any] | None:
+    def _adopt(self, existing: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any] | None:
         name, run = manifest["metadata"]["name"], manifest["metadata"]["labels"][RUN_LABEL]
-        if (there["metadata"].get("labels") or {}).get(RUN_LABEL) != run:
+        if (existing["metadata"].get("labels") or {}).get(RUN_LABEL) != run:
             raise CtbasisError(
-                f"a SparkApplication {name} is there and is another run's",
+                f"the SparkApplication {name} exists and belongs to another run",
                 expected=f"label {RUN_LABEL}: {run}",
                 remedy=f"delete it: kubectl -n {self._server.namespace} delete sparkapplication {name}",
             )
-        replaced = (
+        reason = (
             "is being deleted"
-            if there["metadata"].get("deletionTimestamp")
+            if existing["metadata"].get("deletionTimestamp")
             else "failed"
-            if state(there) == FAILED
+            if state(existing) == FAILED
             else "had other arguments"
-            if there["spec"].get("arguments") != manifest["spec"].get("arguments")
+            if existing["spec"].get("arguments") != manifest["spec"].get("arguments")
             else ""
         )
-        if not replaced:
-            say(f"spark application {name}: adopted from an earlier try, {state(there) or 'NEW'}")
-            return there
-        say(f"spark application {name}: replacing that of an earlier try, which {replaced}")
-        self.replace(there)
+        if not reason:
+            log(f"spark application {name}: adopted from an earlier attempt, {state(existing) or 'NEW'}")
+            return existing
+        log(f"spark application {name}: replacing that of an earlier attempt, which {reason}")
+        self.replace(existing)
         return None
 
-    def replace(self, there: dict[str, Any]) -> None:
-        """Delete an application and wait until it is gone.
+    def replace(self, existing: dict[str, Any]) -> None:
+        """Delete an application and wait until it is deleted.
 
         Raises:
-            CtbasisError: It stays, or may not be deleted.
+            CtbasisError: It still exists after `Timeouts.deletion`, or may not be deleted.
         """
-        name, uid = there["metadata"]["name"], there["metadata"]["uid"]
+        name, uid = existing["metadata"]["name"], existing["metadata"]["uid"]
         doing = f"deleting the SparkApplication {name}"
-        through_outages(lambda: self._delete(name, uid), doing, self._patience)
-        deadline = time.monotonic() + self._patience.deletion
-        while (found := self.find(name)) is not None and found["metadata"]["uid"] == uid:
+        retry_outages(lambda: self._delete(name, uid), doing, self._timeouts)
+        deadline = time.monotonic() + self._timeouts.deletion
+        while (remaining := self.find(name)) is not None and remaining["metadata"]["uid"] == uid:
             if time.monotonic() > deadline:
                 raise CtbasisError(
-                    f"the SparkApplication {name} is still there {self._patience.deletion:.0f} s after it was deleted",
-                    cause="a finalizer holds it, or its pods do not end",
+                    f"the SparkApplication {name} still exists {self._timeouts.deletion:.0f} s after its deletion",
+                    cause="a finalizer blocks it, or its pods do not end",
                 )
             time.sleep(1)
 
     def _delete(self, name: str, uid: str) -> None:
-        """Delete the application of this name and uid, its pods with it; another of the name stays."""
+        """Delete the application with this name and uid, and its pods; another one of the name is not deleted."""
         options = {"preconditions": {"uid": uid}, "propagationPolicy": "Foreground"}
         try:
             self._server.ask("DELETE", f"{self._server.applications}/{name}", body=options)
@@ -167,31 +173,33 @@ class Applications:
                 raise
 
     def discard(self, manifest: dict[str, Any], *, appearing: float = 0.0) -> None:
-        """Delete the run's application, tried again while the API server is away, for `Patience.stopping`.
+        """Delete the application of the run, repeatedly for `Timeouts.stopping` while the API server is unavailable.
 
-        This is what is done last: it raises nothing, and says where it could not.
+        This is the last action of a step: it raises no error, but logs a failure.
 
         Args:
-            manifest: Of the application.
-            appearing: Seconds within which it may still appear.
+            manifest: Manifest of the application.
+            appearing: Seconds in which the application may still appear.
         """
         name, run = manifest["metadata"]["name"], manifest["metadata"]["labels"][RUN_LABEL]
         began = time.monotonic()
         while True:
             seconds, problem = appearing, ""
             try:
-                there = self._find(name)
-                if there is not None:
-                    if (there["metadata"].get("labels") or {}).get(RUN_LABEL) == run:
-                        self._delete(name, there["metadata"]["uid"])
+                existing = self._find(name)
+                if existing is not None:
+                    if (existing["metadata"].get("labels") or {}).get(RUN_LABEL) == run:
+                        self._delete(name, existing["metadata"]["uid"])
                     return
             except (ApiError, *BROKEN) as error:
                 problem = str(error)
                 if not (isinstance(error, ApiError) and error.refused):
-                    seconds = self._patience.stopping
+                    seconds = self._timeouts.stopping
             if time.monotonic() - began >= seconds:
                 break
             time.sleep(0.5)
         if problem:
-            say(f"spark application {name}: could not be deleted ({problem}); the next try adopts it, or delete it:")
-            say(f"  kubectl -n {self._server.namespace} delete sparkapplication {name}")
+            log(
+                f"spark application {name}: could not be deleted ({problem}); the next attempt adopts it, or delete it:"
+            )
+            log(f"  kubectl -n {self._server.namespace} delete sparkapplication {name}")

@@ -1,4 +1,4 @@
-"""The driver's log, copied to the step's own, line by line and each line once, however often the stream breaks."""
+"""The log of the driver pod, copied to the log of the step; each line once, even if the connection breaks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ctbasis.spark.kubernetes.api_server import BROKEN, ApiError
-from ctbasis.spark.kubernetes.outage import FIRST_BACKOFF, say
+from ctbasis.spark.kubernetes.outage import FIRST_BACKOFF, log
 from ctbasis.spark.kubernetes.pods import DRIVER_CONTAINER
 
 if TYPE_CHECKING:
@@ -21,51 +21,51 @@ TAIL_LINES = 200
 RETRY_SECONDS = 2.0
 
 FINISH_SECONDS = 30.0
-"""How long the rest of a log may take to arrive once its driver has ended."""
+"""Timeout for the rest of the log once the driver has ended."""
 
 
 class DriverLog:
-    """Follows one driver after the other: a restarted one has a log of its own."""
+    """Copies the log of the current driver pod; after a restart, that of the next one."""
 
     def __init__(self, server: ApiServer) -> None:
         self._server = server
-        self._copy: _Copy | None = None
+        self._copy: _LogCopy | None = None
 
     def follow(self, pod: Pod) -> None:
-        """Begin with the log of `pod`, unless it is or was followed."""
+        """Start copying the log of `pod`, unless it is the pod that is copied already."""
         if self._copy is not None:
             if self._copy.uid == pod.uid:
                 return
             self.finish()
-        self._copy = _Copy(self._server, pod)
+        self._copy = _LogCopy(self._server, pod)
 
     def gone(self, pod: Pod) -> None:
-        """Note that `pod` was deleted: its log cannot be asked for again, and one of its name is another's."""
+        """Record that `pod` was deleted: its log cannot be requested again; a new pod of its name is another one."""
         if self._copy is not None and self._copy.uid == pod.uid:
             self._copy.gone.set()
             self._copy.ended.set()
 
     def finish(self) -> None:
-        """Wait for the rest of the log; its driver has ended. What is missing is said."""
+        """Wait for the rest of the log of a driver that has ended, and log it if lines may be missing."""
         if self._copy is not None:
             self._copy.finish()
 
     def stop(self) -> None:
-        """Copy no more."""
+        """Stop copying."""
         if self._copy is not None:
             self._copy.stop()
 
     @property
     def tail(self) -> list[str]:
-        """The last lines of the latest driver."""
+        """The last lines of the latest driver's log."""
         return list(self._copy.tail) if self._copy is not None else []
 
 
-class _Copy:
-    """The copy of one pod's log, by a thread of its own.
+class _LogCopy:
+    """The copy of one pod's log, made by a thread.
 
-    A stream that broke is asked for again from the second of its newest line on, as finely as the API knows time;
-    the lines of that second that were copied already are left out.
+    After a broken connection the log is requested again from the second of the newest line on, the resolution of the
+    API. Lines of that second that were copied already are skipped.
     """
 
     def __init__(self, server: ApiServer, pod: Pod) -> None:
@@ -84,7 +84,7 @@ class _Copy:
         self._thread.join(timeout=FINISH_SECONDS)
         if self._thread.is_alive() and not self._stopped.is_set():
             self.stop()
-            self._missing("it did not come to its end in time")
+            self._log_missing("the end did not arrive in time")
 
     def stop(self) -> None:
         self._stopped.set()
@@ -97,39 +97,39 @@ class _Copy:
         while not self._stopped.is_set():
             ended = self.ended.is_set()
             try:
-                self._copy_on(whole=ended)
+                self._copy_from_last_line(whole=ended)
                 problem = ""
             except ApiError as error:
                 problem = str(error)
                 if error.refused and (ended or self._second is None):
-                    break  # the pod is gone, or the right is lacking
+                    break  # the pod was deleted, or the step may not read logs
             except BROKEN as error:
                 problem = str(error)
-            if ended and not problem:  # all that was written before this request is here
+            if ended and not problem:  # every line that was written before this request has arrived
                 return
-            # A stream may also end well because a server on the way was shut down.
+            # A stream may also end without an error when a proxy is shut down.
             self.ended.wait(RETRY_SECONDS if problem else FIRST_BACKOFF)
             if problem:
                 time.sleep(FIRST_BACKOFF)
             if self.gone.is_set():
-                break  # what answers to its name now is another
+                break  # a pod that has its name now is another one
         if problem and not self._stopped.is_set():
-            self._missing(problem)
+            self._log_missing(problem)
 
-    def _missing(self, why: str) -> None:
+    def _log_missing(self, reason: str) -> None:
         since = f"lines after {self._second:%H:%M:%S} UTC" if self._second else "lines"
-        say(f"driver's log: {since} may be missing: {why}")
+        log(f"driver's log: {since} may be missing: {reason}")
 
-    def _copy_on(self, *, whole: bool) -> None:
-        """Copy from where the copy ends until the stream does.
+    def _copy_from_last_line(self, *, whole: bool) -> None:
+        """Copy the lines after the last copied one until the stream ends.
 
         Args:
-            whole: Whether the log is complete: then a last line without an end is not one that was cut.
+            whole: Whether the log is complete; then a last line without a line break is not a truncated one.
         """
         query = {"container": DRIVER_CONTAINER, "follow": "true", "timestamps": "true"}
         if self._second is not None:
             query["sinceTime"] = self._second.strftime("%Y-%m-%dT%H:%M:%SZ")
-        again = self._copied.copy()
+        repeated = self._copied.copy()
         with self._server.stream(f"{self._server.pods}/{self._name}/log", query, silence=None) as stream:
             self._stream = stream
             for line in stream:
@@ -137,23 +137,23 @@ class _Copy:
                     return
                 if not (whole or line.endswith(b"\n")):
                     return
-                if again[line] > 0:
-                    again[line] -= 1
+                if repeated[line] > 0:
+                    repeated[line] -= 1
                 else:
-                    self._take(line)
+                    self._copy_line(line)
 
-    def _take(self, line: bytes) -> None:
+    def _copy_line(self, line: bytes) -> None:
         stamp, _, text = line.rstrip(b"\n").partition(b" ")
         try:
             second = datetime.fromisoformat(stamp.decode()).astimezone(UTC).replace(microsecond=0)
         except ValueError:
-            text = line.rstrip(b"\n")  # the kubelet's own words, such as that the log was rotated away
+            text = line.rstrip(b"\n")  # a message of the kubelet, such as that the log was rotated
         else:
             if self._second is None or second > self._second:
                 self._second = second
                 self._copied.clear()
             if second == self._second:
                 self._copied[line] += 1
-        told = text.decode("utf-8", "replace")
-        self.tail.append(told)
-        say(told)
+        decoded = text.decode("utf-8", "replace")
+        self.tail.append(decoded)
+        log(decoded)

@@ -1,4 +1,4 @@
-"""The application's pods: what those that do not run wait for, why those that ended did."""
+"""The pods of an application: why a pod does not start, and why a pod ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ctbasis.spark.kubernetes.watch import DELETED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ctbasis.spark.kubernetes.patience import Patience
+    from ctbasis.spark.kubernetes.timeouts import Timeouts
     from ctbasis.spark.kubernetes.watch import Change
 
 APPLICATION_LABEL = "sparkoperator.k8s.io/app-name"
@@ -24,28 +24,33 @@ DRIVER_CONTAINER = "spark-kubernetes-driver"
 
 STARTING = {"ContainerCreating", "PodInitializing"}
 
-HOPELESS = {"ErrImageNeverPull", "InvalidImageName"}
-"""Reasons of a waiting container that no retry of the kubelet mends."""
+UNRECOVERABLE = {"ErrImageNeverPull", "InvalidImageName"}
+"""Reasons of a waiting container that the kubelet cannot resolve by a retry."""
 
 NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"}
 NO_CONFIGURATION = {"CreateContainerConfigError", "CreateContainerError"}
 
-MEANINGS = {
+EXIT_CODES = {
     52: "the JVM ran out of heap",
     134: "aborted",
     137: "killed",
     139: "segmentation fault",
-    143: "told to stop",
+    143: "terminated",
 }
-"""What exit codes say that Kubernetes only calls Error; 52 is Spark's own."""
+"""Meanings of exit codes whose reason in Kubernetes is only Error; 52 is defined by Spark."""
 
-SAID_ENDS = 5
-"""Executors that ended for the same reason are named so often; the rest are counted."""
+MAX_LOGGED_ENDS = 5
+"""Number of executors that are logged for one reason of ending; further ones are only counted."""
 
 
 @dataclass(frozen=True)
-class Wait:
-    """What a pod that does not run waits for: Kubernetes' reason and message."""
+class WaitReason:
+    """Why a pod does not run yet, in Kubernetes' words.
+
+    Attributes:
+        reason: Such as ImagePullBackOff.
+        message: Details; may be empty.
+    """
 
     reason: str
     message: str
@@ -55,7 +60,13 @@ class Wait:
 
 
 class Pod:
-    """One pod as the API server described it."""
+    """One pod as the API server describes it.
+
+    Attributes:
+        name: metadata.name.
+        uid: metadata.uid.
+        role: driver, executor, or empty.
+    """
 
     def __init__(self, raw: dict[str, Any]) -> None:
         self._raw = raw
@@ -70,69 +81,69 @@ class Pod:
 
     @property
     def _main(self) -> dict[str, Any]:
-        """The status of Spark's own container, which comes first in what Spark makes and sidecars after it."""
+        """The status of the container of Spark. Sidecars come after it in the list."""
         statuses: list[dict[str, Any]] = self._status.get("containerStatuses") or [{}]
         return next((one for one in statuses if one.get("name") == DRIVER_CONTAINER), statuses[0])
 
     @property
     def _end(self) -> dict[str, Any]:
-        found: dict[str, Any] = (self._main.get("state") or {}).get("terminated") or {}
-        return found
+        terminated: dict[str, Any] = (self._main.get("state") or {}).get("terminated") or {}
+        return terminated
 
     @property
     def started(self) -> bool:
-        """Whether its container runs or has run: there is a log."""
+        """Whether its container runs or has run, so that there is a log."""
         return bool({"running", "terminated"} & set(self._main.get("state") or {}))
 
     @property
     def ended(self) -> bool:
-        """Whether its container has ended, or will never start any more."""
+        """Whether its container has ended, or will never start."""
         return bool(self._end) or self._status.get("phase") in {"Succeeded", "Failed"}
 
     @property
     def exit_code(self) -> int | None:
-        """Of its container; None while it runs, or where the pod ended without it."""
+        """Exit code of its container; None while it runs, or if the pod ended without it."""
         return self._end.get("exitCode")
 
     @property
     def killed(self) -> bool:
-        """Whether it was deleted before its container ended by itself."""
+        """Whether the pod was deleted before its container ended by itself."""
         deleted, finished = self._raw["metadata"].get("deletionTimestamp"), self._end.get("finishedAt")
         if not deleted or not finished:
             return bool(deleted)
-        # The timestamp is that of the end of its grace.
+        # deletionTimestamp is the end of the grace period.
         grace = timedelta(seconds=self._raw["metadata"].get("deletionGracePeriodSeconds") or 0)
         return datetime.fromisoformat(deleted) - grace < datetime.fromisoformat(finished)
 
     @property
     def disruption(self) -> str:
-        """Why the cluster ended it: eviction, preemption, a node that is drained; empty where it did not."""
+        """Why the cluster ended it, such as eviction, preemption or a drained node; empty if it did not."""
         targets = [one for one in self._conditions if one["type"] == "DisruptionTarget" and one["status"] == "True"]
         return "; ".join(f"{one.get('reason', '')}: {one.get('message', '')}" for one in targets)
 
     @property
     def _conditions(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._status.get("conditions") or []
-        return found
+        conditions: list[dict[str, Any]] = self._status.get("conditions") or []
+        return conditions
 
     @property
-    def wait(self) -> Wait | None:
-        """What it waits for; None where it runs or has ended."""
+    def wait(self) -> WaitReason | None:
+        """Why it does not run yet; None if it runs or has ended."""
         if self.ended:
             return None
         waits = [one["state"]["waiting"] for one in self._containers if (one.get("state") or {}).get("waiting")]
-        # One that cannot start says more than those that merely wait for it.
+        # The reason of a container that cannot start comes before those of containers that wait for it.
         waits.sort(key=lambda waiting: waiting.get("reason") in STARTING)
         if waits:
-            return Wait(waits[0].get("reason", ""), waits[0].get("message", ""))
+            return WaitReason(waits[0].get("reason", ""), waits[0].get("message", ""))
         for condition in self._conditions:
             if condition["type"] == "PodScheduled" and condition["status"] == "False":
-                return Wait(condition.get("reason", "Unscheduled"), condition.get("message", ""))
+                return WaitReason(condition.get("reason", "Unscheduled"), condition.get("message", ""))
         return None
 
     @property
     def ending(self) -> str:
-        """Why it ended, such as `OOMKilled (exit code 137, memory limit 1Gi)`; empty where it ended well or not yet."""
+        """Why it failed, such as `OOMKilled (exit code 137, memory limit 1Gi)`; empty if it succeeded or still runs."""
         reasons = [": ".join(filter(None, (self._status.get("reason"), self._status.get("message")))), self.disruption]
         code = self.exit_code
         if code:
@@ -140,9 +151,9 @@ class Pod:
             details = [f"exit code {code}"]
             if reason == "OOMKilled":
                 details.append(f"memory limit {self._memory_limit}")
-            elif code in MEANINGS:
-                details[0] += f", {MEANINGS[code]}"
-            reasons.append(f"{reason} ({', '.join(details)}){self._last_words}")
+            elif code in EXIT_CODES:
+                details[0] += f", {EXIT_CODES[code]}"
+            reasons.append(f"{reason} ({', '.join(details)}){self._termination_message}")
         return "; ".join(dict.fromkeys(filter(None, reasons)))
 
     @property
@@ -150,91 +161,91 @@ class Pod:
         containers = self._raw["spec"]["containers"]
         main = next((one for one in containers if one["name"] == self._main.get("name")), containers[0])
         limits = (main.get("resources") or {}).get("limits") or {}
-        return str(limits.get("memory", "none: the node's own"))
+        return str(limits.get("memory", "none, that of the node"))
 
     @property
-    def _last_words(self) -> str:
+    def _termination_message(self) -> str:
         return f": {self._end['message'].strip()[:300]}" if self._end.get("message") else ""
 
 
 class Pods:
-    """All pods of one application, as a watch of them tells.
+    """All pods of one application, updated by the changes of a watch.
 
     Attributes:
-        driver: The latest driver, None before there is one.
+        driver: The latest driver pod, None before there is one.
     """
 
-    def __init__(self, namespace: str, patience: Patience) -> None:
-        self._namespace, self._patience = namespace, patience
+    def __init__(self, namespace: str, timeouts: Timeouts) -> None:
+        self._namespace, self._timeouts = namespace, timeouts
         self._live: dict[str, Pod] = {}
         self._blocked_since: dict[tuple[str, str], float] = {}
         self._starting_since: dict[str, float] = {}
-        self._said_waits: dict[str, set[str]] = {}
-        self._said_starting: set[str] = set()
+        self._logged_waits: dict[str, set[str]] = {}
+        self._logged_starting: set[str] = set()
         self._executor_ends: Counter[str] = Counter()
         self._ended: set[str] = set()
         self.driver: Pod | None = None
         self._driver_deleted = False
 
-    def take(self, change: Change) -> Iterator[str]:
-        """Take a change in, and yield the lines that it is worth in the step's log."""
+    def update(self, change: Change) -> Iterator[str]:
+        """Apply a change, and yield lines for the log of the step."""
         pod = Pod(change.object)
         if pod.role == DRIVER:
-            self._take_driver(pod, deleted=change.kind == DELETED)
+            self._update_driver(pod, deleted=change.kind == DELETED)
         elif pod.role == EXECUTOR:
             yield from self._executor_end(pod)
         if change.kind == DELETED or pod.ended:
             self._live.pop(pod.uid, None)
         else:
             self._live[pod.uid] = pod
-        self._note_blocks()
+        self._update_blocks()
         yield from self._waits(pod.role)
 
-    def _take_driver(self, pod: Pod, *, deleted: bool) -> None:
+    def _update_driver(self, pod: Pod, *, deleted: bool) -> None:
         if self.driver is None or self.driver.uid != pod.uid:
             if deleted and self.driver is not None:
-                return  # that of an attempt before the latest
-            self._executor_ends.clear()  # they were the last attempt's
+                return  # the driver of an earlier attempt
+            self._executor_ends.clear()  # they belong to the previous attempt
         self.driver, self._driver_deleted = pod, deleted
 
     @property
     def driver_ended(self) -> bool:
-        """Whether no driver runs that is known of."""
+        """Whether no driver is known to run."""
         return self.driver is None or self.driver.ended or self._driver_deleted
 
     def _executor_end(self, pod: Pod) -> Iterator[str]:
-        # Spark deletes the executors that it needs no more: how those end says nothing.
-        wanted = pod.killed and not pod.disruption and "OOMKilled" not in pod.ending
-        if not pod.ending or wanted or pod.uid in self._ended:
+        # Spark deletes executors that it no longer needs; their ends are no failures.
+        deleted_by_spark = pod.killed and not pod.disruption and "OOMKilled" not in pod.ending
+        if not pod.ending or deleted_by_spark or pod.uid in self._ended:
             return
         self._ended.add(pod.uid)
         self._executor_ends[pod.ending] += 1
         count = self._executor_ends[pod.ending]
-        if count <= SAID_ENDS:
-            more = ", and so on" if count == SAID_ENDS else ""
+        if count <= MAX_LOGGED_ENDS:
+            more = ", and so on" if count == MAX_LOGGED_ENDS else ""
             yield f"executor {pod.name} ended: {pod.ending}{more}"
 
     def _waits(self, role: str) -> Iterator[str]:
         waiting = [(pod, pod.wait) for pod in self._live.values() if pod.role == role]
-        held = [(pod, wait) for pod, wait in waiting if wait and wait.reason not in STARTING]
-        # The kubelet turns from ErrImagePull to ImagePullBackOff and back: that is one wait.
-        texts = {"image" if _block(wait) == "image" else str(wait): (pod.name, str(wait)) for pod, wait in held}
-        said = self._said_waits.setdefault(role, set())
-        if not held:
-            said.clear()
-        for key in texts.keys() - said:
-            said.add(key)
+        stuck = [(pod, wait) for pod, wait in waiting if wait and wait.reason not in STARTING]
+        # The kubelet alternates between ErrImagePull and ImagePullBackOff; both are one reason.
+        texts = {"image" if _block(wait) == "image" else str(wait): (pod.name, str(wait)) for pod, wait in stuck}
+        logged = self._logged_waits.setdefault(role, set())
+        if not stuck:
+            logged.clear()
+        for key in texts.keys() - logged:
+            logged.add(key)
             name, text = texts[key]
-            who = f"driver {name} waits" if role == DRIVER else f"{len(held)} of {len(waiting)} executors wait"
+            who = f"driver {name} waits" if role == DRIVER else f"{len(stuck)} of {len(waiting)} executors wait"
             yield f"{who}: {text}"
 
-    def _note_blocks(self) -> None:
-        """Note since when the driver, or all of the executors, cannot start."""
+    def _update_blocks(self) -> None:
+        """Record since when the driver, or all executors, have been unable to start."""
         now = time.monotonic()
         blocked: set[tuple[str, str]] = set()
         for role in (DRIVER, EXECUTOR):
             kinds = [_block(pod.wait) for pod in self._live.values() if pod.role == role]
-            # An executor on a node that lacks something is no harm while others run.
+            # An executor that cannot start on its node does no harm while others run.
             if kinds and all(kinds):
                 blocked |= {(role, kind) for kind in kinds}
         self._blocked_since = {key: self._blocked_since.get(key, now) for key in blocked}
@@ -242,33 +253,33 @@ class Pods:
         self._starting_since = {uid: self._starting_since.get(uid, now) for uid in starting}
 
     def _due(self) -> Iterator[tuple[float, tuple[str, str]]]:
-        limits = {"hopeless": 0.0, "image": self._patience.image, "configuration": self._patience.configuration}
+        limits = {"unrecoverable": 0.0, "image": self._timeouts.image, "configuration": self._timeouts.configuration}
         for key, since in self._blocked_since.items():
             yield since + limits[key[1]], key
 
     def next_due(self) -> float | None:
-        """Return when, on the monotonic clock, `overdue` or `slow` has more to say if nothing changes."""
+        """Return when, on the monotonic clock, `start_error` or `slow_starts` has a result without a change."""
         slow = [
-            since + self._patience.starting
+            since + self._timeouts.starting
             for uid, since in self._starting_since.items()
-            if uid not in self._said_starting
+            if uid not in self._logged_starting
         ]
         return min([*slow, *(when for when, _ in self._due())], default=None)
 
-    def slow(self) -> Iterator[str]:
-        """Yield a line for each pod whose containers have not been created for long; it is said once."""
+    def slow_starts(self) -> Iterator[str]:
+        """Yield a line, once, for each pod whose containers have not been created within the timeout."""
         now = time.monotonic()
         for uid, since in self._starting_since.items():
-            if now >= since + self._patience.starting and uid not in self._said_starting:
-                self._said_starting.add(uid)
+            if now >= since + self._timeouts.starting and uid not in self._logged_starting:
+                self._logged_starting.add(uid)
                 name = self._live[uid].name
                 yield (
                     f"pod {name} has been {self._live[uid].wait} for {now - since:.0f} s; a volume may not mount: "
                     f"kubectl -n {self._namespace} describe pod {name}"
                 )
 
-    def overdue(self) -> CtbasisError | None:
-        """Return the error of a pod that cannot start although the patience with it has ended."""
+    def start_error(self) -> CtbasisError | None:
+        """Return the error of a pod that could not start within its timeout; None if there is none."""
         now = time.monotonic()
         for due, (role, kind) in self._due():
             if now < due:
@@ -277,9 +288,9 @@ class Pods:
             image = kind != "configuration"
             return CtbasisError(
                 f"pod {pods[0].name} cannot start: {pods[0].wait}",
-                cause="the image's name is wrong, or the node may not pull it"
+                cause="the name of the image is wrong, or the node may not pull it"
                 if image
-                else "a Secret or ConfigMap that the pod takes its environment from is missing, or lacks a key",
+                else "a Secret or ConfigMap from which the pod takes its environment is missing, or lacks a key",
                 remedy="set spec.image and imagePullSecrets in manifests/sparkapplication.yaml, then run again"
                 if image
                 else f"create it in namespace {self._namespace}, then run again",
@@ -287,19 +298,19 @@ class Pods:
         return None
 
     def executor_ends(self) -> str:
-        """Return why executors ended since the latest driver started, the commonest reason first; empty for none."""
+        """Return why executors ended since the latest driver started, the most frequent reason first."""
         return "; ".join(
             f"{count} executor{'s' if count > 1 else ''} ended: {reason}"
             for reason, count in self._executor_ends.most_common(3)
         )
 
 
-def _block(wait: Wait | None) -> str:
-    """Return what kind of thing keeps a pod from starting, empty for what merely takes its time."""
+def _block(wait: WaitReason | None) -> str:
+    """Return the kind of problem that keeps a pod from starting; empty if it only takes time."""
     if wait is None:
         return ""
-    if wait.reason in HOPELESS:
-        return "hopeless"
+    if wait.reason in UNRECOVERABLE:
+        return "unrecoverable"
     if wait.reason in NO_IMAGE:
         return "image"
     return "configuration" if wait.reason in NO_CONFIGURATION else ""

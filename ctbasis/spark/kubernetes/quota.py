@@ -1,4 +1,4 @@
-"""A ResourceQuota that is full: a queue, as long as what it has refused would ever fit."""
+"""ResourceQuotas: an application that a full quota refuses can wait, if it would fit into the empty quota."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ QUOTA = re.compile(
 
 
 class QuotaFullError(Exception):
-    """There is no room for the application now, and will be once others have ended: it is to be created anew then."""
+    """The quota has no room for the application now, but will have it once others have ended; create it again then."""
 
 
 def quota_is_full(text: str) -> bool:
-    """Tell whether a ResourceQuota refused what will fit once others have ended: that is a queue, not a failure.
+    """Return whether `text` is the refusal of a ResourceQuota into which the request would fit if it were empty.
 
-    >>> said = "exceeded quota: q, requested: pods=2, used: pods=3, limited: pods={}".format
-    >>> quota_is_full(said(4)), quota_is_full(said(1))
+    >>> refusal = "exceeded quota: q, requested: pods=2, used: pods=3, limited: pods={}".format
+    >>> quota_is_full(refusal(4)), quota_is_full(refusal(1))
     (True, False)
     """
-    found = QUOTA.search(text)
-    if not found:
+    match = QUOTA.search(text)
+    if not match:
         return False
     try:
         requested, limited = (
             {key: parse_quantity(value) for key, _, value in (pair.partition("=") for pair in listed.split(","))}
-            for listed in (found["requested"], found["limited"].rstrip("."))
+            for listed in (match["requested"], match["limited"].rstrip("."))
         )
     except ValueError:
         return False

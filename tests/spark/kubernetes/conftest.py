@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ctbasis.spark.application import SparkApplication
-from ctbasis.spark.kubernetes.patience import Patience
+from ctbasis.spark.kubernetes.timeouts import Timeouts
 from tests.spark.kubernetes.api_server_stand_in import ApiServerStandIn
 
 if TYPE_CHECKING:
@@ -33,6 +33,6 @@ def manifest(application: SparkApplication) -> dict[str, Any]:
 
 
 @pytest.fixture
-def patience() -> Patience:
-    """Return little patience where the test makes a wait end, much where it must not."""
-    return Patience(api_server=60, quota=0.05, stopping=10)
+def timeouts() -> Timeouts:
+    """Return short timeouts where the test makes a wait end, and long ones elsewhere."""
+    return Timeouts(api_server=60, quota=0.05, stopping=10)

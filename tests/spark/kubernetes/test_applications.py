@@ -18,12 +18,12 @@ from tests.spark.kubernetes.api_server_stand_in import APPLICATIONS, ApiServerSt
 from tests.spark.kubernetes.conftest import NAME
 
 if TYPE_CHECKING:
-    from ctbasis.spark.kubernetes.patience import Patience
+    from ctbasis.spark.kubernetes.timeouts import Timeouts
 
 
 @pytest.fixture
-def own(server: ApiServerStandIn, patience: Patience) -> Applications:
-    return Applications(server.api_server(), patience)
+def own(server: ApiServerStandIn, timeouts: Timeouts) -> Applications:
+    return Applications(server.api_server(), timeouts)
 
 
 def put_template(server: ApiServerStandIn, **spec: Any) -> dict[str, Any]:
@@ -42,10 +42,10 @@ def put_template(server: ApiServerStandIn, **spec: Any) -> dict[str, Any]:
 
 
 def test_the_clusters_own_template_is_taken_without_what_the_cluster_made_of_it(
-    server: ApiServerStandIn, patience: Patience
+    server: ApiServerStandIn, timeouts: Timeouts
 ) -> None:
     put_template(server, image="registry.example/ours:1", batchScheduler="yunikorn")
-    found = template(server.api_server(), patience).to_manifest()
+    found = template(server.api_server(), timeouts).to_manifest()
     expected = SparkApplication.read().to_manifest()
     assert found["metadata"] == {"name": "ctbasis-svd", "labels": {"kueue.x-k8s.io/queue-name": "ct"}}
     assert found["spec"] == expected["spec"] | {"image": "registry.example/ours:1", "batchScheduler": "yunikorn"}
@@ -54,22 +54,22 @@ def test_the_clusters_own_template_is_taken_without_what_the_cluster_made_of_it(
 
 @pytest.mark.parametrize("why", ["absent", "not suspended", "forbidden"])
 def test_without_a_template_in_the_cluster_the_images_own_is_taken_and_said(
-    server: ApiServerStandIn, patience: Patience, why: str, capsys: pytest.CaptureFixture[str]
+    server: ApiServerStandIn, timeouts: Timeouts, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if why == "not suspended":
         put_template(server, suspend=False)
     if why == "forbidden":
         server.answer("GET", "ctbasis-svd", 403, "may not get")
-    assert template(server.api_server(), patience) == SparkApplication.read()
+    assert template(server.api_server(), timeouts) == SparkApplication.read()
     assert "template sparkapplication.yaml of the image" in capsys.readouterr().err
 
 
 def test_a_template_with_a_field_that_is_not_known_is_refused_by_name(
-    server: ApiServerStandIn, patience: Patience
+    server: ApiServerStandIn, timeouts: Timeouts
 ) -> None:
     put_template(server, drivr={})
     with pytest.raises(CtbasisError, match=r"SparkApplication ctbasis-svd: .*spec\.drivr"):
-        template(server.api_server(), patience)
+        template(server.api_server(), timeouts)
 
 
 def test_an_application_is_created_as_it_was_rendered(
@@ -126,13 +126,13 @@ def test_what_is_of_no_use_to_a_retry_is_replaced_once_it_is_gone(
 
 
 def test_an_application_that_does_not_go_away_is_an_error(
-    server: ApiServerStandIn, patience: Patience, manifest: dict[str, Any]
+    server: ApiServerStandIn, timeouts: Timeouts, manifest: dict[str, Any]
 ) -> None:
-    own = Applications(server.api_server(), replace(patience, deletion=0))
+    own = Applications(server.api_server(), replace(timeouts, deletion=0))
     own.create_or_adopt(manifest)
     server.state(NAME, "FAILED")
     server.holds_deletions = True
-    with pytest.raises(CtbasisError, match="still there"):
+    with pytest.raises(CtbasisError, match="still exists"):
         own.create_or_adopt(manifest)
 
 
@@ -140,7 +140,7 @@ def test_another_runs_application_of_the_same_name_is_neither_adopted_nor_delete
     server: ApiServerStandIn, own: Applications, manifest: dict[str, Any]
 ) -> None:
     own.create_or_adopt(manifest | {"metadata": manifest["metadata"] | {"labels": {RUN_LABEL: "another"}}})
-    with pytest.raises(CtbasisError, match="another run's"):
+    with pytest.raises(CtbasisError, match="exists and belongs to another run"):
         own.create_or_adopt(manifest)
     own.discard(manifest)
     assert server.names(APPLICATIONS) == [NAME]
@@ -166,11 +166,11 @@ def test_a_server_that_is_away_or_busy_is_waited_for(
 
 
 def test_a_server_that_stays_away_is_an_error_that_leaves_the_application(
-    server: ApiServerStandIn, patience: Patience, manifest: dict[str, Any]
+    server: ApiServerStandIn, timeouts: Timeouts, manifest: dict[str, Any]
 ) -> None:
-    own = Applications(server.api_server(), replace(patience, api_server=0.3))
+    own = Applications(server.api_server(), replace(timeouts, api_server=0.3))
     server.stop()
-    with pytest.raises(ApplicationStaysError, match=r"creating the SparkApplication .* was away"):
+    with pytest.raises(ApplicationStaysError, match=r"creating the SparkApplication .* was unavailable"):
         own.create_or_adopt(manifest)
 
 
@@ -230,9 +230,9 @@ def test_discarding_goes_on_through_an_outage(
 
 
 def test_what_could_not_be_deleted_is_said_with_the_command_that_does(
-    server: ApiServerStandIn, patience: Patience, manifest: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    server: ApiServerStandIn, timeouts: Timeouts, manifest: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = Applications(server.api_server(), replace(patience, stopping=0.3))
+    own = Applications(server.api_server(), replace(timeouts, stopping=0.3))
     own.create_or_adopt(manifest)
     server.stop()
     own.discard(manifest)

@@ -20,7 +20,7 @@ from tests.spark.kubernetes.made_pods import deleted, ended, running, unschedula
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ctbasis.spark.kubernetes.patience import Patience
+    from ctbasis.spark.kubernetes.timeouts import Timeouts
 
 DRIVER = f"{NAME}-driver"
 
@@ -32,12 +32,12 @@ class Following:
         self,
         server: ApiServerStandIn,
         application: dict[str, Any],
-        patience: Patience,
+        timeouts: Timeouts,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         self._server, self._capsys, self._said = server, capsys, ""
         self.error: Exception | None = None
-        self._follower = Follower(server.api_server(), application, patience)
+        self._follower = Follower(server.api_server(), application, timeouts)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
@@ -84,11 +84,11 @@ def application_there(server: ApiServerStandIn, manifest: dict[str, Any]) -> dic
 def following(
     server: ApiServerStandIn,
     application_there: dict[str, Any],
-    patience: Patience,
+    timeouts: Timeouts,
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[Following]:
     before = threading.active_count()
-    made = Following(server, application_there, patience, capsys)
+    made = Following(server, application_there, timeouts, capsys)
     yield made
     if made.thread.is_alive():  # the test ends here
         server.remove(APPLICATIONS, NAME)
@@ -134,14 +134,14 @@ def test_a_driver_too_short_to_be_seen_running_has_its_log_told_nevertheless(
 
 
 def test_an_application_that_had_completed_before_it_was_adopted_is_a_success(
-    server: ApiServerStandIn, manifest: dict[str, Any], patience: Patience, capsys: pytest.CaptureFixture[str]
+    server: ApiServerStandIn, manifest: dict[str, Any], timeouts: Timeouts, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.put(APPLICATIONS, manifest)
     driver_ends(server, 0, "svd: done")
     server.state(NAME, "COMPLETED", driverInfo={"podName": DRIVER})
     found = server.get(APPLICATIONS, NAME)
     assert found is not None
-    following = Following(server, found, patience, capsys)
+    following = Following(server, found, timeouts, capsys)
     following.succeeds()
     assert "svd: done" in following.said
 
@@ -186,13 +186,13 @@ def test_the_operators_word_on_a_failed_submission_is_told_each_time_it_changes(
 def test_an_application_that_no_operator_takes_up_is_told_and_waited_for(
     server: ApiServerStandIn,
     manifest: dict[str, Any],
-    patience: Patience,
+    timeouts: Timeouts,
     capsys: pytest.CaptureFixture[str],
     *,
     suspended: bool,
 ) -> None:
     manifest["spec"]["suspend"] = suspended
-    following = Following(server, server.put(APPLICATIONS, manifest), replace(patience, unseen=0.2), capsys)
+    following = Following(server, server.put(APPLICATIONS, manifest), replace(timeouts, unseen=0.2), capsys)
     following.says("a queue such as Kueue starts it" if suspended else "does the Spark operator run")
     assert following.thread.is_alive()
     server.state(NAME, "COMPLETED")
@@ -230,12 +230,12 @@ def test_a_restart_of_the_api_server_loses_nothing(
 
 
 def test_an_api_server_that_stays_away_leaves_the_application(
-    server: ApiServerStandIn, manifest: dict[str, Any], patience: Patience, capsys: pytest.CaptureFixture[str]
+    server: ApiServerStandIn, manifest: dict[str, Any], timeouts: Timeouts, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    following = Following(server, server.put(APPLICATIONS, manifest), replace(patience, api_server=0.5), capsys)
+    following = Following(server, server.put(APPLICATIONS, manifest), replace(timeouts, api_server=0.5), capsys)
     server.until_watched(APPLICATIONS)
     server.stop()
-    with pytest.raises(ApplicationStaysError, match="was away for"):
+    with pytest.raises(ApplicationStaysError, match="was unavailable for"):
         following.succeeds()
 
 
@@ -304,9 +304,9 @@ def test_a_driver_that_was_deleted_while_it_ran_makes_completed_a_failure(
 
 
 def test_a_pod_that_cannot_start_fails_the_step_once_patience_has_ended(
-    server: ApiServerStandIn, manifest: dict[str, Any], patience: Patience, capsys: pytest.CaptureFixture[str]
+    server: ApiServerStandIn, manifest: dict[str, Any], timeouts: Timeouts, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    following = Following(server, server.put(APPLICATIONS, manifest), replace(patience, image=0.5), capsys)
+    following = Following(server, server.put(APPLICATIONS, manifest), replace(timeouts, image=0.5), capsys)
     server.put(PODS, waiting("ImagePullBackOff", 'Back-off pulling image "x:absent"'))
     following.says("waits: ImagePullBackOff")
     assert 'cannot start: ImagePullBackOff: Back-off pulling image "x:absent"' in following.fails()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ctbasis.spark.kubernetes.patience import Patience
 from ctbasis.spark.kubernetes.pods import Pod, Pods
+from ctbasis.spark.kubernetes.timeouts import Timeouts
 from ctbasis.spark.kubernetes.watch import Change
 from tests.spark.kubernetes.made_pods import deleted, ended, pod, running, unschedulable, waiting
 
@@ -21,11 +21,11 @@ NO_NODE = "0/3 nodes are available: 3 Insufficient memory."
 
 @pytest.fixture
 def pods() -> Pods:
-    return Pods("runs", Patience())
+    return Pods("runs", Timeouts())
 
 
 def take(pods: Pods, *found: dict[str, Any], kind: str = "MODIFIED") -> list[str]:
-    return [line for one in found for line in pods.take(Change(kind, one))]
+    return [line for one in found for line in pods.update(Change(kind, one))]
 
 
 def test_the_reason_why_a_driver_is_not_scheduled_is_said_once(pods: Pods) -> None:
@@ -33,7 +33,7 @@ def test_the_reason_why_a_driver_is_not_scheduled_is_said_once(pods: Pods) -> No
     assert lines == [f"driver ctbasis-svd-run-1-driver waits: Unschedulable: {NO_NODE}"]
     assert take(pods, unschedulable("0/4 nodes are available")), "a new reason is said again"
     assert pods.next_due() is None, "a queue has no deadline"
-    assert pods.overdue() is None
+    assert pods.start_error() is None
 
 
 def test_executors_that_wait_for_the_same_are_counted(pods: Pods) -> None:
@@ -55,35 +55,35 @@ def test_containers_being_created_are_nothing_to_say_at_first(pods: Pods) -> Non
 
 
 def test_a_pod_whose_containers_are_not_created_for_long_is_said_once() -> None:
-    pods = Pods("runs", Patience(starting=0))
+    pods = Pods("runs", Timeouts(starting=0))
     take(pods, waiting("ContainerCreating"))
-    (line,) = pods.slow()
+    (line,) = pods.slow_starts()
     assert "a volume may not mount: kubectl -n runs describe pod ctbasis-svd-run-1-driver" in line
-    assert list(pods.slow()) == []
+    assert list(pods.slow_starts()) == []
     assert pods.next_due() is None
 
 
 def test_a_pull_that_fails_turns_between_two_reasons_and_is_one_wait(pods: Pods) -> None:
     lines = take(pods, waiting("ErrImagePull", "rpc error"), waiting("ImagePullBackOff", PULL))
     assert lines == ["driver ctbasis-svd-run-1-driver waits: ErrImagePull: rpc error"]
-    assert pods.overdue() is None, "a registry may be away for a while"
+    assert pods.start_error() is None, "a registry may be unavailable for a while"
 
 
 @pytest.mark.parametrize(
-    ("found", "patience", "named"),
+    ("found", "timeouts", "named"),
     [
-        (waiting("ErrImageNeverPull", "not present"), Patience(), "ErrImageNeverPull: not present"),
-        (waiting("InvalidImageName"), Patience(), "InvalidImageName"),
-        (waiting("ImagePullBackOff", PULL), Patience(image=0), "ctbasis/spark:absent"),
-        (waiting("CreateContainerConfigError", 'secret "s3" not found'), Patience(configuration=0), 'secret "s3"'),
+        (waiting("ErrImageNeverPull", "not present"), Timeouts(), "ErrImageNeverPull: not present"),
+        (waiting("InvalidImageName"), Timeouts(), "InvalidImageName"),
+        (waiting("ImagePullBackOff", PULL), Timeouts(image=0), "ctbasis/spark:absent"),
+        (waiting("CreateContainerConfigError", 'secret "s3" not found'), Timeouts(configuration=0), 'secret "s3"'),
     ],
 )
 def test_a_pod_that_cannot_start_is_an_error_that_names_why(
-    found: dict[str, Any], patience: Patience, named: str
+    found: dict[str, Any], timeouts: Timeouts, named: str
 ) -> None:
-    pods = Pods("runs", patience)
+    pods = Pods("runs", timeouts)
     take(pods, found)
-    error = pods.overdue()
+    error = pods.start_error()
     assert error is not None
     assert error.found.startswith("pod ctbasis-svd-run-1-driver cannot start: ")
     assert named in error.found
@@ -101,11 +101,11 @@ def test_patience_begins_when_the_pod_is_blocked_and_ends_with_the_block(pods: P
 
 
 def test_one_executor_that_cannot_start_is_no_harm_while_another_runs() -> None:
-    pods = Pods("runs", Patience(image=0))
+    pods = Pods("runs", Timeouts(image=0))
     take(pods, running("executor", name="exec-1"), waiting("ErrImagePull", role="executor", name="exec-2"))
-    assert pods.overdue() is None
+    assert pods.start_error() is None
     take(pods, running("executor", name="exec-1"), kind="DELETED")
-    assert pods.overdue() is not None
+    assert pods.start_error() is not None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from ctbasis.errors import CtbasisError
 from ctbasis.spark.kubernetes.outage import ApplicationStaysError
-from ctbasis.spark.kubernetes.patience import Patience
+from ctbasis.spark.kubernetes.timeouts import Timeouts
 from ctbasis.spark.kubernetes.watch import Change, Watch
 from tests.spark.kubernetes.api_server_stand_in import PODS, ApiServerStandIn
 
@@ -22,10 +22,10 @@ SELECTOR = {"labelSelector": "of=mine"}
 class Watched:
     """A watch that a thread reads; what it has told."""
 
-    def __init__(self, server: ApiServerStandIn, patience: Patience, known: dict[str, Any] | None = None) -> None:
+    def __init__(self, server: ApiServerStandIn, timeouts: Timeouts, known: dict[str, Any] | None = None) -> None:
         self._server = server
         api = server.api_server()
-        self.watch = Watch(api, PODS, SELECTOR, patience=patience, doing="watching the pods", known=known)
+        self.watch = Watch(api, PODS, SELECTOR, timeouts=timeouts, doing="watching the pods", known=known)
         self.told: list[str] = []
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._read, daemon=True)
@@ -53,9 +53,9 @@ def pod(name: str, *, at: str = "", uid: str = "") -> dict[str, Any]:
 
 
 @pytest.fixture
-def watched(server: ApiServerStandIn, patience: Patience) -> Iterator[Watched]:
+def watched(server: ApiServerStandIn, timeouts: Timeouts) -> Iterator[Watched]:
     server.put(PODS, pod("a"))
-    made = Watched(server, patience)
+    made = Watched(server, timeouts)
     made.until("ADDED a")
     server.until_watched(PODS)
     yield made
@@ -73,21 +73,21 @@ def test_what_is_there_comes_first_then_each_change(server: ApiServerStandIn, wa
 
 
 def test_a_watch_from_a_known_object_misses_nothing_between_reading_it_and_watching(
-    server: ApiServerStandIn, patience: Patience
+    server: ApiServerStandIn, timeouts: Timeouts
 ) -> None:
     known = server.put(PODS, pod("a"))
     server.put(PODS, pod("a", at="2"))
     server.put(PODS, pod("a", at="3"))
-    watched = Watched(server, patience, known)
+    watched = Watched(server, timeouts, known)
     watched.until("MODIFIED a 2", "MODIFIED a 3")
     assert all("watch=true" in path for _, path in server.requests), "it lists nothing"
     watched.watch.stop()
 
 
-def test_what_happened_between_list_and_watch_is_told(server: ApiServerStandIn, patience: Patience) -> None:
+def test_what_happened_between_list_and_watch_is_told(server: ApiServerStandIn, timeouts: Timeouts) -> None:
     server.put(PODS, pod("a"))
     server.answer("GET", "watch=true", 503, times=2)
-    watched = Watched(server, patience)
+    watched = Watched(server, timeouts)
     watched.until("ADDED a")
     server.put(PODS, pod("a", at="2"))
     watched.until("ADDED a", "MODIFIED a 2")
@@ -177,9 +177,9 @@ def test_a_server_that_restarts_may_first_deny_what_it_will_allow(server: ApiSer
     watched.until("ADDED a", "MODIFIED a 2")
 
 
-def test_a_right_that_is_missing_is_said_at_once(server: ApiServerStandIn, patience: Patience) -> None:
+def test_a_right_that_is_missing_is_said_at_once(server: ApiServerStandIn, timeouts: Timeouts) -> None:
     server.answer("GET", "watch=true", 403, 'User "x" cannot watch resource "pods"', times=99)
-    watched = Watched(server, patience)
+    watched = Watched(server, timeouts)
     server.until(lambda: watched.error)
     assert "watching the pods was refused: 403 Forbidden" in str(watched.error)
     assert "manifests/base" in str(watched.error)
@@ -189,7 +189,7 @@ def test_a_right_that_is_missing_is_said_at_once(server: ApiServerStandIn, patie
 def test_silence_is_a_break_but_no_outage(server: ApiServerStandIn, capsys: pytest.CaptureFixture[str]) -> None:
     server.put(PODS, pod("a"))
     # Were silence an outage, it would soon have been one for too long.
-    watched = Watched(server, Patience(api_server=2, silence=1.2))
+    watched = Watched(server, Timeouts(api_server=2, silence=1.2))
     server.until_watched(PODS, 4)
     server.put(PODS, pod("a", at="2"))
     watched.until("ADDED a", "MODIFIED a 2")
@@ -199,12 +199,12 @@ def test_silence_is_a_break_but_no_outage(server: ApiServerStandIn, capsys: pyte
 
 def test_an_api_server_that_stays_away_ends_the_watch_and_leaves_the_application(server: ApiServerStandIn) -> None:
     server.put(PODS, pod("a"))
-    watched = Watched(server, Patience(api_server=0.5))
+    watched = Watched(server, Timeouts(api_server=0.5))
     watched.until("ADDED a")
     server.stop()
     server.until(lambda: watched.error)
     assert isinstance(watched.error, ApplicationStaysError)
-    assert "the API server was away for" in str(watched.error)
+    assert "the API server was unavailable for" in str(watched.error)
 
 
 def test_a_watch_that_ends_at_once_again_and_again_is_not_asked_for_in_a_storm(

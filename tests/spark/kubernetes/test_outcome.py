@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ctbasis.spark.kubernetes.patience import Patience
+from ctbasis.spark.kubernetes.outcome import completed_problem, failure_error, message
 from ctbasis.spark.kubernetes.pods import Pods
 from ctbasis.spark.kubernetes.quota import quota_is_full
-from ctbasis.spark.kubernetes.verdict import doubt, failure, message
+from ctbasis.spark.kubernetes.timeouts import Timeouts
 from ctbasis.spark.kubernetes.watch import Change
 from tests.spark.kubernetes.made_pods import deleted, ended
 
@@ -30,9 +30,9 @@ def application(told: str = "") -> dict[str, Any]:
 
 
 def pods(*found: dict[str, Any]) -> Pods:
-    made = Pods("runs", Patience())
+    made = Pods("runs", Timeouts())
     for one in found:
-        list(made.take(Change("MODIFIED", one)))
+        list(made.update(Change("MODIFIED", one)))
     return made
 
 
@@ -71,7 +71,9 @@ def test_a_full_quota_is_a_queue_and_one_that_is_too_small_is_not(
 
 def test_a_failure_says_what_the_operator_the_driver_and_the_executors_say_and_the_last_lines() -> None:
     found = pods(ended(1), ended(137, "OOMKilled", "executor", name="exec-1"))
-    error = failure(application("driver container failed with ExitCode: 1"), found, [f"line {n}" for n in range(40)])
+    error = failure_error(
+        application("driver container failed with ExitCode: 1"), found, [f"line {n}" for n in range(40)]
+    )
     text = str(error)
     assert text.startswith(
         "the SparkApplication x failed: driver container failed with ExitCode: 1; driver: Error (exit"
@@ -84,19 +86,19 @@ def test_a_failure_says_what_the_operator_the_driver_and_the_executors_say_and_t
 
 def test_a_refusal_of_the_job_is_the_failure() -> None:
     log = ["Traceback", "ctbasis: no matrix at /m", "ctbasis:   expected: a store"]
-    assert str(failure(application("x"), pods(ended(2)), log)) == "no matrix at /m\n  expected: a store"
+    assert str(failure_error(application("x"), pods(ended(2)), log)) == "no matrix at /m\n  expected: a store"
 
 
 def test_a_failure_without_any_reason_says_so() -> None:
-    assert "the operator gives no reason" in str(failure(application(), pods(), []))
+    assert "the operator gives no reason" in str(failure_error(application(), pods(), []))
 
 
 def test_completed_is_believed_if_the_driver_ended_well_or_is_not_known() -> None:
-    assert doubt(pods(ended(0))) == ""
-    assert doubt(pods()) == ""
+    assert completed_problem(pods(ended(0))) == ""
+    assert completed_problem(pods()) == ""
 
 
 def test_completed_is_not_believed_of_a_driver_that_failed_or_was_deleted_while_it_ran() -> None:
-    assert "exit code 143, told to stop" in doubt(pods(ended(143)))
+    assert "exit code 143, terminated" in completed_problem(pods(ended(143)))
     killed = deleted(ended(0, at="2026-01-01T00:00:50Z"), at="2026-01-01T00:01:00Z")
-    assert doubt(pods(killed)) == "driver ctbasis-svd-run-1-driver was deleted while it ran"
+    assert completed_problem(pods(killed)) == "driver ctbasis-svd-run-1-driver was deleted while it ran"
