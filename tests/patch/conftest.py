@@ -1,4 +1,4 @@
-"""A noisy body as a matrix store of two series, in row blocks that end in the midst of image rows."""
+"""A matrix store of two noisy series whose row blocks end in the middle of image rows."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SIGMA = 25.0
 
 @dataclass(frozen=True)
 class Noisy:
-    """The store, and what is in it as arrays.
+    """A matrix store and its content as arrays.
 
     Attributes:
-        matrix: 200 x 200 voxels, 8 and 6 slices; the first 50 voxels of every slice are set aside.
-        truth: HU, (rows, columns, slices).
-        hu: With noise, rounded and clipped.
+        matrix: The store: 200 x 200 voxels, 8 and 6 slices; the first 50 voxels of every slice are set aside.
+        truth: HU without noise, (rows, columns, slices).
+        hu: HU with noise, rounded and clipped.
     """
 
     matrix: MatrixStore
@@ -50,7 +50,7 @@ def body(edge: int, slices: int) -> NDArray[np.float32]:
 
 
 def write(uri: str, hu: NDArray[np.int16], counts: tuple[int, ...], *, spacing: float = 1.6) -> MatrixStore:
-    """Put a volume, (rows, columns, slices), into a matrix store as series of so many slices."""
+    """Write a volume, (rows, columns, slices), to a matrix store as series of `counts` slices."""
     rows, columns, slices = hu.shape
     A = hu.reshape(-1, slices)
     aside = np.full_like(A, absent(np.int16))
@@ -67,7 +67,7 @@ def write(uri: str, hu: NDArray[np.int16], counts: tuple[int, ...], *, spacing: 
 
 
 def noisy(truth: NDArray[np.float32], *, smooth: float = 0.6, seed: int = 1) -> NDArray[np.int16]:
-    """Return `truth` with noise of `SIGMA`, correlated within the slice as by a kernel of `smooth` pixels."""
+    """Return `truth` with noise of sigma `SIGMA`, smoothed within slices by a Gaussian of `smooth` pixels."""
     noise = np.random.default_rng(seed).normal(0, 1, truth.shape).astype(np.float32)
     noise = gaussian_filter(noise, (smooth, smooth, 0))
     noise *= SIGMA / noise.std()
@@ -76,11 +76,11 @@ def noisy(truth: NDArray[np.float32], *, smooth: float = 0.6, seed: int = 1) -> 
 
 @pytest.fixture(scope="module")
 def two_series(tmp_path_factory: pytest.TempPathFactory) -> Noisy:
-    """Return the store of two series; not to be changed."""
+    """Return the store of two series. Tests must not modify it."""
     truth = np.concatenate([body(EDGE, count) for count in SLICES], axis=2)
     hu = noisy(truth)
     with pytest.MonkeyPatch.context() as patched:
-        # The smallest row blocks there are: 256 voxels of 200 x 200, so that none ends where an image row does.
+        # The smallest possible row blocks, 256 voxels of 200 x 200, so that none ends where an image row ends.
         patched.setattr(store, "BLOCK_ELEMENTS", 1)
         matrix = write(str(tmp_path_factory.mktemp("noisy") / "matrix.zarr"), hu, SLICES)
     return Noisy(matrix, truth, hu)

@@ -1,4 +1,4 @@
-"""A stored basis says what it is, and is refused or warned about where it does not fit."""
+"""Stored patch bases: reading and writing, selection for a series, warnings and errors where they do not fit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def stored(basis: PatchBasis, tmp_path: Path) -> str:
     return f"{tmp_path}/basis"
 
 
-def test_it_is_read_as_it_was_written_as_a_set_and_one_alone(stored: str, basis: PatchBasis) -> None:
+def test_bases_are_read_as_they_were_written_together_and_one_alone(stored: str, basis: PatchBasis) -> None:
     for uri in (stored, f"{stored}/", f"{stored}/1"):
         again = PatchBases.open(uri).bases
         assert len(again) == 1
@@ -55,7 +55,7 @@ def test_it_is_read_as_it_was_written_as_a_set_and_one_alone(stored: str, basis:
     assert kind_at(stored) == "patch"
 
 
-def test_it_holds_its_version_its_noise_and_where_it_comes_from(stored: str) -> None:
+def test_a_stored_basis_records_its_version_its_noise_covariance_and_its_provenance(stored: str) -> None:
     group = zarr.open_group(stored, mode="r")
     assert group.attrs["kind"] == "patch"
     assert group.attrs["version"] == 2
@@ -64,7 +64,7 @@ def test_it_holds_its_version_its_noise_and_where_it_comes_from(stored: str) -> 
     assert {"ctbasis", "patches", "seed", "factored_by"} <= set(basis.provenance)
 
 
-def test_what_is_no_basis_is_refused_in_words(stored: str, tmp_path: Path) -> None:
+def test_a_missing_incomplete_or_other_basis_is_rejected_with_the_reason(stored: str, tmp_path: Path) -> None:
     with pytest.raises(CtbasisError, match="no basis at"):
         PatchBases.open(f"{tmp_path}/nothing")
     group = zarr.open_group(stored, mode="r+")
@@ -75,28 +75,28 @@ def test_what_is_no_basis_is_refused_in_words(stored: str, tmp_path: Path) -> No
     with pytest.raises(CtbasisError, match="not complete"):
         PatchBases.open(stored)
     zarr.open_group(f"{tmp_path}/global", mode="w").attrs.update({"complete": True, "plan": {}})
-    with pytest.raises(CtbasisError, match="of slices, of a run in global mode"):
+    with pytest.raises(CtbasisError, match="a basis of slices, from a run in global mode"):
         PatchBases.open(f"{tmp_path}/global")
 
 
-def test_a_basis_without_one_of_its_members_is_refused(stored: str) -> None:
+def test_bases_with_a_missing_member_are_rejected(stored: str) -> None:
     zarr.open_group(stored, mode="r+").attrs.update({"count": 2})
     with pytest.raises(CtbasisError):
         PatchBases.open(stored)
 
 
-def test_a_series_like_those_it_was_learned_on_fits_without_a_word(basis: PatchBasis) -> None:
+def test_a_basis_fits_a_series_like_its_own_without_notes(basis: PatchBasis) -> None:
     assert PatchBases((basis,)).select(volume(), noise()) == (0, [])
 
 
-def test_another_spacing_is_warned_about_and_a_far_one_is_refused(basis: PatchBasis) -> None:
+def test_another_spacing_gives_a_note_and_a_very_different_one_is_rejected(basis: PatchBasis) -> None:
     _, notes = PatchBases((basis,)).select(volume((1.4, 1.4, 4.0)), noise())
     assert "spacing" in notes[0]
     with pytest.raises(CtbasisError, match=r"learned at a spacing of 1\.4 x 1\.4 x 2\.5 mm"):
         PatchBases((basis,)).select(volume((0.5, 0.5, 2.5)), noise())
 
 
-def test_noise_of_another_kernel_is_warned_about_and_the_nearest_basis_is_taken(basis: PatchBasis) -> None:
+def test_noise_of_another_kernel_gives_a_note_and_the_nearest_basis_is_selected(basis: PatchBasis) -> None:
     soft = noise(0.45)
     _, notes = PatchBases((basis,)).select(volume(), soft)
     assert "another reconstruction kernel" in notes[0]
@@ -105,12 +105,12 @@ def test_noise_of_another_kernel_is_warned_about_and_the_nearest_basis_is_taken(
     assert PatchBases((basis, near)).select(volume(), soft) == (1, [])
 
 
-def test_a_volume_smaller_than_the_patch_is_refused(basis: PatchBasis) -> None:
-    with pytest.raises(CtbasisError, match="a patch of 5 x 5 x 3 voxels, a volume of 32 x 32 x 2"):
+def test_a_volume_smaller_than_a_patch_is_rejected(basis: PatchBasis) -> None:
+    with pytest.raises(CtbasisError, match="a patch has 5 x 5 x 3 voxels, the volume only 32 x 32 x 2"):
         PatchBases((basis,)).select(volume(slices=2), noise())
 
 
-def test_series_are_grouped_by_patch_spacing_and_kernel() -> None:
+def test_series_are_grouped_by_patch_shape_spacing_and_kernel() -> None:
     volumes = [volume(), volume(), volume((1.4, 1.4, 5.0)), volume(), volume()]
     noises = [noise(), noise(0.02), noise(), noise(0.4), noise()]
     shapes = [SHAPE, SHAPE, SHAPE, SHAPE, (5, 5, 5)]

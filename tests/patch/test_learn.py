@@ -10,7 +10,7 @@ import pytest
 from ctbasis.patch.basis import PatchBasis, whitening
 from ctbasis.patch.learn import PATCHES_PER_VOXEL, learn_basis
 from ctbasis.patch.volume import ArrayVolume
-from tests.patch.volumes import SHAPE, body, known, white_noise, whole
+from tests.patch.volumes import SHAPE, body, constant_noise, denoise_volume, white_noise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,25 +28,27 @@ def noisy(truth: NDArray[np.float32]) -> ArrayVolume:
 
 @pytest.fixture(scope="module")
 def basis(noisy: ArrayVolume) -> PatchBasis:
-    return learn_basis(noisy, known(noisy.shape, 30.0), shape=SHAPE, classes=8)
+    return learn_basis(noisy, constant_noise(noisy.shape, 30.0), shape=SHAPE, classes=8)
 
 
-def test_a_short_series_has_no_more_classes_than_patches_for_their_bases() -> None:
+def test_a_short_series_gets_fewer_classes() -> None:
     volume = ArrayVolume(body(64, 10))
-    few = learn_basis(volume, known(volume.shape, 30.0), shape=SHAPE, classes=64)
+    few = learn_basis(volume, constant_noise(volume.shape, 30.0), shape=SHAPE, classes=64)
     assert 1 < few.classes <= 60 * 60 * 8 / (PATCHES_PER_VOXEL * 75)
 
 
-def test_a_basis_is_what_it_was_when_it_is_read_again(tmp_path: object, basis: PatchBasis, noisy: ArrayVolume) -> None:
+def test_a_basis_gives_the_same_result_after_it_was_stored(
+    tmp_path: object, basis: PatchBasis, noisy: ArrayVolume
+) -> None:
     uri = f"{tmp_path}/basis.zarr"
     basis.save(uri)
     again = PatchBasis.open(uri)
-    noise = known(noisy.shape, 30.0)
-    np.testing.assert_array_equal(whole(noisy, noise, again), whole(noisy, noise, basis))
+    noise = constant_noise(noisy.shape, 30.0)
+    np.testing.assert_array_equal(denoise_volume(noisy, noise, again), denoise_volume(noisy, noise, basis))
     assert again.provenance == basis.provenance
 
 
-def test_vectors_are_orthonormal_and_whitening_whitens(basis: PatchBasis) -> None:
+def test_basis_vectors_are_orthonormal_and_whitening_gives_unit_covariance(basis: PatchBasis) -> None:
     (texture,) = basis.textures
     for vectors in texture.vectors:
         np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(vectors)), atol=1e-4)
@@ -59,9 +61,9 @@ def test_vectors_are_orthonormal_and_whitening_whitens(basis: PatchBasis) -> Non
 
 
 @pytest.mark.parametrize("rows", [97, 98, 99, 100])
-def test_a_last_slab_without_a_place_for_a_patch_is_learned_from_as_any_other(rows: int) -> None:
+def test_learning_works_when_the_last_slab_is_too_low_for_a_patch(rows: int) -> None:
     volume = ArrayVolume(body(100)[:rows] + white_noise((rows, 100, 12)), (1.4, 1.4, 2.5))
-    noise = known(volume.shape, 30.0)
+    noise = constant_noise(volume.shape, 30.0)
     learned = learn_basis(volume, noise, shape=SHAPE, classes=4)
     assert sum(learned.provenance["patches"]) > 0
-    assert whole(volume, noise, learned).shape == volume.shape
+    assert denoise_volume(volume, noise, learned).shape == volume.shape

@@ -1,4 +1,4 @@
-"""Patch mode on a stored matrix: on every engine, in any row blocks, learned or given, it is what the core says."""
+"""Patch mode on a stored matrix: every engine, any row blocks, and learned or stored bases give the core's result."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def by_numpy(two_series: Noisy, tmp_path_factory: pytest.TempPathFactory) -> tup
     return denoised(two_series.matrix, place), place
 
 
-def test_every_voxel_is_what_the_core_gives_on_the_series_alone(
+def test_every_voxel_equals_the_result_of_the_core_on_the_series_alone(
     two_series: Noisy, by_numpy: tuple[PatchStore, Path]
 ) -> None:
     matrix = two_series.matrix
@@ -56,11 +56,11 @@ def test_every_voxel_is_what_the_core_gives_on_the_series_alone(
     basis = learn_shared_basis(volumes, noises, shape=shape, classes=6)
     for volume, noise in zip(volumes, noises, strict=True):
         alone = np.concatenate([hu for _, hu in denoise(volume, noise, basis, tau=2.3, wiener=False, stride=2)])
-        found = by_numpy[0].read_columns(volume.series.columns).reshape(alone.shape)
-        np.testing.assert_allclose(found, np.maximum(alone, -1000), atol=1e-3)
+        result = by_numpy[0].read_columns(volume.series.columns).reshape(alone.shape)
+        np.testing.assert_allclose(result, np.maximum(alone, -1000), atol=1e-3)
 
 
-def test_noise_falls_and_what_was_set_aside_stays(two_series: Noisy, by_numpy: tuple[PatchStore, Path]) -> None:
+def test_noise_falls_and_masked_voxels_are_kept(two_series: Noisy, by_numpy: tuple[PatchStore, Path]) -> None:
     clean, _ = by_numpy
     inside = two_series.truth > -300
     after = values(clean).reshape(two_series.truth.shape) - two_series.truth
@@ -71,7 +71,7 @@ def test_noise_falls_and_what_was_set_aside_stays(two_series: Noisy, by_numpy: t
     assert clean.header(3) == two_series.matrix.header(3)
 
 
-def test_the_noise_is_kept_with_the_result_slice_by_slice(two_series: Noisy, by_numpy: tuple[PatchStore, Path]) -> None:
+def test_the_result_stores_the_noise_of_every_slice(two_series: Noisy, by_numpy: tuple[PatchStore, Path]) -> None:
     clean, _ = by_numpy
     volume = StoredVolume(two_series.matrix, two_series.matrix.series[1])
     alone = fit_noise(volume, reach=tuple(edge - 1 for edge in patch_shape(volume.shape, volume.spacing)))  # type: ignore[arg-type]
@@ -83,7 +83,7 @@ def test_the_noise_is_kept_with_the_result_slice_by_slice(two_series: Noisy, by_
     np.testing.assert_array_equal(clean.sigma_image(SLICES[0] + 2), sigma)
 
 
-def test_series_that_are_alike_share_a_basis_and_others_have_their_own(
+def test_similar_series_share_a_basis_and_others_get_their_own(
     by_numpy: tuple[PatchStore, Path], tmp_path: Path
 ) -> None:
     clean, place = by_numpy
@@ -95,7 +95,7 @@ def test_series_that_are_alike_share_a_basis_and_others_have_their_own(
     assert denoised(unlike, tmp_path).plan.bases == [1, 2]
 
 
-def test_runs_of_row_blocks_hold_every_row_once_and_whole_blocks(two_series: Noisy) -> None:
+def test_runs_of_row_blocks_cover_every_row_once_in_whole_blocks(two_series: Noisy) -> None:
     runs = row_runs(two_series.matrix)
     assert [row for run in runs for row in range(run.start, run.stop)] == list(range(EDGE * EDGE))
     assert all(run.start % two_series.matrix.block_rows == 0 for run in runs)
@@ -114,7 +114,7 @@ def test_runs_of_row_blocks_hold_every_row_once_and_whole_blocks(two_series: Noi
         ),
     ],
 )
-def test_engines_agree(
+def test_all_engines_give_the_same_result(
     engine: str, two_series: Noisy, by_numpy: tuple[PatchStore, Path], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if engine != "dask":
@@ -122,8 +122,8 @@ def test_engines_agree(
     clean, place = by_numpy
     other = denoised(two_series.matrix, tmp_path, replace(PLAN, engine=engine))
     difference = np.abs(values(other) - values(clean))
-    # A weight within rounding of tau may go either way, and directions of equal energy are any of their span; all else
-    # is equal to the rounding of sums.
+    # Rounding decides about a coefficient very close to tau, and basis vectors of equal energy are not unique. All else
+    # is equal up to the rounding of sums.
     assert np.quantile(difference, 0.99) < (0.1 * SIGMA if engine == "mahout" else 0.01)
     assert np.median(difference) < (0.02 * SIGMA if engine == "mahout" else 0.01)
     mine, yours = (PatchBases.open(str(at / "bases.zarr")).bases[0] for at in (place, tmp_path))
@@ -135,7 +135,7 @@ def test_engines_agree(
         assert sorted(path.name for path in tmp_path.iterdir()) == ["bases.zarr", "denoised.zarr"]
 
 
-def test_a_basis_that_was_learned_here_gives_the_same_when_it_is_applied(
+def test_applying_the_stored_basis_of_a_series_to_it_gives_the_same_result(
     two_series: Noisy, by_numpy: tuple[PatchStore, Path], tmp_path: Path
 ) -> None:
     clean, place = by_numpy
@@ -144,9 +144,7 @@ def test_a_basis_that_was_learned_here_gives_the_same_when_it_is_applied(
     assert again.plan.notes == clean.plan.notes
 
 
-def test_a_basis_denoises_another_series_and_leaves_the_basis_as_it_was(
-    by_numpy: tuple[PatchStore, Path], tmp_path: Path
-) -> None:
+def test_a_stored_basis_denoises_another_series(by_numpy: tuple[PatchStore, Path], tmp_path: Path) -> None:
     truth = body(EDGE, 5)[::-1]
     other = write(str(tmp_path / "matrix.zarr"), noisy(truth, seed=9), (5,))
     clean = denoised(other, tmp_path, replace(PLAN, basis=str(by_numpy[1] / "bases.zarr")))
@@ -159,7 +157,7 @@ def test_equal_runs_give_equal_bits(two_series: Noisy, by_numpy: tuple[PatchStor
 
 
 @pytest.mark.parametrize("slices", [1, 2])
-def test_fewer_slices_than_a_patch_spans_make_a_thinner_patch(slices: int, tmp_path: Path) -> None:
+def test_a_volume_with_fewer_slices_than_a_patch_gets_thinner_patches(slices: int, tmp_path: Path) -> None:
     truth = body(EDGE, slices)
     matrix = write(str(tmp_path / "matrix.zarr"), noisy(truth), (slices,))
     clean = denoised(matrix, tmp_path)
@@ -167,22 +165,24 @@ def test_fewer_slices_than_a_patch_spans_make_a_thinner_patch(slices: int, tmp_p
     assert np.isfinite(values(clean)).all()
 
 
-def test_a_basis_of_thicker_patches_is_refused_on_them(by_numpy: tuple[PatchStore, Path], tmp_path: Path) -> None:
+def test_a_basis_with_thicker_patches_than_the_volume_is_rejected(
+    by_numpy: tuple[PatchStore, Path], tmp_path: Path
+) -> None:
     matrix = write(str(tmp_path / "matrix.zarr"), noisy(body(EDGE, 2)), (2,))
-    with pytest.raises(CtbasisError, match=r"a patch of 5 x 5 x \d voxels, a volume of 200 x 200 x 2"):
+    with pytest.raises(CtbasisError, match=r"a patch has 5 x 5 x \d voxels, the volume only 200 x 200 x 2"):
         denoised(matrix, tmp_path, replace(PLAN, basis=str(by_numpy[1] / "bases.zarr")))
     assert not (tmp_path / "denoised.zarr").exists()
 
 
 @pytest.mark.parametrize("level", [0, 40])
-def test_a_constant_series_comes_back_as_it_is_with_a_note(level: int, tmp_path: Path) -> None:
+def test_a_constant_series_is_returned_unchanged_with_a_note(level: int, tmp_path: Path) -> None:
     matrix = write(str(tmp_path / "matrix.zarr"), np.full((64, 64, 4), level, np.int16), (4,))
     clean = denoised(matrix, tmp_path)
     np.testing.assert_allclose(values(clean), level, atol=0.01)
     assert clean.plan.notes
 
 
-def test_what_noise_stays_on_purpose_is_said(two_series: Noisy, tmp_path: Path) -> None:
+def test_a_note_reports_noise_that_is_kept_on_purpose(two_series: Noisy, tmp_path: Path) -> None:
     matrix = two_series.matrix
     untouched = denoised(matrix, tmp_path, replace(PLAN, target_noise=2 * SIGMA))
     np.testing.assert_array_equal(values(untouched), values(matrix))
@@ -196,14 +196,14 @@ def test_what_noise_stays_on_purpose_is_said(two_series: Noisy, tmp_path: Path) 
     assert "30% of the variance" in flat
 
 
-def test_a_series_of_nothing_but_air_is_refused(tmp_path: Path) -> None:
+def test_a_series_of_air_only_is_rejected(tmp_path: Path) -> None:
     matrix = write(str(tmp_path / "matrix.zarr"), np.full((64, 64, 4), -1000, np.int16), (4,))
     with pytest.raises(CtbasisError, match="nothing but air"):
         denoised(matrix, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("parameter", "message"),
     [
         ({"tau": -1.0}, "tau is"),
         ({"tau": float("nan")}, "tau is"),
@@ -213,11 +213,11 @@ def test_a_series_of_nothing_but_air_is_refused(tmp_path: Path) -> None:
         ({"target_noise": float("inf")}, "target_noise is"),
     ],
 )
-def test_parameters_out_of_bounds_are_refused_before_anything_is_read(wrong: dict[str, float], said: str) -> None:
-    with pytest.raises(CtbasisError, match=said):
-        PatchPlan(engine="numpy", **wrong)  # type: ignore[arg-type]
+def test_parameters_out_of_range_are_rejected(parameter: dict[str, float], message: str) -> None:
+    with pytest.raises(CtbasisError, match=message):
+        PatchPlan(engine="numpy", **parameter)  # type: ignore[arg-type]
 
 
-def test_a_basis_of_patches_is_no_basis_of_slices(by_numpy: tuple[PatchStore, Path]) -> None:
+def test_a_basis_of_patches_is_rejected_as_a_basis_of_slices(by_numpy: tuple[PatchStore, Path]) -> None:
     with pytest.raises(CtbasisError, match="of patches, of a run in patch mode"):
         FactorStore.open(str(by_numpy[1] / "bases.zarr"))

@@ -12,7 +12,7 @@ from ctbasis.patch.noise_fit import fit_noise
 from ctbasis.patch.volume import ArrayVolume
 from ctbasis.simulate.dose import Dose, image_noise
 from ctbasis.simulate.projection import ParallelBeam
-from tests.patch.volumes import body, estimated, known, sigma_errors, white_noise
+from tests.patch.volumes import body, constant_noise, errors_of_blind_denoising, sigma_errors, white_noise
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from tests.patch.volumes import body, estimated, known, sigma_errors, white_nois
         (6e4, True),
     ],
 )
-def test_sigma_is_found_within_ten_percent_in_body_and_fifteen_in_lung(photons: float, soft: bool) -> None:
+def test_sigma_is_accurate_to_ten_percent_in_body_and_fifteen_in_lung(photons: float, soft: bool) -> None:
     edge = 256
     truth = body(edge, 12)
     beam = ParallelBeam.around((edge, edge), (1.4, 1.4), 200)
@@ -34,40 +34,40 @@ def test_sigma_is_found_within_ten_percent_in_body_and_fifteen_in_lung(photons: 
     if soft:
         added = gaussian_filter(added, (0.8, 0.8, 0))
     volume = ArrayVolume(np.maximum(truth + added, -1000), (1.4, 1.4, 2.5))
-    found = fit_noise(volume).sigma_rows(0, edge, edge)
-    # All slices but for the vessels are one phantom's: their mean square is the variance, but for its own noise.
+    sigma = fit_noise(volume).sigma_rows(0, edge, edge)
+    # Apart from the vessels, all slices of the phantom are equal. Their mean square estimates the variance.
     true = np.sqrt(gaussian_filter((added**2).mean(axis=2), 3.0))[..., None]
-    in_body, in_lung = sigma_errors(found, true, truth)
+    in_body, in_lung = sigma_errors(sigma, true, truth)
     assert in_body < 0.10
     assert in_lung < 0.15
 
 
-def test_padding_around_a_cropped_field_of_view_is_not_taken_for_noise_or_tissue() -> None:
+def test_padding_around_the_field_of_view_does_not_affect_the_estimate() -> None:
     truth = body()
     y, x = np.mgrid[:128, :128] - 63.5
     outside = y**2 + x**2 > 48**2
     hu = truth + white_noise(truth.shape)
     hu[outside] = truth[outside] = -2048.0
-    before, after, noise = estimated(truth, hu)
+    before, after, noise = errors_of_blind_denoising(truth, hu)
     assert after < 0.8 * before
-    found = noise.sigma_rows(0, 128, 128)[truth > -300]
-    assert 0.85 * 30 < np.median(found) < 1.15 * 30
+    sigma = noise.sigma_rows(0, 128, 128)[truth > -300]
+    assert 0.85 * 30 < np.median(sigma) < 1.15 * 30
 
 
-def test_holes_in_sigma_are_filled_from_the_nearest_cell() -> None:
+def test_invalid_values_of_sigma_are_replaced_by_the_nearest_valid_cell() -> None:
     sigma = np.full((4, 4, 2), 30.0, np.float32)
     sigma[0, 0], sigma[1, 1], sigma[2, 2] = np.nan, 0.0, -np.inf
-    noise = Noise(sigma, known((32, 32, 2), 30.0).covariance, 10)
+    noise = Noise(sigma, constant_noise((32, 32, 2), 30.0).covariance, 10)
     np.testing.assert_array_equal(noise.sigma, np.full((4, 4, 2), 30.0))
     with pytest.raises(CtbasisError):
         Noise(np.zeros((4, 4, 2), np.float32), noise.covariance, 10)
 
 
-def test_sigma_of_correlated_slices_is_found_within_a_fifth() -> None:
+def test_sigma_of_correlated_slices_is_accurate_to_a_fifth() -> None:
     truth = body(192, 16)
     kernel = np.array([0.25, 0.5, 0.25]) / np.sqrt(0.375)
     noise = np.apply_along_axis(np.convolve, 2, white_noise((192, 192, 18)), kernel, "valid")
-    found = fit_noise(ArrayVolume(truth + noise, (1.4, 1.4, 1.0)))
-    ratio = np.median(found.sigma_rows(0, 192, 192)[truth > -300]) / 30.0
+    estimate = fit_noise(ArrayVolume(truth + noise, (1.4, 1.4, 1.0)))
+    ratio = np.median(estimate.sigma_rows(0, 192, 192)[truth > -300]) / 30.0
     assert 0.8 < ratio < 1.2
-    assert abs(found.covariance[4, 4, 3] - 2 / 3) < 0.15
+    assert abs(estimate.covariance[4, 4, 3] - 2 / 3) < 0.15

@@ -12,7 +12,7 @@ from tests.patch.volumes import SHAPE, white_noise
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
-def test_patches_put_back_unchanged_give_the_slab_at_every_border(stride: int) -> None:
+def test_aggregating_unchanged_patches_gives_the_slab_up_to_every_border(stride: int) -> None:
     slab = white_noise((5, 17, 6))
     grid = PatchGrid(SHAPE, (5, 17, 6))
     patches = grid.patches_in_row(0, patch_positions(17, 5, stride))
@@ -26,7 +26,7 @@ def test_patches_put_back_unchanged_give_the_slab_at_every_border(stride: int) -
 
 
 @pytest.mark.parametrize("shape", [(5, 5, 3), (4, 5, 2), (1, 2, 1)])
-def test_a_patch_is_its_voxels_from_first_to_last_with_its_middle_among_them(shape: tuple[int, int, int]) -> None:
+def test_extracted_patches_centres_and_weight_sums_equal_those_of_numpy(shape: tuple[int, int, int]) -> None:
     slab = white_noise((9, 11, 6))
     grid = PatchGrid(shape, (9, 11, 6))
     patches = grid.patches_in_row(2, np.array([1, 4]))
@@ -42,14 +42,14 @@ def test_a_patch_is_its_voxels_from_first_to_last_with_its_middle_among_them(sha
     np.testing.assert_array_equal(grid.weight_sum(certainty), expected)
 
 
-def test_places_reach_the_last_voxel_whatever_the_stride() -> None:
+def test_patches_cover_every_voxel_at_every_stride() -> None:
     for length in range(5, 14):
         for stride in range(1, 6):
             held = {voxel for place in patch_positions(length, 5, stride) for voxel in range(place, place + 5)}
             assert held == set(range(length))
 
 
-def test_every_other_place_still_holds_every_voxel_from_end_to_end() -> None:
+def test_patches_on_a_checkerboard_cover_every_voxel() -> None:
     every = patch_positions(23, 5, 1)
     held = np.zeros((23, 23), np.intp)
     for line in every:
@@ -60,13 +60,13 @@ def test_every_other_place_still_holds_every_voxel_from_end_to_end() -> None:
     assert held[5:-5, 5:-5].max() <= 13
 
 
-def test_slabs_do_every_row_once() -> None:
+def test_slabs_process_every_row_once() -> None:
     parts = list(slabs(70, height=32, halo=4))
     assert [row for part in parts for row in range(part.first, part.stop)] == list(range(70))
     assert all(part.low <= part.first and part.high >= part.stop for part in parts)
 
 
-def test_a_patch_is_no_larger_than_the_volume_and_fewer_slices_where_they_are_thick() -> None:
+def test_a_patch_has_fewer_slices_where_they_are_thick_and_is_no_larger_than_the_volume() -> None:
     assert patch_shape((512, 512, 200), (0.7, 0.7, 0.7)) == (5, 5, 5)
     assert patch_shape((512, 512, 200), (0.7, 0.7, 5.0)) == (5, 5, 3)
     assert patch_shape((512, 512, 2), (0.7, 0.7, 5.0)) == (5, 5, 2)

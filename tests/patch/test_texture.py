@@ -1,4 +1,4 @@
-"""The texture of noise: what the rays through a place say of it, against noise whose truth is known."""
+"""Noise textures: their fit, and their use in whitening and denoising, against simulated noise."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHAPE = (5, 5, 3)
 
 
 def oval() -> NDArray[np.float32]:
-    """Water twice as wide as high, in air: HU, (rows, columns, slices)."""
+    """Return an ellipse of water in air, twice as wide as high, HU, (rows, columns, slices)."""
     y, x, _ = np.mgrid[:EDGE, :EDGE, :SLICES] - (EDGE - 1) / 2
     hu = np.where((y / 0.22) ** 2 + (x / 0.44) ** 2 < EDGE**2, 0.0, -1000.0).astype(np.float32)
     return gaussian_filter(hu, (0.7, 0.7, 0.0))
@@ -39,7 +39,7 @@ def oval() -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def added() -> NDArray[np.float32]:
-    """Noise of few photons: streaks along the wide axis."""
+    """Return low-dose noise, HU: streaks along the wide axis."""
     beam = ParallelBeam.around((EDGE, EDGE), (PIXEL, PIXEL), 240)
     return np.moveaxis(image_noise(np.moveaxis(oval(), -1, 0), beam, Dose(1e4)), 0, -1)
 
@@ -59,21 +59,21 @@ def basis(noisy: ArrayVolume, noise: Noise) -> PatchBasis:
     return learn_basis(noisy, noise, shape=SHAPE, classes=2)
 
 
-def test_flat_power_is_white_noise_and_a_ramp_leaves_nothing_of_a_large_area() -> None:
-    found = correlation_patterns((0.7, 0.7), (20, 20)).sum(axis=0)
-    assert found.shape == (WINDOWS + 1, 41, 41)
-    np.testing.assert_allclose(found[:, 20, 20], 1.0)
+def test_a_flat_spectrum_is_white_noise_and_a_ramp_has_no_power_at_frequency_zero() -> None:
+    patterns = correlation_patterns((0.7, 0.7), (20, 20)).sum(axis=0)
+    assert patterns.shape == (WINDOWS + 1, 41, 41)
+    np.testing.assert_allclose(patterns[:, 20, 20], 1.0)
     white = np.zeros((41, 41))
     white[20, 20] = 1.0
-    np.testing.assert_allclose(found[-1], white, atol=0.01)
-    # What a covariance adds up to is the power at no frequency; the ramp has none there, and the widest the least.
-    area = found.sum(axis=(1, 2))
+    np.testing.assert_allclose(patterns[-1], white, atol=0.01)
+    # The sum of a covariance over all lags is the power at frequency zero, which the ramp filter removes.
+    area = patterns.sum(axis=(1, 2))
     assert area[-1] == pytest.approx(1.0, abs=0.05)
     assert np.abs(area[WINDOWS // 2 : WINDOWS]).max() < 0.3
 
 
-def test_power_of_one_direction_changes_along_it_and_hardly_across_it() -> None:
-    # The first views' detectors lie along the columns' index: what they measure is the same from row to row.
+def test_noise_of_one_direction_varies_along_it_and_hardly_across_it() -> None:
+    # The detectors of the first views lie along the column index, so their noise is the same from row to row.
     *windows, flat = correlation_patterns((0.7, 0.7), (4, 4))[0]
     assert flat[5, 4] > 0.9 * flat[4, 4]
     assert flat[4, 5] < 0.2 * flat[4, 4]
@@ -82,7 +82,7 @@ def test_power_of_one_direction_changes_along_it_and_hardly_across_it() -> None:
         assert first[4, 5] < 0.7 * first[4, 4]
 
 
-def test_flat_noise_is_told_from_that_of_photons_and_left_up_to_twice_the_target(
+def test_the_noise_floor_is_separated_from_quantum_noise_and_kept_up_to_twice_the_target(
     added: NDArray[np.float32], noisy: ArrayVolume, noise: Noise
 ) -> None:
     assert fit_noise(noisy, target_noise=1000.0).noise_floor < 0.1
@@ -94,7 +94,7 @@ def test_flat_noise_is_told_from_that_of_photons_and_left_up_to_twice_the_target
     share = fit_noise(both, target_noise=1000.0)
     assert share.noise_floor == pytest.approx(0.33, abs=0.08)
     np.testing.assert_allclose(share.texture_covariances[:, 4, 4, 2], 1 - share.noise_floor, atol=0.03)
-    # What is to be removed is correlated as the noise of photons alone is; what was measured, less.
+    # The removed noise is correlated like quantum noise alone.
     assert (
         np.abs(
             share.texture_covariances[:, 4, 5, 2] / (1 - share.noise_floor) - noise.texture_covariances[:, 4, 5, 2]
@@ -111,15 +111,15 @@ def test_rays_along_the_wide_axis_of_a_body_are_the_noisiest_in_its_middle() -> 
     paths = RayPaths(cells, (CELL * PIXEL, CELL * PIXEL))
     for share in (0.0, 1.0):
         variances = paths.variances_by_direction(share, ScanModel())
-        # What all directions add up to is the variance of the place.
+        # The sum over all directions is the variance of the cell.
         np.testing.assert_allclose(variances.sum(axis=0), paths.variances(ScanModel())[int(share)], rtol=1e-3)
         middle = variances[:, EDGE // CELL // 2, EDGE // CELL // 2, 0]
-        # A detector along the rows' index, half way round, is that of rays along the columns.
+        # Half of all views later, the detector lies along the row index and the rays along the wide axis.
         assert int(np.argmax(middle)) == DIRECTIONS // 2
         assert middle.max() > 5 * middle.min()
 
 
-def test_every_texture_is_that_of_the_noise_where_it_is_said_to_be(added: NDArray[np.float32], noise: Noise) -> None:
+def test_every_texture_has_the_correlation_of_the_noise_in_its_cells(added: NDArray[np.float32], noise: Noise) -> None:
     body = oval() > -100
     where = noise.texture_rows(0, EDGE, EDGE)
     assert len(noise.texture_covariances) > 2
@@ -136,19 +136,19 @@ def test_every_texture_is_that_of_the_noise_where_it_is_said_to_be(added: NDArra
     assert checked > 2
 
 
-def test_noise_without_direction_has_one_texture_or_such_as_hardly_differ() -> None:
+def test_noise_without_a_preferred_direction_has_nearly_equal_textures() -> None:
     rng = np.random.default_rng(3)
     white = gaussian_filter(rng.normal(0, 60, (EDGE, EDGE, SLICES)), (0.7, 0.7, 0)).astype(np.float32)
-    found = fit_noise(ArrayVolume(oval() + white, (PIXEL, PIXEL, 2.5)))
-    plane = found.texture_covariances[..., 2]
+    estimate = fit_noise(ArrayVolume(oval() + white, (PIXEL, PIXEL, 2.5)))
+    plane = estimate.texture_covariances[..., 2]
     assert np.ptp(plane, axis=0).max() < 0.2
 
 
-def test_rows_of_nothing_but_noise_are_white_in_every_texture(
+def test_whitened_patches_of_noise_are_white_in_every_texture(
     added: NDArray[np.float32], noise: Noise, basis: PatchBasis
 ) -> None:
     drawn = PatchSampler(noise, SHAPE, 0.3, 0, tuple(range(len(noise.texture_covariances))))
-    # The noise alone, where the body is: its rows hold nothing else.
+    # A volume of noise without anatomy, from the region of the body.
     inside = ArrayVolume(added[64:128, 32:160].copy())
     there = replace(noise, sigma=noise.sigma[8:16, 4:20], texture_map=noise.texture_map[8:16, 4:20])
     rows = ClassRows(
@@ -157,8 +157,8 @@ def test_rows_of_nothing_but_noise_are_white_in_every_texture(
         tuple(texture.lead for texture in basis.textures),
         tuple(texture.classes for texture in basis.textures),
     )
-    found = [part for _, part in rows(inside, Slab(0, 64, 0, 64))]
-    variance = np.concatenate(found).var()
+    white = [part for _, part in rows(inside, Slab(0, 64, 0, 64))]
+    variance = np.concatenate(white).var()
     assert 0.8 < variance < 1.3
     plain, _ = whitening(noise.patch_covariance(SHAPE))
     flat, _ = replace(drawn, noise=there)(inside, Slab(0, 64, 0, 64))
@@ -167,11 +167,11 @@ def test_rows_of_nothing_but_noise_are_white_in_every_texture(
         values = np.linalg.eigvalsh(np.cov(white.T))
         return float(values[-1] / np.median(values))
 
-    # With one covariance for all, streaks stand out as if they were anatomy.
-    assert spread(np.concatenate(found)) < 0.8 * spread(flat @ plain)
+    # With one covariance for all places, streaks have large variances, as anatomy would.
+    assert spread(np.concatenate(white)) < 0.8 * spread(flat @ plain)
 
 
-def test_streaks_are_removed_that_one_covariance_for_all_leaves(
+def test_textures_remove_streaks_that_a_single_covariance_leaves(
     added: NDArray[np.float32], noisy: ArrayVolume, noise: Noise, basis: PatchBasis
 ) -> None:
     body = oval() > -100
@@ -181,7 +181,7 @@ def test_streaks_are_removed_that_one_covariance_for_all_leaves(
 
     def left(by: Noise, on: PatchBasis) -> tuple[float, float]:
         error = np.concatenate([hu for _, hu in denoise(noisy, by, on, target_noise=0.0)]) - oval()
-        # Streaks lie along the rows, and differ from row to row.
+        # Streaks lie along the rows, so they change from row to row.
         across = error - np.roll(error, 1, axis=0)
         return float(np.sqrt(np.square(error)[body].mean())), float(np.sqrt(np.square(across)[body].mean()))
 
@@ -191,7 +191,7 @@ def test_streaks_are_removed_that_one_covariance_for_all_leaves(
     assert error < 0.16 * added[body].std()
 
 
-def test_a_basis_of_textures_is_read_as_it_was_written_and_each_finds_its_own(
+def test_a_basis_with_textures_is_read_as_it_was_written_and_textures_are_matched(
     noise: Noise, basis: PatchBasis, tmp_path: Path
 ) -> None:
     basis.save(f"{tmp_path}/basis")

@@ -1,4 +1,4 @@
-"""What the scanner did, found in the noise: against noise of known scanners and variances of known distribution."""
+"""Fit of the variance model, against noise of simulated scanners and against variances with a known distribution."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cell_means(hu: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def measured(mean: NDArray[np.float32], scan: ScanModel, share: float, *, seed: int = 0) -> NDArray[np.float64]:
-    """Variances as they are measured under `scan`: with chance, and half of them with anatomy on top."""
+    """Return variances under `scan` with their statistical error, and in half of the cells with anatomy added."""
     rng = np.random.default_rng(seed)
     one, two = RayPaths(mean, CELLS).variances(scan)
     variance = 400 * ((1 - share) * one + share * two) * rng.chisquare(FREEDOM, mean.shape) / FREEDOM
@@ -50,42 +50,42 @@ def measured(mean: NDArray[np.float32], scan: ScanModel, share: float, *, seed: 
     ],
     ids=lambda scan: f"bow-tie {scan.bow_tie_radius:g} mm, modulation {scan.modulation:g}",
 )
-def test_the_distribution_is_found_whatever_the_scanner_did(scan: ScanModel) -> None:
+def test_the_fit_finds_the_variance_map_for_every_kind_of_scan(scan: ScanModel) -> None:
     mean = cell_means(body(EDGE, SLICES))
     tissue = (mean > -920) & (mean < 150)
     one, two = RayPaths(mean, CELLS).variances(scan)
     true = 0.6 * one + 0.4 * two
-    found = fit_variance_model(mean, measured(mean, scan, 0.4), tissue, CELLS).relative_variance
-    ratio = np.log(found / true)[tissue]
+    fitted = fit_variance_model(mean, measured(mean, scan, 0.4), tissue, CELLS).relative_variance
+    ratio = np.log(fitted / true)[tissue]
     assert np.std(ratio) < 0.2
     if scan != ScanModel():
         plain = RayPaths(mean, CELLS).variances(ScanModel())
-        # What a model without the filter and the modulation could do at best.
+        # The best fit of a model without bow-tie filter and modulation.
         assert np.std(ratio) < min(
             np.std(np.log((1 - s) * plain[0] + s * plain[1])[tissue] - np.log(true)[tissue])
             for s in np.linspace(0, 1, 11)
         )
 
 
-def test_what_the_scanner_did_is_said_and_what_it_did_not_is_left_out() -> None:
+def test_the_description_names_the_properties_that_differ_from_the_default() -> None:
     shape, rays = np.ones((1, 1, 1)), np.ones((1, 1, 1, 1), np.float32)
     assert VarianceModel(ScanModel(), 0.2, 1.0, shape, rays, 9).description() == "20% electronic noise"
-    said = VarianceModel(
+    description = VarianceModel(
         ScanModel(starvation_path=7.0, bow_tie_radius=130.0, modulation=0.5), 0.0, 0.25, shape, rays, 9
     ).description()
-    for words in ("bow-tie filter for a body of 260 mm", "50% of the longest path", "path of 7", "power 0.25"):
-        assert words in said
+    for part in ("bow-tie filter for a body of 260 mm", "compensates 50% of", "path length of 7", "power 0.25"):
+        assert part in description
 
 
-def test_where_there_is_next_to_no_tissue_nothing_is_made_up() -> None:
+def test_without_tissue_the_model_has_default_properties_and_no_description() -> None:
     mean = cell_means(body(EDGE, 2))
-    found = fit_variance_model(
+    model = fit_variance_model(
         mean, measured(mean, ScanModel(bow_tie_radius=155.0), 0.4), np.zeros(mean.shape, np.bool_), CELLS
     )
-    assert found.scan == ScanModel()
-    assert not found.description()
-    assert np.isfinite(found.relative_variance).all()
-    assert (found.relative_variance > 0).all()
+    assert model.scan == ScanModel()
+    assert not model.description()
+    assert np.isfinite(model.relative_variance).all()
+    assert (model.relative_variance > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -99,18 +99,18 @@ def test_where_there_is_next_to_no_tissue_nothing_is_made_up() -> None:
     ],
     ids=str,
 )
-def test_sigma_is_found_under_bow_tie_filters_and_modulation(scanner: dict[str, float]) -> None:
+def test_sigma_is_accurate_with_bow_tie_filters_and_modulation(scanner: dict[str, float]) -> None:
     truth = body(EDGE, SLICES)
     beam = ParallelBeam.around((EDGE, EDGE), (PIXEL, PIXEL), 200)
     added = np.moveaxis(image_noise(np.moveaxis(truth, -1, 0), beam, Dose(5e4, **scanner)), 0, -1)
-    found = fit_noise(ArrayVolume(np.maximum(truth + added, -1000), (PIXEL, PIXEL, 2.5))).sigma_rows(0, EDGE, EDGE)
+    sigma = fit_noise(ArrayVolume(np.maximum(truth + added, -1000), (PIXEL, PIXEL, 2.5))).sigma_rows(0, EDGE, EDGE)
     true = np.sqrt(gaussian_filter((added**2).mean(axis=2), 3.0))[..., None]
-    in_body, in_lung = sigma_errors(found, true, truth)
+    in_body, in_lung = sigma_errors(sigma, true, truth)
     assert in_body < 0.10
     assert in_lung < 0.15
 
 
-def test_noise_that_is_the_same_everywhere_is_found_to_be() -> None:
+def test_uniform_noise_gives_a_uniform_sigma() -> None:
     truth = body(EDGE, SLICES)
     noise = gaussian_filter(np.random.default_rng(2).normal(0, 1, truth.shape), (0.8, 0.8, 0)).astype(np.float32)
     noise *= 30 / noise.std()

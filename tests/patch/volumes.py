@@ -24,7 +24,7 @@ SHAPE = (5, 5, 3)
 
 
 def body(edge: int = 128, slices: int = 12) -> NDArray[np.float32]:
-    """A disc of tissue, two lungs with vessels, a spine: HU, (rows, columns, slices)."""
+    """Return an ellipse of tissue with two lungs, a vessel in each, and a spine, HU, (rows, columns, slices)."""
     y, x, z = np.mgrid[0:edge, 0:edge, 0:slices].astype(np.float32)
     middle = edge / 2
     hu = np.full(y.shape, -1000.0, np.float32)
@@ -39,39 +39,44 @@ def body(edge: int = 128, slices: int = 12) -> NDArray[np.float32]:
 
 
 def white_noise(shape: tuple[int, ...], sigma: float = 30.0) -> NDArray[np.float32]:
+    """Return white noise of standard deviation `sigma`, HU."""
     return np.random.default_rng(1).normal(0, sigma, shape).astype(np.float32)
 
 
-def known(shape: tuple[int, int, int], sigma: float) -> Noise:
+def constant_noise(shape: tuple[int, int, int], sigma: float) -> Noise:
+    """Return the description of white noise with the same `sigma` everywhere in a volume of `shape`."""
     covariance = np.zeros((9, 9, 5))
     covariance[4, 4, 2] = 1.0
     cells = (-(-shape[0] // 8), -(-shape[1] // 8), shape[2])
     return Noise(np.full(cells, sigma, np.float32), covariance, 1000)
 
 
-def sigma_errors(found: NDArray[np.float32], true: NDArray[np.float32], hu: NDArray[np.float32]) -> tuple[float, float]:
-    """Median of |sigma / true - 1| in body and lung."""
-    error = np.abs(found / true - 1)
+def sigma_errors(sigma: NDArray[np.float32], true: NDArray[np.float32], hu: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the median of |sigma / true - 1| in body and lung."""
+    error = np.abs(sigma / true - 1)
     return float(np.median(error[hu > -300])), float(np.median(error[(hu > -950) & (hu < -600)]))
 
 
-def whole(volume: ArrayVolume, noise: Noise, basis: PatchBasis, **options: object) -> NDArray[np.float32]:
+def denoise_volume(volume: ArrayVolume, noise: Noise, basis: PatchBasis, **options: object) -> NDArray[np.float32]:
+    """Return the denoised volume, all slabs together, HU."""
     return np.concatenate([hu for _, hu in denoise(volume, noise, basis, **options)])  # type: ignore[arg-type]
 
 
-def blind(
+def denoise_blind(
     hu: NDArray[np.float32], spacing: tuple[float, float, float] = (1.4, 1.4, 2.5), **options: object
 ) -> tuple[NDArray[np.float32], Noise]:
-    """Denoise by what is found in the volume itself; return the result and the noise that was found."""
+    """Denoise with the noise and the basis of the volume itself; return the result and the estimated noise."""
     volume = ArrayVolume(hu, spacing)
     shape = patch_shape(volume.shape, volume.spacing)
     noise = fit_noise(volume, reach=(shape[0] - 1, shape[1] - 1, shape[2] - 1))
-    return whole(volume, noise, learn_basis(volume, noise, shape=shape, classes=8), **options), noise
+    return denoise_volume(volume, noise, learn_basis(volume, noise, shape=shape, classes=8), **options), noise
 
 
-def estimated(truth: NDArray[np.float32], hu: NDArray[np.float32], **options: object) -> tuple[float, float, Noise]:
-    """Denoise blind; return RMSE over the body before and after, HU, and the noise that was found."""
-    clean, noise = blind(hu, **options)
+def errors_of_blind_denoising(
+    truth: NDArray[np.float32], hu: NDArray[np.float32], **options: object
+) -> tuple[float, float, Noise]:
+    """Denoise blind; return the RMSE over the body before and after, HU, and the estimated noise."""
+    clean, noise = denoise_blind(hu, **options)
     assert np.isfinite(clean).all()
     inside = (truth > -300) & (truth < 1000)
     before, after = ((image - truth)[inside] for image in (hu, clean))

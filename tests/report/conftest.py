@@ -1,4 +1,4 @@
-"""A small matrix, its factors by NumPy's SVD, the truth behind it, and a qc.json, as earlier steps write them."""
+"""A small matrix, its factors from NumPy's SVD, its truth, and a qc.json, as the earlier steps write them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COLS = 12
 
 @dataclass(frozen=True)
 class Stores:
-    """What the report reads, on disk, and the same as arrays."""
+    """The inputs of the report: stores on disk, and the matrix and its truth as arrays."""
 
     matrix: MatrixStore
     basis: FactorStore
@@ -45,7 +45,7 @@ class MakeStores(Protocol):
 
 
 def low_rank_chest() -> NDArray[np.float64]:
-    """Return slices of rank 3, (m, n): a body with two lungs that sways, to first order, from slice to slice."""
+    """Return a matrix of rank 3, (m, n): slices of a body with two lungs that moves, to first order, between slices."""
     y, x = np.mgrid[-1 : 1 : IMAGE[0] * 1j, -1 : 1 : IMAGE[1] * 1j]
     body = np.where(x**2 + y**2 < 0.8, 40.0, -990.0)
     body[(np.abs(x) - 0.4) ** 2 + y**2 < 0.08] = -800
@@ -55,7 +55,7 @@ def low_rank_chest() -> NDArray[np.float64]:
 
 
 def write_matrix(path: Path, A: NDArray[np.float64], series: tuple[int, ...]) -> MatrixStore:
-    """Write `A` as a matrix of series of so many slices each."""
+    """Write `A` to a matrix store; `series` is the number of slices of each series."""
     writer = MatrixWriter.create(str(path), image=IMAGE, cols=A.shape[1], dtype=np.float32)
     writer.write(slice(0, len(A)), slice(0, A.shape[1]), A, np.full(A.shape, absent(np.float32)))
     firsts = np.cumsum([0, *series])
@@ -69,8 +69,8 @@ def write_matrix(path: Path, A: NDArray[np.float64], series: tuple[int, ...]) ->
     return MatrixStore.open(writer.uri)
 
 
-def described(series: tuple[int, ...]) -> dict[str, Any]:
-    """Return a qc.json with some of everything."""
+def qc_content(series: tuple[int, ...]) -> dict[str, Any]:
+    """Return the content of a qc.json with padding, clipping, gaps, tolerated defects and skipped files."""
     slices = [
         {"file": FILE, "padded": 10 * (column < 2), "clipped": 5, "tolerated": ["RescaleSlope is absent"]}
         for column in range(sum(series))
@@ -94,7 +94,7 @@ def described(series: tuple[int, ...]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def make_stores(tmp_path_factory: pytest.TempPathFactory) -> MakeStores:
-    """Return a maker of the stores; keyword arguments replace entries of qc.json."""
+    """Return a function that creates the stores; its extra keyword arguments replace entries of qc.json."""
 
     def make(*, rank: int = 6, series: tuple[int, ...] = (COLS,), **qc: Any) -> Stores:
         folder = tmp_path_factory.mktemp("stores")
@@ -112,7 +112,7 @@ def make_stores(tmp_path_factory: pytest.TempPathFactory) -> MakeStores:
         )
         factors.finish(s=s[:rank], V=Vt[:rank].T, plan=plan, matrix=matrix)
         path = folder / "qc.json"
-        path.write_text(json.dumps({**described(series), **qc}))
+        path.write_text(json.dumps({**qc_content(series), **qc}))
         return Stores(matrix, FactorStore.open(factors.uri), truth, path, A, T)
 
     return make
@@ -120,5 +120,5 @@ def make_stores(tmp_path_factory: pytest.TempPathFactory) -> MakeStores:
 
 @pytest.fixture
 def stores(make_stores: MakeStores) -> Stores:
-    """Return stores at rank 6 of 12, for this test alone."""
+    """Return stores at rank 6 of 12 that the test may modify."""
     return make_stores()

@@ -1,4 +1,4 @@
-"""The figures, by what is drawn in them."""
+"""The figures of global mode: the data, titles and scales of their axes."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def decoded(figure: Figure) -> Image.Image:
         (ShownRank(300, 133, 133), 133, True, "k=133 (full rank; 300 requested)"),
     ],
 )
-def test_a_rank_is_named_as_what_is_run(rank: ShownRank, run: int, identity: bool, label: str) -> None:
+def test_the_label_of_a_rank_names_the_rank_that_is_used(rank: ShownRank, run: int, identity: bool, label: str) -> None:
     assert (rank.run, rank.identity, rank.label) == (run, identity, label)
 
 
-def test_a_title_carries_oversample_and_power_iters_as_run() -> None:
+def test_a_title_shows_oversample_and_power_iterations_as_used() -> None:
     assert PLAN.oversample == 13
     assert ShownRank(120, 120, 133).title(PLAN) == "k=120\np=13, q=2"
     assert ShownRank(50, 120, 133).title(PLAN) == "k=50\np=13, q=2, factored at k=120"
@@ -69,7 +69,7 @@ def drawn(original: NDArray[np.float32]) -> Figure:
 
 
 def panels(figure: Figure) -> NDArray[Any]:
-    """Return the axes of Figure 1 without the colour bars, (3, columns)."""
+    """Return the axes of Figure 1 without colour bars, (3, columns)."""
     axes = [entry for entry in figure.axes if entry.get_label() != "<colorbar>"]
     return np.array(axes, object).reshape(3, -1)
 
@@ -90,7 +90,7 @@ def test_figure_1_shows_the_original_and_every_rank_in_both_windows(
     assert (WINDOWS[0].limits, WINDOWS[1].limits) == ((-1350, 150), (-160, 240))
 
 
-def test_figure_1_names_each_rank_as_run(drawn: Figure) -> None:
+def test_figure_1_labels_each_rank_as_used(drawn: Figure) -> None:
     assert [axes.get_title() for axes in panels(drawn)[0]] == [
         "original\n",
         "k=50\np=13, q=2, factored at k=120",
@@ -98,7 +98,7 @@ def test_figure_1_names_each_rank_as_run(drawn: Figure) -> None:
     ]
 
 
-def test_the_removed_component_is_original_minus_approximation_and_zero_for_the_identity(drawn: Figure) -> None:
+def test_the_removed_component_is_original_minus_approximation_and_zero_at_full_rank(drawn: Figure) -> None:
     removed = panels(drawn)[2]
     np.testing.assert_allclose(pixels(removed[1]), -25, atol=1e-3)
     assert not pixels(removed[2]).any()
@@ -108,7 +108,7 @@ def test_the_removed_component_is_original_minus_approximation_and_zero_for_the_
     assert [text.get_text() for text in removed[2].texts] == ["nothing removed"]
 
 
-def test_voxels_are_drawn_in_their_true_proportions(drawn: Figure) -> None:
+def test_pixels_are_drawn_with_their_true_aspect_ratio(drawn: Figure) -> None:
     assert {axes.get_aspect() for axes in panels(drawn).flat if axes.images} == {2.0}
 
 
@@ -118,33 +118,33 @@ def test_every_image_has_a_colour_bar_in_hu(drawn: Figure) -> None:
     assert all("HU" in bar.get_ylabel() + bar.get_xlabel() for bar in bars)
 
 
-def test_figure_1_decodes_and_gives_each_panel_hundreds_of_pixels(drawn: Figure) -> None:
+def test_figure_1_is_a_valid_png_with_hundreds_of_pixels_per_panel(drawn: Figure) -> None:
     image = decoded(drawn)
     assert image.format == "PNG"
     assert image.width > 3 * 400
 
 
 @pytest.mark.parametrize("count", [1, 7])
-def test_figure_1_holds_any_number_of_ranks(original: NDArray[np.float32], count: int) -> None:
+def test_figure_1_can_show_any_number_of_ranks(original: NDArray[np.float32], count: int) -> None:
     shown = [(ShownRank(k, 120, 133), original) for k in range(1, count + 1)]
     figure = figure1(original, shown, plan=PLAN, pixel_spacing=(1.0, 1.0), caption="")
     assert panels(figure).shape == (3, count + 1)
     decoded(figure)
 
 
-def test_the_scree_plot_draws_the_singular_values_their_energy_and_the_ranks() -> None:
+def test_the_scree_plot_shows_singular_values_cumulative_energy_and_ranks() -> None:
     s = np.array([100.0, 10.0, 1.0, 0.0])
     figure = scree(s, energy=20_000.0, shown=[ShownRank(2, 4, 9), ShownRank(9, 4, 9)])
     left, right = figure.axes
     np.testing.assert_array_equal(np.asarray(left.lines[0].get_ydata())[:3], s[:3])
     np.testing.assert_allclose(np.asarray(right.lines[0].get_ydata()), np.cumsum(s**2) / 20_000)
-    # Rank 9 is the identity and lies beyond the values that are stored.
+    # Rank 9 is full rank and above the number of stored singular values.
     assert [line.get_label() for line in left.lines[1:]] == ["k=2"]
     decoded(figure)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
-def test_each_basis_image_is_drawn_about_zero_with_its_singular_value(count: int) -> None:
+def test_each_basis_image_is_drawn_symmetrically_about_zero_with_its_singular_value(count: int) -> None:
     basis = np.random.default_rng(0).normal(size=(count, 20, 24)).astype(np.float32)
     figure = basis_images(basis, np.arange(count, 0, -1.0) * 1e3, pixel_spacing=(1, 1))
     shown = [axes for axes in figure.axes if axes.images]
@@ -157,7 +157,7 @@ def test_each_basis_image_is_drawn_about_zero_with_its_singular_value(count: int
 
 
 @pytest.mark.parametrize("counts", [(1,), (5,), (5, 3), (2,) * 9])
-def test_weights_are_drawn_series_by_series_as_hu(counts: tuple[int, ...]) -> None:
+def test_weights_are_drawn_series_by_series_in_hu(counts: tuple[int, ...]) -> None:
     weights = np.random.default_rng(0).normal(size=(sum(counts), 3))
     firsts = np.cumsum([0, *counts])
     series = [Series("1.2", int(first), count) for first, count in zip(firsts, counts, strict=False)]
@@ -170,6 +170,6 @@ def test_weights_are_drawn_series_by_series_as_hu(counts: tuple[int, ...]) -> No
     decoded(figure)
 
 
-def test_no_figure_goes_through_pyplot_and_its_global_state() -> None:
+def test_figures_do_not_import_pyplot_with_its_global_state() -> None:
     code = "import sys, ctbasis.report.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""The whole step: stores in, pictures, numbers and one page out."""
+"""The report step in global mode, from the stores to figures, metrics and the page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILES = {"figure1.png", "report.html", "report.md", "metrics.json"}
 
 
 class Page(HTMLParser):
-    """What a browser would find in the page."""
+    """Tags, links and text of the page, as a browser finds them."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -76,19 +76,19 @@ def page_in(out: Path) -> Page:
 
 @pytest.fixture(scope="module")
 def report(make_stores: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, dict[str, float]]:
-    """Return stores, the folder of their report with a truth, and its flat numbers; tests only read them."""
+    """Return stores, the folder of their report with a truth, and its scalar metrics. Tests only read them."""
     stores, out = make_stores(series=(8, 4)), tmp_path_factory.mktemp("run") / "out"
     return stores, out, run(stores, out, truth=True)
 
 
-def test_all_files_are_there_and_nothing_else(report: Any) -> None:
+def test_all_files_are_written_and_no_others(report: Any) -> None:
     _, out, _ = report
     assert {path.name for path in out.iterdir()} == FILES
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     Image.open(out / "figure1.png").verify()
 
 
-def test_the_numbers_are_those_of_the_matrix(report: Any) -> None:
+def test_the_metrics_equal_those_computed_from_the_matrix(report: Any) -> None:
     stores, out, flat = report
     s = np.linalg.svd(stores.A, compute_uv=False)
     residual = np.sqrt(np.sum(s[3:] ** 2) / np.sum(s**2))
@@ -104,14 +104,14 @@ def test_the_numbers_are_those_of_the_matrix(report: Any) -> None:
     assert metrics["oversample"] == 6
 
 
-def test_a_rank_beyond_the_slices_is_the_identity_and_removes_exactly_nothing(report: Any) -> None:
+def test_a_rank_above_the_number_of_slices_is_full_rank_and_removes_exactly_nothing(report: Any) -> None:
     identity = metrics_in(report[1])["ranks"]["20"]
     assert identity["identity"] is True
     assert identity["label"] == "k=12 (full rank; 20 requested)"
     assert (identity["energy_captured"], identity["relative_residual"], identity["removed_std_hu"]) == (1, 0, 0)
 
 
-def test_ranks_beyond_the_stored_ones_are_shown_at_those_and_the_denoised_rank_always(
+def test_ranks_above_the_stored_one_are_shown_at_it_and_the_denoised_rank_is_always_shown(
     stores: Any, tmp_path: Path
 ) -> None:
     run(stores, tmp_path / "out", rank=2, ranks=(1, 9))
@@ -121,7 +121,7 @@ def test_ranks_beyond_the_stored_ones_are_shown_at_those_and_the_denoised_rank_a
     assert "Rank 9 is shown at rank 6" in page_in(tmp_path / "out").text
 
 
-def test_where_the_truth_has_low_rank_its_own_rank_scores_better_than_the_input(report: Any) -> None:
+def test_for_a_truth_of_low_rank_that_rank_scores_better_than_the_input(report: Any) -> None:
     stores, out, flat = report
     assert flat["after_rmse"] < 0.7 * flat["before_rmse"]
     assert flat["after_psnr"] > flat["before_psnr"]
@@ -129,24 +129,24 @@ def test_where_the_truth_has_low_rank_its_own_rank_scores_better_than_the_input(
     metrics = metrics_in(out)
     assert metrics["ranks"]["20"]["scores"] == metrics["before"]
     assert metrics["ranks"]["3"]["scores"] == metrics["after"]
-    # All slices are sampled here, so the score can be checked against the whole matrix.
+    # All slices are sampled, so the score equals that of the whole matrix.
     assert metrics["slices_sampled"] == 12
     assert flat["before_rmse"] == pytest.approx(np.sqrt(np.mean((stores.A - stores.T) ** 2)), rel=1e-3)
     assert "before: the input" in page_in(out).text
 
 
-def test_a_rank_that_removes_noise_alone_has_the_edge_ratio_of_noise_and_one_that_removes_anatomy_is_warned_of(
+def test_removed_noise_has_the_edge_ratio_of_noise_and_removed_anatomy_gives_a_warning(
     report: Any, stores: Any, tmp_path: Path
 ) -> None:
     _, out, flat = report
     assert flat["edge_ratio"] == pytest.approx(flat["noise_edge_ratio"], abs=0.15)
-    assert "anatomy was removed" not in page_in(out).text
+    assert "anatomy was removed with the noise" not in page_in(out).text
     lower = run(stores, tmp_path / "out", rank=1, truth=True)
     assert lower["edge_ratio"] > 1.5
-    assert "anatomy was removed" in page_in(tmp_path / "out").text
+    assert "anatomy was removed with the noise" in page_in(tmp_path / "out").text
 
 
-def test_without_a_truth_no_score_is_claimed(stores: Any, tmp_path: Path) -> None:
+def test_without_a_truth_there_are_no_scores(stores: Any, tmp_path: Path) -> None:
     flat = run(stores, tmp_path / "out")
     assert not [name for name in flat if name.startswith(("before", "after"))]
     assert "known truth" not in page_in(tmp_path / "out").text
@@ -157,7 +157,7 @@ def test_without_a_truth_no_score_is_claimed(stores: Any, tmp_path: Path) -> Non
     ("rank", "expected"),
     [(10, None), (11, "92% of the full rank, 12: almost nothing was removed"), (50, "denoised series is the input")],
 )
-def test_a_rank_near_the_number_of_slices_is_warned_of(
+def test_a_rank_near_the_number_of_slices_gives_a_warning(
     make_stores: Any, tmp_path: Path, rank: int, expected: str | None
 ) -> None:
     run(make_stores(rank=12), tmp_path / "out", rank=rank, ranks=(rank,))
@@ -170,11 +170,11 @@ def test_a_rank_near_the_number_of_slices_is_warned_of(
             assert expected in text
 
 
-def test_what_the_factorization_clamped_is_on_the_page(report: Any) -> None:
+def test_the_page_shows_the_limits_that_the_factorization_applied(report: Any) -> None:
     assert "Oversample 15 was asked, 6 is run" in page_in(report[1]).text
 
 
-def test_the_page_is_well_formed_and_needs_nothing_beside_it(report: Any) -> None:
+def test_the_page_is_well_formed_and_self_contained(report: Any) -> None:
     _, out, _ = report
     page = page_in(out)
     assert page.open == []
@@ -185,7 +185,7 @@ def test_the_page_is_well_formed_and_needs_nothing_beside_it(report: Any) -> Non
     assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))
 
 
-def test_the_page_tells_what_was_read_and_why_files_were_set_aside(report: Any) -> None:
+def test_the_page_shows_what_was_read_and_why_files_were_skipped(report: Any) -> None:
     text = " ".join(page_in(report[1]).text.split())
     for words in (
         "14 files, 12 slices in the matrix, 2 gaps",
@@ -199,7 +199,7 @@ def test_the_page_tells_what_was_read_and_why_files_were_set_aside(report: Any) 
         assert words in text
 
 
-def test_nothing_of_the_patient_reaches_any_output(report: Any) -> None:
+def test_no_output_contains_patient_data(report: Any) -> None:
     stores, out, _ = report
     assert stores.matrix.header(0) == b"Doe^Jane"
     assert "Doe_Jane/19600101/slice.dcm" in stores.qc.read_text()
@@ -209,7 +209,7 @@ def test_nothing_of_the_patient_reaches_any_output(report: Any) -> None:
             assert known not in content
 
 
-def test_text_from_files_cannot_become_markup(make_stores: Any, tmp_path: Path) -> None:
+def test_text_from_files_is_escaped(make_stores: Any, tmp_path: Path) -> None:
     hostile = [{"file": "x", "reason": "<script>alert(1)</script>", "broken": True}]
     run(make_stores(set_aside=hostile), tmp_path / "out")
     page = page_in(tmp_path / "out")
@@ -217,18 +217,18 @@ def test_text_from_files_cannot_become_markup(make_stores: Any, tmp_path: Path) 
     assert "<script>alert(1)</script>" in page.text
 
 
-def test_the_table_of_quality_counts_every_file_and_lists_no_endless_reasons(make_stores: Any, tmp_path: Path) -> None:
+def test_the_table_of_outcomes_counts_every_file_and_limits_the_number_of_reasons(
+    make_stores: Any, tmp_path: Path
+) -> None:
     aside = [{"file": "x", "reason": f"truncated at {number}", "broken": True} for number in range(1000)]
     run(make_stores(set_aside=aside), tmp_path / "out")
     text = " ".join(page_in(tmp_path / "out").text.split())
     assert text.count("rejected: a CT slice that cannot be used truncated at") == REASONS_LISTED
-    assert (
-        f"rejected: a CT slice that cannot be used {1000 - REASONS_LISTED} other reasons, see qc.json {1000 - REASONS_LISTED}"
-        in text
-    )
+    rest = 1000 - REASONS_LISTED
+    assert f"rejected: a CT slice that cannot be used {rest} other reasons, see qc.json {rest}" in text
 
 
-def test_a_second_run_replaces_the_report_and_leaves_other_files_alone(stores: Any, tmp_path: Path) -> None:
+def test_a_second_run_replaces_the_report_and_keeps_other_files(stores: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
@@ -238,7 +238,7 @@ def test_a_second_run_replaces_the_report_and_leaves_other_files_alone(stores: A
     assert {path.name for path in out.iterdir()} == FILES | {"notes.txt"}
 
 
-def test_the_truth_of_another_series_is_refused(stores: Any, tmp_path: Path) -> None:
+def test_the_truth_of_another_series_is_rejected(stores: Any, tmp_path: Path) -> None:
     group = zarr.open_group(stores.truth.uri, mode="r+")
     group.attrs["series"] = [{**entry, "spacing": 5.0} for entry in group.attrs["series"]]  # type: ignore[dict-item, union-attr]
     with pytest.raises(CtbasisError, match=r"12 slices 5 mm apart.*\n.*12 slices 2\.5 mm apart"):
@@ -246,7 +246,7 @@ def test_the_truth_of_another_series_is_refused(stores: Any, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
-def test_the_basis_of_another_matrix_is_refused(stores: Any, tmp_path: Path) -> None:
+def test_the_basis_of_another_matrix_is_rejected(stores: Any, tmp_path: Path) -> None:
     group = zarr.open_group(stores.basis.uri, mode="r+")
     group.attrs["image"] = [40, 48]
     with pytest.raises(CtbasisError, match="40 x 48 voxels"):
@@ -254,13 +254,13 @@ def test_the_basis_of_another_matrix_is_refused(stores: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("rank", "ranks"), [(0, (1,)), (-1, (1,)), (3, (0, 3))])
-def test_a_rank_below_one_is_refused(stores: Any, tmp_path: Path, rank: int, ranks: tuple[int, ...]) -> None:
+def test_a_rank_below_one_is_rejected(stores: Any, tmp_path: Path, rank: int, ranks: tuple[int, ...]) -> None:
     with pytest.raises(CtbasisError, match="rank is"):
         run(stores, tmp_path / "out", rank=rank, ranks=ranks)
 
 
 @pytest.mark.parametrize("content", [None, "{ not JSON"])
-def test_a_missing_or_broken_qc_json_is_refused_and_nothing_is_written(
+def test_a_missing_or_invalid_qc_json_is_rejected_and_nothing_is_written(
     stores: Any, tmp_path: Path, content: str | None
 ) -> None:
     stores.qc.unlink()
@@ -290,7 +290,7 @@ def test_a_failure_while_writing_leaves_no_metrics_json(
 
 
 @pytest.mark.data
-def test_a_real_series_goes_from_dicom_to_the_report(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_real_series_is_processed_from_dicom_to_the_report(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for path in sorted(real_data("lidc-idri-0001").rglob("*.dcm"))[60:72]:
@@ -304,7 +304,7 @@ def test_a_real_series_goes_from_dicom_to_the_report(real_data: Callable[[str], 
     assert page_in(tmp_path / "out").tags.count("img") == 4
 
 
-def test_at_no_rank_is_a_projection_on_a_stored_basis_taken_for_the_input(
+def test_a_projection_on_a_stored_basis_is_never_treated_as_full_rank(
     make_stores: Callable[..., Any], tmp_path: Path
 ) -> None:
     first, stores = make_stores(rank=4), make_stores(rank=12)

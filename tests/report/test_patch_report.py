@@ -1,4 +1,4 @@
-"""The report of patch mode: numbers that are what they say, pictures, one page, and warnings where they are due."""
+"""The report of patch mode: metrics against plain NumPy, figures, the page and its warnings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FILES = {"figure1.png", "report.html", "report.md", "metrics.json"}
 
 @pytest.fixture(scope="module")
 def denoised(make_stores: MakeStores, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stores, Path]:
-    """Return a small noisy chest with its truth, and where its result and bases are."""
+    """Return the stores of a small noisy chest, and the folder with its denoised matrix and bases."""
     stores, place = make_stores(), tmp_path_factory.mktemp("denoised")
     plan = PatchPlan(engine="numpy", tau=2.3, wiener=False, stride=1, classes=2)
     denoise_matrix(stores.matrix.uri, f"{place}/denoised.zarr", f"{place}/bases.zarr", plan)
@@ -62,9 +62,7 @@ class Links(HTMLParser):
         self.found += [value or "" for name, value in attrs if name in ("src", "href")]
 
 
-def test_everything_is_written_and_the_page_needs_nothing_beside_it(
-    denoised: tuple[Stores, Path], tmp_path: Path
-) -> None:
+def test_all_files_are_written_and_the_page_is_self_contained(denoised: tuple[Stores, Path], tmp_path: Path) -> None:
     report(denoised, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
     page = (tmp_path / "out" / "report.html").read_text()
@@ -79,13 +77,16 @@ def test_everything_is_written_and_the_page_needs_nothing_beside_it(
         figure.verify()
 
 
-def test_the_numbers_are_those_of_the_two_matrices(denoised: tuple[Stores, Path], tmp_path: Path) -> None:
+def test_the_metrics_equal_those_computed_from_the_two_matrices(denoised: tuple[Stores, Path], tmp_path: Path) -> None:
     stores, place = denoised
     scalars, metrics = report(denoised, tmp_path / "out", truth=True)
     D = PatchStore.open(f"{place}/denoised.zarr").read_columns(slice(0, 12)).astype(np.float64)
     removed, body = stores.A - D, stores.A > -300
     assert metrics["mode"] == "patch"
-    # In a chest of this size, too few places tell what the scanner did.
+    assert metrics["restored_noise_fraction"] == metrics["put_back"]
+    assert metrics["noise_floor"] == metrics["left"]
+    assert all(0 <= fraction <= 1 for fraction in metrics["restored_noise_fraction"] + metrics["noise_floor"])
+    # A chest of this size has too few cells for a fit of the scan properties.
     assert metrics["scanner"] == [""] * metrics["series"]
     assert "unknown, because there is too little tissue" in (tmp_path / "out" / "report.html").read_text()
     assert metrics["removed_std_hu"] == pytest.approx(removed[body].std(), rel=1e-3, abs=1e-3)
@@ -97,7 +98,7 @@ def test_the_numbers_are_those_of_the_two_matrices(denoised: tuple[Stores, Path]
     assert "Against the known truth" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_that_nothing_was_removed_is_said(denoised: tuple[Stores, Path], tmp_path: Path) -> None:
+def test_a_warning_says_that_nothing_was_removed(denoised: tuple[Stores, Path], tmp_path: Path) -> None:
     stores, _ = denoised
     plan = PatchPlan(engine="numpy", tau=0.0, wiener=False, stride=1, classes=2)
     denoise_matrix(stores.matrix.uri, f"{tmp_path}/denoised.zarr", f"{tmp_path}/bases.zarr", plan)
@@ -106,7 +107,7 @@ def test_that_nothing_was_removed_is_said(denoised: tuple[Stores, Path], tmp_pat
     assert "Almost nothing was removed" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_removed_anatomy_is_warned_about(denoised: tuple[Stores, Path], tmp_path: Path) -> None:
+def test_a_warning_says_that_anatomy_was_removed(denoised: tuple[Stores, Path], tmp_path: Path) -> None:
     stores, place = denoised
     shutil.copytree(place / "denoised.zarr", place / "blurred.zarr")
     result = MatrixStore.open(f"{place}/blurred.zarr")
@@ -120,7 +121,7 @@ def test_removed_anatomy_is_warned_about(denoised: tuple[Stores, Path], tmp_path
     assert "anatomy was removed with the noise" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_a_truth_of_another_series_is_refused(
+def test_a_truth_of_another_series_is_rejected(
     denoised: tuple[Stores, Path], make_stores: MakeStores, tmp_path: Path
 ) -> None:
     stores, place = denoised
@@ -147,7 +148,7 @@ def chest(truth: bool) -> SliceViews:
     return SliceViews(hu + noise, hu, np.full_like(hu, 20.0), hu if truth else None, (1.0, 1.0), "slice 1 of 1")
 
 
-def test_profiles_go_through_vessel_bone_and_soft_tissue() -> None:
+def test_profiles_pass_through_vessels_bone_and_soft_tissue() -> None:
     lines = {line.name: line for line in choose_profiles(chest(truth=True))}
     assert set(lines) == {"through lung and vessels", "through bone", "through soft tissue"}
     assert 55 <= lines["through lung and vessels"].row < 65
@@ -155,7 +156,7 @@ def test_profiles_go_through_vessel_bone_and_soft_tissue() -> None:
     assert 90 <= lines["through bone"].row < 100
 
 
-def test_a_slice_of_air_has_a_profile_all_the_same() -> None:
+def test_a_slice_of_air_has_a_profile_through_the_middle() -> None:
     air = np.full((40, 40), -1000.0, np.float32)
     lines = choose_profiles(SliceViews(air, air, air * 0, None, (1.0, 1.0), "air"))
     assert [line.name for line in lines] == ["through the middle"]
