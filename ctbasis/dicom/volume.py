@@ -102,12 +102,12 @@ class Volume:
         spacing = " x ".join(f"{mm:.3g}" for mm in self.spacing)
         return f"Volume({' x '.join(map(str, self.shape))} {self.hu.dtype} HU, spacing {spacing} mm)"
 
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.hu, dtype, copy=copy)
 
     def __getitem__(self, key: slice | tuple[slice, ...]) -> Self:
         ranges = _checked_ranges(key, self.shape)
-        offset = np.array([part.start for part in ranges]) * self.spacing @ self.direction
+        x, y, z = (self.affine @ [*(part.start for part in ranges), 1])[:3].round(9).tolist()
         along, rows, columns = ranges
         # A header describes the whole image of its slice.
         whole_images = (rows.stop - rows.start, columns.stop - columns.start) == self.shape[1:]
@@ -117,7 +117,7 @@ class Volume:
         return replace(
             self,
             hu=self.hu[ranges],
-            origin=tuple(float(mm) for mm in np.round(np.array(self.origin) + offset, 9)),
+            origin=(x, y, z),
             set_aside=self.set_aside[ranges],
             headers=self.headers[along] if whole_images else (),
             qc=qc,
@@ -160,7 +160,8 @@ class Volume:
     def clipped_hu(self) -> NDArray[Any]:
         """Return the HU that the matrix A holds: at least -1000, and -1000 where a voxel is set aside."""
         air = self.hu.dtype.type(AIR)
-        return np.maximum(np.where(self.set_aside, air, self.hu), air)
+        clipped: NDArray[Any] = np.maximum(np.where(self.set_aside, air, self.hu), air)
+        return clipped
 
     def fingerprint(self) -> str:
         """Return the SHA-256 digest of the HU, in hexadecimal."""

@@ -25,7 +25,8 @@ formats = st.builds(
     RescaleSlope=st.sampled_from([1.0, 2.0, 0.5, 0.1, 0.0244140625, -1.0]),
     RescaleIntercept=st.sampled_from([0.0, -1024.0, -8192.0, 12.5]),
     padding=st.none() | st.just((-2000, -2000)) | st.just((63536, 63536)),
-)
+).filter(lambda pixels: pixels.padding in (None, (-2000, -2000) if pixels.PixelRepresentation else (63536, 63536)))
+"""Pixel formats whose padding has the sign of PixelRepresentation, as `Pixels.of` ensures."""
 
 
 def hounsfield(image: StoredImage) -> NDArray[np.float64]:

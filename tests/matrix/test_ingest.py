@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from ctbasis.dicom import instance as instance_module
-from ctbasis.dicom import limits as limits_module
+from ctbasis.dicom import resource_limits as limits_module
 from ctbasis.dicom.workers import Workers
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix import columns as columns_module
@@ -459,9 +459,9 @@ def exhaust_memory() -> None:
 
 
 FAILURES = {
-    "killed, as happens when memory runs out": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "killed, probably because memory ran out": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "crashed (SIGSEGV)": lambda: os.kill(os.getpid(), signal.SIGSEGV),
-    "takes longer than any file should": loop_forever,
+    "takes longer than any valid file should": loop_forever,
     "more memory": exhaust_memory,
 }
 

@@ -1,1 +1,1 @@
-"""De-identification by PS3.15 Annex E: headers leave a source's identity behind before any store has them."""
+"""De-identification by PS3.15 Annex E: identifying attributes are removed from headers before any store holds them."""

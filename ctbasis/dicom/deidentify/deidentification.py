@@ -1,8 +1,9 @@
-"""De-identify the header of a slice by PS3.15 Annex E, so that nothing made from it later can name the patient.
+"""De-identification of a slice's header by PS3.15 Annex E, before anything else is derived from the header.
 
-Beyond the table, which is a list of what is known to identify: private elements, elements that no edition of the
-standard knows, attributes of no CT image, and every person's name, free text, date, network name and binary value that
-the table does not speak of go too. What is left is numbers, codes, geometry and UIDs, and the UIDs are replaced.
+The table of the standard lists attributes known to be identifying. This module removes more: private elements, elements
+that are in no edition of the standard, attributes outside of the CT Image IOD, and all person names, free text, dates,
+network names and binary values that the table does not list. What remains is numbers, codes, geometry and UIDs, and the
+UIDs are replaced.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 
 from ctbasis.dicom import ct_image
-from ctbasis.dicom.deidentify.descriptors import cleaned
+from ctbasis.dicom.deidentify.descriptors import clean_description
 from ctbasis.dicom.deidentify.profile import Action, Profile, parse_retain
 from ctbasis.dicom.deidentify.pseudonyms import Pseudonyms
 from ctbasis.dicom.tolerance import tolerant
@@ -46,16 +47,34 @@ DUMMIES = {
     **dict.fromkeys(("LO", "SH", "LT", "ST", "UC", "UT", "AE"), "Removed"),
     **dict.fromkeys(("US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"), 0),
 }
-"""Values of no meaning by value representation; what has none here goes."""
+"""Dummy values by value representation; an element with another representation is removed instead."""
 
 MEANINGS = {code.value: code.meaning for code in codes.cid7050.concepts.values()}
-"""Of the codes of CID 7050, De-identification Method."""
+"""Meanings of the codes of CID 7050, De-identification Method."""
 
-TELLING = {"PN", "LT", "ST", "UT", "UC", "UR", "UN", "DA", "TM", "DT", "AE", "OB", "OW", "OF", "OD", "OL", "OV"}
-"""Value representations that may hold anything of a patient, where the table does not speak of the attribute."""
+IDENTIFYING_VRS = {
+    "PN",
+    "LT",
+    "ST",
+    "UT",
+    "UC",
+    "UR",
+    "UN",
+    "DA",
+    "TM",
+    "DT",
+    "AE",
+    "OB",
+    "OW",
+    "OF",
+    "OD",
+    "OL",
+    "OV",
+}
+"""Value representations that may hold identifying values; attributes that are not in the table are removed."""
 
-HARMLESS = {"LUTData", "SpecificCharacterSet"}
-"""Attributes of such a representation that hold numbers alone."""
+SAFE_KEYWORDS = {"LUTData", "SpecificCharacterSet"}
+"""Attributes with such a representation that hold no identifying values."""
 
 UNLISTED = {
     "PatientBirthDateInAlternativeCalendar",
@@ -65,28 +84,28 @@ UNLISTED = {
     "NTPSourceAddress",
     "AuthorizationEquipmentCertificationNumber",
 }
-"""Attributes of a CT image that tell of patient or place in another representation, and that the table forgot."""
+"""Identifying attributes of a CT image with other representations that the table does not list."""
 
-BESIDE_THE_IOD = {"ModalityLUTSequence"}
-"""What a header may say of the pixels' meaning though a CT image should not."""
+KEPT_OUTSIDE_IOD = {"ModalityLUTSequence"}
+"""Attributes outside of the CT Image IOD that are kept because they define the meaning of the pixels."""
 
 LOCAL_SCHEME = re.compile(r"99.*|L", re.IGNORECASE)
-"""Designators of coding schemes that no standard publishes: their codes say whatever a site wants them to."""
+"""Designators of local coding schemes, whose codes may contain any text."""
 
 TEXT = {"LO", "SH", "LT", "ST", "UC", "UT"}
 
 
 class IdentifyingError(ValueError):
-    """Why a slice cannot be de-identified; the message holds nothing of its content."""
+    """Raised if a slice cannot be de-identified; the message contains none of its values."""
 
 
 @dataclass(frozen=True)
 class Deidentification:
-    """How the headers of one run are de-identified.
+    """De-identifies the headers of one run.
 
     Attributes:
-        profile: The basic profile and its options.
-        pseudonyms: Of the run.
+        profile: The basic profile with its options.
+        pseudonyms: The pseudonyms of the run.
     """
 
     profile: Profile
@@ -94,7 +113,10 @@ class Deidentification:
 
     @classmethod
     def of(cls, retain: str = "") -> Self:
-        """Read the options that the user wrote, and the salt from the environment.
+        """Return the de-identification with the options of the parameter `retain`, and the salt of the environment.
+
+        Args:
+            retain: Options, comma-separated.
 
         Raises:
             CtbasisError: An option is unknown, or the salt is too short.
@@ -102,26 +124,31 @@ class Deidentification:
         return cls(Profile(parse_retain(retain)), Pseudonyms.of_environment())
 
     def __str__(self) -> str:
-        """Say it in a line of a log."""
+        """Return a description in one line, for the log."""
         options = ", ".join(option.name for option in self.profile.options) or "nothing"
-        salt = "the salt given" if self.pseudonyms.given else "a random salt that is written nowhere"
+        salt = "the given salt" if self.pseudonyms.given else "a random salt that is not stored"
         return f"de-identified by {NAME}, retaining {options}; UIDs by {salt}"
 
     def describe(self) -> dict[str, Any]:
-        """Return what qc.json says of it."""
+        """Return the entry `deidentified` of qc.json."""
         return {
             "profile": NAME,
             "codes": list(self.profile.codes),
             "retained": [option.name for option in self.profile.options],
-            "salt": "given" if self.pseudonyms.given else "random, of this run alone",
+            "salt": "given" if self.pseudonyms.given else "random, for this run only",
         }
 
     def uid(self, original: str) -> str:
-        """Return the UID in the place of `original`."""
+        """Return the pseudonym of a UID, or the UID itself if the option `uids` retains it."""
         return original if self.profile.has("uids") else self.pseudonyms.uid(original)
 
     def trait(self, keyword: str, value: str) -> str:
-        """Return what tells slices apart by an attribute: its value where that stays in the header, else a token."""
+        """Return the value of an attribute that separates the phases of a series, or a token if it may be identifying.
+
+        Args:
+            keyword: Keyword of the attribute.
+            value: Its value as text.
+        """
         tag = Tag(tag_for_keyword(keyword) or 0)
         action = self.profile.action(tag, None)
         plain = action is None and dictionary_VR(tag) in {"CS", "IS", "DS", "US", "UL", "FD"}
@@ -129,10 +156,13 @@ class Deidentification:
         return value if kept else self.pseudonyms.token(value)
 
     def header(self, header: bytes) -> bytes:
-        """Return `header`, a DICOM file (Part 10) without pixel data, de-identified.
+        """Return a de-identified header.
+
+        Args:
+            header: A DICOM file (Part 10) without PixelData.
 
         Raises:
-            IdentifyingError: It cannot be, or its pixels may name the patient.
+            IdentifyingError: The header cannot be processed, or BurnedInAnnotation is YES.
         """
         try:
             with tolerant():
@@ -140,28 +170,28 @@ class Deidentification:
                 self._deidentified(pydicom.dcmread(BytesIO(header))).save_as(out, enforce_file_format=True)
         except IdentifyingError:
             raise
-        except Exception as error:  # noqa: BLE001 - pydicom raises what it likes, and quotes what it read
+        except Exception as error:  # noqa: BLE001 - pydicom raises various exceptions, and quotes values in them
             raise IdentifyingError(f"its header cannot be de-identified ({type(error).__name__})") from None
         return out.getvalue()
 
     def _deidentified(self, source: Dataset) -> Dataset:
         if str(source.get("BurnedInAnnotation", "")).strip().upper() == "YES":
-            raise IdentifyingError("BurnedInAnnotation is YES: its pixels may name the patient")
-        patient = _Patient.of(source)
-        _Walk(self, patient).clean(source, ct_image.types(), top=True)
+            raise IdentifyingError("BurnedInAnnotation is YES: the pixels may show identifying text")
+        patient_key = str(source.get("PatientID") or source.get("StudyInstanceUID") or "")
+        _HeaderCleaner(self, patient_key).clean(source, ct_image.types(), top=True)
         source.PatientIdentityRemoved = "YES"
         source.DeidentificationMethod = self._methods()
-        known = [
+        earlier = [
             item
             for item in source.get("DeidentificationMethodCodeSequence", [])
             if item.get("CodingSchemeDesignator") == "DCM"
         ]
-        said = {item.get("CodeValue") for item in known}
+        earlier_codes = {item.get("CodeValue") for item in earlier}
         source.DeidentificationMethodCodeSequence = Sequence(
-            [*known, *(_coded(code) for code in self.profile.codes if code not in said)]
+            [*earlier, *(_code_item(code) for code in self.profile.codes if code not in earlier_codes)]
         )
-        kept = "UNMODIFIED" if self.profile.has("full-dates") else "REMOVED"
-        source.LongitudinalTemporalInformationModified = "MODIFIED" if self.profile.has("modified-dates") else kept
+        dates = "UNMODIFIED" if self.profile.has("full-dates") else "REMOVED"
+        source.LongitudinalTemporalInformationModified = "MODIFIED" if self.profile.has("modified-dates") else dates
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = source.SOPClassUID
         meta.MediaStorageSOPInstanceUID = source.SOPInstanceUID
@@ -176,95 +206,88 @@ class Deidentification:
 
 
 @dataclass(frozen=True)
-class _Patient:
-    """Who a header is of; never leaves this module.
+class _HeaderCleaner:
+    """Applies the profile to the elements of one header.
 
     Attributes:
-        key: What pseudonyms are made from: the PatientID, or the study where there is none.
+        deidentification: The profile and the pseudonyms.
+        patient_key: The value from which the patient's pseudonyms are derived: PatientID, or StudyInstanceUID if there
+            is none. It is never written.
     """
 
-    key: str
+    deidentification: Deidentification
+    patient_key: str
 
-    @classmethod
-    def of(cls, source: Dataset) -> Self:
-        return cls(str(source.get("PatientID") or source.get("StudyInstanceUID") or ""))
-
-
-@dataclass(frozen=True)
-class _Walk:
-    """One header, element by element."""
-
-    by: Deidentification
-    patient: _Patient
-
-    def clean(self, dataset: Dataset, kinds: dict[int, str], *, top: bool = False) -> None:
+    def clean(self, dataset: Dataset, attribute_types: dict[int, str], *, top: bool = False) -> None:
         """Apply the profile to `dataset`, in place.
 
         Args:
-            dataset: The header, or an item in it.
-            kinds: Type of its attributes, where they are known.
-            top: Whether it is the header itself.
+            dataset: The header, or an item of a sequence in it.
+            attribute_types: Types of the attributes (1, 1C, 2, ...) by tag, as far as they are known.
+            top: Whether `dataset` is the header itself.
         """
         for tag in list(dataset.keys()):
-            action = self.by.profile.action(tag, kinds.get(int(tag)))
-            if action is Action.REMOVE or not self._is_known(tag, kinds, top=top):
+            action = self.deidentification.profile.action(tag, attribute_types.get(int(tag)))
+            if action is Action.REMOVE or not self._is_known(tag, attribute_types, top=top):
                 del dataset[tag]
             else:
                 self._apply(action, dataset, dataset[tag])
         if LOCAL_SCHEME.fullmatch(str(dataset.get("CodingSchemeDesignator", ""))):
             for keyword in {"CodeValue", "LongCodeValue", "CodeMeaning"} & set(dataset.dir()):
-                setattr(dataset, keyword, self.by.pseudonyms.token(str(dataset[keyword].value)))
+                setattr(dataset, keyword, self.deidentification.pseudonyms.token(str(dataset[keyword].value)))
 
-    def _is_known(self, tag: Any, kinds: dict[int, str], *, top: bool) -> bool:
+    def _is_known(self, tag: Any, attribute_types: dict[int, str], *, top: bool) -> bool:
+        """Return whether the attribute is in the CT Image IOD, or, inside of a sequence, in the standard."""
         if not top:
             return dictionary_has_tag(tag)
-        return int(tag) in kinds or keyword_for_tag(tag) in BESIDE_THE_IOD
+        return int(tag) in attribute_types or keyword_for_tag(tag) in KEPT_OUTSIDE_IOD
 
     def _apply(self, action: Action | None, dataset: Dataset, element: DataElement) -> None:
         if element.keyword in {"PatientID", "PatientName"}:
-            element.value = self.by.pseudonyms.patient(self.patient.key)
+            element.value = self.deidentification.pseudonyms.patient(self.patient_key)
         elif action is Action.EMPTY:
             element.value = [] if element.VR == "SQ" else None
         elif action is Action.DUMMY:
-            self._replace(dataset, element, DUMMIES.get(element.VR))
+            self._set_or_remove(dataset, element, DUMMIES.get(element.VR))
         elif action is Action.NEW_UID or (action is None and element.VR == "UI"):
-            self._each(dataset, element, lambda value: self.by.uid(str(value)))
+            self._map_values(dataset, element, lambda value: self.deidentification.uid(str(value)))
         elif action is Action.SHIFT and element.VR in {"DA", "DT"}:
-            self._each(dataset, element, lambda value: self.by.pseudonyms.shifted(str(value), self.patient.key))
+            pseudonyms = self.deidentification.pseudonyms
+            self._map_values(dataset, element, lambda value: pseudonyms.shift_date(str(value), self.patient_key))
         elif action is Action.CLEAN:
-            self._clean_words(dataset, element)
+            self._clean_description(dataset, element)
         elif element.VR == "SQ":
             for item in element.value:
                 self.clean(item, {})
         elif (
             action is None
-            and element.keyword not in HARMLESS
-            and (element.VR in TELLING or element.keyword in UNLISTED)
+            and element.keyword not in SAFE_KEYWORDS
+            and (element.VR in IDENTIFYING_VRS or element.keyword in UNLISTED)
         ):
             del dataset[element.tag]
 
-    def _clean_words(self, dataset: Dataset, element: DataElement) -> None:
+    def _clean_description(self, dataset: Dataset, element: DataElement) -> None:
         if element.VR in TEXT:
-            self._each(dataset, element, lambda value: cleaned(str(value)))
+            self._map_values(dataset, element, lambda value: clean_description(str(value)))
         else:
             del dataset[element.tag]
 
-    def _each(self, dataset: Dataset, element: DataElement, change: Callable[[Any], str | None]) -> None:
-        """Change every value of `element`."""
+    def _map_values(self, dataset: Dataset, element: DataElement, replace: Callable[[Any], str | None]) -> None:
+        """Replace every value of `element`; remove the element if a value cannot be replaced."""
         values = element.value if isinstance(element.value, MultiValue) else [element.value]
-        changed = [change(value) for value in values if value not in {None, ""}]
-        self._replace(dataset, element, None if None in changed else changed)
+        replaced = [replace(value) for value in values if value not in {None, ""}]
+        self._set_or_remove(dataset, element, None if None in replaced else replaced)
 
-    def _replace(self, dataset: Dataset, element: DataElement, value: Any) -> None:
-        """Give `element` a value, or take it away where there is none to give."""
+    def _set_or_remove(self, dataset: Dataset, element: DataElement, value: Any) -> None:
+        """Set the value of `element`, or remove the element if `value` is None."""
         if value is None:
             del dataset[element.tag]
         else:
             element.value = value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-def _coded(value: str) -> Dataset:
-    """Return the item for a code of CID 7050."""
+def _code_item(value: str) -> Dataset:
+    """Return a code of CID 7050 as an item of a code sequence."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", MEANINGS[value]
     return item

@@ -1,4 +1,4 @@
-"""Descriptions cleaned (option Clean Descriptors): of free text only words of a radiological vocabulary stay."""
+"""The option Clean Descriptors: of descriptions, only words of a radiological vocabulary are kept."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ WORDS = frozenset(
     reformat resolution rib right routine sagittal scan scout screening series sharp single slice small smooth soft
     spine standard study supine thick thin thoracic thorax thoracoabdominal tissue topogram trachea ultra unenhanced
     up upper vascular venous vertebra volume wall whole window with without
-    """.split()  # noqa: SIM905 - a list of 150 would take a line each
+    """.split()  # noqa: SIM905 - a list literal would take 150 lines
 )
 
 KERNEL = re.compile(r"(b|bf|bl|br|bv|h|hf|hr|i|qr|t|u|ub|uh|fc|fl)\d{2}[a-z]?", re.IGNORECASE)
-"""Reconstruction kernels, such as B30f, Br40 and FC51."""
+"""Names of reconstruction kernels, such as B30f, Br40 and FC51."""
 
 MEASURE = re.compile(r"\d{1,3}(\.\d{1,2})?(mm|cm|kv|kvp|ma|mas|%|hu)|\d\.\d{1,2}", re.IGNORECASE)
-"""A number with its unit, or a slice thickness."""
+"""A number with a unit, or a slice thickness."""
 
 SEPARATORS = re.compile(r"[\s,;:/()\[\]_+-]+")
 
 
-def cleaned(text: str) -> str:
-    """Return what may stay of `text`, its words in their order."""
+def clean_description(text: str) -> str:
+    """Return the words of `text` that may be kept, in their order."""
     kept = [
         word
         for word in SEPARATORS.split(text)

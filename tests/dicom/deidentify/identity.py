@@ -1,4 +1,4 @@
-"""A patient who can be found again: a sentinel in every attribute of PS3.15 table E.1-1, and a search for them."""
+"""Sentinel values in every attribute of PS3.15 table E.1-1, and a search for sentinels that were not removed."""
 
 from __future__ import annotations
 
@@ -23,50 +23,50 @@ if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
 
 MARK = "ZQXJKVW"
-"""Begins every sentinel of text; long enough to be found nowhere by chance, and with a tag behind it a CS still."""
+"""Prefix of all text sentinels: long enough not to occur by chance, and with a tag appended still a valid CS."""
 
 FAMILY = "小東"
 ROOT = "1.2.826.0.77777"
-DATE, TIME, AGE, WHOLE, NUMBER = "19110713", "071359.7713", "097Y", "77123456", "7712345.5"
+DATE, TIME, AGE, INTEGER, NUMBER = "19110713", "071359.7713", "097Y", "77123456", "7712345.5"
 
 SENTINELS = [
-    *(text.encode() for text in (MARK, ROOT, DATE, TIME, WHOLE, NUMBER, AGE, "Zqfamily")),
+    *(text.encode() for text in (MARK, ROOT, DATE, TIME, INTEGER, NUMBER, AGE, "Zqfamily")),
     *(FAMILY.encode(codec) for codec in ("utf-8", "gb18030", "utf-16-le", "utf-16-be")),
-    # As JSON writes it.
+    # The escape sequences of JSON.
     b"\\u5c0f\\u6771",
 ]
-"""What must be found nowhere."""
+"""Byte strings that must not occur in any output."""
 
 TEXT = {"LO", "SH", "LT", "ST", "UC", "UT", "CS", "AE", "UR"}
-LITERAL = {"DA": DATE, "TM": TIME, "DT": f"{DATE}{TIME}", "AS": AGE, "IS": WHOLE, "DS": NUMBER}
+LITERAL = {"DA": DATE, "TM": TIME, "DT": f"{DATE}{TIME}", "AS": AGE, "IS": INTEGER, "DS": NUMBER}
 BINARY = {"OB", "OW", "UN", "OF", "OD", "OL", "OV"}
 
-OF_THE_PIXELS = {"SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"}
-"""Attributes that a slice needs to be one: the writer's own, under `ROOT`."""
+REQUIRED_UIDS = {"SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"}
+"""UIDs that every slice needs; they get values under `ROOT`."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table that names one tag of a data set."""
+    """A row of the table for a single tag of a data set."""
 
     tag: int
     name: str
 
     @property
     def vr(self) -> str:
-        """Its value representation; text where this pydicom does not know the attribute."""
+        """The value representation; LO if pydicom does not know the attribute."""
         return dictionary_VR(self.tag).split(" or ")[0] if dictionary_has_tag(self.tag) else "LO"
 
 
-def listed() -> list[Row]:
-    """Return the rows whose attribute may stand in a data set: not those of command and file meta groups."""
+def table_rows() -> list[Row]:
+    """Return the rows of attributes in data sets, without the groups of commands and file meta information."""
     with TABLE.open(encoding="utf-8", newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if row["tag"] != "private" and "x" not in row["tag"]]
     return [Row(int(row["tag"], 16), row["name"]) for row in rows if int(row["tag"], 16) >> 16 > 0x0007]
 
 
 def value_of(row: Row) -> Any:
-    """Return a sentinel for the attribute, None where its representation holds only binary numbers."""
+    """Return a sentinel for the attribute, or None if its representation is a binary number."""
     mark = f"{MARK}{row.tag:08X}"
     if row.vr in TEXT:
         return mark
@@ -85,22 +85,22 @@ def value_of(row: Row) -> Any:
 
 
 def plant(dataset: FileDataset, z: int) -> None:
-    """Put a sentinel into every attribute of the table, at the top and in sequences, and where no table looks."""
+    """Set sentinels in all attributes of the table, at the top level and in sequences, and in attributes beyond it."""
     dataset.SpecificCharacterSet = "ISO_IR 192"
     nested = Dataset()
-    for row in listed():
+    for row in table_rows():
         value = value_of(row)
         keyword = Tag(row.tag)
         if value is None or (dictionary_has_tag(row.tag) and dataset.get(keyword) and _needed(dataset, row)):
             continue
         dataset.add_new(row.tag, row.vr, value)
         nested.add_new(row.tag, row.vr, value_of(row))
-    for keyword in OF_THE_PIXELS:
+    for keyword in REQUIRED_UIDS:
         setattr(dataset, keyword, f"{ROOT}.1.{len(keyword)}{f'.{z + 1}' if keyword == 'SOPInstanceUID' else ''}")
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.file_meta.SourceApplicationEntityTitle = f"{MARK}0020016"
     dataset.preamble = f"{MARK}PREAMBLE".encode().ljust(128, b"\0")
-    # A sequence that the table does not list, and in which everything is listed; and one more level.
+    # A sequence that is not in the table and contains all attributes of the table, at two levels.
     inner = Dataset()
     inner.update(nested)
     nested.ProcedureCodeSequence = Sequence([inner])
@@ -111,7 +111,7 @@ def plant(dataset: FileDataset, z: int) -> None:
     for group in (0x5000, 0x6000, 0x6002):
         dataset.add_new((group, 0x0022), "LO", f"{MARK}{group:04X}")
         dataset.add_new((group, 0x3000), "OW", f"{MARK}{group:04X}!".encode())
-    # What no edition of the standard knows, and what is no attribute of a CT image.
+    # An attribute that is in no edition of the standard, and one that is not in the CT Image IOD.
     dataset.add_new(0x00101FFE, "LO", f"{MARK}UNKNOWN")
     dataset.add_new(0x00401008, "LO", f"{MARK}FOREIGN")
     dataset.PatientBirthDateInAlternativeCalendar = f"{MARK}CALENDAR"
@@ -121,11 +121,11 @@ def plant(dataset: FileDataset, z: int) -> None:
 
 
 def _needed(dataset: FileDataset, row: Row) -> bool:
-    return dataset[row.tag].keyword in OF_THE_PIXELS
+    return dataset[row.tag].keyword in REQUIRED_UIDS
 
 
 def leaks(folder: Path) -> list[str]:
-    """Return which sentinels are in names or contents of files below `folder`, zarr arrays unpacked."""
+    """Return the sentinels in names and contents of files below `folder`, including decoded zarr arrays."""
     found = []
     for path in folder.rglob("*"):
         found += [f"the name {path.name}" for _ in sentinels_in(str(path.relative_to(folder)).encode())]
@@ -141,11 +141,11 @@ def leaks(folder: Path) -> list[str]:
 
 
 EMBEDDED = re.compile(rb"data:[a-z/]+;base64,([A-Za-z0-9+/=]+)")
-"""Pictures in a page: their letters may be anything, so what they stand for is searched."""
+"""Images embedded in a page. Their base64 text may match by chance, so the decoded bytes are searched."""
 
 
 def sentinels_in(content: bytes) -> Iterator[bytes]:
-    """Yield the sentinels that `content` holds, in whatever case."""
-    pictures = [base64.b64decode(found) for found in EMBEDDED.findall(content)]
-    lower = b"".join([EMBEDDED.sub(b"", content), *pictures]).lower()
+    """Yield the sentinels that occur in `content`, in upper or lower case."""
+    images = [base64.b64decode(encoded) for encoded in EMBEDDED.findall(content)]
+    lower = b"".join([EMBEDDED.sub(b"", content), *images]).lower()
     yield from (sentinel for sentinel in SENTINELS if sentinel.lower() in lower)

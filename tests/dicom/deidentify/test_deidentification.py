@@ -1,4 +1,4 @@
-"""Headers through PS3.15 Annex E: what goes, what stays, what takes its place."""
+"""De-identification of headers by PS3.15 Annex E: what is removed, kept and replaced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ctbasis.dicom.deidentify.deidentification import Deidentification, Identify
 from ctbasis.dicom.deidentify.profile import OPTIONS, Profile, parse_retain
 from ctbasis.dicom.deidentify.pseudonyms import SALT, Pseudonyms
 from ctbasis.errors import CtbasisError
-from tests.dicom.deidentify.identity import AGE, DATE, FAMILY, MARK, ROOT, listed, plant, sentinels_in, value_of
+from tests.dicom.deidentify.identity import AGE, DATE, FAMILY, MARK, ROOT, plant, sentinels_in, table_rows, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PSEUDONYMS = Pseudonyms(b"a salt of no secrecy")
 
 
-def by(retain: str = "", pseudonyms: Pseudonyms = PSEUDONYMS) -> Deidentification:
+def deidentification(retain: str = "", pseudonyms: Pseudonyms = PSEUDONYMS) -> Deidentification:
     return Deidentification(Profile(parse_retain(retain)), pseudonyms)
 
 
@@ -43,8 +43,8 @@ def header(dataset: FileDataset) -> bytes:
     return buffer.getvalue()
 
 
-def through(dataset: FileDataset, deidentification: Deidentification | None = None) -> Dataset:
-    return pydicom.dcmread(BytesIO((deidentification or by()).header(header(dataset))))
+def deidentified(dataset: FileDataset, how: Deidentification | None = None) -> Dataset:
+    return pydicom.dcmread(BytesIO((how or deidentification()).header(header(dataset))))
 
 
 @pytest.fixture
@@ -57,30 +57,30 @@ def planted(write_series: WriteSeries, volume: NDArray[np.int16], tmp_path: Path
     return pydicom.dcmread(write_series(tmp_path / "planted", volume[:1], edit=plant)[0])
 
 
-def test_no_attribute_of_the_table_survives_with_its_value(planted: FileDataset) -> None:
+def test_no_attribute_of_the_table_keeps_its_value(planted: FileDataset) -> None:
     before = header(planted)
-    # The search finds what is there: all but names of files and other encodings of the name.
+    # The search finds the sentinels in the original header.
     assert {MARK.encode(), ROOT.encode(), DATE.encode(), AGE.encode(), FAMILY.encode()} <= {*sentinels_in(before)}
-    assert list(sentinels_in(by().header(before))) == []
+    assert list(sentinels_in(deidentification().header(before))) == []
 
 
-def test_the_sentinels_are_in_hundreds_of_attributes(planted: FileDataset) -> None:
-    rows = [row for row in listed() if value_of(row) is not None]
+def test_sentinels_are_set_in_hundreds_of_attributes(planted: FileDataset) -> None:
+    rows = [row for row in table_rows() if value_of(row) is not None]
     assert len(rows) > 580
     assert all(row.tag in planted for row in rows)
 
 
 @pytest.mark.parametrize("retain", ["", *OPTIONS, "modified-dates,clean-descriptors,patient-characteristics"])
-def test_numbers_too_go_where_the_table_says_so(planted: FileDataset, retain: str) -> None:
+def test_every_attribute_that_the_table_removes_is_removed(planted: FileDataset, retain: str) -> None:
     profile = Profile(parse_retain(retain))
-    image = through(planted, by(retain))
+    image = deidentified(planted, deidentification(retain))
     for element in image:
         action = profile.action(element.tag, ct_image.types().get(element.tag, "3"))
         assert action is None or action.value != "X", element.keyword
 
 
-def test_what_makes_it_an_image_stays(planted: FileDataset) -> None:
-    image = through(planted)
+def test_the_attributes_of_the_image_are_kept(planted: FileDataset) -> None:
+    image = deidentified(planted)
     for keyword in (
         "Rows",
         "Columns",
@@ -97,60 +97,58 @@ def test_what_makes_it_an_image_stays(planted: FileDataset) -> None:
         assert image[keyword].value == planted[keyword].value
 
 
-def test_it_says_that_and_how_it_was_de_identified(plain: FileDataset) -> None:
-    image = through(plain, by("modified-dates,uids"))
+def test_the_header_states_the_method_of_deidentification(plain: FileDataset) -> None:
+    image = deidentified(plain, deidentification("modified-dates,uids"))
     assert image.PatientIdentityRemoved == "YES"
     assert "PS3.15" in image.DeidentificationMethod[0]
     codes = {(item.CodeValue, item.CodingSchemeDesignator) for item in image.DeidentificationMethodCodeSequence}
     assert codes == {("113100", "DCM"), ("113107", "DCM"), ("113110", "DCM")}
     assert image.LongitudinalTemporalInformationModified == "MODIFIED"
-    assert through(plain).LongitudinalTemporalInformationModified == "REMOVED"
-    assert through(plain, by("full-dates")).LongitudinalTemporalInformationModified == "UNMODIFIED"
+    assert deidentified(plain).LongitudinalTemporalInformationModified == "REMOVED"
+    assert deidentified(plain, deidentification("full-dates")).LongitudinalTemporalInformationModified == "UNMODIFIED"
 
 
-def test_what_was_done_to_it_before_stays_said_by_its_codes_alone(plain: FileDataset) -> None:
+def test_earlier_deidentification_is_kept_as_standard_codes_only(plain: FileDataset) -> None:
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "113101", "DCM", "Clean Pixel Data Option"
     other = Dataset()
     other.CodeValue, other.CodingSchemeDesignator, other.CodeMeaning = "1", "99CTP", "by John Doe"
     plain.DeidentificationMethod = "by John Doe"
     plain.DeidentificationMethodCodeSequence = Sequence([code, other])
-    image = through(plain)
+    image = deidentified(plain)
     assert [item.CodeValue for item in image.DeidentificationMethodCodeSequence] == ["113101", "113100"]
     assert b"Doe" not in header(image)
 
 
-@pytest.mark.parametrize("said", ["YES", "yes "])
-def test_pixels_that_may_name_the_patient_are_refused(plain: FileDataset, said: str) -> None:
+@pytest.mark.parametrize("value", ["YES", "yes "])
+def test_burned_in_annotation_is_refused(plain: FileDataset, value: str) -> None:
     with config.disable_value_validation():
-        plain.BurnedInAnnotation = said
+        plain.BurnedInAnnotation = value
     with pytest.raises(IdentifyingError, match="BurnedInAnnotation"):
-        through(plain)
+        deidentified(plain)
 
 
-@pytest.mark.parametrize("said", ["NO", None])
-def test_nothing_is_said_of_burned_in_annotation_that_the_source_did_not_say(
-    plain: FileDataset, said: str | None
-) -> None:
-    if said:
-        plain.BurnedInAnnotation = said
-    assert through(plain).get("BurnedInAnnotation") == said
+@pytest.mark.parametrize("value", ["NO", None])
+def test_burned_in_annotation_is_neither_added_nor_changed(plain: FileDataset, value: str | None) -> None:
+    if value:
+        plain.BurnedInAnnotation = value
+    assert deidentified(plain).get("BurnedInAnnotation") == value
 
 
-def test_a_uid_has_one_pseudonym_wherever_it_stands_and_the_standard_s_own_stay(plain: FileDataset) -> None:
+def test_a_uid_has_the_same_pseudonym_everywhere_and_standard_uids_are_kept(plain: FileDataset) -> None:
     reference = Dataset()
     reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = plain.SOPClassUID, plain.SOPInstanceUID
     plain.ReferencedImageSequence = Sequence([reference])
-    image = through(plain)
+    image = deidentified(plain)
     (referenced,) = image.ReferencedImageSequence
     assert referenced.ReferencedSOPInstanceUID == image.SOPInstanceUID == image.file_meta.MediaStorageSOPInstanceUID
     assert referenced.ReferencedSOPClassUID == plain.SOPClassUID
     assert image.SOPInstanceUID != plain.SOPInstanceUID
     assert image.SOPInstanceUID.is_valid
-    assert image.FrameOfReferenceUID == by().uid(plain.FrameOfReferenceUID)
+    assert image.FrameOfReferenceUID == deidentification().uid(plain.FrameOfReferenceUID)
 
 
-def test_codes_of_a_site_s_own_say_nothing_any_more_and_published_ones_stay(plain: FileDataset) -> None:
+def test_codes_of_local_schemes_are_replaced_and_published_codes_kept(plain: FileDataset) -> None:
     def code(value: str, scheme: str, meaning: str) -> Dataset:
         item = Dataset()
         item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
@@ -159,30 +157,30 @@ def test_codes_of_a_site_s_own_say_nothing_any_more_and_published_ones_stay(plai
     plain.ContrastBolusAgentSequence = Sequence(
         [code("44588005", "SCT", "Iodine"), code("DOE-1", "99SITE", "for Doe"), code("DOE-2", "L", "for Doe")]
     )
-    published, *own = through(plain).ContrastBolusAgentSequence
+    published, *local = deidentified(plain).ContrastBolusAgentSequence
     assert (published.CodeValue, published.CodeMeaning) == ("44588005", "Iodine")
-    assert "doe" not in str(own).lower()
-    assert own[0].CodeValue != own[1].CodeValue
+    assert "doe" not in str(local).lower()
+    assert local[0].CodeValue != local[1].CodeValue
 
 
-def test_another_salt_gives_other_pseudonyms_and_the_same_one_the_same(plain: FileDataset) -> None:
-    other = by(pseudonyms=Pseudonyms(b"another salt of no secrecy"))
-    assert header(through(plain)) == header(through(plain))
+def test_pseudonyms_are_equal_for_equal_salts_only(plain: FileDataset) -> None:
+    other = deidentification(pseudonyms=Pseudonyms(b"another salt of no secrecy"))
+    assert header(deidentified(plain)) == header(deidentified(plain))
     for keyword in ("SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientName"):
-        assert through(plain)[keyword].value != through(plain, other)[keyword].value
+        assert deidentified(plain)[keyword].value != deidentified(plain, other)[keyword].value
 
 
-def test_patients_stay_apart_and_each_stays_one(plain: FileDataset) -> None:
-    first = through(plain).PatientID
+def test_each_patient_has_one_distinct_pseudonym(plain: FileDataset) -> None:
+    first = deidentified(plain).PatientID
     plain.SOPInstanceUID = "1.2.3"
-    assert through(plain).PatientID == first
+    assert deidentified(plain).PatientID == first
     plain.PatientID = "another"
-    assert through(plain).PatientID != first
+    assert deidentified(plain).PatientID != first
 
 
-def test_every_date_of_a_patient_moves_by_the_same_days_and_intervals_stay(plain: FileDataset) -> None:
+def test_all_dates_of_a_patient_are_shifted_by_the_same_number_of_days(plain: FileDataset) -> None:
     plain.StudyDate, plain.AcquisitionDateTime, plain.AcquisitionDate = "20200301", "20200303101500.5", "20200303"
-    image = through(plain, by("modified-dates"))
+    image = deidentified(plain, deidentification("modified-dates"))
     study, acquired = image.StudyDate, image.AcquisitionDate
     assert study < "20200301"
     assert np.datetime64(f"{acquired[:4]}-{acquired[4:6]}-{acquired[6:]}") - np.datetime64(
@@ -192,14 +190,14 @@ def test_every_date_of_a_patient_moves_by_the_same_days_and_intervals_stay(plain
 
 
 @pytest.mark.parametrize("date", ["2020", "sometime", "00000000", "20201399"])
-def test_a_date_that_is_none_is_not_moved_but_removed(plain: FileDataset, date: str) -> None:
+def test_an_invalid_date_is_removed_instead_of_shifted(plain: FileDataset, date: str) -> None:
     with config.disable_value_validation():
         plain.add_new("AcquisitionDate", "DA", date)
-    assert date not in str(through(plain, by("modified-dates")).get("AcquisitionDate", ""))
+    assert date not in str(deidentified(plain, deidentification("modified-dates")).get("AcquisitionDate", ""))
 
 
-def test_dates_without_the_option_are_gone(plain: FileDataset) -> None:
-    image = through(plain)
+def test_dates_are_removed_without_the_option(plain: FileDataset) -> None:
+    image = deidentified(plain)
     assert not image.StudyDate
     assert "AcquisitionDate" not in image
 
@@ -216,16 +214,16 @@ def test_dates_without_the_option_are_gone(plain: FileDataset) -> None:
         ("uids", "StudyInstanceUID", ROOT),
     ],
 )
-def test_an_option_retains_what_it_names_and_without_it_that_is_gone(
+def test_an_option_retains_its_attributes_which_are_removed_otherwise(
     plain: FileDataset, retain: str, keyword: str, value: str
 ) -> None:
     setattr(plain, keyword, value)
-    assert through(plain, by(retain))[keyword].value == value
-    assert value not in str(through(plain).get(keyword, ""))
+    assert deidentified(plain, deidentification(retain))[keyword].value == value
+    assert value not in str(deidentified(plain).get(keyword, ""))
 
 
 @pytest.mark.parametrize(
-    ("description", "cleaned"),
+    ("description", "expected"),
     [
         ("Thorax 1.0 B30f", "Thorax 1.0 B30f"),
         ("CHEST w contrast, Mrs. Smith 1953", "CHEST contrast"),
@@ -233,10 +231,10 @@ def test_an_option_retains_what_it_names_and_without_it_that_is_gone(
         ("Doe 4711", ""),
     ],
 )
-def test_of_a_description_only_words_of_the_trade_stay(plain: FileDataset, description: str, cleaned: str) -> None:
+def test_only_radiological_terms_of_a_description_are_kept(plain: FileDataset, description: str, expected: str) -> None:
     plain.SeriesDescription = description
-    assert through(plain, by("clean-descriptors")).SeriesDescription == cleaned
-    assert not through(plain).get("SeriesDescription")
+    assert deidentified(plain, deidentification("clean-descriptors")).SeriesDescription == expected
+    assert not deidentified(plain).get("SeriesDescription")
 
 
 @pytest.mark.parametrize(
@@ -249,15 +247,15 @@ def test_of_a_description_only_words_of_the_trade_stay(plain: FileDataset, descr
         ("ISO_IR 100", "Äneas^Rüdiger"),
     ],
 )
-def test_a_name_in_any_character_set_is_replaced_whole(plain: FileDataset, charset: Any, name: str) -> None:
+def test_a_name_in_any_character_set_is_replaced_completely(plain: FileDataset, charset: Any, name: str) -> None:
     plain.SpecificCharacterSet, plain.PatientName = charset, name
     original = header(plain)
     raw = plain["PatientName"]
-    image = through(plain)
+    image = deidentified(plain)
     assert str(image.PatientName).startswith("CTB-")
     encoded = pydicom.charset.convert_encodings(charset if isinstance(charset, list) else [charset])
     groups = [group for part in str(raw.value).split("=") for group in part.split("^")]
-    written = by().header(original)
+    written = deidentification().header(original)
     for group in groups:
         for codec in encoded:
             try:
@@ -267,27 +265,31 @@ def test_a_name_in_any_character_set_is_replaced_whole(plain: FileDataset, chars
             assert needle not in written
 
 
-def test_a_header_that_breaks_the_parser_is_refused_without_its_content() -> None:
+def test_the_error_for_an_unreadable_header_contains_no_values() -> None:
     with pytest.raises(IdentifyingError) as refused:
-        by().header(b"\0" * 128 + b"DICM" + b"\x08\x00\x18\x00UIZQXJKVW")
+        deidentification().header(b"\0" * 128 + b"DICM" + b"\x08\x00\x18\x00UIZQXJKVW")
     assert MARK not in str(refused.value)
 
 
-def test_what_tells_slices_apart_tells_nothing_else() -> None:
-    assert by().trait("ConvolutionKernel", "B30f") == "B30f"
-    assert by().trait("AcquisitionNumber", "2") == "2"
-    token = by().trait("AcquisitionTime", "101500")
-    assert token == by().trait("FrameAcquisitionDateTime", "101500") != by().trait("AcquisitionTime", "101501")
+def test_traits_are_kept_or_replaced_by_tokens() -> None:
+    assert deidentification().trait("ConvolutionKernel", "B30f") == "B30f"
+    assert deidentification().trait("AcquisitionNumber", "2") == "2"
+    token = deidentification().trait("AcquisitionTime", "101500")
+    assert (
+        token
+        == deidentification().trait("FrameAcquisitionDateTime", "101500")
+        != deidentification().trait("AcquisitionTime", "101501")
+    )
     assert "101500" not in token
 
 
 @pytest.mark.parametrize("retain", ["dates", "uids,names", "full-dates,modified-dates"])
-def test_options_that_are_none_or_contradict_each_other_are_refused(retain: str) -> None:
+def test_unknown_and_contradictory_options_are_refused(retain: str) -> None:
     with pytest.raises(CtbasisError, match="retain"):
         parse_retain(retain)
 
 
-def test_a_salt_from_the_environment_is_secret_and_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_salt_from_the_environment_is_not_shown_and_must_be_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SALT, "a secret of this hospital")
     given = Deidentification.of()
     assert "hospital" not in f"{given} {given!r} {given.describe()}"
@@ -297,21 +299,21 @@ def test_a_salt_from_the_environment_is_secret_and_long_enough(monkeypatch: pyte
         Deidentification.of()
 
 
-def test_without_a_salt_every_run_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_run_without_a_given_salt_has_another_salt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SALT, raising=False)
     first, second = Deidentification.of(), Deidentification.of()
     assert first.uid("1.2.3") != second.uid("1.2.3")
-    assert first.describe()["salt"] == "random, of this run alone"
+    assert first.describe()["salt"] == "random, for this run only"
 
 
-def test_the_table_is_that_of_another_implementation() -> None:
-    """Compare with KitwareMedical's, made from the standard apart from ours."""
+def test_the_table_equals_that_of_another_implementation() -> None:
+    """Compare with the table of KitwareMedical, which was made from the standard independently."""
     selector = pytest.importorskip(
         "dicomanonymizer.dicomfields_selector", reason="dicom-anonymizer is a development package and not installed"
     )
-    theirs = selector.dicom_anonymization_database_selector("dicomfields_2026c")
-    rows = {row.tag for row in listed()}
-    for category, tags in theirs.items():
+    reference = selector.dicom_anonymization_database_selector("dicomfields_2026c")
+    rows = {row.tag for row in table_rows()}
+    for category, tags in reference.items():
         if category == "ALL_TAGS":
             continue
         letters = category.removesuffix("_TAGS").replace("_STAR", "*").replace("_", "/")
