@@ -207,8 +207,6 @@ def _crashed(numbered: tuple[int, Slice], ending: str) -> SliceResult:
 def crashed_slice(ending: str) -> SliceResult:
     """Return the result for a slice whose worker process died; `ending` says how."""
     return SliceResult(problem=f"its PixelData cannot be decoded: {ending}")
-    """Return what became of a slice whose worker died at it, from how that ended."""
-    return SliceResult(problem=f"its pixels cannot be decoded: {ending}")
 
 
 def _write(target: Target, buffer: SharedBuffer, columns: slice, start: int) -> None:

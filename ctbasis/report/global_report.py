@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from ctbasis.matrix.store import Series
+    from ctbasis.matrix.slice_store import Series
 
 MAX_LOST = 0.1
 """Fraction that a stored basis may leave out without a warning, where its loss on its own slices is not known."""

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ctbasis.matrix.store import MatrixStore, Series, SliceArrays
+    from ctbasis.matrix.slice_store import Series, SliceArrays
+    from ctbasis.matrix.store import MatrixStore
 
 METRICS = "metrics.json"
 
