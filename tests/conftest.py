@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share: small DICOM series made here, and the real CT archives where they are."""
+"""Fixtures for all tests: small DICOM series that are generated, and real CT archives if they are available."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.services"]
 
-# The same cases on every machine, however slow: what fails in CI fails at home.
+# The same examples on every machine, without a deadline, so that a failure in CI can be reproduced.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
 
@@ -41,7 +41,7 @@ class WriteSeries(Protocol):
 
 
 def smooth_volume(slices: int = 6, rows: int = 32, columns: int = 24, seed: int = 0) -> NDArray[np.int16]:
-    """Return a small volume in HU, (slices, rows, columns): a warm ellipse in air, drifting along z, with noise."""
+    """Return a small noisy volume in HU, (slices, rows, columns): an ellipse in air whose position varies along z."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j]
     volume = np.empty((slices, rows, columns))
@@ -61,7 +61,7 @@ def volume() -> NDArray[np.int16]:
 
 @pytest.fixture(scope="session")
 def series(tmp_path_factory: pytest.TempPathFactory, write_series: WriteSeries) -> Path:
-    """Return a folder with a small axial series, 6 slices of 32 x 24; not to be changed."""
+    """Return a folder with a small axial series, 6 slices of 32 x 24. Tests must not change it."""
     folder = tmp_path_factory.mktemp("series")
     write_series(folder, smooth_volume())
     return folder
@@ -69,7 +69,10 @@ def series(tmp_path_factory: pytest.TempPathFactory, write_series: WriteSeries) 
 
 @pytest.fixture(scope="session")
 def write_series() -> WriteSeries:
-    """Return a writer of a valid axial CT series; `tags` override a keyword on every slice, `edit` on one."""
+    """Return a function that writes a valid axial CT series.
+
+    `tags` sets attributes of all slices by keyword. `edit` is called with each data set and its index.
+    """
 
     def write(
         folder: Path,
@@ -119,7 +122,7 @@ def write_series() -> WriteSeries:
 
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that unpacks one of the real CT archives by name, or skips and says what is absent."""
+    """Return a function that unpacks a real CT archive by name, or skips the test if the archive is absent."""
     unpacked: dict[str, Path] = {}
 
     def unpack(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""A real S3 server, and the environment that points at it; one Spark session."""
+"""Fixtures for services: a real S3 server with its environment variables, and one Spark session."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ JAR = Path(__file__).parents[1] / "images" / "spark" / "mahout" / "target" / "ct
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """Return a running SeaweedFS that only takes signed requests."""
+    """Return a running SeaweedFS that accepts signed requests only."""
     with S3Server(tmp_path_factory.mktemp("s3")) as running:
         yield running
 
 
 @pytest.fixture
 def aws(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """Point the AWS_* variables at the server, and nothing else."""
-    forget_aws(monkeypatch)
+    """Set the AWS_* variables to the server and remove all other AWS configuration."""
+    remove_aws_configuration(monkeypatch)
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     return server
@@ -37,11 +37,11 @@ def aws(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 @pytest.fixture
 def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave no AWS configuration of this machine in sight."""
-    forget_aws(monkeypatch)
+    """Hide the AWS configuration of this machine."""
+    remove_aws_configuration(monkeypatch)
 
 
-def forget_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+def remove_aws_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
@@ -53,7 +53,7 @@ def forget_aws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def prefix(aws: S3Server, request: pytest.FixtureRequest) -> str:
-    """Return a prefix on the server that the test has for itself, as `s3://bucket/prefix`."""
+    """Return an S3 prefix on the server, as `s3://bucket/prefix`, that no other test uses."""
     client = aws.client()
     if "stores" not in {entry["Name"] for entry in client.list_buckets().get("Buckets", [])}:
         client.create_bucket(Bucket="stores")
@@ -62,13 +62,13 @@ def prefix(aws: S3Server, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["folder", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return where stores may be put, once a folder and once a prefix on a real S3 server."""
+    """Return a location for stores: a folder, and in a second run of the test a prefix on a real S3 server."""
     return str(tmp_path) if request.param == "folder" else str(request.getfixturevalue("prefix"))
 
 
 @pytest.fixture(scope="session")
 def spark_application() -> Iterator[None]:
-    """Start Spark once, with Mahout's settings too: a process has one session, and Mahout's tests may get this one."""
+    """Start the one Spark session of this process, with the settings of Mahout, whose tests use it too."""
     if not JAR.exists():
         pytest.fail(f"{JAR.name} is absent; `make setup` builds it")
     from pyspark.sql import SparkSession

@@ -131,9 +131,9 @@ def arrange(slices: Iterable[Slice]) -> list[CTSeries]:
         grouped[entry.SeriesInstanceUID].append(entry)
     series = [_ordered(uid, part, label) for uid, group in grouped.items() for label, part in _parts(group)]
     series.sort(key=lambda entry: (entry.slices[0].SeriesNumber, entry.SeriesInstanceUID))
-    first = series[0] if series else None
     for other in series[1:]:
-        if first is not None and other.image != first.image:
+        first = series[0]
+        if other.image != first.image:
             raise CtbasisError(
                 f"series {first.SeriesInstanceUID} has images of {_size(first.image)} and series "
                 f"{other.SeriesInstanceUID} of {_size(other.image)} (Rows x Columns)",

@@ -57,7 +57,7 @@ def write_series(
 
     Patient, study, frame of reference and geometry are those of the series that the volume was read from.
     SeriesInstanceUID and SOPInstanceUID are new: they follow from the source's UIDs and the HU, so that the same volume
-    gives the same files. Stored values are the nearest that the source's rescale can express.
+    gives the same files. Stored values are rounded to the nearest ones with the source's rescale.
 
     Args:
         volume: With headers: read by `ctbasis.read`, or computed from such a volume.
@@ -184,11 +184,11 @@ def write_slice(
     Args:
         path: File to write.
         header: DICOM file of the source slice without pixel data.
-        hu: HU of every voxel, padding included, flat, (Rows x Columns,).
+        hu: HU of all voxels including padding, (Rows x Columns,).
         derivation: Describes the processing.
         compression: One of `COMPRESSIONS`.
         number: Number of the slice in error messages, from 1 on.
-        measured: Voxels that are no padding, flat, and are kept apart from the value of padding.
+        measured: True for voxels that are not padding, (Rows x Columns,). They never get the value of padding.
 
     Raises:
         CtbasisError: The header holds a value that DICOM does not allow.

@@ -70,8 +70,8 @@ def read(source: str | os.PathLike[str], *, series: str = "") -> Volume:
 def read_all(source: str | os.PathLike[str], *, series: str = "") -> list[Volume]:
     """Read all CT series in a folder or below a URI.
 
-    Phases, reconstruction kernels and acquisitions that share a SeriesInstanceUID are told apart and are a volume each;
-    `qc["series"]["part"]` says what tells one from the others.
+    Phases, reconstruction kernels and acquisitions with the same SeriesInstanceUID are returned as separate volumes;
+    `qc["series"]["part"]` names the attribute that distinguishes them.
 
     Args:
         source: See `read`.

@@ -1,4 +1,4 @@
-"""Volumes in memory to a matrix store and back."""
+"""Conversion between volumes in memory and matrix stores."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 
 
 def write_volume(volume: Volume, uri: str) -> MatrixStore:
-    """Write a volume as a matrix store of one series, the same store that the matrix step writes from DICOM.
+    """Write a volume as a matrix store with one series, as the matrix step writes it from DICOM.
 
     Args:
-        volume: Becomes the matrix A, (rows x columns, slices), HU of at least -1000.
-        uri: Where the store goes; replaced if it is there.
+        volume: The volume. It becomes the matrix A, (rows x columns, slices), in HU of at least -1000.
+        uri: URI of the store. An existing store is replaced.
+
+    Returns:
+        The store, opened for reading.
 
     Raises:
-        CtbasisError: S3 refuses or stays away.
+        CtbasisError: S3 denies access or does not answer.
         OSError: The folder cannot be written.
     """
     slices, rows, columns = volume.shape
@@ -52,13 +55,13 @@ def read_volumes(store: MatrixStore, qc: Mapping[str, Any]) -> list[Volume]:
 
     Args:
         store: A matrix with the headers of its slices.
-        qc: What `describe` in ctbasis/matrix/qc.py gave for it.
+        qc: Content of its qc.json, see `qc_report`.
 
     Raises:
-        CtbasisError: A chunk is missing or its checksum does not hold.
+        CtbasisError: A chunk is missing, or its checksum does not match.
     """
     volumes = []
-    for series, described in zip(store.series, qc["series"], strict=True):
+    for series, series_qc in zip(store.series, qc["series"], strict=True):
         headers = tuple(store.header(column) for column in range(series.first, series.first + series.count))
         origin, direction = _geometry(headers[0])
         hu, set_aside = read_hu(store, series)
@@ -66,14 +69,14 @@ def read_volumes(store: MatrixStore, qc: Mapping[str, Any]) -> list[Volume]:
         volumes.append(
             Volume(
                 hu,
-                # The spacing of a single slice is unknown; patch mode takes that of the rows too.
+                # The spacing of a single slice is unknown. As in patch mode, the row spacing is used instead.
                 (series.spacing or dy, dy, dx),
                 origin,
                 direction,
                 set_aside,
                 headers,
                 {
-                    "series": described,
+                    "series": series_qc,
                     "slices": qc["slices"][series.columns],
                     "set_aside": qc["set_aside"],
                 },
@@ -83,13 +86,17 @@ def read_volumes(store: MatrixStore, qc: Mapping[str, Any]) -> list[Volume]:
 
 
 def read_hu(store: MatrixStore, series: Series) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Return the HU of one series with the values that were set aside, and where these are.
+    """Return the original HU of one series, and the mask of the voxels that were set aside.
+
+    Args:
+        store: The matrix.
+        series: One of its series.
 
     Returns:
-        HU and a mask, both (slices, rows, columns).
+        HU and the mask, both (slices, rows, columns).
 
     Raises:
-        CtbasisError: A chunk is missing or its checksum does not hold.
+        CtbasisError: A chunk is missing, or its checksum does not match.
     """
     shape = (series.count, *store.image)
     hu, set_aside = np.empty(shape, store.dtype), np.empty(shape, np.bool_)
@@ -97,13 +104,13 @@ def read_hu(store: MatrixStore, series: Series) -> tuple[NDArray[Any], NDArray[n
         first, stop = max(group.start, series.first), min(group.stop, series.first + series.count)
         if first >= stop:
             continue
-        columns, place = slice(first, stop), slice(first - series.first, stop - series.first)
+        columns, slices = slice(first, stop), slice(first - series.first, stop - series.first)
         aside = store.read_aside(columns)
         present = ~is_absent(aside)
         values = store.read_columns(columns)
         np.copyto(values, aside, where=present, casting="same_kind")
-        hu[place] = values.T.reshape(-1, *store.image)
-        set_aside[place] = present.T.reshape(-1, *store.image)
+        hu[slices] = values.T.reshape(-1, *store.image)
+        set_aside[slices] = present.T.reshape(-1, *store.image)
     return hu, set_aside
 
 
@@ -112,14 +119,14 @@ def _as_columns(images: NDArray[Any]) -> NDArray[Any]:
 
 
 def _geometry(header: bytes) -> tuple[tuple[float, float, float], NDArray[np.float64]]:
-    """Return origin and direction, as `Volume` has them, from the header of the first slice."""
+    """Return `Volume.origin` and `Volume.direction` from the header of the first slice."""
     if not header:
         return (0.0, 0.0, 0.0), np.array(LPS_AXES)
     with tolerant():
         parsed = read_header(header)
         x, y, z = (float(mm) for mm in parsed.ImagePositionPatient)
         cosines = np.array([float(cosine) for cosine in parsed.ImageOrientationPatient])
-    # PS3.3 C.7.6.2.1.1: the direction of the row comes first, which is the one from column to column.
+    # PS3.3 C.7.6.2.1.1: the first three values are the direction of a row, which leads from column to column.
     column_step, row_step = (part / np.linalg.norm(part) for part in (cosines[:3], cosines[3:]))
     normal = np.cross(column_step, row_step)
     return (x, y, z), np.stack([normal / np.linalg.norm(normal), row_step, column_step])
