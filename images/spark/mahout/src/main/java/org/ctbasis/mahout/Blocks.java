@@ -14,22 +14,26 @@ import org.apache.mahout.math.Matrix;
 import scala.Tuple2;
 
 /**
- * Row blocks on the wire between Python and the JVM, little-endian. A header of int32 first row, int32 rows, int32
- * columns, int32 bytes of a value, then the values row by row (2 bytes: int16, 4: float32, 8: float64). From Python the
- * values follow the header in as many arrays as it likes, so that neither side holds a block twice; to Python, where a
- * block is needed as a whole, in the array of the header.
+ * The byte format of row blocks between Python and the JVM. All numbers are little-endian. A block begins with a header of
+ * four int32: first row, rows, columns, and bytes per value. The values follow row by row (2 bytes: int16, 4: float32, 8:
+ * float64). Python sends the values after the header in any number of arrays, so that neither side holds a block twice.
+ * The JVM sends a block to Python in one array, because Python needs it as a whole.
  */
 final class Blocks {
 
   private static final int HEADER = 4 * Integer.BYTES;
 
-  /** Elements of a part of a block. */
-  private static final int PART = 1 << 19;
-  private static final int LEAST_PART_ROWS = 1024;
+  /** Number of elements of a part of a block. */
+  private static final int PART_ELEMENTS = 1 << 19;
+  private static final int MIN_PART_ROWS = 1024;
 
   private Blocks() {}
 
-  /** Blocks of A from their headers and values; but for Mahout's own kernels each in parts of few rows. */
+  /**
+   * Return the blocks of A from their headers and values.
+   *
+   * @param stock whether Mahout's own kernels run; for the replaced kernels, a block is split into parts of few rows
+   */
   static Iterator<Tuple2<int[], Matrix>> decode(Iterator<byte[]> parts, boolean stock) {
     return new Iterator<>() {
       private RowMajor block;
@@ -52,7 +56,7 @@ final class Blocks {
         int rows = stock ? block.rowSize() : Math.min(partRows(block.columnSize()), block.rowSize() - done);
         RowMajor part = block.part(rows, block.columnSize(), block.at(done, 0));
         Tuple2<int[], Matrix> keyed =
-            new Tuple2<>(IntStream.range(first + done, first + done + rows).toArray(), stock ? asMahoutHasIt(part) : part);
+            new Tuple2<>(IntStream.range(first + done, first + done + rows).toArray(), stock ? toMahoutMatrix(part) : part);
         done += rows;
         if (done == block.rowSize()) {
           block = null;
@@ -63,11 +67,12 @@ final class Blocks {
   }
 
   /**
-   * What is made of a part, and dropped, is small: it stays in the processor's cache and in the young generation, which
-   * is small. Not so few that adding up products of parts takes time.
+   * Return the number of rows of a part. Intermediate results of a part are small enough for the processor's cache and for
+   * the small young generation of the heap. A part has enough rows that adding up the products of all parts takes little
+   * time.
    */
   private static int partRows(int cols) {
-    return Math.max(LEAST_PART_ROWS, PART / Math.max(1, cols));
+    return Math.max(MIN_PART_ROWS, PART_ELEMENTS / Math.max(1, cols));
   }
 
   private static RowMajor read(Iterator<byte[]> parts, int rows, int cols, int width) {
@@ -77,7 +82,7 @@ final class Blocks {
         : new NarrowMatrix(values, rows, cols);
   }
 
-  /** `count` values of `width` bytes, in an array of their type. */
+  /** Return `count` values of `width` bytes each, in an array of their type. */
   private static Object read(Iterator<byte[]> parts, int count, int width) {
     short[] shorts = width == Short.BYTES ? new short[count] : null;
     float[] floats = width == Float.BYTES ? new float[count] : null;
@@ -108,7 +113,7 @@ final class Blocks {
     return ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN);
   }
 
-  private static Matrix asMahoutHasIt(RowMajor block) {
+  private static Matrix toMahoutMatrix(RowMajor block) {
     double[][] rows = new double[block.rowSize()][block.columnSize()];
     for (int i = 0; i < block.rowSize(); i++) {
       block.widen(i, 1, rows[i]);
@@ -117,9 +122,9 @@ final class Blocks {
   }
 
   /**
-   * One block for each run of consecutive keys: a partition may hold several blocks of the matrix, in any order.
+   * Return one block for each run of consecutive keys, since a partition may hold several blocks of the matrix in any order.
    *
-   * @param width bytes of a value, as it is going to be stored: 4 or 8
+   * @param width bytes per value in the store that receives the block: 4 or 8
    */
   static List<byte[]> encode(int[] keys, Matrix matrix, int width) {
     List<byte[]> blocks = new ArrayList<>();

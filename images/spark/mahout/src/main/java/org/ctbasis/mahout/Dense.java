@@ -7,44 +7,44 @@ import org.apache.mahout.math.Matrix;
 import org.apache.mahout.math.TransposedMatrixView;
 import org.apache.mahout.math.Vector;
 
-/** Dense matrices as BLAS wants them, and their products. */
+/** Dense matrices in the layout that BLAS requires, and their products. */
 public final class Dense {
 
-  /** Elements of A that are double at a time: 2 MiB, which stay in the processor's cache until they are multiplied. */
-  private static final int PIECE = 1 << 18;
+  /** Elements of A converted to double at a time: 2 MiB, which stay in the processor's cache until the product. */
+  private static final int PANEL_ELEMENTS = 1 << 18;
 
   private Dense() {}
 
-  /** The product a b. Row-major is column-major transposed, so BLAS is asked for (a b)' = b' a'. */
+  /** Return the product a b. A row-major matrix is the transpose in column-major order, so BLAS computes (a b)' = b' a'. */
   public static Matrix times(Matrix a, Matrix b) {
-    boolean turnA = a instanceof TransposedMatrixView;
-    boolean turnB = b instanceof TransposedMatrixView;
-    RowMajor left = rowMajor(turnA ? Matrices.transposedView(a) : a);
-    FlatMatrix right = flat(rowMajor(turnB ? Matrices.transposedView(b) : b));
+    boolean transposeA = a instanceof TransposedMatrixView;
+    boolean transposeB = b instanceof TransposedMatrixView;
+    RowMajor left = rowMajor(transposeA ? Matrices.transposedView(a) : a);
+    FlatMatrix right = flat(rowMajor(transposeB ? Matrices.transposedView(b) : b));
     int rows = a.rowSize();
     int cols = b.columnSize();
     double[] product = new double[Math.multiplyExact(rows, cols)];
-    if (left instanceof FlatMatrix && turnA && !turnB && left.sameAs(right) && Kernels.isNative()) {
+    if (left instanceof FlatMatrix && transposeA && !transposeB && left.sameAs(right) && Kernels.isNative()) {
       gram(right, product);
-    } else if (left instanceof FlatMatrix || turnA && turnB) {
+    } else if (left instanceof FlatMatrix || transposeA && transposeB) {
       FlatMatrix flat = flat(left);
       multiply(
-          turnA, turnB, rows, a.columnSize(), cols, flat.values, flat.offset, flat.stride, right, right.offset, 0,
+          transposeA, transposeB, rows, a.columnSize(), cols, flat.values, flat.offset, flat.stride, right, right.offset, 0,
           product, 0);
-    } else if (!turnA) {
-      pieces(left, (values, first, count) -> multiply(
-          false, turnB, count, left.columnSize(), cols, values, 0, left.columnSize(), right, right.offset, 0, product,
+    } else if (!transposeA) {
+      forEachPanel(left, (values, first, count) -> multiply(
+          false, transposeB, count, left.columnSize(), cols, values, 0, left.columnSize(), right, right.offset, 0, product,
           first * cols));
     } else {
-      pieces(left, (values, first, count) -> multiply(
+      forEachPanel(left, (values, first, count) -> multiply(
           true, false, rows, count, cols, values, 0, left.columnSize(), right, right.at(first, 0), 1, product, 0));
     }
     return new FlatMatrix(product, rows, cols);
   }
 
-  /** Whether no element is NaN or Inf. */
+  /** Return whether no element is NaN or Inf. */
   public static boolean finite(double[] values) {
-    // The sum of the magnitudes is finite only if they all are; it may overflow where they are.
+    // The sum of the magnitudes is finite only if all of them are; it may overflow even if they are.
     if (Double.isFinite(Kernels.blas().dasum(values.length, values, 1))) {
       return true;
     }
@@ -62,16 +62,16 @@ public final class Dense {
         : new FlatMatrix(m.packed(), m.rowSize(), m.columnSize());
   }
 
-  /** C := A B + beta C, each operand turned or as it is stored. */
+  /** Compute C := A B + beta C; each operand is transposed or as it is stored. */
   private static void multiply(
-      boolean turnA, boolean turnB, int rows, int inner, int cols, double[] a, int offsetA, int strideA,
+      boolean transposeA, boolean transposeB, int rows, int inner, int cols, double[] a, int offsetA, int strideA,
       FlatMatrix b, int offsetB, double beta, double[] c, int offsetC) {
     Kernels.blas().dgemm(
-        turnB ? "T" : "N", turnA ? "T" : "N", cols, rows, inner, 1.0,
+        transposeB ? "T" : "N", transposeA ? "T" : "N", cols, rows, inner, 1.0,
         b.values, offsetB, b.stride, a, offsetA, strideA, beta, c, offsetC, cols);
   }
 
-  /** X'X: one half by BLAS, the other is its mirror image. */
+  /** Compute X'X: BLAS computes one triangle, and the other is copied from it. */
   private static void gram(FlatMatrix x, double[] product) {
     int n = x.columnSize();
     Kernels.blas().dsyrk("L", "N", n, x.rowSize(), 1.0, x.values, x.offset, x.stride, 0.0, product, 0, n);
@@ -82,23 +82,23 @@ public final class Dense {
     }
   }
 
-  private interface Piece {
-    void use(double[] values, int first, int count);
+  private interface PanelConsumer {
+    void accept(double[] values, int first, int count);
   }
 
-  private static void pieces(RowMajor matrix, Piece piece) {
-    int most = Math.max(1, Math.min(matrix.rowSize(), PIECE / matrix.columnSize()));
+  private static void forEachPanel(RowMajor matrix, PanelConsumer consumer) {
+    int most = Math.max(1, Math.min(matrix.rowSize(), PANEL_ELEMENTS / matrix.columnSize()));
     double[] values = new double[Math.multiplyExact(most, matrix.columnSize())];
     for (int first = 0; first < matrix.rowSize(); first += most) {
       int count = Math.min(most, matrix.rowSize() - first);
       matrix.widen(first, count, values);
-      piece.use(values, first, count);
+      consumer.accept(values, first, count);
     }
   }
 
   /**
-   * Solve X L' = Z in place, Z being rows x n without gaps and L column-major: by BLAS where it is native, else in
-   * blocks of columns, of which all but the diagonal one are products.
+   * Solve X L' = Z in place. Z is rows x n without gaps, and L is column-major. Native BLAS solves it directly. Otherwise
+   * it is solved in blocks of columns, where all blocks except the diagonal ones are matrix products.
    */
   public static void solve(double[] L, int n, double[] z, int rows) {
     BLAS blas = Kernels.blas();
@@ -124,12 +124,12 @@ public final class Dense {
     }
   }
 
-  /** The values of `m`, row by row, in a new array. */
+  /** Return the values of `m`, row by row, in a new array. */
   public static double[] packed(Matrix m) {
     return m instanceof RowMajor ? ((RowMajor) m).packed() : copied(m).values;
   }
 
-  /** `m` itself where its values lie in one array, else a copy. */
+  /** Return `m` itself if its values are in one array, otherwise a copy. */
   static RowMajor rowMajor(Matrix m) {
     if (m instanceof RowMajor) {
       return (RowMajor) m;

@@ -21,10 +21,10 @@ import scala.Tuple2;
 import scala.Tuple3;
 import scala.collection.JavaConverters;
 
-/** One run of Mahout's own DS-SVD over row blocks that come as bytes; U goes as bytes, block by block. */
+/** One run of Mahout's DS-SVD on row blocks that are received as bytes; U is returned as bytes, block by block. */
 public final class DsSvd implements AutoCloseable {
 
-  /** Up to this many columns Mahout forms A'A row by row in a JVM loop, beyond it block by block with its %*%. */
+  /** Property: largest number of columns at which Mahout forms A'A row by row in a JVM loop, and not by blocks with %*%. */
   private static final String ROW_WISE_GRAM = "mahout.math.AtA.maxInMemNCol";
   private static final String ROW_WISE_GRAM_AS_STARTED = System.getProperty(ROW_WISE_GRAM);
 
@@ -36,8 +36,8 @@ public final class DsSvd implements AutoCloseable {
   private byte[] V;
 
   /**
-   * @param context the application's
-   * @param kernels `stock` for Mahout's own kernels and plan, `java` for replaced ones without native BLAS
+   * @param context context of the Spark application
+   * @param kernels `stock` for Mahout's own kernels and plan, `java` for the replaced kernels without native BLAS
    */
   public DsSvd(JavaSparkContext context, String kernels) {
     this.context = context;
@@ -55,15 +55,15 @@ public final class DsSvd implements AutoCloseable {
   /**
    * Factor A, m x n.
    *
-   * @param blocks row blocks of A as {@link Blocks} describes them, one a partition
-   * @param seed what Mahout draws that of Omega from
-   * @throws RankDeficientException dqrThin found Y to have fewer than k + p independent columns
+   * @param blocks row blocks of A in the format of {@link Blocks}
+   * @param seed seed of the generator from which Mahout draws the seed of Omega
+   * @throws RankDeficientException Y has fewer than k + p independent columns
    */
   public void run(JavaRDD<byte[]> blocks, long m, int n, int k, int p, int q, long seed) {
     this.blocks = blocks.id();
-    boolean asMahoutHasThem = stock;
+    boolean useStock = stock;
     CheckpointedDrmSpark<Object> A = BlockDrm.of(
-        blocks.mapPartitions(parts -> Blocks.decode(parts, asMahoutHasThem)).rdd(), m, n, stock);
+        blocks.mapPartitions(parts -> Blocks.decode(parts, useStock)).rdd(), m, n, stock);
     Tuple3<DrmLike<Object>, DrmLike<Object>, Vector> factors;
     try {
       factors = RandomUtils.seeded(
@@ -89,20 +89,20 @@ public final class DsSvd implements AutoCloseable {
     return row.assignRow(0, vector);
   }
 
-  /** Singular values, descending, one block of 1 x k. */
+  /** Return the singular values in descending order, one block of 1 x k. */
   public byte[] s() {
     return s;
   }
 
-  /** Right singular vectors, one block of n x k. */
+  /** Return the right singular vectors, one block of n x k. */
   public byte[] V() {
     return V;
   }
 
   /**
-   * Left singular vectors in blocks of whole runs of consecutive rows; computed when it is used.
+   * Return the left singular vectors, one block for each run of consecutive rows; Spark computes them when they are used.
    *
-   * @param width bytes of a value as it is going to be stored, 4 or 8
+   * @param width bytes per value in the store that receives them: 4 or 8
    */
   public JavaRDD<byte[]> U(int width) {
     CheckpointedDrmSpark<Object> U = (CheckpointedDrmSpark<Object>) tallU.checkpoint(CacheHint.NONE());
@@ -110,7 +110,7 @@ public final class DsSvd implements AutoCloseable {
     return blocks.flatMap(block -> Blocks.encode(block._1(), block._2(), width).iterator());
   }
 
-  /** The kernels in use, with the BLAS as each executor found it. */
+  /** Return the name of the kernels in use, with the BLAS that the executors found. */
   public String kernels() {
     if (stock) {
       return "its own kernels";
@@ -121,7 +121,7 @@ public final class DsSvd implements AutoCloseable {
         .distinct().sorted().collect(Collectors.joining(", ", "replaced kernels (", ")"));
   }
 
-  /** Let go of what this run, and no other of those under way, keeps in the executors' memory. */
+  /** Remove the RDDs of this run from the executors' memory, and none of the other runs that are under way. */
   @Override
   public void close() {
     context.getPersistentRDDs().forEach((id, rdd) -> {

@@ -10,13 +10,13 @@ import org.apache.mahout.math.Matrix;
 import org.apache.mahout.math.function.DoubleDoubleFunction;
 import org.apache.mahout.math.function.Functions;
 
-/** A {@link RowMajor} of doubles; Kryo writes it as they lie there, not vector by vector. */
+/** A {@link RowMajor} matrix of doubles; Kryo writes its array in bulk, not vector by vector. */
 @DefaultSerializer(FlatMatrix.InBulk.class)
 public final class FlatMatrix extends RowMajor {
 
   final double[] values;
 
-  /** A matrix on `values`, row by row, which it keeps. */
+  /** Create a matrix on `values`, row by row, without a copy. */
   public FlatMatrix(double[] values, int rows, int columns) {
     this(values, rows, columns, 0, columns);
   }
@@ -31,7 +31,7 @@ public final class FlatMatrix extends RowMajor {
     return new FlatMatrix(values, rows, columns, offset, stride);
   }
 
-  /** This matrix as netlib takes it, which wants to see a whole stride behind the last row too. */
+  /** Return this matrix in a form that netlib accepts: netlib requires a whole stride after the last row as well. */
   FlatMatrix checked() {
     return offset + rows * stride <= values.length ? this : new FlatMatrix(packed(), rows, columns);
   }
@@ -62,7 +62,7 @@ public final class FlatMatrix extends RowMajor {
     values[at(row, column)] = value;
   }
 
-  /** Sums of partial products come through here, once a block. */
+  /** Mahout adds up the products of blocks with this method; addition of two flat matrices is a plain loop. */
   @Override
   public Matrix assign(Matrix other, DoubleDoubleFunction function) {
     if (function != Functions.PLUS || !(other instanceof FlatMatrix) || other.rowSize() != rows
@@ -80,7 +80,7 @@ public final class FlatMatrix extends RowMajor {
     return this;
   }
 
-  /** Rows, columns, then the values as they lie in memory, a buffer at a time. */
+  /** Kryo serializer: rows, columns, then the values in the order of memory, one buffer at a time. */
   public static final class InBulk extends Serializer<FlatMatrix> {
 
     private static final int BUFFER_DOUBLES = 1 << 13;

@@ -12,8 +12,9 @@ import org.apache.spark.scheduler.SparkListenerJobStart;
 import org.apache.spark.scheduler.SparkListenerTaskEnd;
 
 /**
- * Spark's progress on stderr: a line for each job that ends, and one every few seconds of a long one. Of jobs whose local
- * property {@link #MANY} is "true", thousands of a step that reports its own progress, only long ones are said.
+ * Progress of Spark on stderr: one line for each finished job, and one every few seconds during a long job. A step that
+ * reports its own progress runs thousands of jobs with the local property {@link #MANY} set to "true"; of those jobs, only
+ * the long ones get a line.
  */
 public final class JobLog extends SparkListener {
 
@@ -25,17 +26,17 @@ public final class JobLog extends SparkListener {
 
   private final Map<Integer, Job> jobs = new HashMap<>();
   private final Map<Integer, Job> jobOfStage = new HashMap<>();
-  private long lastSaid;
+  private long lastLogged;
 
   private JobLog() {}
 
-  /** Report the jobs of `context`, once however often this is called, and keep Spark's own log to errors. */
+  /** Log the jobs of `context` from now on, and reduce Spark's own log to errors. Further calls have no effect. */
   public static synchronized void attach(JavaSparkContext context) {
     if (attached != context.sc()) {
       attached = context.sc();
       attached.addSparkListener(new JobLog());
       attached.setLogLevel("ERROR");
-      // What these two have to say of a task that failed reaches the driver as the job's failure.
+      // These two log failed tasks, which the driver reports as the failure of the job.
       Configurator.setLevel("org.apache.spark.executor.Executor", Level.OFF);
       Configurator.setLevel("org.apache.spark.scheduler.TaskSetManager", Level.OFF);
     }
@@ -60,7 +61,7 @@ public final class JobLog extends SparkListener {
     Job job = new Job(start);
     jobs.put(start.jobId(), job);
     start.stageInfos().foreach(stage -> jobOfStage.put(stage.stageId(), job));
-    lastSaid = System.currentTimeMillis();
+    lastLogged = System.currentTimeMillis();
   }
 
   @Override
@@ -68,8 +69,8 @@ public final class JobLog extends SparkListener {
     Job job = jobOfStage.get(task.stageId());
     if (job != null) {
       job.tasks++;
-      if (!job.many && System.currentTimeMillis() - lastSaid >= EVERY_MS) {
-        say(String.format("%s, %d tasks so far", job.name, job.tasks));
+      if (!job.many && System.currentTimeMillis() - lastLogged >= EVERY_MS) {
+        log(String.format("%s, %d tasks so far", job.name, job.tasks));
       }
     }
   }
@@ -79,12 +80,12 @@ public final class JobLog extends SparkListener {
     Job job = jobs.remove(end.jobId());
     jobOfStage.values().removeIf(job::equals);
     if (!job.many || end.time() - job.started >= EVERY_MS) {
-      say(String.format("%s, %d tasks, %.1f s", job.name, job.tasks, (end.time() - job.started) / 1000.0));
+      log(String.format("%s, %d tasks, %.1f s", job.name, job.tasks, (end.time() - job.started) / 1000.0));
     }
   }
 
-  private void say(String line) {
-    lastSaid = System.currentTimeMillis();
+  private void log(String line) {
+    lastLogged = System.currentTimeMillis();
     System.err.println(line);
   }
 }

@@ -8,12 +8,12 @@ import java.util.logging.Logger;
 import org.apache.spark.SparkContext;
 import org.apache.spark.TaskContext;
 
-/** Which in-core kernels Mahout computes with: its own, or BLAS. Chosen for a job, known to all its tasks. */
+/** The choice of in-core kernels: Mahout's own, or BLAS. It is made for a job, and all tasks of the job know it. */
 public final class Kernels {
 
-  /** Mahout's own. */
+  /** Mahout's own kernels. */
   static final String STOCK = "stock";
-  /** BLAS in Java, even where a native one is installed. */
+  /** BLAS in Java, even if a native BLAS is installed. */
   static final String JAVA = "java";
 
   private static final String CHOICE = "ctbasis.mahout.kernels";
@@ -23,7 +23,7 @@ public final class Kernels {
 
   private Kernels() {}
 
-  /** Choose the kernels of everything that `context` runs from now on. */
+  /** Choose the kernels for all jobs that this thread runs in `context` from now on. */
   static void choose(SparkContext context, String kernels) {
     onDriver = kernels;
     context.setLocalProperty(CHOICE, kernels);
@@ -34,22 +34,22 @@ public final class Kernels {
     return task == null ? onDriver : task.getLocalProperty(CHOICE);
   }
 
-  /** Whether the caller, a task or the driver, is to use Mahout's own kernels. */
+  /** Return whether the caller, a task or the driver, has to use Mahout's own kernels. */
   public static boolean stock() {
     return STOCK.equals(chosen());
   }
 
-  /** The BLAS of the caller: OpenBLAS where it is installed, else netlib's vectorized one, else its plain one. */
+  /** Return the BLAS of the caller: OpenBLAS if installed, otherwise netlib's vectorized or plain Java BLAS. */
   public static BLAS blas() {
     return JAVA.equals(chosen()) ? JavaBLAS.getInstance() : Holder.BLAS_IN_USE;
   }
 
-  /** Whether all of {@link #blas()} is fast; in Java it is the products alone. */
+  /** Return whether {@link #blas()} is native, so that all of its routines are fast; in Java only the products are. */
   static boolean isNative() {
     return blas() instanceof NativeBLAS;
   }
 
-  /** The name of {@link #blas()} for people. */
+  /** Return the name of {@link #blas()} for the report. */
   public static String blasName() {
     return isNative() ? System.getProperty(NATIVE_LIBRARY) : blas().getClass().getSimpleName();
   }
@@ -58,11 +58,11 @@ public final class Kernels {
     static final BLAS BLAS_IN_USE = find();
 
     private static BLAS find() {
-      // netlib's own default is libblas.so.3, which may be the reference BLAS: slower than its vectorized Java.
+      // netlib's default is libblas.so.3, which may be the reference BLAS, and that is slower than vectorized Java.
       if (System.getProperty(NATIVE_LIBRARY) == null) {
         System.setProperty(NATIVE_LIBRARY, "libopenblas.so.0");
       }
-      // Which one it is is reported; that the others are absent is no warning.
+      // The report names the BLAS in use, so netlib's warnings about the others are not needed.
       Logger.getLogger("dev.ludovic.netlib").setLevel(Level.SEVERE);
       try {
         return NativeBLAS.getInstance();

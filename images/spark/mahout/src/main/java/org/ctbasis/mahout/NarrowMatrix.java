@@ -8,13 +8,13 @@ import com.esotericsoftware.kryo.io.Output;
 import java.util.Arrays;
 
 /**
- * A {@link RowMajor} of int16 or float32, for A: a quarter or a half of the memory that doubles take. It is read-only,
- * and widened some rows at a time where it is multiplied.
+ * A {@link RowMajor} matrix of int16 or float32 for A. It takes a quarter or a half of the memory of doubles. It is
+ * read-only, and products convert a few rows at a time to double.
  */
 @DefaultSerializer(NarrowMatrix.AsItIs.class)
 final class NarrowMatrix extends RowMajor {
 
-  /** One of the two is there. */
+  /** Exactly one of the two arrays is not null. */
   private final short[] shorts;
   private final float[] floats;
 
@@ -63,7 +63,7 @@ final class NarrowMatrix extends RowMajor {
     return shorts != null ? shorts : floats;
   }
 
-  /** Of the array what is this matrix's, which may be a part of another. */
+  /** Return a copy of the values of this matrix, which may be a part of a larger one. */
   private Object own() {
     int end = rows == 0 ? offset : at(rows - 1, columns);
     return shorts != null ? Arrays.copyOfRange(shorts, offset, end) : Arrays.copyOfRange(floats, offset, end);
@@ -79,7 +79,7 @@ final class NarrowMatrix extends RowMajor {
     throw new UnsupportedOperationException("a block of A is not written to");
   }
 
-  /** Blocks of A that do not fit into memory, or go to another executor. */
+  /** Kryo serializer, for blocks of A that do not fit into memory or go to another executor. */
   public static final class AsItIs extends Serializer<NarrowMatrix> {
 
     @Override

@@ -5,8 +5,8 @@ import java.lang.reflect.Method;
 import org.apache.mahout.math.Matrix;
 
 /**
- * DS-SVD's random matrix, which Mahout has as a function of row, column and a seed, made anew for every block: a hash of
- * eight bytes each time an element is asked for. The values of the last one are kept, as one seed serves a whole run.
+ * The random matrix of DS-SVD. In Mahout it is a function of row, column and a seed, which computes a hash of eight bytes
+ * for each element, again for every block. This class keeps the values of the last matrix, since a run has one seed.
  */
 final class Omega {
 
@@ -22,7 +22,7 @@ final class Omega {
     this.values = values;
   }
 
-  /** The values of `m`, made once, where it is `Matrices.symmetricUniformView`; null where it is another matrix. */
+  /** Return the values of `m`, computed once, if it is a `Matrices.symmetricUniformView`; otherwise null. */
   static FlatMatrix values(Matrix m) {
     Integer seed = seed(m);
     if (seed == null) {
@@ -37,7 +37,7 @@ final class Omega {
     return omega.values;
   }
 
-  /** What Mahout's anonymous generator was made with; null where `m` has none. */
+  /** Return the seed of Mahout's anonymous generator class in `m`; null if `m` has no such generator. */
   private static Integer seed(Matrix m) {
     if (!m.getClass().getSimpleName().equals("FunctionalMatrixView")) {
       return null;

@@ -1,6 +1,6 @@
 package org.ctbasis.mahout;
 
-/** Mahout's dqrThin found Y to have fewer independent columns than k + p. */
+/** Mahout's dqrThin reports that Y has fewer than k + p independent columns. */
 public final class RankDeficientException extends RuntimeException {
 
   private static final long serialVersionUID = 1L;

@@ -7,14 +7,14 @@ import org.apache.mahout.math.Vector;
 import org.apache.mahout.math.flavor.MatrixFlavor;
 
 /**
- * A dense matrix whose values lie row by row in one array, as BLAS takes them; Mahout's own DenseMatrix is an array of
- * rows. A part of one is one, on the same array.
+ * A dense matrix whose values are in one array, row by row, as BLAS requires; Mahout's own DenseMatrix is an array of rows.
+ * A part of such a matrix is such a matrix, on the same array.
  */
 abstract class RowMajor extends AbstractMatrix {
 
-  /** Where the first value is. */
+  /** Index of the first value in the array. */
   final int offset;
-  /** From a value to the one below it. */
+  /** Distance in the array from a value to the value below it. */
   final int stride;
 
   RowMajor(int rows, int columns, int offset, int stride) {
@@ -25,17 +25,17 @@ abstract class RowMajor extends AbstractMatrix {
 
   abstract RowMajor part(int rows, int columns, int offset);
 
-  /** Put `count` rows, from `first` on, into `into` as double, without gaps. */
+  /** Copy `count` rows from `first` on to `into`, converted to double and without gaps. */
   abstract void widen(int first, int count, double[] into);
 
-  /** The array that the values lie in. */
+  /** Return the array that contains the values. */
   abstract Object array();
 
   final int at(int row, int column) {
     return offset + row * stride + column;
   }
 
-  /** The values in an array of their own, without gaps. */
+  /** Return the values in a new array, without gaps. */
   final double[] packed() {
     double[] values = new double[Math.multiplyExact(rows, columns)];
     widen(0, rows, values);
@@ -51,7 +51,7 @@ abstract class RowMajor extends AbstractMatrix {
   public Matrix viewPart(int rowOffset, int rowsRequested, int columnOffset, int columnsRequested) {
     if (rowOffset < 0 || columnOffset < 0 || rowOffset + rowsRequested > rows
         || columnOffset + columnsRequested > columns) {
-      // Throws what Mahout throws.
+      // The superclass throws Mahout's exception.
       return super.viewPart(rowOffset, rowsRequested, columnOffset, columnsRequested);
     }
     return part(rowsRequested, columnsRequested, at(rowOffset, columnOffset));
@@ -84,7 +84,7 @@ abstract class RowMajor extends AbstractMatrix {
     return new FlatMatrix(new double[Math.multiplyExact(rows, columns)], rows, columns);
   }
 
-  /** A copy, as every clone of a matrix is in Mahout. */
+  /** Return a deep copy, as the other matrices of Mahout do. */
   @Override
   public Matrix clone() {
     return new FlatMatrix(packed(), rows, columns);

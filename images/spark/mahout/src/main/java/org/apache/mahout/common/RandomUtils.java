@@ -4,8 +4,9 @@ import java.util.Random;
 import java.util.function.Supplier;
 
 /**
- * Where Mahout has its random numbers from. Replaced: upstream's class of this name, which is {@link StockRandomUtils}
- * here and does all the work, takes no seed for the numbers that an algorithm asks for, but the one of its own tests.
+ * Mahout's source of random numbers. This class replaces upstream's class of the same name, which accepts no seed for the
+ * numbers that an algorithm draws, except the fixed one of its own tests. Upstream's class is compiled as
+ * {@link StockRandomUtils}, and this class delegates to it.
  */
 public final class RandomUtils {
 
@@ -15,7 +16,7 @@ public final class RandomUtils {
 
   private RandomUtils() {}
 
-  /** Run `work`; what it draws in this thread, it draws from `seed`. */
+  /** Run `work`, whose random numbers in this thread come from a generator with `seed`. */
   public static <T> T seeded(long seed, Supplier<T> work) {
     SEED.set(seed);
     try {

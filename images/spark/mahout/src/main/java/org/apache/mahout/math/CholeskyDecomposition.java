@@ -6,23 +6,24 @@ import org.ctbasis.mahout.FlatMatrix;
 import org.ctbasis.mahout.Kernels;
 
 /**
- * A = L L' and z inv(L') on plain arrays. Replaced kernel: upstream's class of this name, which is
- * {@link StockCholeskyDecomposition} here, reads every element through two levels of index permutation.
+ * The decomposition A = L L', and z inv(L'), on plain arrays. This kernel replaces upstream's class of the same name, which
+ * reads every element through two levels of index permutation. Upstream's class is compiled as
+ * {@link StockCholeskyDecomposition}.
  *
- * <p>The test for a degenerate column is upstream's own: a pivot at most 1e-10 times the largest element of its column.
- * With pivoting, which DS-SVD does not ask for, and where stock kernels are chosen, upstream's class does the work.
+ * <p>The test for a degenerate column is upstream's: a pivot of at most 1e-10 times the largest element of its column.
+ * Upstream's class does the work with pivoting, which DS-SVD does not use, and with the stock kernels.
  */
 public class CholeskyDecomposition {
 
   private static final double DEGENERATE = 1.0e-10;
 
-  /** What was decomposed last: DQR decomposes the one Y'Y for every block anew. */
+  /** The last decomposition: DQR decomposes the same Y'Y again for every block. */
   private static volatile CholeskyDecomposition last;
 
   private final StockCholeskyDecomposition stock;
   private final int n;
   private final double[] decomposed;
-  /** L, column-major: all loops run down columns, which the JIT vectorizes. */
+  /** L in column-major order: all loops run along columns, and the JIT compiler vectorizes them. */
   private final double[] L;
   private boolean positiveDefinite = true;
 
@@ -42,7 +43,7 @@ public class CholeskyDecomposition {
       return;
     }
     stock = null;
-    // Symmetric, so that row-major is column-major.
+    // A is symmetric, so its row-major and column-major order are the same.
     decomposed = Dense.packed(a);
     CholeskyDecomposition before = last;
     if (before != null && Arrays.equals(before.decomposed, decomposed)) {
@@ -55,7 +56,7 @@ public class CholeskyDecomposition {
     last = this;
   }
 
-  /** Column by column: what is left of column k after the columns before it, divided by the root of its pivot. */
+  /** Compute L column by column: column k minus the parts of the columns before it, over the root of its pivot. */
   private void decompose() {
     for (int k = 0; k < n; k++) {
       for (int j = 0; j < k; j++) {
@@ -67,7 +68,7 @@ public class CholeskyDecomposition {
         largest = Math.max(largest, Math.abs(L[k * n + i]));
       }
       double pivot = L[k * n + k];
-      // Written so that NaN counts as degenerate.
+      // The negated comparison makes NaN count as degenerate.
       boolean degenerate = !(pivot > DEGENERATE * largest);
       positiveDefinite &= !degenerate;
       double root = Math.sqrt(pivot);
@@ -77,7 +78,7 @@ public class CholeskyDecomposition {
     }
   }
 
-  /** x[start + i] -= factor L[i, column] for i from `from` on. */
+  /** Compute x[start + i] -= factor L[i, column] for all i >= `from`. */
   private void subtract(double[] x, int start, double factor, int column, int from) {
     int offset = column * n;
     for (int i = from; i < n; i++) {
@@ -97,7 +98,7 @@ public class CholeskyDecomposition {
     return stock == null ? new PivotedMatrix(getL()) : stock.getPermutedL();
   }
 
-  /** The permutation of rows and columns that was applied to L. */
+  /** Return the permutation of rows and columns that was applied to L. */
   public int[] getPivot() {
     return getPermutedL().getRowPivot();
   }
@@ -106,7 +107,7 @@ public class CholeskyDecomposition {
     return getPermutedL().getInverseRowPivot();
   }
 
-  /** inv(L) z; a degenerate column gives zeros. */
+  /** Return inv(L) z; a degenerate column gives zeros. */
   public Matrix solveLeft(Matrix z) {
     if (stock != null) {
       return stock.solveLeft(z);
@@ -114,7 +115,7 @@ public class CholeskyDecomposition {
     return Matrices.transposedView(solveRight(Matrices.transposedView(z)));
   }
 
-  /** z inv(L'); a degenerate column gives zeros. */
+  /** Return z inv(L'); a degenerate column gives zeros. */
   public Matrix solveRight(Matrix z) {
     if (stock != null) {
       return stock.solveRight(z);
@@ -134,7 +135,7 @@ public class CholeskyDecomposition {
     return new FlatMatrix(x, rows, n);
   }
 
-  /** Solve L y = x for the n elements of x from `start` on, in place; that is one row of z inv(L'). */
+  /** Solve L y = x in place for the n elements of x from `start` on, which are one row of z inv(L'). */
   private void substitute(double[] x, int start) {
     for (int k = 0; k < n; k++) {
       double pivot = L[k * n + k];

@@ -8,7 +8,7 @@ import org.apache.spark.rdd.RDD
 
 import scala.reflect.ClassTag
 
-/** A DRM whose expressions [[BlockEngine]] runs. */
+/** A DRM whose expressions are run by [[BlockEngine]]. */
 class BlockDrm[K: ClassTag](
     input: DrmRddInput[K], rows: Long, cols: Int, hint: CacheHint.CacheHint, tag: Long)
   extends CheckpointedDrmSpark[K](input, rows, cols, hint, tag) {
@@ -20,7 +20,7 @@ class BlockDrm[K: ClassTag](
 
 object BlockDrm {
 
-  /** A DRM of whole blocks, (row keys, dense matrix), for Mahout's own engine or for [[BlockEngine]]. */
+  /** Return a DRM of whole blocks, (row keys, dense matrix), for Mahout's own engine (`stock`) or for [[BlockEngine]]. */
   def of(blocks: RDD[(Array[Int], Matrix)], rows: Long, cols: Int, stock: Boolean): CheckpointedDrmSpark[Int] = {
     val input = new DrmRddInput[Int](Right(blocks.asInstanceOf[RDD[(Array[Int], _ <: Matrix)]]))
     val hint = CacheHint.MEMORY_AND_DISK
@@ -30,7 +30,7 @@ object BlockDrm {
     drm.cache()
   }
 
-  /** The blocks of a DRM. */
+  /** Return the blocks of a DRM. */
   def blocks(drm: CheckpointedDrmSpark[Int]): RDD[(Array[Int], Matrix)] =
     drm.rddInput.asBlockified(drm.ncol).asInstanceOf[RDD[(Array[Int], Matrix)]]
 }

@@ -13,22 +13,22 @@ import java.util.concurrent.atomic.AtomicReference
 import scala.reflect.ClassTag
 
 /**
- * Mahout's Spark engine for matrices that are tall and come in blocks. It runs Mahout's own physical operators and
- * differs from `SparkEngine`, to which it leaves all else, in three decisions:
+ * Mahout's Spark engine for tall matrices that are stored in blocks. It runs Mahout's own physical operators and delegates
+ * everything else to `SparkEngine`. It differs from `SparkEngine` in three decisions:
  *
- *  - A checkpointed DRM goes on as the blocks it is made of. `SparkEngine` makes rows of them and blocks of the rows
- *    again, element by element, in every pass.
- *  - A B, with A tall and B small, is A times a broadcast matrix. `SparkEngine` runs it as A (B')', which moves each
- *    block of A through a shuffle; the product is then partitioned otherwise than A, and A' Q moves each row of A and Q
- *    through another. A product with a broadcast matrix is partitioned as A is, which Mahout's optimizer knows and uses.
- *  - What is made of the blocks one by one, Y and Q, is made again where it is used: a product by BLAS costs less than
- *    the memory would, which is that of A and more. Where Y is much narrower than A it is kept until there is another.
+ *  - A checkpointed DRM keeps its blocks. `SparkEngine` converts them to rows, and the rows back to blocks, element by
+ *    element, in every pass.
+ *  - A B, with A tall and B small, is A times a broadcast matrix. `SparkEngine` runs it as A (B')', which moves each block
+ *    of A through a shuffle. The product then has another partitioning than A, so A' Q moves each row of A and Q through
+ *    another shuffle. A product with a broadcast matrix has the partitioning of A, which Mahout's optimizer uses.
+ *  - Y and Q, which are computed from the blocks one by one, are computed again where they are used: a product by BLAS
+ *    costs less than memory of the size of A or more. If Y is much narrower than A, it is kept until the next one.
  *
- * It is in Mahout's package because that is whom the extension points are open to.
+ * The object is in Mahout's package because the extension points are visible only there.
  */
 object BlockEngine extends DistributedEngine {
 
-  /** 512 MB of doubles: what a driver can collect and an executor can hold beside its blocks. */
+  /** 512 MB of doubles: a driver can collect them, and an executor can hold them beside its blocks. */
   private val small = 1L << 26
 
   override def optimizerRewrite[K: ClassTag](action: DrmLike[K]): DrmLike[K] =
@@ -43,8 +43,8 @@ object BlockEngine extends DistributedEngine {
 
   override def toPhysical[K: ClassTag](plan: DrmLike[K], hint: CacheHint.CacheHint): CheckpointedDrm[K] = plan match {
     case _: OpAtA[_] | _: OpAtB[_] => checkpoint(plan, hint).cache()
-    case op: OpMapBlock[_, K] if narrow(op, op.A) => keptUntilTheNext(checkpoint(plan, hint))
-    case op: OpTimesRightMatrix[K] if narrow(op, op.A) => keptUntilTheNext(checkpoint(plan, hint))
+    case op: OpMapBlock[_, K] if narrow(op, op.A) => cacheUntilNext(checkpoint(plan, hint))
+    case op: OpTimesRightMatrix[K] if narrow(op, op.A) => cacheUntilNext(checkpoint(plan, hint))
     case _ => checkpoint(plan, CacheHint.NONE)
   }
 
@@ -55,7 +55,7 @@ object BlockEngine extends DistributedEngine {
 
   private val kept = new AtomicReference[CheckpointedDrmSpark[_]]
 
-  private def keptUntilTheNext[K](drm: BlockDrm[K]): CheckpointedDrm[K] = {
+  private def cacheUntilNext[K](drm: BlockDrm[K]): CheckpointedDrm[K] = {
     Option(kept.getAndSet(drm)).foreach(_.uncache())
     drm.cache()
   }

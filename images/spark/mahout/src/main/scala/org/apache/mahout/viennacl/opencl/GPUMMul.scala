@@ -5,8 +5,8 @@ import org.apache.mahout.math.scalabindings.MMBinaryFunc
 import org.apache.mahout.viennacl.openmp.OMPMMul
 
 /**
- * `OMPMMul` again, on no GPU: this is the name that Mahout looks for first, anew for each product, and to find that no
- * class has it takes a search of every jar of Spark's.
+ * The same as `OMPMMul`; it uses no GPU. Mahout looks for a class of this name first, for each product. Without this
+ * class, each lookup would search every jar of Spark.
  */
 object GPUMMul extends MMBinaryFunc {
 

@@ -5,8 +5,8 @@ import org.apache.mahout.math.scalabindings.{MMBinaryFunc, MMul}
 import org.ctbasis.mahout.{Dense, Kernels}
 
 /**
- * In-core `%*%` by BLAS. Replaced kernel: Mahout looks this class up by its name and falls back to `MMul`, a loop in
- * the JVM, where there is none. Upstream's class of this name called ViennaCL, whose natives are published nowhere.
+ * In-core `%*%` by BLAS. Mahout looks up this class by its name, and falls back to `MMul`, a loop in the JVM, if it does not
+ * exist. Upstream's class of this name calls ViennaCL, whose native libraries are not published.
  */
 object OMPMMul extends MMBinaryFunc {
 
