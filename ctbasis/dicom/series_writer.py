@@ -210,7 +210,14 @@ def save(dataset: Dataset, path: Path, compression: str) -> None:
 
 @contextmanager
 def header_errors(number: int) -> Iterator[None]:
-    """Turn an error of pydicom into a `CtbasisError` that names slice `number` and no value of its header."""
+    """Turn an exception of pydicom into a `CtbasisError` that names the slice, but no value of its header.
+
+    Args:
+        number: Number of the slice, from 1.
+
+    Raises:
+        CtbasisError: pydicom raised an exception other than OSError.
+    """
     try:
         yield
     except (CtbasisError, OSError):

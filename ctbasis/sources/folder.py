@@ -57,7 +57,15 @@ class FolderSource:
         yield from self._entries(self.root, [self._file_name]) if self._file_name else self._below(self.root)
 
     def download(self, entry: RemoteObject, target: Path) -> bool:
-        """Hard-link or copy the file to `target`; return True for a link, which needs no check of its content."""
+        """Hard-link or copy the file to `target`.
+
+        Returns:
+            True for a link, whose content needs no check; False for a copy.
+
+        Raises:
+            CtbasisError: The file cannot be read.
+            OSError: `target` cannot be written.
+        """
         source = Path(entry.location)
         try:
             target.hardlink_to(source)

@@ -39,7 +39,12 @@ class S3Source:
         self._bucket = Bucket(name, what="source", connections=connections + 1)
 
     def objects(self) -> Iterator[RemoteObject]:
-        """Yield the objects below the prefix as their listing arrives, or else the object that the prefix names."""
+        """Yield the objects below the prefix as their listing arrives, or else the object that the prefix names.
+
+        Raises:
+            CtbasisError: The bucket does not exist, access is denied, the server does not answer, or its answer is not
+                a valid listing.
+        """
         folder = f"{self._prefix}/" if self._prefix else ""
         empty = True
         for entry in self._listing(folder):
@@ -53,7 +58,16 @@ class S3Source:
                 yield _remote_object(first, self._prefix.rpartition("/")[2])
 
     def download(self, entry: RemoteObject, target: Path) -> bool:
-        """Stream the object to `target`. Check its size, and its content if the ETag is a digest of it."""
+        """Stream the object to `target`. Check its size, and its content if the ETag is a digest of it.
+
+        Returns:
+            Whether the content was checked against the ETag.
+
+        Raises:
+            TransientError: The download failed, or the content differs from the listing; another attempt may succeed.
+            CtbasisError: Access is denied, or the object was replaced or deleted.
+            OSError: `target` cannot be written.
+        """
         digest = Digest(entry.etag, entry.size)
         try:
             condition = {"IfMatch": f'"{entry.etag}"'} if entry.etag else {}

@@ -100,7 +100,11 @@ class ObjectStore(Store):
                 yield entry["Key"].removeprefix(self._below)
 
     def remove(self, keys: Iterable[str]) -> int:
-        """Delete objects and return the number of keys in the request."""
+        """Delete objects and return the number of keys that were given.
+
+        Raises:
+            CtbasisError: See the class.
+        """
         remaining, count = iter(keys), 0
         while batch := list(islice(remaining, DELETE_BATCH)):
             objects = {"Objects": [{"Key": self._below + key} for key in batch], "Quiet": True}
