@@ -121,7 +121,7 @@ def retained_noise_notes(noise: Noise, plan: PatchPlan) -> tuple[str, ...]:
         effect = "nothing is removed" if restored == 1 else f"{restored:.0%} of the removed noise is restored"
         notes.append(
             f"noise: {noise.soft_tissue_sigma:.1f} HU in soft tissue is close to the target_noise of "
-            f"{plan.target_noise:g} HU: {effect}"
+            f"{plan.target_noise:g} HU, so {effect}"
         )
     return tuple(notes)
 

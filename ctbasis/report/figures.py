@@ -91,10 +91,8 @@ class ShownRank:
     @property
     def label(self) -> str:
         """Text that names the rank as used, and as requested where that differs."""
-        if self.asked == self.run:
-            return f"k={self.run} (full rank)" if self.identity else f"k={self.run}"
-        reason = "full rank" if self.identity else "largest available"
-        return f"k={self.run} ({reason}; {self.asked} requested)"
+        used = f"k={self.run}, full rank" if self.identity else f"k={self.run}"
+        return used if self.asked == self.run else f"{used} ({self.asked} requested)"
 
     def title(self, plan: Plan) -> str:
         """Return the label with the parameters of the factorization."""

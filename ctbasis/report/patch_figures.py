@@ -204,8 +204,10 @@ def noise_figure(views: SliceViews, noise: Noise, along: NDArray[np.float64], te
     number = len(noise.texture_covariances)
     draw_image(three, texture, (0, max(1, number - 1)), TEXTURE_COLOURS, views.aspect)
     three.set_title("noise textures" if number > 1 else "one noise texture", fontsize=TITLE)
-    colour_bar(figure, draw_image(four, _mosaic(noise), (-1, 1), "PuOr_r", views.aspect), four, "noise correlation")
-    four.set_title("with neighbours, by texture" if number > 1 else "with neighbours", fontsize=TITLE)
+    colour_bar(
+        figure, draw_image(four, _mosaic(noise), (-1, 1), "PuOr_r", views.aspect), four, "correlation with neighbours"
+    )
+    four.set_title("correlation by texture" if number > 1 else "correlation", fontsize=TITLE)
     if number > 1:
         for index, (top, left) in enumerate(_corners(noise)):
             shade = colormaps[TEXTURE_COLOURS](index / (number - 1))

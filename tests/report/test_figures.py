@@ -41,10 +41,10 @@ def decoded(figure: Figure) -> Image.Image:
     ("rank", "run", "identity", "label"),
     [
         (ShownRank(50, 120, 133), 50, False, "k=50"),
-        (ShownRank(132, 120, 133), 120, False, "k=120 (largest available; 132 requested)"),
-        (ShownRank(133, 120, 133), 133, True, "k=133 (full rank)"),
-        (ShownRank(244, 120, 133), 133, True, "k=133 (full rank; 244 requested)"),
-        (ShownRank(300, 133, 133), 133, True, "k=133 (full rank; 300 requested)"),
+        (ShownRank(132, 120, 133), 120, False, "k=120 (132 requested)"),
+        (ShownRank(133, 120, 133), 133, True, "k=133, full rank"),
+        (ShownRank(244, 120, 133), 133, True, "k=133, full rank (244 requested)"),
+        (ShownRank(300, 133, 133), 133, True, "k=133, full rank (300 requested)"),
     ],
 )
 def test_the_label_of_a_rank_names_the_rank_that_is_used(rank: ShownRank, run: int, identity: bool, label: str) -> None:
@@ -94,7 +94,7 @@ def test_figure_1_labels_each_rank_as_used(drawn: Figure) -> None:
     assert [axes.get_title() for axes in panels(drawn)[0]] == [
         "original\n",
         "k=50\np=13, q=2, factored at k=120",
-        "k=133 (full rank; 244 requested)\nidentical to the original",
+        "k=133, full rank (244 requested)\nidentical to the original",
     ]
 
 

@@ -107,7 +107,7 @@ def test_the_metrics_equal_those_computed_from_the_matrix(report: Any) -> None:
 def test_a_rank_above_the_number_of_slices_is_full_rank_and_removes_exactly_nothing(report: Any) -> None:
     identity = metrics_in(report[1])["ranks"]["20"]
     assert identity["identity"] is True
-    assert identity["label"] == "k=12 (full rank; 20 requested)"
+    assert identity["label"] == "k=12, full rank (20 requested)"
     assert (identity["energy_captured"], identity["relative_residual"], identity["removed_std_hu"]) == (1, 0, 0)
 
 
