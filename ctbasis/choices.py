@@ -7,7 +7,7 @@ them without importing an engine or an encoder. The room of each list adds the c
 | --- | --- |
 | `ENGINES` | `ctbasis/svd/engines/`, one module an engine |
 | `METHODS` | `ctbasis/svd/method.py` |
-| `COMPRESSIONS` | `ctbasis/dicom/lossless.py` |
+| `COMPRESSIONS` | `ctbasis/dicom/compression.py` |
 | `RETAIN_OPTIONS` | `ctbasis/dicom/deidentify/profile.py` |
 """
 
