@@ -1,4 +1,4 @@
-"""The Spark step's one description: a SparkApplication (v1beta2), typed by the operator's own published models."""
+"""The manifest of the svd step on Spark: a SparkApplication (v1beta2), typed by the operator's published models."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ TEMPLATE = LAYOUT.spark_template
 RUN_LABEL = "ctbasis/run"
 
 PYTHON_OVERHEAD = 0.4
-"""Memory beyond the JVM's heap, as a share of the heap: Spark's own factor for PySpark, whose workers live there."""
+"""Memory outside of the JVM's heap, as a share of the heap: Spark's factor for PySpark, whose workers use it."""
 
 
 @dataclass(frozen=True)
 class SparkApplication:
-    """A SparkApplication that the operator's models accept field by field.
+    """A SparkApplication whose fields are all known to the operator's models.
 
     Attributes:
-        model: The typed manifest; not to be changed in place, `for_run` returns a new one.
+        model: The typed manifest. Do not change it in place; the methods return new objects.
     """
 
     model: models.SparkV1beta2SparkApplication
@@ -42,7 +42,7 @@ class SparkApplication:
         """Read a manifest from a YAML file.
 
         Raises:
-            CtbasisError: The file is missing or no SparkApplication, or a field of it is unknown or of the wrong type.
+            CtbasisError: The file is missing or no SparkApplication, or a field is unknown or has the wrong type.
         """
         try:
             manifest = yaml.safe_load(path.read_text())
@@ -54,10 +54,14 @@ class SparkApplication:
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any], *, where: str = "manifest") -> Self:
-        """Type a manifest, refusing what the operator would drop in silence.
+        """Type a manifest, and refuse fields that the operator would ignore silently.
+
+        Args:
+            manifest: The manifest as plain data.
+            where: Its place for messages, such as a path.
 
         Raises:
-            CtbasisError: Wrong kind, wrong type of a field, or a field that the models do not know.
+            CtbasisError: The kind is wrong, a field has the wrong type, or the models do not know a field.
         """
         if not isinstance(manifest, dict) or manifest.get("kind") != "SparkApplication":
             raise CtbasisError(f"{where} is no SparkApplication", expected="kind: SparkApplication")
@@ -66,17 +70,17 @@ class SparkApplication:
         except ValueError as error:
             raise CtbasisError(f"{where}: {error}", expected="a SparkApplication of v1beta2") from error
         application = cls(model)
-        lost = differences(manifest, application.to_manifest())
-        if lost:
+        unknown = differences(manifest, application.to_manifest())
+        if unknown:
             raise CtbasisError(
-                f"{where}: unknown or misspelt: {', '.join(lost)}",
+                f"{where}: unknown or misspelt: {', '.join(unknown)}",
                 expected="fields of sparkoperator.k8s.io/v1beta2",
-                cause="a typing error; the API server would drop the field",
+                cause="a misspelt field, which the API server would drop",
             )
         return application
 
     def for_run(self, *, name: str, arguments: Sequence[str]) -> Self:
-        """Return this application under `name`, started with `arguments`, and labelled with its run."""
+        """Return this application with the name `name`, the command line `arguments`, and the label of its run."""
         manifest = self.to_manifest()
         manifest["metadata"] = {
             **manifest["metadata"],
@@ -87,34 +91,35 @@ class SparkApplication:
         return type(self).from_manifest(manifest)
 
     def owned_by(self, owner: Mapping[str, Any]) -> Self:
-        """Return this application with an owner reference, so that the cluster deletes it with its owner."""
+        """Return this application with an owner reference, by which Kubernetes deletes it together with its owner."""
         manifest = self.to_manifest()
         manifest["metadata"]["ownerReferences"] = [dict(owner)]
         return type(self).from_manifest(manifest)
 
     def placed(self, placement: Placement) -> Self:
-        """Return this application with `placement` applied to its driver and executors, on top of its own.
+        """Return this application with `placement` added to its driver and executors.
 
-        Of two variables, labels or affinities of one name the placement's holds. What the application itself mounts
-        somewhere is each pod's own and stays: the step's mount there is not handed on, nor a volume for it alone.
+        Environment variables, node labels and affinities of the placement replace those of the same name. A path that
+        the application mounts itself stays as it is: the placement's mount of that path is left out, and its volume if
+        no other mount needs it.
 
         Raises:
-            CtbasisError: Two different volumes have one name.
+            CtbasisError: Two different volumes have the same name.
         """
         manifest = self.to_manifest()
         spec = manifest["spec"]
         pods = (spec["driver"], spec["executor"])
-        taken = {_path(mount) for pod in pods for mount in pod.get("volumeMounts", [])}
-        mounts = [mount for mount in placement.volume_mounts if _path(mount) not in taken]
-        hidden = {mount["name"] for mount in placement.volume_mounts} - {mount["name"] for mount in mounts}
-        volumes = [volume for volume in placement.volumes if volume["name"] not in hidden]
+        own_paths = {_path(mount) for pod in pods for mount in pod.get("volumeMounts", [])}
+        mounts = [mount for mount in placement.volume_mounts if _path(mount) not in own_paths]
+        unused = {mount["name"] for mount in placement.volume_mounts} - {mount["name"] for mount in mounts}
+        volumes = [volume for volume in placement.volumes if volume["name"] not in unused]
         if volumes:
             spec["volumes"] = _joined_volumes(spec.get("volumes", []), volumes)
         for pod in pods:
-            given = {entry["name"] for entry in placement.env}
+            replaced = {entry["name"] for entry in placement.env}
             for key, own, added in (
                 ("volumeMounts", pod.get("volumeMounts", []), mounts),
-                ("env", [entry for entry in pod.get("env", []) if entry["name"] not in given], placement.env),
+                ("env", [entry for entry in pod.get("env", []) if entry["name"] not in replaced], placement.env),
                 ("tolerations", pod.get("tolerations", []), placement.tolerations),
             ):
                 if added:
@@ -131,28 +136,28 @@ class SparkApplication:
         return str(self.to_manifest()["metadata"]["name"])
 
     def to_manifest(self) -> dict[str, Any]:
-        """Return the manifest as plain data, as `kubectl` would take it."""
+        """Return the manifest as plain data, as `kubectl apply` reads it."""
         plain: dict[str, Any] = json.loads(json.dumps(self.model.to_dict()))
         return plain
 
 
 def _spark_resources(resources: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """Translate a container's resources into a Spark pod's: the heap is what the overhead leaves of the memory."""
+    """Translate the resources of a container into those of a Spark pod; memory is divided into heap and overhead."""
     limits = resources.get("limits") or {}
-    asked = {**limits, **(resources.get("requests") or {})}
-    wanted: dict[str, Any] = {}
-    if "cpu" in asked:
-        wanted["cores"] = max(1, int(parse_quantity(asked["cpu"])))
-        wanted["coreRequest"] = str(asked["cpu"])
+    requests = {**limits, **(resources.get("requests") or {})}
+    fields: dict[str, Any] = {}
+    if "cpu" in requests:
+        fields["cores"] = max(1, int(parse_quantity(requests["cpu"])))
+        fields["coreRequest"] = str(requests["cpu"])
     if "cpu" in limits:
-        wanted["coreLimit"] = str(limits["cpu"])
-    if "memory" in asked:
-        mebibytes = int(parse_quantity(asked["memory"]) / 2**20)
+        fields["coreLimit"] = str(limits["cpu"])
+    if "memory" in requests:
+        mebibytes = int(parse_quantity(requests["memory"]) / 2**20)
         heap = int(mebibytes / (1 + PYTHON_OVERHEAD))
-        # To Spark M and m are both MiB. Gang schedulers that the operator drives read the same field as a Kubernetes
-        # quantity, to which m is a thousandth of a byte, and M 5 % too little: near enough to queue by.
-        wanted |= {"memory": f"{heap}M", "memoryOverhead": f"{mebibytes - heap}M"}
-    return wanted
+        # Spark reads M and m as MiB. Gang schedulers read the same field as a Kubernetes quantity, where m is a
+        # thousandth of a byte, and M is 5 % less than a MiB, which is accurate enough for a queue.
+        fields |= {"memory": f"{heap}M", "memoryOverhead": f"{mebibytes - heap}M"}
+    return fields
 
 
 def _path(mount: Mapping[str, Any]) -> str:
@@ -164,24 +169,24 @@ def _joined_volumes(own: Sequence[Mapping[str, Any]], added: Sequence[Mapping[st
     for volume in added:
         if names.setdefault(volume["name"], volume) != volume:
             raise CtbasisError(
-                f"the SparkApplication and the step's pod both have a volume {volume['name']}, and they differ",
+                f"the SparkApplication and the pod of the step have different volumes called {volume['name']}",
                 remedy="rename one of them",
             )
     return list(names.values())
 
 
-def differences(wanted: Any, got: Any, path: str = "") -> list[str]:
-    """Return the paths, such as spec.driver.env[0].name, at which `got` does not hold what `wanted` holds.
+def differences(expected: Any, actual: Any, path: str = "") -> list[str]:
+    """Return the paths, such as spec.driver.env[0].name, at which `actual` differs from `expected`.
 
     Args:
-        wanted: A manifest.
-        got: What became of it; it may hold more.
-        path: Where both are.
+        expected: A manifest.
+        actual: The manifest to compare; it may have more fields.
+        path: Path of both in their document.
     """
-    if isinstance(wanted, dict) and isinstance(got, dict):
-        pairs = [(f"{path}.{key}" if path else str(key), value, got.get(key)) for key, value in wanted.items()]
-    elif isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
-        pairs = [(f"{path}[{index}]", *pair) for index, pair in enumerate(zip(wanted, got, strict=True))]
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        pairs = [(f"{path}.{key}" if path else str(key), value, actual.get(key)) for key, value in expected.items()]
+    elif isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
+        pairs = [(f"{path}[{index}]", *pair) for index, pair in enumerate(zip(expected, actual, strict=True))]
     else:
-        return [] if wanted == got else [path]
+        return [] if expected == actual else [path]
     return [difference for below, one, other in pairs for difference in differences(one, other, below)]

@@ -1,4 +1,4 @@
-"""Start the Spark step from its manifest, on a cluster or on this machine: one function, two back ends."""
+"""Launch of the driver program in a SparkApplication, on Kubernetes or on this machine."""
 
 from __future__ import annotations
 
@@ -20,41 +20,42 @@ local_java = launch_local.java_version
 
 
 LONGEST_NAME = 56
-"""Of an application: the operator and Spark append `-driver`, and 63 is what a label or a host name may have."""
+"""Characters of an application's name. Operator and Spark append `-driver`; a label or host name has at most 63."""
 
 
 def application_name(run: str) -> str:
-    """Return the name of the svd task's application in `run`: always the same, and unlike that of any other run.
+    """Return the name of the svd task's application in `run`: always the same for one run, different for two.
 
-    It is never `ctbasis-svd` alone, which is the template's. A pipeline with several svd tasks gives each a `run` of
-    its own, such as the run's id and the task's name.
+    It is never `ctbasis-svd`, the name of the template. A pipeline with several svd tasks gives each a different `run`,
+    such as the id of the run and the name of the task.
 
     >>> application_name("0f0c1d9e-run")
     'ctbasis-svd-0f0c1d9e-run'
     """
-    wanted = f"ctbasis-svd-{run}"
-    name = re.sub(r"[^a-z0-9-]+", "-", wanted.lower()).strip("-")
-    if name == wanted and len(name) <= LONGEST_NAME:
+    full_name = f"ctbasis-svd-{run}"
+    name = re.sub(r"[^a-z0-9-]+", "-", full_name.lower()).strip("-")
+    if name == full_name and len(name) <= LONGEST_NAME:
         return name
-    # What was changed or cut may have told two runs apart.
+    # Two runs may differ only in characters that were replaced or cut.
     digest = hashlib.sha256(run.encode()).hexdigest()[:8]
     return f"{name[: LONGEST_NAME - len(digest) - 1].rstrip('-')}-{digest}"
 
 
 def launch(arguments: Sequence[str], *, run: str, placement: Placement | None = None, master: str = "") -> None:
-    """Run the Spark step's program with `arguments` and return when it has succeeded.
+    """Run the driver program in a Spark application and return when it has succeeded.
 
-    In a pod the SparkApplication is created as a resource; anywhere else its mainApplicationFile, sparkConf, jars and
-    resources become a local spark-submit.
+    In a pod the SparkApplication is created as a resource of the cluster. Elsewhere its mainApplicationFile, sparkConf,
+    jars and resources become a spark-submit command on this machine.
 
     Args:
-        arguments: Of ctbasis/spark/driver.py.
-        run: Name of the run. The application's name is made of it, so that a retried step finds the one it started.
-        placement: What Kubeflow decided for the step's pod; the application's pods share it.
-        master: A Spark master by address, which runs the application in place of the operator or this machine.
+        arguments: Command line of ctbasis/spark/driver.py.
+        run: Id of the run. The name of the application follows from it, so that a retried step finds the application
+            that it started.
+        placement: Kubeflow's decisions for the step's pod, which the pods of the application share.
+        master: URL of a Spark master that runs the application in place of the operator or this machine.
 
     Raises:
-        CtbasisError: The application failed; the text says why.
+        CtbasisError: The application failed; with the reason.
     """
     name = application_name(run)
     if "KUBERNETES_SERVICE_HOST" in os.environ and not master:

@@ -1,18 +1,18 @@
-"""The SparkApplication's cluster back end: create it, follow it to its end, and leave nothing behind.
+"""Launch of a SparkApplication on Kubernetes: create it, follow it to its end, and delete what is no longer needed.
 
-How the step ends, and what becomes of the application:
+How the step ends, and what happens to the application:
 
 | the step | the application |
 | --- | --- |
-| succeeds | is COMPLETED; its timeToLiveSeconds removes it |
-| fails, because the application FAILED or was deleted | stays, to be looked at, until its timeToLiveSeconds |
-| fails, because a pod cannot start, the job refused, a right is missing, or by a defect of this program | is deleted |
-| fails, because the API server was away for too long | goes on; the step's retry adopts it |
-| is told to stop (SIGTERM, SIGINT), as when the run is cancelled | is deleted |
-| is killed (SIGKILL, its node is lost) | goes on; the step's retry adopts it |
-| is deleted with its run | is deleted: it belongs to what owns the step's pod |
+| succeeds | is COMPLETED, and is deleted after its timeToLiveSeconds |
+| fails because the application FAILED or was deleted | stays for inspection until its timeToLiveSeconds |
+| fails because a pod cannot start, the driver refuses its input, a right is missing, or of a bug | is deleted |
+| fails because the API server was unavailable for too long | continues; the retry of the step adopts it |
+| receives SIGTERM or SIGINT, as when the run is cancelled | is deleted |
+| is killed (SIGKILL, node lost) | continues; the retry of the step adopts it |
+| is deleted with its run | is deleted, because the owner of the step's pod owns it |
 
-What goes on and finds no retry ends by itself, and its timeToLiveSeconds removes it.
+An application that continues and is not adopted ends by itself, and is deleted after its timeToLiveSeconds.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 TIMEOUTS = Timeouts()
 
 
-class Stopped(BaseException):
-    """This process was told to stop."""
+class StopRequest(BaseException):
+    """This process received SIGTERM or SIGINT."""
 
     def __init__(self, signum: int) -> None:
         self.signum = signum
@@ -49,11 +49,11 @@ class Stopped(BaseException):
 
 
 def template(*, server: ApiServer | None = None, timeouts: Timeouts = TIMEOUTS) -> SparkApplication:
-    """Return the SparkApplication that runs of this namespace are made of: the cluster's own or the image's file.
+    """Return the template of the runs' SparkApplications: the one in the namespace, else the file in the image.
 
     Args:
-        server: Where; left out, the cluster of this pod or of KUBECONFIG.
-        timeouts: How long what is waited for.
+        server: API server; by default that of this pod's cluster, or of KUBECONFIG.
+        timeouts: Timeouts and intervals.
 
     Raises:
         CtbasisError: There is no cluster, or the template is not valid.
@@ -62,18 +62,18 @@ def template(*, server: ApiServer | None = None, timeouts: Timeouts = TIMEOUTS) 
 
 
 def launch(application: SparkApplication, *, server: ApiServer | None = None, timeouts: Timeouts = TIMEOUTS) -> None:
-    """Create `application`, or adopt the one of its name that an earlier try of this step created, and follow it.
+    """Create `application`, or adopt the one that an earlier attempt of this step created, and follow it to its end.
 
-    Its state changes, what its pods wait for and its driver's log go to standard error.
+    Changes of its state, the reasons why its pods do not start, and the log of its driver go to standard error.
 
     Args:
-        application: Named after its run.
-        server: Where; left out, the cluster of this pod or of KUBECONFIG.
-        timeouts: How long what is waited for.
+        application: The application; its name follows from the run.
+        server: API server; by default that of this pod's cluster, or of KUBECONFIG.
+        timeouts: Timeouts and intervals.
 
     Raises:
-        CtbasisError: The application failed, was deleted by someone else, or may not be created; the text says why.
-        SystemExit: The process was told to stop; the application is deleted.
+        CtbasisError: The application failed, was deleted by somebody else, or may not be created; with the reason.
+        SystemExit: This process received SIGTERM or SIGINT; the application is deleted.
     """
     server = server or ApiServer.connect()
     owner = run_owner(server, timeouts)
@@ -86,8 +86,8 @@ def launch(application: SparkApplication, *, server: ApiServer | None = None, ti
             _run_when_quota_allows(server, own, manifest, timeouts)
         except ApplicationStaysError:
             raise
-        except Stopped as stop:
-            log(f"spark application {application.name}: deleting it, the step was told to stop")
+        except StopRequest as stop:
+            log(f"spark application {application.name}: deleting it, because the step received a signal to stop")
             own.discard(manifest, appearing=APPEARING_SECONDS)
             sys.exit(128 + stop.signum)
         except Exception:
@@ -97,16 +97,16 @@ def launch(application: SparkApplication, *, server: ApiServer | None = None, ti
 
 
 def _run_when_quota_allows(server: ApiServer, own: Applications, manifest: dict[str, Any], timeouts: Timeouts) -> None:
-    """Create and follow the application, anew as long as a full ResourceQuota has no room for it or its driver."""
-    waits_for = ""
+    """Create and follow the application; again while a full ResourceQuota has no room for it or its driver."""
+    logged = ""
     while True:
         try:
             return Follower(server, own.create_or_adopt(manifest), timeouts).run()
         except QuotaFullError as full:
-            # Nobody tells when there is room, and to watch the quotas is a right that the step does not have.
-            if str(full) != waits_for:
-                waits_for = str(full)
-                log(f"waiting in the queue of a full quota, tried every {timeouts.quota:.0f} s: {waits_for}")
+            # Kubernetes sends no event when there is room, and the step has no right to watch the quotas.
+            if str(full) != logged:
+                logged = str(full)
+                log(f"waiting for room in a full quota, trying again every {timeouts.quota:.0f} s: {logged}")
             time.sleep(timeouts.quota)
 
 
@@ -115,11 +115,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def _raise_on_stop() -> Iterator[None]:
-    """Raise `Stopped` where this process is told to stop, once: what follows the first call hears no second one."""
+    """Raise `StopRequest` at the first SIGTERM or SIGINT, and ignore further ones."""
 
     def stop(signum: int, _frame: object) -> NoReturn:
         _ignore_signals()
-        raise Stopped(signum)
+        raise StopRequest(signum)
 
     before = {signum: signal.signal(signum, stop) for signum in SIGNALS}
     try:
@@ -130,6 +130,6 @@ def _raise_on_stop() -> Iterator[None]:
 
 
 def _ignore_signals() -> None:
-    """Hear no call to stop: the application is being deleted already."""
+    """Ignore SIGTERM and SIGINT, because the application is being deleted already."""
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The SparkApplication's local back end: the same manifest becomes a spark-submit on this machine."""
+"""Launch of a SparkApplication on this machine: its manifest is translated into a spark-submit command."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from ctbasis.spark.application import SparkApplication
 
 LOCAL_SCHEME = "local://"
-"""The scheme of a URI that names a file of the Spark image."""
+"""Scheme of a URI that names a file in the Spark image."""
 
 LEAST_JAVA = 17
 
 FIRST_HEAP = 1024
-"""MiB of the heap from the start, if it may be so large: it is not collected in order to grow. Executors in pods begin
-with all of theirs (images/spark/entrypoint.sh)."""
+"""Initial size of the heap in MiB, if its limit allows: a heap that grows costs garbage collections. Executors in pods
+start with their full heap (images/spark/entrypoint.sh)."""
 
 LOOPBACK = "127.0.0.1"
 
@@ -40,12 +40,16 @@ TAIL_LINES = 200
 def launch(application: SparkApplication, *, master: str = "") -> None:
     """Run `application` on this machine and return when it has succeeded; its output goes to standard error.
 
+    Args:
+        application: The application.
+        master: URL of the Spark master whose executors do the work; empty for this machine.
+
     Raises:
-        CtbasisError: No Java, no jar, or the application failed.
+        CtbasisError: Java or the Mahout jar is missing, or the application failed.
     """
     if java_version() is None:
         raise CtbasisError(
-            "no Java is here, and Spark needs one",
+            "Spark needs Java, and none is installed",
             expected=f"`java` {LEAST_JAVA} or newer on PATH or in JAVA_HOME",
             remedy="run `make setup`, install openjdk-17-jre-headless, or choose --engine numpy",
         )
@@ -63,37 +67,37 @@ def launch(application: SparkApplication, *, master: str = "") -> None:
 
 
 def java_version() -> int | None:
-    """Return the major version of the Java that Spark would use, None where there is none new enough."""
+    """Return the major version of the Java that Spark would use; None if there is none, or only an older one."""
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=f"{home}/bin" if home else None)
     if java is None:
         return None
-    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
-    match = re.search(r'version "(\d+)', told)
+    output = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    match = re.search(r'version "(\d+)', output)
     version = int(match[1]) if match else 0
     return version if version >= LEAST_JAVA else None
 
 
 def spark_submit(manifest: Mapping[str, Any], *, master: str = "") -> list[str]:
-    """Translate a SparkApplication manifest into the command that runs it on this machine.
+    """Translate the manifest of a SparkApplication into the command that runs it on this machine.
 
-    One JVM is driver and executors at once here, so it gets the larger memory of the two and both roles' Java options;
-    `spark.kubernetes.*` settings have no meaning and are left out.
+    One JVM is driver and executors, so it gets the larger memory of the two and the Java options of both.
+    `spark.kubernetes.*` settings have no meaning here and are left out.
 
     Args:
-        manifest: As `SparkApplication.to_manifest` gives it.
-        master: Of a Spark cluster, whose executors then work; its machines need ctbasis where this one has it, and
-            reach this one, where the driver is.
+        manifest: Manifest, as from `SparkApplication.to_manifest`.
+        master: URL of the Spark master whose executors do the work; empty for this machine. The machines of the cluster
+            need ctbasis at the path that it has here, and a connection to this machine, where the driver runs.
 
     Raises:
-        CtbasisError: A file that the manifest names is not here.
+        CtbasisError: A file that the manifest names does not exist here.
     """
     spec = manifest["spec"]
     driver, executor = spec["driver"], spec["executor"]
     cores = min(os.cpu_count() or 1, max(1, executor.get("instances", 1) * executor.get("cores", 1)))
     memory = max(driver["memory"], executor["memory"], key=_mebibytes)
     java_options = [f"-Xms{min(FIRST_HEAP, int(_mebibytes(memory)))}m"]
-    # After ours: of two of a kind Java takes the last.
+    # The manifest's come last: of two equal options Java uses the last.
     java_options += dict.fromkeys(f"{driver.get('javaOptions', '')} {executor.get('javaOptions', '')}".split())
     conf = {
         **{key: value for key, value in spec.get("sparkConf", {}).items() if not key.startswith("spark.kubernetes.")},
@@ -106,7 +110,7 @@ def spark_submit(manifest: Mapping[str, Any], *, master: str = "") -> list[str]:
         if LAYOUT.import_path:
             conf["spark.executorEnv.PYTHONPATH"] = str(LAYOUT.import_path)
     else:
-        # Nothing of this machine but loopback is asked of Spark.
+        # Without a cluster Spark opens ports on loopback only.
         conf |= {"spark.driver.bindAddress": LOOPBACK, "spark.driver.host": LOOPBACK}
     command = [str(_spark_home() / "bin" / "spark-submit"), "--master", master or f"local[{cores}]"]
     command += ["--name", manifest["metadata"]["name"]]
@@ -120,7 +124,7 @@ def spark_submit(manifest: Mapping[str, Any], *, master: str = "") -> list[str]:
 
 
 def _spark_home() -> Path:
-    """Return the Spark that pip installed; found without importing it, which takes a while."""
+    """Return the folder of the installed PySpark, without importing it, which is slow."""
     found = importlib.util.find_spec("pyspark")
     if found is None or found.origin is None:
         raise CtbasisError("pyspark is not installed here", remedy="run `make setup`, or choose --engine numpy")
@@ -151,7 +155,7 @@ def _mebibytes(memory: str) -> float:
 
 @contextmanager
 def _submitted(command: list[str], manifest: Mapping[str, Any], scratch: str) -> Iterator[subprocess.Popen[str]]:
-    """Run spark-submit in a process group of its own, so that a cancelled step takes the JVM and its workers along."""
+    """Run spark-submit in a new process group, so that a cancelled step ends the JVM and its Python workers too."""
     environment = {
         **os.environ,
         "PYSPARK_PYTHON": sys.executable,
@@ -184,9 +188,9 @@ def _variables(pod: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _failure(code: int, tail: deque[str]) -> CtbasisError:
-    refused = error_in_log(tail)
-    if refused:
-        return CtbasisError(refused)
+    error = error_in_log(tail)
+    if error:
+        return CtbasisError(error)
     log = "".join(tail)
     if "OutOfMemoryError" in log:
         return CtbasisError(

@@ -1,4 +1,4 @@
-"""Where the Spark step's pods go and what they see: Kubeflow's decisions for the step, handed on."""
+"""Volumes, environment and node placement of the step's pod, which the pods of its Spark application share."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Placement:
-    """What Kubeflow decided for the step's own pod, to be shared by the driver and the executors that the step starts.
+    """Kubeflow's decisions for the pod of the step, in the terms of a Kubernetes pod.
 
     Attributes:
-        volumes: Of the pod, the run's workspace among them.
-        volume_mounts: Where they are mounted.
+        volumes: Volumes, among them the workspace of the run.
+        volume_mounts: Their mount paths.
         env: Environment variables, by value or by reference to a Secret.
-        tolerations: Of node taints.
+        tolerations: Tolerations of node taints.
         node_selector: Labels that a node must have.
-        affinity: Wishes beyond that.
-        resources: `limits` and `requests` of cpu and memory; each of the application's pods gets them.
+        affinity: Node and pod affinity.
+        resources: `limits` and `requests` of cpu and memory for each pod of the application.
     """
 
     volumes: Sequence[Mapping[str, Any]] = ()
@@ -32,14 +32,14 @@ class Placement:
     resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def without(self, path: str) -> Self:
-        """Return this placement without what is mounted at `path`, and without its volume.
+        """Return this placement without the mount at `path` and its volume.
 
-        A claim that is ReadWriteOnce holds the application's pods back from every node but the step's own, so it is not
-        handed on where nothing of it is read.
+        A ReadWriteOnce volume binds the pods of the application to the node of the step, so it is left out if they do
+        not need it.
         """
-        gone = {mount["name"] for mount in self.volume_mounts if mount["mountPath"].rstrip("/") == path.rstrip("/")}
+        removed = {mount["name"] for mount in self.volume_mounts if mount["mountPath"].rstrip("/") == path.rstrip("/")}
         return replace(
             self,
-            volumes=[volume for volume in self.volumes if volume["name"] not in gone],
-            volume_mounts=[mount for mount in self.volume_mounts if mount["name"] not in gone],
+            volumes=[volume for volume in self.volumes if volume["name"] not in removed],
+            volume_mounts=[mount for mount in self.volume_mounts if mount["name"] not in removed],
         )

@@ -1,16 +1,15 @@
-"""PySpark's daemon of Python workers, with what every task of ours imports already imported: `python -m` this.
+"""PySpark's daemon of Python workers with the modules of every task imported; run as `python -m`.
 
-Spark's `spark.python.daemon.module` names it (manifests/sparkapplication.yaml). A worker is forked from it, so that an
-executor pays the import of NumPy and zarr once and not once a core, and holds one copy of their code. Four things that
-a worker does with each task would otherwise take longer than a small task:
+The setting `spark.python.daemon.module` names this module (manifests/sparkapplication.yaml). Workers are forked from
+the daemon, so that an executor imports NumPy and zarr once instead of once a core, and has one copy of their code in
+memory. In addition, the daemon avoids four costs of each task that would exceed the time of a small task:
 
-- It collects garbage: what is imported is frozen, and not gone through.
-- It invalidates the caches of importers: for those of Spark's zip files and jars, which it has its own code from, that
-  is to read their directories again, and so they are forgotten.
-- It waits: the JVM writes a task in two pieces, and its kernel keeps the second back until the first is acknowledged
-  (Nagle's algorithm), which the worker's kernel puts off by 40 ms, so each piece is acknowledged as it is read.
-- It asks the kernel for the memory of every row block anew, which comes page by page and is cleared: what it frees it
-  keeps.
+- Garbage collection: imported objects are frozen, so that the collector does not visit them.
+- Invalidation of import caches: importers of zip files and jars would read their directories again, so they are
+  dropped from the cache.
+- Nagle's algorithm: the JVM writes a task in two parts, and its kernel sends the second when the first is acknowledged,
+  which the worker's kernel delays by 40 ms. The worker therefore acknowledges each part when it is read.
+- Memory: the kernel clears every new page, so a worker keeps the memory of freed row blocks for the next ones.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from functools import wraps
 from typing import TYPE_CHECKING
 from zipimport import zipimporter
 
-import ctbasis.svd.engines.mahout  # noqa: F401 - this is the point
+import ctbasis.svd.engines.mahout  # noqa: F401 - imported here for all workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,30 +32,30 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
     Main = Callable[[io.BufferedReader, io.BufferedWriter], None]
-    """PySpark's `worker.main`: runs the next task that comes, and sends what comes of it."""
+    """PySpark's `worker.main`: runs the next task and sends its result."""
 
 QUICK_ACK = getattr(socket, "TCP_QUICKACK", 0)
-"""Linux alone can be told when to acknowledge; 0 elsewhere."""
+"""Socket option of Linux for immediate acknowledgement; 0 on other systems."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's malloc.h."""
+"""Parameters of mallopt, from malloc.h of glibc."""
 
 LARGEST_KEPT = 32 << 20
-"""Bytes of an array up to which its memory is used again; the most that glibc takes, and more than a row block has."""
+"""Largest array in bytes whose memory is reused; the maximum of glibc, and more than a row block has."""
 
 MOST_KEPT = 256 << 20
-"""Bytes that a worker keeps without using them."""
+"""Bytes of freed memory that a worker keeps."""
 
 
 def forget_zip_files() -> None:
-    """Drop the importers of zip files; one that is needed again is made again."""
+    """Drop the importers of zip files from the cache; Python creates one again when it needs it."""
     for path, importer in list(sys.path_importer_cache.items()):
         if isinstance(importer, zipimporter):
             del sys.path_importer_cache[path]
 
 
 def keep_freed_memory() -> None:
-    """Let arrays of `LARGEST_KEPT` bytes and less be made of memory that was freed; does nothing but under glibc."""
+    """Reuse freed memory for arrays of up to `LARGEST_KEPT` bytes; has no effect without glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
@@ -64,41 +63,41 @@ def keep_freed_memory() -> None:
 
 
 class Acknowledging(io.RawIOBase):
-    """What comes through a TCP socket, each piece acknowledged as soon as it is read.
+    """A stream over a TCP socket that acknowledges received data as soon as it is read.
 
     Args:
-        stream: Reads the socket.
+        stream: Buffered reader of the socket.
     """
 
     def __init__(self, stream: io.BufferedReader) -> None:
         self._stream = stream
         self._socket = socket.socket(fileno=os.dup(stream.fileno()))
-        self._told = QUICK_ACK != 0 and self._socket.family in {socket.AF_INET, socket.AF_INET6}
+        self._acknowledges = QUICK_ACK != 0 and self._socket.family in {socket.AF_INET, socket.AF_INET6}
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read what has come, as much as there is room for; 0 at the end."""
-        found = self._stream.readinto1(buffer)
-        if self._told:
-            # Each time, for the kernel goes back to putting it off by and by.
+        """Read received data into `buffer`; return the number of bytes, 0 at the end."""
+        count = self._stream.readinto1(buffer)
+        if self._acknowledges:
+            # Each time, because the kernel returns to delayed acknowledgement by itself.
             self._socket.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 1)
-        return found
+        return count
 
     def close(self) -> None:
-        """Let go of the socket, which stays open for whoever else has it."""
+        """Close this handle of the socket; other handles stay open."""
         self._socket.close()
         super().close()
 
 
 def prepared(main: Main) -> Main:
-    """Return `main` without what takes long at the start of each task."""
+    """Return `main` without the costs that each task would have at its start."""
 
     @wraps(main)
     def prepared_main(infile: io.BufferedReader, outfile: io.BufferedWriter) -> None:
-        # Those that an import within the task before had made again.
+        # Importers that an import in the previous task has created.
         forget_zip_files()
         main(io.BufferedReader(Acknowledging(infile), io.DEFAULT_BUFFER_SIZE), outfile)
 

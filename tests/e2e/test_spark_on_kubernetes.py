@@ -186,7 +186,7 @@ def test_the_step_waits_for_a_full_quota_and_reports_it(namespace: StepNamespace
     spec = {"restartPolicy": {"onSubmissionFailureRetries": 1, "onSubmissionFailureRetryInterval": 1}}
     step = namespace.step(*job_arguments("quota.zarr", engine="numpy"), run=run, spec=spec, timeouts={"quota": 3})
     try:
-        step.says("waiting in the queue of a full quota")
+        step.says("waiting for room in a full quota")
         assert "exceeded quota: full" in step.said
     finally:
         namespace.kubectl("delete", "resourcequota", "full")

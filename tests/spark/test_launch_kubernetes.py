@@ -185,7 +185,7 @@ def test_a_full_quota_is_a_queue_that_the_application_stands_in(
 
     cluster.launch(play)
     said = capsys.readouterr().err
-    assert said.count("waiting in the queue of a full quota") == 1
+    assert said.count("waiting for room in a full quota") == 1
     assert "exceeded quota: q, requested: pods=1" in said
 
 
