@@ -1,4 +1,4 @@
-"""The plan of patch mode as it was run: the parameters that the user gave, and what the run chose for the rest."""
+"""The plan of a run in patch mode: the parameters of the user, and the choices that the run made."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from ctbasis.parameters import PatchMode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-TAU = PatchMode.tau
-TARGET_NOISE = PatchMode.target_noise
-
 CLASSES = 128
 """Largest number of classes of patches for every noise texture. Half as many leave 1 to 2 % more error in the body;
 twice as many need a long series to learn from, and take longer."""
@@ -20,16 +17,16 @@ twice as many need a long series to learn from, and take longer."""
 
 @dataclass(frozen=True, kw_only=True)
 class PatchPlan(PatchMode):
-    """The parameters of patch mode with what was chosen while it ran; the form in which stores keep it.
+    """The parameters of patch mode and the choices that the run made. Stores keep it as an attribute.
 
     Attributes:
-        engine: Engine that ran it.
+        engine: Engine of the run.
         basis: URI of the stored basis; empty if the basis was learned from the series.
         classes: Largest number of classes of patches for every noise texture.
         seed: Seed of the sample of patches.
         patches: For each basis that was used, the edges of its patch in voxels.
         bases: For each series, the number of the basis it was denoised with, from 1.
-        factored_by: Description of what factored the patches.
+        factored_by: How the bases were computed, as text.
         notes: Messages for the user.
 
     Raises:
@@ -47,16 +44,16 @@ class PatchPlan(PatchMode):
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> Self:
-        """Return the plan that a store keeps as `attributes`, which `vars(plan)` made."""
+        """Return the plan from the attributes of a store, the `vars` of a plan."""
         return cls(**attributes)
 
     @property
     def summary(self) -> str:
-        """One sentence on what was done, for DerivationDescription."""
+        """Description of the method for the DICOM attribute DerivationDescription."""
         stage = " and a Wiener second stage" if self.wiener else ""
         learned = "a stored basis" if self.basis else "a basis learned on the series"
         return (
             f"3-D patches ({'; '.join('x'.join(map(str, edges)) for edges in self.patches)} voxels) whitened by the "
-            f"estimated noise, on {learned}, weights below {self.tau:g} standard deviations of noise dropped{stage}, "
-            f"target noise {self.target_noise:g} HU, stride {self.stride}, engine {self.engine}"
+            f"estimated noise, on {learned}, coefficients below {self.tau:g} standard deviations of noise set to zero"
+            f"{stage}, target noise {self.target_noise:g} HU, stride {self.stride}, engine {self.engine}"
         )
