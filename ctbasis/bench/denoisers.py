@@ -1,7 +1,7 @@
-"""The denoisers that `ctbasis bench quality` sets side by side, each with the settings among which it is tuned.
+"""Denoisers that `ctbasis bench quality` compares, each with the settings among which it is tuned.
 
-Peers are told what a blind method has to find out: the true standard deviation of the noise in body and lung, and BM3D
-and BM4D its true power spectrum. ctbasis' own modes are told nothing and run with their defaults.
+Peers get values that a blind method has to estimate: the true standard deviation of the noise in body and lung, and for
+BM3D and BM4D the true power spectrum. The modes of ctbasis get no such value and run with their defaults.
 
 References:
     K. Dabov, A. Foi, V. Katkovnik, K. Egiazarian, "Image denoising by sparse 3-D transform-domain collaborative
@@ -26,11 +26,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
-from ctbasis.patch.denoise import denoise
-from ctbasis.patch.learn import learn_basis
-from ctbasis.patch.noise_fit import fit_noise
-from ctbasis.patch.rows import patch_shape
-from ctbasis.patch.volume import ArrayVolume
+from ctbasis.dicom.volume import Volume
+from ctbasis.steps.denoise import denoise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,19 +37,19 @@ if TYPE_CHECKING:
     from ctbasis.simulate.nodules import Spacing
 
 AROUND = 4
-"""Slices on both sides of those that are scored, which a peer that works in three dimensions is given too."""
+"""Number of slices on both sides of the scored ones that three-dimensional peers get too."""
 
 
 @dataclass(frozen=True)
 class NoisyVolume:
-    """What a denoiser is given.
+    """Input of a denoiser.
 
     Attributes:
-        hu: The whole run of slices, HU, (slices, rows, columns).
+        hu: All slices, HU, (slices, rows, columns).
         spacing: mm between slices, rows and columns.
-        scored: The slices that are wanted.
+        scored: Range of the slices that are scored.
         sigma: True standard deviation of the noise in body and lung, HU.
-        power: True power of the noise within a slice, HU^2 a pixel, (rows, columns), in the order of numpy.fft; its
+        power: True noise power within a slice, HU^2 per pixel, (rows, columns), in the order of numpy.fft; its
             mean is `sigma` squared.
     """
 
@@ -63,13 +60,13 @@ class NoisyVolume:
     power: NDArray[np.float64]
 
     @property
-    def wanted(self) -> NDArray[np.float32]:
-        """The slices that are scored."""
+    def scored_slices(self) -> NDArray[np.float32]:
+        """The scored slices."""
         return self.hu[self.scored.start : self.scored.stop]
 
     @property
-    def near(self) -> tuple[NDArray[np.float32], slice]:
-        """The slices that are scored with AROUND more on both sides, and which of those are scored."""
+    def with_neighbours(self) -> tuple[NDArray[np.float32], slice]:
+        """The scored slices with AROUND more on both sides, and the range of the scored ones among them."""
         first = max(0, self.scored.start - AROUND)
         own = slice(self.scored.start - first, self.scored.stop - first)
         return self.hu[first : self.scored.stop + AROUND], own
@@ -77,13 +74,13 @@ class NoisyVolume:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A method.
+    """A denoising method.
 
     Attributes:
-        name: As rows have it.
-        run: Of a volume and a setting; returns the slices that are scored, and how many it had to work through.
-        settings: What it is tuned among; a single one is not tuned.
-        module: That it needs, of the extra `peers`; empty if none.
+        name: Name in the rows.
+        run: Function of a volume and a setting that returns the scored slices, and the number of slices processed.
+        settings: Settings among which the method is tuned; with a single one it is not tuned.
+        module: Module of the extra `peers` that the method needs; empty if none.
     """
 
     name: str
@@ -93,25 +90,25 @@ class Denoiser:
 
     @property
     def absent(self) -> bool:
-        """Whether what it needs is not installed."""
+        """Whether a module that the method needs is not installed."""
         return bool(self.module) and importlib.util.find_spec(self.module) is None
 
 
 def _gaussian(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
-    volume, own = noisy.near
+    volume, own = noisy.with_neighbours
     pixels = setting["pixels"]
     return gaussian_filter(volume, (setting["slices"], pixels, pixels))[own], len(volume)
 
 
 def _total_variation(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
-    volume, own = noisy.near
-    # The weight is of an image scaled to noise of one.
+    volume, own = noisy.with_neighbours
+    # The weight applies to an image that is scaled to noise of standard deviation 1.
     scaled = denoise_tv_chambolle(volume / noisy.sigma, weight=setting["weight"], max_num_iter=100)
     return np.asarray(scaled * noisy.sigma, np.float32)[own], len(volume)
 
 
 def _non_local_means(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
-    found = [
+    images = [
         denoise_nl_means(
             image,
             patch_size=setting["patch"],
@@ -120,18 +117,18 @@ def _non_local_means(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[ND
             sigma=noisy.sigma,
             fast_mode=True,
         )
-        for image in noisy.wanted
+        for image in noisy.scored_slices
     ]
-    return np.asarray(found, np.float32), len(found)
+    return np.asarray(images, np.float32), len(images)
 
 
 @contextmanager
 def _trapz() -> Iterator[None]:
-    """Give NumPy back the name by which bm4d 4.2.5, and BM3D with it, calls `trapezoid` for a PSD: 2.4 dropped it."""
+    """Restore `np.trapz`, which bm4d 4.2.5 (and BM3D through it) calls for a PSD; NumPy 2.4 has only `np.trapezoid`."""
     if hasattr(np, "trapz"):
         yield
         return
-    np.trapz = np.trapezoid  # type: ignore[attr-defined]  # noqa: NPY201 - the old name is the point
+    np.trapz = np.trapezoid  # type: ignore[attr-defined]  # noqa: NPY201 - the old name is needed
     try:
         yield
     finally:
@@ -142,46 +139,42 @@ def _bm3d(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.fl
     from bm3d import bm3d
 
     level = setting["level"]
-    # Its PSD is that of an unnormalised transform: its sum over the squared number of pixels is the variance.
+    # BM3D expects the PSD of an unnormalised transform: its sum over the squared number of pixels is the variance.
     psd = noisy.power * noisy.power.size * level**2
     with _trapz():
-        found = [bm3d(image.astype(np.float64), psd) for image in noisy.wanted]
-    return np.asarray(found, np.float32), len(found)
+        images = [bm3d(image.astype(np.float64), psd) for image in noisy.scored_slices]
+    return np.asarray(images, np.float32), len(images)
 
 
 def _bm4d(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
     from bm4d import bm4d
 
-    volume, own = noisy.near
+    volume, own = noisy.with_neighbours
     level = setting["level"]
     if setting["noise"] == "white":
-        found = bm4d(volume, level * noisy.sigma)
+        denoised = bm4d(volume, level * noisy.sigma)
     else:
-        # White along the slices, as inserted noise is.
+        # Inserted noise is white along the slices.
         power = np.broadcast_to(noisy.power, volume.shape)
         with _trapz():
-            found = bm4d(volume, np.ascontiguousarray(power * power.size * level**2))
-    return np.asarray(found, np.float32)[own], len(volume)
+            denoised = bm4d(volume, np.ascontiguousarray(power * power.size * level**2))
+    return np.asarray(denoised, np.float32)[own], len(volume)
 
 
 def _global(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
-    """Project on the leading k right singular vectors: exactly what the engines of global mode approximate."""
+    """Project onto the leading k right singular vectors, which the engines of global mode approximate."""
     A = noisy.hu.reshape(len(noisy.hu), -1)
     G = (A @ A.T).astype(np.float64)
     V = np.linalg.eigh(G)[1][:, ::-1][:, : setting["k"]]
     own = V[noisy.scored.start : noisy.scored.stop]
-    found = (own @ V.T).astype(np.float32) @ A
-    return found.reshape(noisy.wanted.shape), len(noisy.hu)
+    projected = (own @ V.T).astype(np.float32) @ A
+    return projected.reshape(noisy.scored_slices.shape), len(noisy.hu)
 
 
 def _patch(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
-    dz, dy, dx = noisy.spacing
-    volume = ArrayVolume(np.moveaxis(noisy.hu, 0, -1), (dy, dx, dz))
-    shape = patch_shape(volume.shape, volume.spacing)
-    noise = fit_noise(volume, reach=(shape[0] - 1, shape[1] - 1, shape[2] - 1))
-    basis = learn_basis(volume, noise, shape=shape)
-    whole = np.concatenate([hu for _, hu in denoise(volume, noise, basis, **setting)])
-    return np.moveaxis(whole, -1, 0)[noisy.scored.start : noisy.scored.stop], len(noisy.hu)
+    """Run patch mode with its defaults but for `setting`, by the function that a notebook calls."""
+    denoised = denoise(Volume(noisy.hu, noisy.spacing), **setting)
+    return denoised.hu[noisy.scored.start : noisy.scored.stop], len(noisy.hu)
 
 
 PEERS = (
@@ -210,19 +203,20 @@ PEERS = (
         module="bm4d",
     ),
 )
-"""Tuned on another series than the one they are measured on."""
+"""Peers; each is tuned on another series than the one that it is measured on."""
 
 PATCH = (Denoiser("patch", _patch), Denoiser("patch one stage", _patch, [{"wiener": False}]))
+"""Patch mode with and without its second stage."""
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 0.9)
-"""Ranks of global mode over the number of slices."""
+"""Ranks of global mode, as fractions of the number of slices."""
 
 
 def global_modes(slices: int) -> list[Denoiser]:
-    """Return global mode at several k of `slices`."""
-    ranks = sorted({max(1, round(share * slices)) for share in SHARES})
+    """Return global mode at several ranks k for a series of `slices` slices."""
+    ranks = sorted({max(1, round(fraction * slices)) for fraction in SHARES})
     return [Denoiser(f"global k={k}/{slices}", _global, [{"k": k}]) for k in ranks]
 
 
 METHODS = (*(peer.name for peer in PEERS), "global", *(mode.name for mode in PATCH))
-"""What `--method` names."""
+"""Values of `--method`."""

@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from ctbasis import denoise, read, write_series
 from ctbasis.demo.s3server import S3Server
 from ctbasis.errors import CtbasisError
 from ctbasis.kubeflow.local import run
@@ -57,6 +58,24 @@ def test_a_run_leaves_denoised_dicom_maps_of_the_noise_a_basis_and_a_report(
     assert metrics["after"]["rmse_body"] < 0.8 * metrics["before"]["rmse_body"]
     assert PatchBases.open(str(out / "basis")).bases[0].provenance["series"] == 1
     assert left_behind(out.parent) == ["out"]
+
+
+def test_python_gives_the_same_series_and_the_same_map_of_the_noise(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], phantom: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out, _ = finished
+    denoised = denoise(read(phantom[0]), stride=2)
+    of_run = read(out / "denoised")
+    assert np.abs(of_run.hu - denoised.hu).max() <= 0.5
+    # Maps are stored in hundredths of a HU.
+    assert denoised.sigma is not None
+    assert np.abs(read(out / "noise").hu - denoised.sigma).max() <= 0.00501
+    written = write_series(denoised.volume, tmp_path / "denoised")
+    # UIDs follow from the values and the parameters: these are the same files.
+    assert [path.read_bytes() for path in written] == [
+        path.read_bytes() for path in sorted((out / "denoised").iterdir())
+    ]
+    assert read(tmp_path / "denoised").SeriesInstanceUID == of_run.SeriesInstanceUID
 
 
 def test_no_name_or_number_of_the_patient_is_printed_or_written_beside_the_dicom(

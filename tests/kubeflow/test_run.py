@@ -17,10 +17,12 @@ import pydicom
 import pytest
 from PIL import Image
 
+from ctbasis import denoise, read
 from ctbasis.demo.s3server import S3Server
 from ctbasis.installed import LAYOUT
 from ctbasis.spark.launch_local import java_version
 from ctbasis.svd.factors import FactorStore
+from ctbasis.svd.rank_k import low_rank_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,6 +89,19 @@ def test_no_name_or_number_of_the_patient_is_printed_or_written_beside_the_dicom
 
 def test_at_full_rank_every_stored_pixel_comes_back(finished: Finished, series: Path) -> None:
     np.testing.assert_array_equal(stored(finished[0] / "denoised"), stored(series))
+
+
+def test_python_projects_on_the_basis_of_a_run_and_computes_the_same_approximation(
+    finished: Finished, series: Path
+) -> None:
+    volume = read(series)
+    of_run = FactorStore.open(str(finished[0] / "basis"))
+    computed = denoise(volume, mode="global", rank=3)
+    applied = denoise(volume, mode="global", rank=3, basis=finished[0] / "basis")
+    for denoised in (computed, applied):
+        image = denoised.hu[2].reshape(-1)[~volume.set_aside[2].reshape(-1)]
+        expected = low_rank_columns(of_run, slice(2, 3), 3)[:, 0][~volume.set_aside[2].reshape(-1)]
+        assert np.abs(image - expected).max() < 0.01
 
 
 def test_a_second_run_replaces_the_first_ones_folder_and_auto_says_what_it_chose(
