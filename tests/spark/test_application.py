@@ -1,4 +1,4 @@
-"""The committed SparkApplication is typed without loss, and the local back end reads all it needs from it."""
+"""The committed SparkApplication passes the operator's models unchanged, and has all that a local launch needs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_misspelt_and_mistyped_fields_are_refused_by_name(
 
 
 @pytest.mark.usefixtures("jars")
-def test_the_local_command_carries_file_arguments_settings_and_jars_of_the_manifest(manifest: Any, jars: Path) -> None:
+def test_the_local_command_has_the_file_arguments_settings_and_jars_of_the_manifest(manifest: Any, jars: Path) -> None:
     application = SparkApplication.read().for_run(name="ctbasis-svd-x", arguments=["--rank", "5"])
     command = launch_local.spark_submit(application.to_manifest())
     assert command[-3:] == [str(LAYOUT.package / "spark" / "driver.py"), "--rank", "5"]
@@ -92,7 +92,7 @@ def test_the_local_command_carries_file_arguments_settings_and_jars_of_the_manif
 
 
 @pytest.mark.usefixtures("jars")
-def test_settings_that_only_a_cluster_knows_stay_out_of_the_local_command(manifest: Any) -> None:
+def test_kubernetes_settings_are_left_out_of_the_local_command(manifest: Any) -> None:
     manifest["spec"]["sparkConf"]["spark.kubernetes.driver.ownPersistentVolumeClaim"] = "true"
     assert not [key for key in options(launch_local.spark_submit(manifest)) if "kubernetes" in key]
 
@@ -109,7 +109,7 @@ def test_one_jvm_gets_the_larger_memory_of_driver_and_executor(
 
 @pytest.mark.usefixtures("jars")
 @pytest.mark.parametrize(("memory", "first"), [("768M", "-Xms768m"), ("6g", "-Xms1024m")])
-def test_the_heap_begins_no_larger_than_it_may_become_and_as_the_manifest_says_if_it_does(
+def test_the_initial_heap_is_within_its_limit_and_the_manifests_option_wins(
     manifest: Any, memory: str, first: str
 ) -> None:
     manifest["spec"]["driver"]["memory"] = manifest["spec"]["executor"]["memory"] = memory
@@ -119,15 +119,13 @@ def test_the_heap_begins_no_larger_than_it_may_become_and_as_the_manifest_says_i
     assert [option for option in told if option.startswith("-Xms")][-1] == "-Xms300m"
 
 
-def test_a_jar_that_was_not_built_is_named_with_the_remedy(
-    manifest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_jar_is_named_with_the_remedy(manifest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch_local, "LAYOUT", replace(LAYOUT, jars=tmp_path))
     with pytest.raises(CtbasisError, match=r"ctbasis-mahout\.jar is missing(?s:.)*make setup"):
         launch_local.spark_submit(manifest)
 
 
-def test_no_java_is_said_before_anything_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_java_is_an_error_before_anything_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     with pytest.raises(CtbasisError, match=r"Spark needs Java, and none is installed(?s:.)*--engine numpy"):
@@ -145,7 +143,7 @@ PLACEMENT = Placement(
 )
 
 
-def test_what_kubeflow_decided_for_the_step_reaches_driver_and_executors_beside_their_own(manifest: Any) -> None:
+def test_the_placement_is_added_to_driver_and_executors(manifest: Any) -> None:
     spec = SparkApplication.read().placed(PLACEMENT).to_manifest()["spec"]
     assert spec["volumes"] == [*manifest["spec"]["volumes"], *PLACEMENT.volumes]
     for role in ("driver", "executor"):
@@ -158,8 +156,8 @@ def test_what_kubeflow_decided_for_the_step_reaches_driver_and_executors_beside_
         assert (pod["cores"], pod["coreLimit"]) == (2, "2")
 
 
-def test_a_folder_that_each_pod_has_for_itself_is_not_replaced_by_the_steps() -> None:
-    # KFP's step has an emptyDir at /tmp of its own; two mounts at one path are no valid pod.
+def test_a_path_that_the_application_mounts_itself_is_not_replaced_by_the_placement() -> None:
+    # The step's pod has an emptyDir at /tmp; a pod with two mounts at one path is invalid.
     placement = Placement(
         volumes=[{"name": "tmp", "emptyDir": {}}, *PLACEMENT.volumes],
         volume_mounts=[{"name": "tmp", "mountPath": "/tmp/"}, *PLACEMENT.volume_mounts],  # noqa: S108
@@ -171,7 +169,7 @@ def test_a_folder_that_each_pod_has_for_itself_is_not_replaced_by_the_steps() ->
         assert paths == ["/tmp", "/opt/work", "/kfp-workspace"]  # noqa: S108
 
 
-def test_a_volume_that_both_have_is_there_once_and_two_of_one_name_are_refused() -> None:
+def test_a_shared_volume_is_added_once_and_different_volumes_of_one_name_are_refused() -> None:
     same = Placement(volumes=[{"name": "ctbasis-work", "emptyDir": {}}])
     assert SparkApplication.read().placed(same) == SparkApplication.read()
     other = Placement(volumes=[{"name": "ctbasis-work", "emptyDir": {"medium": "Memory"}}])
@@ -179,20 +177,20 @@ def test_a_volume_that_both_have_is_there_once_and_two_of_one_name_are_refused()
         SparkApplication.read().placed(other)
 
 
-def test_of_two_variables_of_one_name_the_steps_holds() -> None:
+def test_a_variable_of_the_step_replaces_one_of_the_same_name() -> None:
     placement = Placement(env=[{"name": "OPENBLAS_NUM_THREADS", "value": "2"}])
     spec = SparkApplication.read().placed(placement).to_manifest()["spec"]
     assert spec["driver"]["env"] == spec["executor"]["env"] == placement.env
 
 
-def test_heap_and_overhead_of_a_placed_pod_add_up_to_the_memory_that_was_given() -> None:
+def test_heap_and_overhead_of_a_placed_pod_add_up_to_its_memory() -> None:
     driver = SparkApplication.read().placed(PLACEMENT).to_manifest()["spec"]["driver"]
     heap, overhead = (int(driver[key].removesuffix("M")) for key in ("memory", "memoryOverhead"))
     assert heap + overhead == 7 * 1024
     assert overhead == pytest.approx(0.4 * heap, abs=1)
 
 
-def test_memory_that_a_gang_scheduler_reads_as_a_quantity_is_near_what_spark_reads() -> None:
+def test_a_gang_scheduler_reads_nearly_the_memory_that_spark_reads() -> None:
     spec = SparkApplication.read().placed(PLACEMENT).to_manifest()["spec"]
     for pod in (spec["driver"], spec["executor"]):
         to_kubernetes = sum(parse_quantity(pod[key]) for key in ("memory", "memoryOverhead"))
@@ -204,5 +202,5 @@ def test_an_owner_is_a_reference_in_the_metadata() -> None:
     assert SparkApplication.read().owned_by(owner).to_manifest()["metadata"]["ownerReferences"] == [owner]
 
 
-def test_no_placement_leaves_the_manifest_as_it_is(manifest: Any) -> None:
+def test_an_empty_placement_changes_nothing(manifest: Any) -> None:
     assert SparkApplication.read().placed(Placement()).to_manifest() == manifest

@@ -21,7 +21,7 @@ from ctbasis.matrix import store
 from ctbasis.parameters import DeidentificationPlan, SvdPlan
 from ctbasis.spark import driver
 from ctbasis.spark.driver import Job
-from ctbasis.svd.engines.mahout import REQUIRED_CONF
+from ctbasis.svd.engines.mahout_bridge import REQUIRED_CONF
 from ctbasis.svd.factors import FactorStore
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The name of a run's application, and which back end starts it."""
+"""The name of a run's application."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_two_runs_never_share_an_application(one: str, other: str) -> None:
     assert (application_name(one) == application_name(other)) == (one == other)
 
 
-def test_a_run_without_a_name_does_not_get_the_templates() -> None:
+def test_a_run_without_a_name_does_not_get_the_name_of_the_template() -> None:
     assert [application_name(run) == TEMPLATE_NAME for run in ("", "-", "---", "é", " ")] == [False] * 5
 
 
-def test_long_runs_that_differ_in_their_end_alone_are_told_apart() -> None:
+def test_long_names_that_differ_only_at_the_end_stay_different() -> None:
     assert application_name("x" * 80 + "1") != application_name("x" * 80 + "2")
 
 
-def test_a_kubeflow_run_id_is_in_the_name_as_it_is() -> None:
+def test_a_kubeflow_run_id_is_in_the_name_unchanged() -> None:
     run = str(uuid.uuid4())
     assert application_name(run) == f"ctbasis-svd-{run}"

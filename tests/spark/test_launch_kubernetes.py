@@ -1,4 +1,4 @@
-"""How the step ends and what becomes of its application; the API server is a stand-in, tests/e2e has a real one."""
+"""How the step ends and what happens to its application. The API server is a stand-in; tests/e2e uses a real one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FULL = "Message: exceeded quota: q, requested: pods=1, used: pods=1, limited: po
 
 
 class Cluster:
-    """The operator's part, played in a thread of its own while the step runs in this one."""
+    """The part of the operator, played by a thread while the step runs in the main thread."""
 
     def __init__(self, server: ApiServerStandIn, application: SparkApplication, timeouts: Timeouts) -> None:
         self.server, self._application, self._timeouts = server, application, timeouts
@@ -40,7 +40,7 @@ class Cluster:
         def played() -> None:
             try:
                 play()
-            except BaseException as error:  # noqa: BLE001  it is raised again below
+            except BaseException as error:  # noqa: BLE001 - raised again below
                 self._error = error
                 os.kill(os.getpid(), signal.SIGTERM)
 
@@ -54,7 +54,7 @@ class Cluster:
                 raise self._error
 
     def is_created(self) -> str:
-        """Wait until there is an application, and return its uid."""
+        """Wait until the application exists, and return its uid."""
         self.server.until(lambda: NAME in self.server.names(APPLICATIONS))
         found = self.server.get(APPLICATIONS, NAME)
         return str(found["metadata"]["uid"]) if found else ""
@@ -79,7 +79,7 @@ def test_a_success_leaves_the_application_to_its_ttl(cluster: Cluster) -> None:
     assert cluster.server.names(APPLICATIONS) == [NAME]
 
 
-def test_a_failed_application_stays_to_be_looked_at(cluster: Cluster) -> None:
+def test_a_failed_application_stays_for_inspection(cluster: Cluster) -> None:
     def play() -> None:
         cluster.is_created()
         cluster.driver_ends(1, "Traceback")
@@ -91,7 +91,7 @@ def test_a_failed_application_stays_to_be_looked_at(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("why", ["refusal", "hopeless", "forbidden", "defect"])
-def test_an_application_that_is_of_no_use_any_more_is_deleted(
+def test_an_application_that_cannot_succeed_is_deleted(
     cluster: Cluster, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if why == "forbidden":
@@ -114,7 +114,7 @@ def test_an_application_that_is_of_no_use_any_more_is_deleted(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_step_that_is_told_to_stop_deletes_its_application(cluster: Cluster, signum: signal.Signals) -> None:
+def test_a_step_that_receives_a_signal_deletes_its_application(cluster: Cluster, signum: signal.Signals) -> None:
     def play() -> None:
         cluster.is_created()
         cluster.server.state(NAME, "RUNNING")
@@ -130,7 +130,7 @@ def test_a_step_that_is_told_to_stop_deletes_its_application(cluster: Cluster, s
     assert signal.getsignal(signum) == before, "the process is as it was"
 
 
-def test_a_step_that_is_told_to_stop_while_the_api_server_is_away_deletes_its_application_once_it_is_back(
+def test_a_signal_during_an_outage_deletes_the_application_after_the_outage(
     cluster: Cluster,
 ) -> None:
     def play() -> None:
@@ -138,7 +138,7 @@ def test_a_step_that_is_told_to_stop_while_the_api_server_is_away_deletes_its_ap
         cluster.server.until_watched(PODS)
         cluster.server.stop()
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)  # a second call changes nothing
+        os.kill(os.getpid(), signal.SIGTERM)  # a second signal has no effect
         threading.Timer(1.5, cluster.server.start).start()
 
     with pytest.raises(SystemExit):
@@ -146,7 +146,7 @@ def test_a_step_that_is_told_to_stop_while_the_api_server_is_away_deletes_its_ap
     assert cluster.server.names(APPLICATIONS) == []
 
 
-def test_an_api_server_that_stays_away_leaves_the_application_for_the_next_try(
+def test_a_long_outage_leaves_the_application_for_the_next_attempt(
     server: ApiServerStandIn, application: SparkApplication, timeouts: Timeouts
 ) -> None:
     cluster = Cluster(server, application, replace(timeouts, api_server=0.5))
@@ -172,9 +172,7 @@ def test_an_api_server_that_stays_away_leaves_the_application_for_the_next_try(
     assert first["metadata"]["uid"] == second["metadata"]["uid"]
 
 
-def test_a_full_quota_is_a_queue_that_the_application_stands_in(
-    cluster: Cluster, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_application_waits_for_room_in_a_full_quota(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     def play() -> None:
         for _ in range(3):
             uid = cluster.is_created()
@@ -189,9 +187,7 @@ def test_a_full_quota_is_a_queue_that_the_application_stands_in(
     assert "exceeded quota: q, requested: pods=1" in said
 
 
-def test_the_application_belongs_to_the_run_that_the_steps_pod_belongs_to(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_owner_of_the_steps_pod_owns_the_application(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(POD_NAME, "step")
     workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "run-1", "uid": "5"}
     more: dict[str, Any] = {"controller": True, "blockOwnerDeletion": True}
@@ -209,7 +205,7 @@ def test_the_application_belongs_to_the_run_that_the_steps_pod_belongs_to(
 
 
 @pytest.mark.parametrize("pod", ["", "gone", "mine"])
-def test_a_step_outside_of_a_run_gives_its_application_no_owner(
+def test_outside_of_a_run_the_application_has_no_owner(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, pod: str
 ) -> None:
     monkeypatch.setenv(POD_NAME, pod)
@@ -225,7 +221,7 @@ def test_a_step_outside_of_a_run_gives_its_application_no_owner(
     assert "ownerReferences" not in created["metadata"]
 
 
-def test_waiting_asks_for_no_more_the_longer_it_lasts(cluster: Cluster) -> None:
+def test_a_longer_wait_sends_no_more_requests(cluster: Cluster) -> None:
     counts: list[int] = []
 
     def play() -> None:

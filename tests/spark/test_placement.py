@@ -1,11 +1,11 @@
-"""What Kubeflow decided for the step goes on to the application's pods, but for what they do not need."""
+"""The application's pods get the placement of the step's pod without the volumes that they do not need."""
 
 from __future__ import annotations
 
 from ctbasis.spark.placement import Placement
 
 
-def test_a_claim_that_the_executors_do_not_read_is_not_handed_on() -> None:
+def test_a_volume_that_the_executors_do_not_need_is_left_out() -> None:
     workspace, scratch = {"name": "ws", "persistentVolumeClaim": {"claimName": "run"}}, {"name": "s", "emptyDir": {}}
     env = [{"name": "AWS_ACCESS_KEY_ID", "valueFrom": {"secretKeyRef": {"name": "ctbasis-s3", "key": "K"}}}]
     placement = Placement(
@@ -18,7 +18,7 @@ def test_a_claim_that_the_executors_do_not_read_is_not_handed_on() -> None:
     )
 
 
-def test_a_placement_without_volumes_stays_as_it_is() -> None:
+def test_a_placement_without_volumes_is_unchanged() -> None:
     assert Placement(env=[{"name": "A", "value": "1"}]).without("/x") == Placement(
         volumes=[], volume_mounts=[], env=[{"name": "A", "value": "1"}]
     )

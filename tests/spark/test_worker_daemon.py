@@ -1,4 +1,4 @@
-"""What Spark's Python workers are forked from."""
+"""The daemon from which Spark's Python workers are forked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A zip file with two modules, on the path of imports."""
+    """A zip file with two modules in sys.path."""
     path = tmp_path / "sources.zip"
     with zipfile.ZipFile(path, "w") as made:
         made.writestr("first_of_zip.py", "")
@@ -35,7 +35,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(path)
 
 
-def test_importers_of_zip_files_are_forgotten_and_what_is_in_them_is_still_found(archive: str) -> None:
+def test_importers_of_zip_files_are_dropped_and_their_modules_are_still_found(archive: str) -> None:
     import_module("first_of_zip")
     assert isinstance(sys.path_importer_cache[archive], zipimporter)
     others = sum(not isinstance(importer, zipimporter) for importer in sys.path_importer_cache.values())
@@ -53,7 +53,7 @@ def connected() -> tuple[socket.socket, socket.socket]:
     return one, other
 
 
-def test_each_task_finds_the_importers_forgotten_that_the_one_before_had_made(archive: str) -> None:
+def test_a_task_drops_the_importers_that_the_previous_one_created(archive: str) -> None:
     seen = []
 
     def main(infile: io.BufferedReader, outfile: io.BufferedWriter) -> None:
@@ -73,7 +73,7 @@ def test_each_task_finds_the_importers_forgotten_that_the_one_before_had_made(ar
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="only Linux can be told when to acknowledge")
-def test_what_is_read_is_acknowledged_at_once() -> None:
+def test_received_data_is_acknowledged_at_once() -> None:
     executor, worker = connected()
     with executor, worker, worker.makefile("rb") as stream:
 
@@ -88,7 +88,7 @@ def test_what_is_read_is_acknowledged_at_once() -> None:
             executor.recv(4)
 
         seen: list[bool] = []
-        # The kernel puts acknowledgements off once it has seen that an answer carries them.
+        # The kernel delays acknowledgements once it has seen that answers carry them.
         for _ in range(100):
             exchange(stream)
         assert seen[-1] is False
@@ -101,7 +101,7 @@ def test_what_is_read_is_acknowledged_at_once() -> None:
         exchange(stream)
 
 
-def test_what_comes_in_pieces_is_read_whole_and_to_its_end() -> None:
+def test_data_in_several_parts_is_read_to_its_end() -> None:
     sent = np.random.default_rng(0).bytes(3 << 20)
     executor, worker = connected()
     with executor, worker, worker.makefile("rb") as stream:
@@ -115,7 +115,7 @@ def test_what_comes_in_pieces_is_read_whole_and_to_its_end() -> None:
 
 
 def faults_of_blocks(keep: bool) -> int:
-    """Return the page faults of making and dropping four arrays of 16 MiB, twenty times."""
+    """Return the page faults of creating and deleting four arrays of 16 MiB, twenty times."""
     if keep:
         keep_freed_memory()
 
@@ -131,9 +131,9 @@ def faults_of_blocks(keep: bool) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the allocator that is told is glibc's")
-def test_memory_of_row_blocks_is_used_again() -> None:
+def test_memory_of_row_blocks_is_reused() -> None:
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         each, kept = (pool.apply(faults_of_blocks, (keep,)) for keep in (False, True))
-    # Pages may be huge: 2 MiB and not 4 KiB.
+    # Pages may be huge pages of 2 MiB instead of 4 KiB.
     assert each >= 20 * 4 * 8
     assert kept < each / 10

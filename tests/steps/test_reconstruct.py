@@ -1,4 +1,4 @@
-"""The whole step: factors in, DICOM series out."""
+"""The reconstruct step writes the factors as DICOM series."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def files(out: Path) -> list[Path]:
     [(16, True, 1, -1024), (12, False, 1, -1024), (13, True, 1, 0), (16, False, 0.5, -1024), (16, True, 0.1, 0)],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_at_full_rank_the_stored_pixels_are_the_source_s_own_with_padding_and_values_below_air(
+def test_at_full_rank_the_stored_pixels_equal_the_sources_with_padding_and_values_below_air(
     write_series: WriteSeries,
     write_basis: WriteBasis,
     tmp_path: Path,
@@ -87,7 +87,7 @@ def test_below_full_rank_the_pixels_are_the_rank_k_matrix_rounded(
     assert np.abs(hu - expected).max() <= 0.5 + 1e-2
 
 
-def test_a_voxel_that_was_set_aside_comes_back_at_any_rank(
+def test_a_voxel_that_was_set_aside_is_restored_at_any_rank(
     write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
 ) -> None:
     volume[:, :3, :] = -1024
@@ -96,10 +96,10 @@ def test_a_voxel_that_was_set_aside_comes_back_at_any_rank(
     np.testing.assert_array_equal(stored_pixels(files(tmp_path / "out"))[:, :3], 0)
 
 
-def test_values_that_the_source_s_bits_cannot_hold_are_stored_all_the_same(
+def test_values_that_need_more_bits_than_the_source_has_are_stored(
     write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
 ) -> None:
-    # One slice is three times as bright as the others all over but in a patch that 12 bits cannot triple.
+    # One slice is three times as bright as the others except in a patch, whose triple does not fit 12 bits.
     volume = np.full_like(volume, 500)
     volume[:, 10:20, 10:14] = 2600
     volume[0] = np.minimum(volume[0] * 3, 3071)
@@ -114,7 +114,7 @@ def test_values_that_the_source_s_bits_cannot_hold_are_stored_all_the_same(
 
 @pytest.mark.parametrize("compression", ["rle", "jpeg-ls", "jpeg2000"])
 @pytest.mark.parametrize("signed", [0, 1])
-def test_compressed_pixels_are_the_uncompressed_ones_bit_for_bit(
+def test_compressed_pixels_equal_the_uncompressed_ones(
     write_series: WriteSeries,
     write_basis: WriteBasis,
     tmp_path: Path,
@@ -155,7 +155,7 @@ def test_images_too_small_for_jpeg_2000_are_refused_by_name(
         reconstruct(basis, tmp_path / "out", rank=1, compression="jpeg2000")
 
 
-def test_a_header_that_cannot_be_written_is_refused_without_a_word_of_what_it_holds(
+def test_a_header_that_cannot_be_written_is_refused_without_naming_its_values(
     write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
 ) -> None:
     def spoil(dataset: FileDataset, _: int) -> None:
@@ -168,7 +168,7 @@ def test_a_header_that_cannot_be_written_is_refused_without_a_word_of_what_it_ho
     assert not (tmp_path / "out").exists()
 
 
-def test_each_source_series_becomes_one_series_of_its_own_in_order(
+def test_each_source_series_becomes_one_derived_series_in_order(
     write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
 ) -> None:
     sources = [write_series(tmp_path / "a", volume[:2]), write_series(tmp_path / "b", volume[2:])]
@@ -216,7 +216,7 @@ def test_a_second_run_gives_the_same_files_and_another_rank_replaces_them(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_one_series_lies_in_the_folder_itself_with_nothing_beside_it(
+def test_a_single_series_is_written_to_the_folder_itself(
     write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
 ) -> None:
     reconstruct(write_basis(write_series(tmp_path / "source", volume), rank=1), tmp_path / "out", rank=1)
@@ -224,7 +224,7 @@ def test_one_series_lies_in_the_folder_itself_with_nothing_beside_it(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == expected
 
 
-def test_one_file_of_another_origin_among_ours_keeps_the_folder_from_being_replaced(
+def test_a_folder_with_a_file_that_ctbasis_did_not_write_is_not_replaced(
     write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
 ) -> None:
     basis, out = write_basis(write_series(tmp_path / "source", volume), rank=1), tmp_path / "out"
@@ -235,7 +235,7 @@ def test_one_file_of_another_origin_among_ours_keeps_the_folder_from_being_repla
     assert (out / "notes.txt").read_text() == "a week of contouring"
 
 
-def test_a_folder_that_ctbasis_did_not_write_is_left_alone(
+def test_a_folder_that_ctbasis_did_not_write_is_unchanged(
     write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
 ) -> None:
     source = write_series(tmp_path / "source", volume)
@@ -263,7 +263,7 @@ def test_a_rank_that_is_not_stored_is_refused_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failure_half_way_leaves_the_former_series_whole_and_no_partial_one(
+def test_a_failure_leaves_the_former_series_complete_and_no_partial_one(
     write_series: WriteSeries,
     write_basis: WriteBasis,
     tmp_path: Path,
@@ -289,7 +289,7 @@ def test_a_failure_half_way_leaves_the_former_series_whole_and_no_partial_one(
 
 
 @pytest.mark.data
-def test_a_real_series_comes_back_bit_for_bit_at_full_rank(
+def test_a_real_series_is_restored_bit_for_bit_at_full_rank(
     real_data: Callable[[str], Path], write_basis: WriteBasis, tmp_path: Path
 ) -> None:
     def height(path: Path) -> float:

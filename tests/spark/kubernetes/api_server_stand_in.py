@@ -45,7 +45,7 @@ GENEROUS_SECONDS = 30.0
 
 @dataclass
 class Answer:
-    """What is answered to the next requests that match, instead of the truth."""
+    """An error response to the next requests that match."""
 
     method: str
     path: str
@@ -58,7 +58,7 @@ class Answer:
 
 @dataclass
 class Log:
-    """One container's log: stamped lines, and whether the container has ended."""
+    """The log of one container: lines with timestamps, and whether the container has ended."""
 
     lines: list[tuple[str, str]] = field(default_factory=list)
     ended: bool = False
@@ -107,14 +107,14 @@ class ApiServerStandIn:
             daemon_threads = True
 
             def handle_error(self, *_: object) -> None:
-                """Say nothing of connections that the test has cut."""
+                """Log no error for connections that the test has cut."""
 
         self._http = Server(("127.0.0.1", self._port), Handler)
         self._port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:
-        """Go away: refuse connections, and cut those that are open."""
+        """Refuse new connections, and cut open ones."""
         http, self._http = self._http, None
         if http is not None:
             http.shutdown()
@@ -127,23 +127,23 @@ class ApiServerStandIn:
         settings.api_key = {"authorization": "Bearer token"}
         return ApiServer(client.ApiClient(settings), NAMESPACE)
 
-    # ---- what a cluster does to its clients
+    # ---- failures of a cluster
 
     def cut(self) -> None:
-        """Break every connection that is open, without a word."""
+        """Cut all open connections."""
         with self._changed:
             for connection in list(self._connections):
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def end_streams(self) -> None:
-        """End every watch and log as a server does that is shut down in order."""
+        """End all watches and logs, as a server does in an orderly shutdown."""
         with self._changed:
             self._generation += 1
             self._changed.notify_all()
 
     def forget(self) -> None:
-        """Compact: no watch can go on from before now."""
+        """Compact the history: no watch can continue from an earlier version."""
         with self._changed:
             self._oldest = self._version
 
@@ -162,10 +162,10 @@ class ApiServerStandIn:
         reason = reason or REASONS.get(status, "InternalError")
         self._answers.append(Answer(method, path, status, reason, message, times, plain))
 
-    # ---- what the operator and the kubelet do
+    # ---- actions of the operator and the kubelet
 
     def put(self, collection: str, found: dict[str, Any]) -> dict[str, Any]:
-        """Create an object or replace it."""
+        """Create or replace an object."""
         with self._changed:
             name = found["metadata"]["name"]
             kind = "MODIFIED" if name in self._objects[collection] else "ADDED"
@@ -187,7 +187,7 @@ class ApiServerStandIn:
             return list(self._objects[collection])
 
     def state(self, name: str, state: str, message: str = "", **status: Any) -> None:
-        """Set an application's state, as the operator does."""
+        """Set the state of an application, as the operator does."""
         found = self.get(APPLICATIONS, name)
         assert found is not None
         told = {"state": state} | ({"errorMessage": message} if message else {})
@@ -195,7 +195,7 @@ class ApiServerStandIn:
         self.put(APPLICATIONS, found)
 
     def write(self, pod: str, *lines: str, ended: bool = False, stamp: datetime | None = None) -> None:
-        """Write lines into a pod's log; all get the same `stamp`, by default now."""
+        """Append lines to the log of a pod, all with the timestamp `stamp`, by default now."""
         with self._changed:
             log = self._logs.setdefault(pod, Log())
             stamped = (stamp or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -204,12 +204,12 @@ class ApiServerStandIn:
             self._changed.notify_all()
 
     def new_log(self, pod: str) -> None:
-        """Begin an empty log for another pod of the same name."""
+        """Start an empty log for another pod of the same name."""
         with self._changed:
             self._logs[pod] = Log()
 
     def bookmark(self, collection: str) -> None:
-        """Tell the watches of a collection the present version, and nothing else."""
+        """Send a bookmark with the current version to the watches of a collection."""
         with self._changed:
             self._version += 1
             self._events.append((self._version, collection, "BOOKMARK", {}))
@@ -222,7 +222,7 @@ class ApiServerStandIn:
             time.sleep(0.01)
 
     def until_watched(self, collection: str, times: int = 1) -> None:
-        """Wait until a collection has been watched so often."""
+        """Wait until a collection has been watched `times` times."""
         self.until(lambda: len(self.watches(collection)) >= times)
 
     def watches(self, collection: str) -> list[str]:
@@ -242,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_of: ApiServerStandIn
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def setup(self) -> None:
         super().setup()
@@ -319,7 +319,7 @@ class _Handler(BaseHTTPRequestHandler):
         with here._changed:
             items = [copy.deepcopy(one) for one in here._objects[collection].values() if _selected(one, query)]
             for one in items:
-                if collection == PODS:  # a typed list names the kind once
+                if collection == PODS:  # items of a typed list have no kind
                     one.pop("kind", None)
                     one.pop("apiVersion", None)
             self._answer(200, {"metadata": {"resourceVersion": str(here._version)}, "items": items})
@@ -375,7 +375,7 @@ class _Handler(BaseHTTPRequestHandler):
             text = "".join(f"{stamp} {line}\n" for stamp, line in news if stamp[:19] >= since[:19])
             data = text.encode(errors="surrogateescape")
             cut, here.cut_lines = here.cut_lines, False
-            # Chunks end anywhere.
+            # Chunk boundaries are arbitrary.
             for start in range(0, len(data) - (14 if cut else 0), 7):
                 self._chunk(data[start : start + 7])
             if ended or cut:

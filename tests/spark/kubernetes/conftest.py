@@ -1,4 +1,4 @@
-"""An API server that does what the test says, and a manifest for it."""
+"""A stand-in for the API server, and a manifest for it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from tests.spark.kubernetes.conftest import NAME
 
 
 def pod(role: str = "driver", *, name: str = "", uid: str = "", limit: str = "1433Mi", **status: Any) -> dict[str, Any]:
-    """Return a pod of the application; without a status it waits for nothing that is known."""
+    """Return a pod of the application; without a status it has no reason to wait."""
     name = name or f"{NAME}-{role}"
     container = DRIVER_CONTAINER if role == "driver" else "spark-kubernetes-executor"
     return {
@@ -30,7 +30,7 @@ def pod(role: str = "driver", *, name: str = "", uid: str = "", limit: str = "14
 
 
 def containers(role: str = "driver", **state: Any) -> list[dict[str, Any]]:
-    """Return containerStatuses: a sidecar that runs, and Spark's own container in `state`."""
+    """Return containerStatuses: a running sidecar, and the container of Spark in `state`."""
     own = DRIVER_CONTAINER if role == "driver" else "spark-kubernetes-executor"
     return [{"name": own, "state": state}, {"name": "sidecar", "state": {"running": {}}}]
 
@@ -58,6 +58,6 @@ def ended(
 
 
 def deleted(found: dict[str, Any], *, at: str, grace: int = 30) -> dict[str, Any]:
-    """Return the pod as it is once somebody has asked for its deletion, to be complete by `at`."""
+    """Return the pod after a request for its deletion, whose grace period ends at `at`."""
     found["metadata"] |= {"deletionTimestamp": at, "deletionGracePeriodSeconds": grace}
     return found

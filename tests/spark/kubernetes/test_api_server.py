@@ -1,4 +1,4 @@
-"""What an answer of the API server means, and how it is asked."""
+"""Requests to the API server, and the meaning of its error responses."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from tests.spark.kubernetes.api_server_stand_in import APPLICATIONS, PODS, ApiSe
         (ApiError(0, "NotJSON"), False),
     ],
 )
-def test_only_what_asking_again_cannot_mend_is_a_refusal(error: ApiError, *, refused: bool) -> None:
+def test_an_error_that_a_retry_may_resolve_is_no_refusal(error: ApiError, *, refused: bool) -> None:
     assert error.refused == refused
 
 
-def test_an_object_that_is_not_there_is_none_and_a_path_that_is_not_known_is_an_error(server: ApiServerStandIn) -> None:
+def test_a_missing_object_is_none_and_an_unknown_path_is_an_error(server: ApiServerStandIn) -> None:
     api = server.api_server()
     assert api.find(f"{APPLICATIONS}/x") is None
-    # What a server answers that has not yet read its CRDs.
+    # The response of a server that has not loaded its CRDs yet.
     server.answer("GET", "sparkapplications", 404, "404 page not found", plain=True)
     with pytest.raises(ApiError, match="404"):
         api.find(f"{APPLICATIONS}/x")
 
 
-def test_a_server_that_has_just_come_back_is_not_taken_at_its_word(server: ApiServerStandIn) -> None:
+def test_a_refusal_just_after_an_outage_is_not_final(server: ApiServerStandIn) -> None:
     api = server.api_server()
     server.answer("GET", "pods", 403, "not yet", times=2)
     with pytest.raises(ApiError) as plain:
@@ -55,7 +55,7 @@ def test_a_server_that_has_just_come_back_is_not_taken_at_its_word(server: ApiSe
     assert not settling.value.refused
 
 
-def test_the_lines_of_a_stream_come_as_they_are_written_and_end_where_it_is_stopped(server: ApiServerStandIn) -> None:
+def test_lines_of_a_stream_arrive_as_they_are_written_and_end_when_it_is_stopped(server: ApiServerStandIn) -> None:
     api = server.api_server()
     server.write("p", "one")
     came: list[bytes] = []

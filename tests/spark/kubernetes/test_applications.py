@@ -1,4 +1,4 @@
-"""The template that runs are made of, and the run's own application: created once, adopted, replaced, deleted."""
+"""The template, and the application of a run: created once, adopted, replaced, deleted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def put_template(server: ApiServerStandIn, **spec: Any) -> dict[str, Any]:
     return server.put(APPLICATIONS, manifest)
 
 
-def test_the_clusters_own_template_is_taken_without_what_the_cluster_made_of_it(
+def test_the_template_in_the_namespace_is_used_without_fields_that_the_cluster_added(
     server: ApiServerStandIn, timeouts: Timeouts
 ) -> None:
     put_template(server, image="registry.example/ours:1", batchScheduler="yunikorn")
@@ -53,7 +53,7 @@ def test_the_clusters_own_template_is_taken_without_what_the_cluster_made_of_it(
 
 
 @pytest.mark.parametrize("why", ["absent", "not suspended", "forbidden"])
-def test_without_a_template_in_the_cluster_the_images_own_is_taken_and_said(
+def test_without_a_template_in_the_namespace_the_one_in_the_image_is_used_and_logged(
     server: ApiServerStandIn, timeouts: Timeouts, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if why == "not suspended":
@@ -64,9 +64,7 @@ def test_without_a_template_in_the_cluster_the_images_own_is_taken_and_said(
     assert "template sparkapplication.yaml of the image" in capsys.readouterr().err
 
 
-def test_a_template_with_a_field_that_is_not_known_is_refused_by_name(
-    server: ApiServerStandIn, timeouts: Timeouts
-) -> None:
+def test_a_template_with_an_unknown_field_is_refused_by_name(server: ApiServerStandIn, timeouts: Timeouts) -> None:
     put_template(server, drivr={})
     with pytest.raises(CtbasisError, match=r"SparkApplication ctbasis-svd: .*spec\.drivr"):
         template(server.api_server(), timeouts)
@@ -84,7 +82,7 @@ def test_an_application_is_created_as_it_was_rendered(
 @pytest.mark.parametrize(
     "state", ["", "SUBMITTED", "RUNNING", "PENDING_RERUN", "SUBMISSION_FAILED", "FAILING", "COMPLETED"]
 )
-def test_a_retry_adopts_the_application_of_the_first_try(
+def test_a_retry_adopts_the_application_of_the_first_attempt(
     server: ApiServerStandIn, own: Applications, manifest: dict[str, Any], state: str
 ) -> None:
     first = own.create_or_adopt(manifest)
@@ -95,7 +93,7 @@ def test_a_retry_adopts_the_application_of_the_first_try(
 
 
 @pytest.mark.parametrize("why", ["failed", "other arguments", "being deleted"])
-def test_what_is_of_no_use_to_a_retry_is_replaced_once_it_is_gone(
+def test_an_application_that_a_retry_cannot_use_is_deleted_and_replaced(
     server: ApiServerStandIn,
     own: Applications,
     manifest: dict[str, Any],
@@ -125,7 +123,7 @@ def test_what_is_of_no_use_to_a_retry_is_replaced_once_it_is_gone(
     assert server.names(APPLICATIONS) == [NAME]
 
 
-def test_an_application_that_does_not_go_away_is_an_error(
+def test_an_application_that_cannot_be_deleted_is_an_error(
     server: ApiServerStandIn, timeouts: Timeouts, manifest: dict[str, Any]
 ) -> None:
     own = Applications(server.api_server(), replace(timeouts, deletion=0))
@@ -146,16 +144,16 @@ def test_another_runs_application_of_the_same_name_is_neither_adopted_nor_delete
     assert server.names(APPLICATIONS) == [NAME]
 
 
-def test_a_creation_whose_answer_was_lost_is_found_again(
+def test_an_application_whose_creation_got_no_response_is_found(
     server: ApiServerStandIn, own: Applications, manifest: dict[str, Any]
 ) -> None:
-    server.put(APPLICATIONS, dict(manifest))  # what the request had done before its connection broke
+    server.put(APPLICATIONS, dict(manifest))  # the request had succeeded before the connection broke
     server.answer("POST", "sparkapplications", 500, "the connection broke")
     assert own.create_or_adopt(manifest)["metadata"]["name"] == NAME
     assert server.names(APPLICATIONS) == [NAME]
 
 
-def test_a_server_that_is_away_or_busy_is_waited_for(
+def test_creation_is_repeated_while_the_server_is_unavailable_or_busy(
     server: ApiServerStandIn, own: Applications, manifest: dict[str, Any]
 ) -> None:
     server.answer("POST", "sparkapplications", 503, times=1)
@@ -165,7 +163,7 @@ def test_a_server_that_is_away_or_busy_is_waited_for(
     assert own.create_or_adopt(manifest)["metadata"]["name"] == NAME
 
 
-def test_a_server_that_stays_away_is_an_error_that_leaves_the_application(
+def test_a_long_outage_is_an_error_that_leaves_the_application(
     server: ApiServerStandIn, timeouts: Timeouts, manifest: dict[str, Any]
 ) -> None:
     own = Applications(server.api_server(), replace(timeouts, api_server=0.3))
@@ -184,7 +182,7 @@ def test_a_server_that_stays_away_is_an_error_that_leaves_the_application(
         (403, "exceeded quota: q, requested: pods=2, used: pods=0, limited: pods=1", "ResourceQuota"),
     ],
 )
-def test_a_creation_that_is_refused_says_why_and_is_not_tried_again(
+def test_a_refused_creation_gives_the_reason_and_is_not_repeated(
     server: ApiServerStandIn, own: Applications, manifest: dict[str, Any], status: int, message: str, said: str
 ) -> None:
     server.answer("POST", "sparkapplications", status, message, times=9, plain="page not found" in message)
@@ -193,7 +191,7 @@ def test_a_creation_that_is_refused_says_why_and_is_not_tried_again(
     assert len(server.requests) == 1
 
 
-def test_a_quota_of_applications_that_is_full_is_a_queue(
+def test_a_full_quota_of_applications_is_not_a_failure(
     server: ApiServerStandIn, own: Applications, manifest: dict[str, Any]
 ) -> None:
     full = "exceeded quota: q, requested: count/s=1, used: count/s=2, limited: count/s=2"
@@ -208,7 +206,7 @@ def test_discarding_deletes_the_runs_application_and_its_pods_first(
     own.create_or_adopt(manifest)
     own.discard(manifest)
     assert server.names(APPLICATIONS) == []
-    own.discard(manifest)  # there is nothing any more, and nothing is said of it
+    own.discard(manifest)  # nothing is left, and nothing is logged
 
 
 def test_an_application_that_appears_late_is_discarded_too(
@@ -219,7 +217,7 @@ def test_an_application_that_appears_late_is_discarded_too(
     assert server.names(APPLICATIONS) == []
 
 
-def test_discarding_goes_on_through_an_outage(
+def test_an_application_is_discarded_after_an_outage(
     server: ApiServerStandIn, own: Applications, manifest: dict[str, Any]
 ) -> None:
     own.create_or_adopt(manifest)
@@ -229,7 +227,7 @@ def test_discarding_goes_on_through_an_outage(
     assert server.names(APPLICATIONS) == []
 
 
-def test_what_could_not_be_deleted_is_said_with_the_command_that_does(
+def test_an_application_that_could_not_be_deleted_is_logged_with_the_command(
     server: ApiServerStandIn, timeouts: Timeouts, manifest: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = Applications(server.api_server(), replace(timeouts, stopping=0.3))
@@ -239,7 +237,7 @@ def test_what_could_not_be_deleted_is_said_with_the_command_that_does(
     assert f"kubectl -n runs delete sparkapplication {NAME}" in capsys.readouterr().err
 
 
-def test_a_right_to_delete_that_is_missing_is_not_waited_for(
+def test_a_missing_right_to_delete_causes_no_wait(
     server: ApiServerStandIn, own: Applications, manifest: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     own.create_or_adopt(manifest)

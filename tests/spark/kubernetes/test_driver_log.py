@@ -1,4 +1,4 @@
-"""The driver's log is the step's log: each line once, whatever the stream goes through."""
+"""The log of the driver is copied to the log of the step; each line once, even if the connection breaks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
 
 
 class Said:
-    """The step's log so far."""
+    """The lines of the step's log so far."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys, self._lines = capsys, list[str]()
@@ -37,7 +37,7 @@ class Said:
         return self._lines
 
 
-def test_lines_come_as_they_are_written_and_without_their_timestamps(server: ApiServerStandIn, said: Said) -> None:
+def test_lines_are_copied_as_they_are_written_without_their_timestamps(server: ApiServerStandIn, said: Said) -> None:
     server.write(POD, "one")
     log = DriverLog(server.api_server())
     log.follow(pod())
@@ -50,7 +50,7 @@ def test_lines_come_as_they_are_written_and_without_their_timestamps(server: Api
 
 
 @pytest.mark.parametrize("how", ["cut", "end_streams", "restart"])
-def test_a_stream_that_breaks_in_the_middle_of_a_second_repeats_and_loses_nothing(
+def test_a_connection_that_breaks_within_a_second_repeats_and_loses_no_line(
     server: ApiServerStandIn, said: Said, how: str
 ) -> None:
     second = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -59,12 +59,12 @@ def test_a_stream_that_breaks_in_the_middle_of_a_second_repeats_and_loses_nothin
     log.follow(pod())
     written = ["same", "same", "other"]
     for round_ in range(2):
-        server.until(lambda: said() == written)  # noqa: B023  it is called at once
+        server.until(lambda: said() == written)  # noqa: B023 - called at once
         if how == "restart":
             server.stop()
         else:
             getattr(server, how)()
-        # More of that second, with the very stamp of what is there, then of the next.
+        # More lines of that second with the same timestamp, then lines of the next second.
         server.write(POD, "same", f"{round_}", stamp=second)
         second += timedelta(seconds=1)
         server.write(POD, "same", stamp=second)
@@ -76,7 +76,7 @@ def test_a_stream_that_breaks_in_the_middle_of_a_second_repeats_and_loses_nothin
     assert said() == written
 
 
-def test_a_line_that_a_stream_ends_in_the_middle_of_comes_whole_and_once(server: ApiServerStandIn, said: Said) -> None:
+def test_a_line_that_was_truncated_is_copied_once_and_complete(server: ApiServerStandIn, said: Said) -> None:
     server.cut_lines = True
     server.write(POD, "a line that is long enough to be cut", "another one")
     log = DriverLog(server.api_server())
@@ -87,14 +87,14 @@ def test_a_line_that_a_stream_ends_in_the_middle_of_comes_whole_and_once(server:
     assert said() == ["a line that is long enough to be cut", "another one", "the last one of all"]
 
 
-def test_a_driver_that_is_started_again_has_a_log_of_its_own(server: ApiServerStandIn, said: Said) -> None:
+def test_a_restarted_driver_has_another_log(server: ApiServerStandIn, said: Said) -> None:
     log = DriverLog(server.api_server())
     server.write(POD, "first try", "failed", ended=True)
     log.follow(pod("1"))
     server.until(lambda: len(said()) == 2)
     log.finish()
     server.new_log(POD)
-    log.follow(pod("1"))  # heard of again
+    log.follow(pod("1"))  # a repeated call
     server.write(POD, "second try", ended=True)
     log.follow(pod("2"))
     log.finish()
@@ -102,7 +102,7 @@ def test_a_driver_that_is_started_again_has_a_log_of_its_own(server: ApiServerSt
     assert log.tail == ["second try"], "what the latest driver said is what counts"
 
 
-def test_a_log_of_a_pod_that_was_deleted_is_not_waited_for(server: ApiServerStandIn, said: Said) -> None:
+def test_the_log_of_a_deleted_pod_causes_no_wait(server: ApiServerStandIn, said: Said) -> None:
     log = DriverLog(server.api_server())
     server.write(POD, "one")
     log.follow(pod())
@@ -113,7 +113,7 @@ def test_a_log_of_a_pod_that_was_deleted_is_not_waited_for(server: ApiServerStan
     assert said() == ["one"]
 
 
-def test_a_log_that_may_not_be_read_is_said_to_be_missing(server: ApiServerStandIn, said: Said) -> None:
+def test_a_log_that_may_not_be_read_is_reported(server: ApiServerStandIn, said: Said) -> None:
     server.answer("GET", "/log", 403, 'cannot get resource "pods/log"', times=99)
     log = DriverLog(server.api_server())
     log.follow(pod())
@@ -122,7 +122,7 @@ def test_a_log_that_may_not_be_read_is_said_to_be_missing(server: ApiServerStand
     assert len(server.requests) == 1
 
 
-def test_a_log_is_not_asked_for_again_and_again(server: ApiServerStandIn, said: Said) -> None:
+def test_a_log_is_not_requested_repeatedly(server: ApiServerStandIn, said: Said) -> None:
     server.write(POD, "one")
     log = DriverLog(server.api_server())
     log.follow(pod())
@@ -133,7 +133,7 @@ def test_a_log_is_not_asked_for_again_and_again(server: ApiServerStandIn, said: 
     log.stop()
 
 
-def test_what_is_no_text_does_not_stop_the_log(server: ApiServerStandIn, said: Said) -> None:
+def test_bytes_that_are_no_text_do_not_stop_the_log(server: ApiServerStandIn, said: Said) -> None:
     server.write(POD, "\udcff\udcfe", "two", ended=True)
     log = DriverLog(server.api_server())
     log.follow(pod())

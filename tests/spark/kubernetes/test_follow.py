@@ -1,4 +1,4 @@
-"""An application followed to its end, whichever way it takes."""
+"""Following an application to its end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DRIVER = f"{NAME}-driver"
 
 
 class Following:
-    """A follower in a thread of its own, what it has said, and how it ended."""
+    """A follower in a thread, the lines that it has logged, and how it ended."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ def following(
     before = threading.active_count()
     made = Following(server, application_there, timeouts, capsys)
     yield made
-    if made.thread.is_alive():  # the test ends here
+    if made.thread.is_alive():  # the test has ended
         server.remove(APPLICATIONS, NAME)
         made.thread.join(30)
     server.end_streams()
@@ -109,7 +109,7 @@ def driver_ends(server: ApiServerStandIn, code: int, *lines: str, reason: str = 
     server.put(PODS, ended(code, reason, uid=uid))
 
 
-def test_a_success_is_told_state_by_state_with_the_drivers_log(server: ApiServerStandIn, following: Following) -> None:
+def test_each_state_of_a_success_is_logged_with_the_drivers_log(server: ApiServerStandIn, following: Following) -> None:
     server.state(NAME, "SUBMITTED")
     driver_runs(server, "spark: job 0 (dssvd)")
     following.says("spark: job 0 (dssvd)\n")
@@ -124,9 +124,7 @@ def test_a_success_is_told_state_by_state_with_the_drivers_log(server: ApiServer
     assert following.said.count("svd: done\n") == 1
 
 
-def test_a_driver_too_short_to_be_seen_running_has_its_log_told_nevertheless(
-    server: ApiServerStandIn, following: Following
-) -> None:
+def test_the_log_of_a_driver_that_ended_very_soon_is_copied_too(server: ApiServerStandIn, following: Following) -> None:
     driver_ends(server, 0, "svd: done")
     server.state(NAME, "COMPLETED", driverInfo={"podName": DRIVER})
     following.succeeds()
@@ -157,7 +155,9 @@ def test_an_application_that_had_completed_before_it_was_adopted_is_a_success(
         ["FAILING", "INVALIDATING", "PENDING_RERUN"],
     ],
 )
-def test_what_is_not_final_is_waited_out(server: ApiServerStandIn, following: Following, states: list[str]) -> None:
+def test_states_that_are_not_final_are_waited_for(
+    server: ApiServerStandIn, following: Following, states: list[str]
+) -> None:
     for state in states:
         server.state(NAME, state)
         following.says(f"{NAME}: {state}\n")
@@ -166,14 +166,14 @@ def test_what_is_not_final_is_waited_out(server: ApiServerStandIn, following: Fo
     following.succeeds()
 
 
-def test_the_reason_why_the_driver_waits_is_told(server: ApiServerStandIn, following: Following) -> None:
+def test_the_reason_why_the_driver_does_not_start_is_logged(server: ApiServerStandIn, following: Following) -> None:
     server.state(NAME, "SUBMITTED")
     server.put(PODS, unschedulable("0/3 nodes are available: 3 Insufficient memory."))
     following.says(f"driver {DRIVER} waits: Unschedulable: 0/3 nodes are available: 3 Insufficient memory.\n")
     assert following.thread.is_alive()
 
 
-def test_the_operators_word_on_a_failed_submission_is_told_each_time_it_changes(
+def test_the_operators_message_on_a_failed_submission_is_logged_when_it_changes(
     server: ApiServerStandIn, following: Following
 ) -> None:
     server.state(NAME, "SUBMISSION_FAILED", "Message: first reason. Received status")
@@ -183,7 +183,7 @@ def test_the_operators_word_on_a_failed_submission_is_told_each_time_it_changes(
 
 
 @pytest.mark.parametrize("suspended", [False, True])
-def test_an_application_that_no_operator_takes_up_is_told_and_waited_for(
+def test_an_application_that_no_operator_processes_is_logged_and_waited_for(
     server: ApiServerStandIn,
     manifest: dict[str, Any],
     timeouts: Timeouts,
@@ -199,7 +199,7 @@ def test_an_application_that_no_operator_takes_up_is_told_and_waited_for(
     following.succeeds()
 
 
-def test_what_waiting_costs_does_not_grow_with_its_length(server: ApiServerStandIn, following: Following) -> None:
+def test_a_longer_wait_sends_no_more_requests(server: ApiServerStandIn, following: Following) -> None:
     server.state(NAME, "SUBMITTED")
     server.put(PODS, unschedulable("no room"))
     following.says("no room")
@@ -212,7 +212,7 @@ def test_what_waiting_costs_does_not_grow_with_its_length(server: ApiServerStand
 
 
 @pytest.mark.parametrize("forgetful", [False, True])
-def test_a_restart_of_the_api_server_loses_nothing(
+def test_a_restart_of_the_api_server_loses_no_change(
     server: ApiServerStandIn, following: Following, *, forgetful: bool
 ) -> None:
     driver_runs(server, "one")
@@ -229,7 +229,7 @@ def test_a_restart_of_the_api_server_loses_nothing(
     assert [following.said.count(f"{line}\n") for line in ("one", "two", "three")] == [1, 1, 1]
 
 
-def test_an_api_server_that_stays_away_leaves_the_application(
+def test_a_long_outage_leaves_the_application(
     server: ApiServerStandIn, manifest: dict[str, Any], timeouts: Timeouts, capsys: pytest.CaptureFixture[str]
 ) -> None:
     following = Following(server, server.put(APPLICATIONS, manifest), replace(timeouts, api_server=0.5), capsys)
@@ -239,7 +239,7 @@ def test_an_api_server_that_stays_away_leaves_the_application(
         following.succeeds()
 
 
-def test_a_driver_that_is_started_again_is_waited_for_and_each_log_told(
+def test_a_restarted_driver_is_followed_and_both_logs_are_copied(
     server: ApiServerStandIn, following: Following
 ) -> None:
     driver_runs(server, "first try", uid="1")
@@ -247,7 +247,7 @@ def test_a_driver_that_is_started_again_is_waited_for_and_each_log_told(
     driver_ends(server, 137, reason="OOMKilled", uid="1")
     server.state(NAME, "FAILING", "driver container failed", driverInfo={"podName": DRIVER}, submissionID="1")
     following.says("FAILING: driver container failed\n")
-    following.has_the_whole_log()  # the operator waits seconds before it removes the pod
+    following.has_the_whole_log()  # the operator waits some seconds before it deletes the pod
     server.state(NAME, "PENDING_RERUN")
     server.remove(PODS, DRIVER)
     driver_runs(server, "second try", uid="2")
@@ -257,7 +257,7 @@ def test_a_driver_that_is_started_again_is_waited_for_and_each_log_told(
     assert [following.said.count(f"{line}\n") for line in ("first try", "second try", "svd: done")] == [1, 1, 1]
 
 
-def test_a_failure_says_the_operators_message_the_drivers_end_and_its_last_lines(
+def test_a_failure_has_the_operators_message_and_the_end_of_the_driver_with_its_last_lines(
     server: ApiServerStandIn, following: Following
 ) -> None:
     driver_runs(server, "spark: job 0")
@@ -282,16 +282,14 @@ def test_a_refusal_of_the_job_ends_the_step_without_the_retries_of_the_restart_p
     assert not isinstance(following.error, ApplicationStaysError), "it is deleted, so that it does not run again"
 
 
-def test_a_driver_that_failed_makes_completed_a_failure(server: ApiServerStandIn, following: Following) -> None:
+def test_completed_with_a_failed_driver_is_a_failure(server: ApiServerStandIn, following: Following) -> None:
     driver_runs(server, "one")
     driver_ends(server, 143, "two")
     server.state(NAME, "COMPLETED")
     assert "is COMPLETED, but driver ctbasis-svd-run-1-driver ended: Error (exit code 143" in following.fails()
 
 
-def test_a_driver_that_was_deleted_while_it_ran_makes_completed_a_failure(
-    server: ApiServerStandIn, following: Following
-) -> None:
+def test_completed_with_a_deleted_driver_is_a_failure(server: ApiServerStandIn, following: Following) -> None:
     driver_runs(server, "one")
     following.says("one")
     server.put(PODS, deleted(running(uid="1"), at="2026-01-01T00:01:00Z"))
@@ -303,7 +301,7 @@ def test_a_driver_that_was_deleted_while_it_ran_makes_completed_a_failure(
     assert "was deleted while it ran" in following.fails()
 
 
-def test_a_pod_that_cannot_start_fails_the_step_once_patience_has_ended(
+def test_a_pod_that_cannot_start_fails_the_step_after_a_timeout(
     server: ApiServerStandIn, manifest: dict[str, Any], timeouts: Timeouts, capsys: pytest.CaptureFixture[str]
 ) -> None:
     following = Following(server, server.put(APPLICATIONS, manifest), replace(timeouts, image=0.5), capsys)
@@ -340,19 +338,19 @@ def test_an_application_that_somebody_deletes_is_an_error(
     assert isinstance(following.error, ApplicationStaysError), "what is there under its name is not ours to delete"
 
 
-def test_the_ttl_that_takes_a_completed_application_is_no_failure(
+def test_the_ttl_deletion_of_a_completed_application_is_no_failure(
     server: ApiServerStandIn, following: Following
 ) -> None:
     driver_runs(server, "one")
     following.says("one")
-    server.answer("GET", f"{PODS}.labelSelector=[^&]*$", 503, times=2)  # while this is waited out
+    server.answer("GET", f"{PODS}.labelSelector=[^&]*$", 503, times=2)  # the follower waits meanwhile
     driver_ends(server, 0)
     server.state(NAME, "COMPLETED")
     server.remove(APPLICATIONS, NAME)
     following.succeeds()
 
 
-def test_a_full_quota_is_told_apart_from_a_failure(server: ApiServerStandIn, following: Following) -> None:
+def test_a_full_quota_is_no_failure(server: ApiServerStandIn, following: Following) -> None:
     server.state(
         NAME, "FAILED", "Message: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1. Received status"
     )

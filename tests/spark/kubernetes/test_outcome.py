@@ -1,4 +1,4 @@
-"""What became of an application: no success that was none, and a failure that says all that is known."""
+"""The outcome of an application: only a real success counts, and an error has all known reasons."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def pods(*found: dict[str, Any]) -> Pods:
 
 @pytest.mark.parametrize("after", [RECEIVED, "\n"])
 @pytest.mark.parametrize("guess", ["", GUESS])
-def test_of_a_submission_that_failed_only_the_api_servers_answer_is_told(after: str, guess: str) -> None:
+def test_the_message_of_a_failed_submission_is_the_answer_of_the_api_server(after: str, guess: str) -> None:
     told = QUOTA.format("limits.memory=2Gi", "limits.memory=3Gi", "limits.memory=4Gi")
     assert message(application(SUBMISSION.format(guess + told, after))) == told
 
 
-def test_of_another_failure_of_the_submission_its_log_and_its_stack_trace_are_left_out() -> None:
+def test_the_message_of_any_other_failure_has_no_log_and_no_stack_trace() -> None:
     told = "26/11/24 15:54:36 WARN NativeCodeLoader: x\nException in thread: no such jar\n\tat org.apache.spark.Main"
     assert message(application(told)) == "Exception in thread: no such jar"
     assert message(application("driver container failed")) == "driver container failed"
@@ -62,14 +62,14 @@ def test_of_another_failure_of_the_submission_its_log_and_its_stack_trace_are_le
         ("requests.cpu=nonsense", "requests.cpu=1", "requests.cpu=2", False),
     ],
 )
-def test_a_full_quota_is_a_queue_and_one_that_is_too_small_is_not(
+def test_a_quota_that_is_full_has_room_later_and_one_that_is_too_small_has_not(
     requested: str, used: str, limited: str, *, full: bool
 ) -> None:
     assert quota_is_full(QUOTA.format(requested, used, limited)) == full
     assert not quota_is_full("forbidden")
 
 
-def test_a_failure_says_what_the_operator_the_driver_and_the_executors_say_and_the_last_lines() -> None:
+def test_an_error_has_the_reasons_of_operator_driver_and_executors_and_the_last_lines() -> None:
     found = pods(ended(1), ended(137, "OOMKilled", "executor", name="exec-1"))
     error = failure_error(
         application("driver container failed with ExitCode: 1"), found, [f"line {n}" for n in range(40)]
@@ -84,21 +84,21 @@ def test_a_failure_says_what_the_operator_the_driver_and_the_executors_say_and_t
     assert "memoryOverhead" in error.remedy
 
 
-def test_a_refusal_of_the_job_is_the_failure() -> None:
+def test_the_drivers_own_error_is_the_error() -> None:
     log = ["Traceback", "ctbasis: no matrix at /m", "ctbasis:   expected: a store"]
     assert str(failure_error(application("x"), pods(ended(2)), log)) == "no matrix at /m\n  expected: a store"
 
 
-def test_a_failure_without_any_reason_says_so() -> None:
+def test_an_error_without_any_reason_says_so() -> None:
     assert "the operator gives no reason" in str(failure_error(application(), pods(), []))
 
 
-def test_completed_is_believed_if_the_driver_ended_well_or_is_not_known() -> None:
+def test_completed_is_a_success_if_the_driver_succeeded_or_is_unknown() -> None:
     assert completed_problem(pods(ended(0))) == ""
     assert completed_problem(pods()) == ""
 
 
-def test_completed_is_not_believed_of_a_driver_that_failed_or_was_deleted_while_it_ran() -> None:
+def test_completed_is_no_success_if_the_driver_failed_or_was_deleted_while_it_ran() -> None:
     assert "exit code 143, terminated" in completed_problem(pods(ended(143)))
     killed = deleted(ended(0, at="2026-01-01T00:00:50Z"), at="2026-01-01T00:01:00Z")
     assert completed_problem(pods(killed)) == "driver ctbasis-svd-run-1-driver was deleted while it ran"

@@ -1,4 +1,4 @@
-"""What pods wait for and why they ended, in words."""
+"""Messages on why pods do not start and why they ended."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def take(pods: Pods, *found: dict[str, Any], kind: str = "MODIFIED") -> list[str
     return [line for one in found for line in pods.update(Change(kind, one))]
 
 
-def test_the_reason_why_a_driver_is_not_scheduled_is_said_once(pods: Pods) -> None:
+def test_the_reason_why_a_driver_is_not_scheduled_is_logged_once(pods: Pods) -> None:
     lines = take(pods, unschedulable(NO_NODE), unschedulable(NO_NODE))
     assert lines == [f"driver ctbasis-svd-run-1-driver waits: Unschedulable: {NO_NODE}"]
     assert take(pods, unschedulable("0/4 nodes are available")), "a new reason is said again"
@@ -36,25 +36,25 @@ def test_the_reason_why_a_driver_is_not_scheduled_is_said_once(pods: Pods) -> No
     assert pods.start_error() is None
 
 
-def test_executors_that_wait_for_the_same_are_counted(pods: Pods) -> None:
+def test_executors_with_the_same_reason_are_counted(pods: Pods) -> None:
     take(pods, running("executor", name="exec-1"))
     lines = take(pods, unschedulable(NO_NODE, "executor", name="exec-2"))
     assert lines == [f"1 of 2 executors wait: Unschedulable: {NO_NODE}"]
     assert take(pods, unschedulable(NO_NODE, "executor", name="exec-3")) == []
 
 
-def test_what_a_pod_waits_for_is_said_again_when_it_waits_again(pods: Pods) -> None:
+def test_a_reason_is_logged_again_when_it_occurs_again(pods: Pods) -> None:
     take(pods, unschedulable(NO_NODE))
     take(pods, running())
     assert take(pods, unschedulable(NO_NODE, uid="of the next attempt"))
 
 
-def test_containers_being_created_are_nothing_to_say_at_first(pods: Pods) -> None:
+def test_containers_that_are_being_created_are_not_logged_at_first(pods: Pods) -> None:
     assert take(pods, waiting("ContainerCreating")) == []
     assert pods.next_due() is not None
 
 
-def test_a_pod_whose_containers_are_not_created_for_long_is_said_once() -> None:
+def test_a_pod_whose_containers_are_not_created_in_time_is_logged_once() -> None:
     pods = Pods("runs", Timeouts(starting=0))
     take(pods, waiting("ContainerCreating"))
     (line,) = pods.slow_starts()
@@ -63,7 +63,7 @@ def test_a_pod_whose_containers_are_not_created_for_long_is_said_once() -> None:
     assert pods.next_due() is None
 
 
-def test_a_pull_that_fails_turns_between_two_reasons_and_is_one_wait(pods: Pods) -> None:
+def test_the_alternating_reasons_of_a_failed_pull_are_logged_once(pods: Pods) -> None:
     lines = take(pods, waiting("ErrImagePull", "rpc error"), waiting("ImagePullBackOff", PULL))
     assert lines == ["driver ctbasis-svd-run-1-driver waits: ErrImagePull: rpc error"]
     assert pods.start_error() is None, "a registry may be unavailable for a while"
@@ -78,7 +78,7 @@ def test_a_pull_that_fails_turns_between_two_reasons_and_is_one_wait(pods: Pods)
         (waiting("CreateContainerConfigError", 'secret "s3" not found'), Timeouts(configuration=0), 'secret "s3"'),
     ],
 )
-def test_a_pod_that_cannot_start_is_an_error_that_names_why(
+def test_a_pod_that_cannot_start_is_an_error_with_the_reason(
     found: dict[str, Any], timeouts: Timeouts, named: str
 ) -> None:
     pods = Pods("runs", timeouts)
@@ -90,7 +90,7 @@ def test_a_pod_that_cannot_start_is_an_error_that_names_why(
     assert error.remedy
 
 
-def test_patience_begins_when_the_pod_is_blocked_and_ends_with_the_block(pods: Pods) -> None:
+def test_the_timeout_starts_when_a_pod_is_blocked_and_ends_with_the_block(pods: Pods) -> None:
     before = time.monotonic()
     take(pods, waiting("ImagePullBackOff", PULL), waiting("ErrImagePull"), waiting("ImagePullBackOff", PULL))
     due = pods.next_due()
@@ -100,7 +100,7 @@ def test_patience_begins_when_the_pod_is_blocked_and_ends_with_the_block(pods: P
     assert pods.next_due() is None
 
 
-def test_one_executor_that_cannot_start_is_no_harm_while_another_runs() -> None:
+def test_an_executor_that_cannot_start_is_no_error_while_another_runs() -> None:
     pods = Pods("runs", Timeouts(image=0))
     take(pods, running("executor", name="exec-1"), waiting("ErrImagePull", role="executor", name="exec-2"))
     assert pods.start_error() is None
@@ -150,7 +150,7 @@ def test_a_pod_was_killed_if_it_was_deleted_before_it_ended(
     assert Pod(found()).killed == killed
 
 
-def test_executors_that_spark_deletes_are_not_told_but_those_that_die_are(pods: Pods) -> None:
+def test_executors_that_fail_are_logged_and_those_that_spark_deletes_are_not(pods: Pods) -> None:
     gone = deleted(ended(143, role="executor", name="exec-1", at="2026-01-01T00:00:50Z"), at="2026-01-01T00:01:00Z")
     assert take(pods, gone) == []
     lines = take(pods, *[ended(137, "OOMKilled", "executor", name=f"exec-{n}") for n in range(2, 10)])
@@ -161,7 +161,7 @@ def test_executors_that_spark_deletes_are_not_told_but_those_that_die_are(pods: 
     assert pods.executor_ends() == "8 executors ended: OOMKilled (exit code 137, memory limit 1433Mi)"
 
 
-def test_the_executors_of_an_attempt_before_the_latest_are_not_counted(pods: Pods) -> None:
+def test_the_executors_of_an_earlier_attempt_are_not_counted(pods: Pods) -> None:
     take(pods, running(uid="1"), ended(137, "OOMKilled", "executor", name="exec-1"))
     take(pods, running(uid="2"))
     assert pods.executor_ends() == ""

@@ -1,4 +1,4 @@
-"""A watch tells each change once, whatever the API server does meanwhile."""
+"""A watch yields each change once, through failures of the API server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SELECTOR = {"labelSelector": "of=mine"}
 
 
 class Watched:
-    """A watch that a thread reads; what it has told."""
+    """A watch that a thread reads, and its changes so far."""
 
     def __init__(self, server: ApiServerStandIn, timeouts: Timeouts, known: dict[str, Any] | None = None) -> None:
         self._server = server
@@ -64,7 +64,7 @@ def watched(server: ApiServerStandIn, timeouts: Timeouts) -> Iterator[Watched]:
     assert not made.thread.is_alive(), "a watch that is stopped ends"
 
 
-def test_what_is_there_comes_first_then_each_change(server: ApiServerStandIn, watched: Watched) -> None:
+def test_existing_objects_come_first_then_each_change(server: ApiServerStandIn, watched: Watched) -> None:
     server.put(PODS, pod("b"))
     server.put(PODS, pod("a", at="2"))
     server.put(PODS, {"metadata": {"name": "other", "labels": {"of": "somebody"}}})
@@ -72,7 +72,7 @@ def test_what_is_there_comes_first_then_each_change(server: ApiServerStandIn, wa
     watched.until("ADDED a", "ADDED b", "MODIFIED a 2", "DELETED b")
 
 
-def test_a_watch_from_a_known_object_misses_nothing_between_reading_it_and_watching(
+def test_a_watch_from_a_known_object_misses_no_change_since_that_object_was_read(
     server: ApiServerStandIn, timeouts: Timeouts
 ) -> None:
     known = server.put(PODS, pod("a"))
@@ -84,7 +84,7 @@ def test_a_watch_from_a_known_object_misses_nothing_between_reading_it_and_watch
     watched.watch.stop()
 
 
-def test_what_happened_between_list_and_watch_is_told(server: ApiServerStandIn, timeouts: Timeouts) -> None:
+def test_a_change_between_list_and_watch_is_yielded(server: ApiServerStandIn, timeouts: Timeouts) -> None:
     server.put(PODS, pod("a"))
     server.answer("GET", "watch=true", 503, times=2)
     watched = Watched(server, timeouts)
@@ -95,7 +95,7 @@ def test_what_happened_between_list_and_watch_is_told(server: ApiServerStandIn, 
 
 
 @pytest.mark.parametrize("how", ["cut", "end_streams"])
-def test_a_stream_that_breaks_goes_on_where_it_ended(server: ApiServerStandIn, watched: Watched, how: str) -> None:
+def test_a_broken_watch_continues_where_it_ended(server: ApiServerStandIn, watched: Watched, how: str) -> None:
     for round_ in range(3):
         server.put(PODS, pod("a", at=f"{2 * round_}"))
         watched.until(*watched.told[:1], *(f"MODIFIED a {n}" for n in range(2 * round_ + 1)))
@@ -105,7 +105,7 @@ def test_a_stream_that_breaks_goes_on_where_it_ended(server: ApiServerStandIn, w
     assert len([path for _, path in server.requests if "watch" not in path]) == 1, "it never lists again"
 
 
-def test_a_bookmark_tells_nothing_but_from_where_to_go_on(server: ApiServerStandIn, watched: Watched) -> None:
+def test_a_bookmark_is_no_change_but_a_place_to_continue_from(server: ApiServerStandIn, watched: Watched) -> None:
     for _ in range(3):
         server.bookmark(PODS)
     server.put(PODS, pod("a", at="2"))
@@ -113,12 +113,12 @@ def test_a_bookmark_tells_nothing_but_from_where_to_go_on(server: ApiServerStand
     server.bookmark(PODS)
     version = server.get(PODS, "a")["metadata"]["resourceVersion"]  # type: ignore[index]
     server.until(lambda: server._version > int(version))
-    # The bookmark has come where another change, behind it, has.
+    # The next change has arrived, so the bookmark before it has too.
     server.put(PODS, pod("b"))
     server.bookmark(PODS)
     server.put(PODS, pod("b", at="2"))
     watched.until("ADDED a", "MODIFIED a 2", "ADDED b", "MODIFIED b 2")
-    server.forget()  # of all but the newest: a watch that did not heed bookmarks would now have to list
+    server.forget()  # a watch that ignored bookmarks would have to list again now
     server.end_streams()
     server.until_watched(PODS, 2)
     server.put(PODS, pod("b", at="3"))
@@ -127,7 +127,7 @@ def test_a_bookmark_tells_nothing_but_from_where_to_go_on(server: ApiServerStand
 
 
 @pytest.mark.parametrize("by", ["event", "status"])
-def test_lost_history_is_made_good_by_a_list_and_each_difference_told_once(
+def test_after_lost_history_a_list_gives_each_difference_once(
     server: ApiServerStandIn, watched: Watched, by: str
 ) -> None:
     server.put(PODS, pod("gone"))
@@ -168,7 +168,7 @@ def test_a_replaced_object_of_the_same_name_is_a_deletion_and_an_addition(
     watched.until("ADDED a", "DELETED a", "ADDED a")
 
 
-def test_a_server_that_restarts_may_first_deny_what_it_will_allow(server: ApiServerStandIn, watched: Watched) -> None:
+def test_a_refusal_of_a_server_that_restarts_is_not_final(server: ApiServerStandIn, watched: Watched) -> None:
     server.stop()
     server.answer("GET", "watch=true", 403, 'User "x" cannot watch', times=2)
     server.answer("GET", "watch=true", 404, "404 page not found", times=1, plain=True)
@@ -177,7 +177,7 @@ def test_a_server_that_restarts_may_first_deny_what_it_will_allow(server: ApiSer
     watched.until("ADDED a", "MODIFIED a 2")
 
 
-def test_a_right_that_is_missing_is_said_at_once(server: ApiServerStandIn, timeouts: Timeouts) -> None:
+def test_a_missing_right_is_an_error_at_once(server: ApiServerStandIn, timeouts: Timeouts) -> None:
     server.answer("GET", "watch=true", 403, 'User "x" cannot watch resource "pods"', times=99)
     watched = Watched(server, timeouts)
     server.until(lambda: watched.error)
@@ -186,9 +186,9 @@ def test_a_right_that_is_missing_is_said_at_once(server: ApiServerStandIn, timeo
     assert len(server.watches(PODS)) == 1
 
 
-def test_silence_is_a_break_but_no_outage(server: ApiServerStandIn, capsys: pytest.CaptureFixture[str]) -> None:
+def test_silence_is_a_broken_watch_but_no_outage(server: ApiServerStandIn, capsys: pytest.CaptureFixture[str]) -> None:
     server.put(PODS, pod("a"))
-    # Were silence an outage, it would soon have been one for too long.
+    # If silence were an outage, its timeout would end soon.
     watched = Watched(server, Timeouts(api_server=2, silence=1.2))
     server.until_watched(PODS, 4)
     server.put(PODS, pod("a", at="2"))
@@ -197,7 +197,7 @@ def test_silence_is_a_break_but_no_outage(server: ApiServerStandIn, capsys: pyte
     watched.watch.stop()
 
 
-def test_an_api_server_that_stays_away_ends_the_watch_and_leaves_the_application(server: ApiServerStandIn) -> None:
+def test_a_long_outage_ends_the_watch_and_leaves_the_application(server: ApiServerStandIn) -> None:
     server.put(PODS, pod("a"))
     watched = Watched(server, Timeouts(api_server=0.5))
     watched.until("ADDED a")
@@ -207,9 +207,7 @@ def test_an_api_server_that_stays_away_ends_the_watch_and_leaves_the_application
     assert "the API server was unavailable for" in str(watched.error)
 
 
-def test_a_watch_that_ends_at_once_again_and_again_is_not_asked_for_in_a_storm(
-    server: ApiServerStandIn, watched: Watched
-) -> None:
+def test_a_watch_that_always_ends_at_once_is_resumed_after_waits(server: ApiServerStandIn, watched: Watched) -> None:
     before = len(server.requests)
     for _ in range(100):
         server.end_streams()
@@ -219,7 +217,7 @@ def test_a_watch_that_ends_at_once_again_and_again_is_not_asked_for_in_a_storm(
     watched.until("ADDED a", "MODIFIED a 2")
 
 
-def test_while_nothing_changes_nothing_is_asked(server: ApiServerStandIn, watched: Watched) -> None:
+def test_no_request_is_sent_while_nothing_changes(server: ApiServerStandIn, watched: Watched) -> None:
     before = len(server.requests)
     threading.Event().wait(1.5)
     assert len(server.requests) == before
