@@ -1,1 +1,1 @@
-"""Kubeflow Pipelines: compile, lint, run on this machine, submit."""
+"""Kubeflow Pipelines: compiles the pipeline, checks it, runs it on this machine, and submits it to a server."""

@@ -1,9 +1,9 @@
-"""What a Kubeflow server has of a run: its artifacts, its metrics and Figure 1.
+"""The artifacts of a run on a Kubeflow server: its metrics and Figure 1.
 
-KFP 2.17 has no artifact service, and the `outputs` of a run's task details are empty. Which artifacts a run made, with
-their URIs and the metrics logged on them, is in ML Metadata; their bytes are at the UI's
-`/artifacts/<source>/<bucket>/<key>`. Where that does not answer, as on the bare API server, an `s3://` or `minio://`
-URI is read by boto3 with the user's own AWS_* variables. A run's id is all that is needed, at any time after the run.
+KFP 2.17 has no artifact service, and the `outputs` of a run's task details are empty. ML Metadata lists the artifacts
+of a run, with their URIs and the metrics logged on them. The UI serves their bytes at
+`/artifacts/<source>/<bucket>/<key>`. If the UI does not answer, as when the host is the bare API server, boto3 reads an
+`s3://` or `minio://` URI with the user's AWS_* variables. The id of a run is sufficient, at any time after the run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 from ctbasis.errors import CtbasisError
 from ctbasis.kubeflow import metadata
-from ctbasis.kubeflow.server import explained, host_of, request
+from ctbasis.kubeflow.server import host_of, request, server_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,14 +32,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact as ML Metadata knows it.
+    """An artifact as ML Metadata records it.
 
     Attributes:
-        name: The output's name.
-        type: Such as system.Metrics.
-        uri: Where its bytes are.
-        properties: What the step logged on it; of a Metrics artifact its metrics.
-        session: How the back end reached the store: provider, endpoint, and the name of the secret with its keys.
+        name: The name of the step's output.
+        type: The artifact type, such as system.Metrics.
+        uri: The place of its bytes.
+        properties: The values that the step logged on it; for a Metrics artifact, the metrics.
+        session: How the back end reached the object store: provider, endpoint, and the name of the Secret of its keys.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Artifact:
     session: str = ""
 
     @classmethod
-    def of(cls, message: Any) -> Artifact:
-        """Return what an `ml_metadata.Artifact` says: its name is a property of it, and so is a metric."""
-        # A value without content has no fields set.
-        held = {entry.key: entry.value.ListFields() for entry in message.custom_properties}
-        properties = {key: fields[0][1] for key, fields in held.items() if fields}
+    def from_message(cls, message: Any) -> Artifact:
+        """Return the artifact of an `ml_metadata.Artifact`, which stores its name and its metrics as properties."""
+        # An empty value has no field set.
+        values = {entry.key: entry.value.ListFields() for entry in message.custom_properties}
+        properties = {key: fields[0][1] for key, fields in values.items() if fields}
         return cls(
             name=str(properties.pop("display_name", "")),
             type=message.type,
@@ -65,10 +65,10 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Results:
-    """What a run that succeeded left.
+    """The results of a run that succeeded.
 
     Attributes:
-        metrics: Every value that a step logged on a Metrics artifact, by name.
+        metrics: All values that steps logged on Metrics artifacts, by name.
         figure1: Figure 1 as PNG.
     """
 
@@ -76,7 +76,7 @@ class Results:
     figure1: bytes = field(repr=False)
 
     def save(self, out: Path) -> None:
-        """Write metrics.json and figure1.png into the folder `out`, each whole or not at all."""
+        """Write metrics.json and figure1.png into the folder `out`; a file is either complete or absent."""
         out.mkdir(parents=True, exist_ok=True)
         contents = {"metrics.json": json.dumps(self.metrics, indent=2).encode(), "figure1.png": self.figure1}
         for name, content in contents.items():
@@ -86,10 +86,10 @@ class Results:
 
 
 def fetch_results(client: Client, run_id: str) -> Results:
-    """Return the metrics and Figure 1 of a run that succeeded, now or long ago.
+    """Return the metrics and Figure 1 of a run that succeeded at any time.
 
     Raises:
-        CtbasisError: The server does not give its metadata or the figure's bytes, or the run made no such artifacts.
+        CtbasisError: The server does not send the run's metadata or the figure, or the run has no such artifacts.
     """
     artifacts = run_artifacts(client, run_id)
     logged = [artifact.properties for artifact in artifacts if artifact.type == METRICS]
@@ -98,13 +98,17 @@ def fetch_results(client: Client, run_id: str) -> Results:
     if not metrics or not figures:
         names = ", ".join(sorted({artifact.name for artifact in artifacts})) or "none"
         raise CtbasisError(
-            f"run {run_id} has artifacts {names}",
-            expected=f"{FIGURE} and one of type {METRICS}",
+            f"the artifacts of run {run_id} are: {names}",
+            expected=f"{FIGURE} and an artifact of type {METRICS}",
             cause="the run did not succeed, or it is a run of another pipeline",
         )
     figure = download(client, figures[-1])
     if not figure.startswith(PNG):
-        raise CtbasisError(f"{figures[-1].uri} is no PNG image", cause="a page was sent in place of the artifact")
+        raise CtbasisError(
+            f"{figures[-1].uri} is not a PNG image",
+            expected="Figure 1 as PNG",
+            cause="the server sent a web page instead of the artifact",
+        )
     return Results(metrics=metrics, figure1=figure)
 
 
@@ -112,17 +116,17 @@ def run_artifacts(client: Client, run_id: str) -> list[Artifact]:
     """Return every artifact of a run, the oldest first.
 
     Raises:
-        CtbasisError: The host does not pass requests to ML Metadata, or that does not know the run.
+        CtbasisError: The host does not forward requests to ML Metadata, or ML Metadata has no record of the run.
     """
     messages = sorted(metadata.artifacts_of(client, run_id), key=lambda message: message.id)
-    return [Artifact.of(message) for message in messages]
+    return [Artifact.from_message(message) for message in messages]
 
 
 def download(client: Client, artifact: Artifact) -> bytes:
-    """Return the bytes of an artifact that is one file, through the UI, else straight from its object store.
+    """Return the bytes of an artifact that is one file: from the UI, else from the object store.
 
     Raises:
-        CtbasisError: Neither gives them.
+        CtbasisError: Neither sends them.
     """
     try:
         return _through_ui(client, artifact)
@@ -136,10 +140,10 @@ def _through_ui(client: Client, artifact: Artifact) -> bytes:
     host, uri = host_of(client), urlsplit(artifact.uri)
     path = f"/artifacts/{'gcs' if uri.scheme == 'gs' else uri.scheme}/{uri.netloc}{quote(uri.path)}"
     query = {"namespace": client.get_user_namespace(), "providerInfo": artifact.session}
-    with explained(host, f"to send artifact {artifact.name!r}"):
+    with server_errors(host, f"to send artifact {artifact.name!r}"):
         answer = request(client, path, "GET", query_params=[(name, value) for name, value in query.items() if value])
     if (answer.headers.get("content-type") or "").startswith("text/html"):
-        raise CtbasisError(f"{host} sends a page in place of artifact {artifact.name!r}")
+        raise CtbasisError(f"{host} sends a web page instead of artifact {artifact.name!r}")
     return bytes(answer.data)
 
 
@@ -150,15 +154,15 @@ def _from_store(uri: str) -> bytes:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if uri.startswith("minio:") and not endpoint:
         raise CtbasisError(
-            f"{uri} cannot be fetched: the host sends no artifacts and the store's address is unknown",
+            f"{uri} cannot be fetched: the host sends no artifacts, and the address of the object store is unknown",
             remedy="give the address of the Kubeflow UI, or set AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY",
         )
-    place = urlsplit(uri)
+    address = urlsplit(uri)
     try:
-        # A session of its own: boto3's default one would keep the credentials of its first use.
+        # A new session, because boto3's default session keeps the credentials of its first use.
         client = boto3.session.Session().client("s3")
-        return bytes(client.get_object(Bucket=place.netloc, Key=place.path.lstrip("/"))["Body"].read())
+        return bytes(client.get_object(Bucket=address.netloc, Key=address.path.lstrip("/"))["Body"].read())
     except (BotoCoreError, ClientError) as error:
         raise CtbasisError(
             f"{uri} cannot be fetched from its object store ({error})",

@@ -1,4 +1,4 @@
-"""The images that the compiled pipeline names; `make images` builds them under these names."""
+"""The container images that the compiled pipeline names. `make images` builds them under these names."""
 
 from ctbasis.installed import VERSION
 

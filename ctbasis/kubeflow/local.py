@@ -1,4 +1,4 @@
-"""Run the compiled package on this machine through kfp.local, and bring its outputs home."""
+"""Runs the compiled pipeline on this machine through kfp.local, and collects its outputs in one folder."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ OUTPUTS = {
     "metrics.json": "report/metrics",
     "qc.json": "matrix/qc",
 }
-"""What a run's folder holds, and the task and artifact that it comes from."""
+"""The files and folders of a run's output folder, and the task and artifact that each comes from."""
 
-ONLY_OF = {"basis-images": "global", "noise": "patch"}
-"""Outputs that one mode alone has."""
+MODE_OF_OUTPUT = {"basis-images": "global", "noise": "patch"}
+"""Outputs that only one mode has, and that mode."""
 
 STOP_SECONDS = 10.0
-"""How long a step's processes have to end by themselves."""
+"""Time in seconds that a step's processes get to end after SIGTERM, before they are killed."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class LocalRun:
     """A run that succeeded.
 
     Attributes:
-        out: Its folder.
-        seconds: Of the whole run.
-        steps: Seconds of each step, by name, in order.
+        out: The output folder.
+        seconds: The duration of the whole run in seconds.
+        steps: The duration of each step in seconds, by name, in the order of the run.
     """
 
     out: Path
@@ -62,36 +62,36 @@ class LocalRun:
 
     @property
     def overhead(self) -> float:
-        """Seconds that no step accounts for: loading and dispatching the pipeline and collecting its outputs."""
+        """Seconds outside the steps: loading the pipeline, starting its steps and collecting its outputs."""
         return self.seconds - sum(self.steps.values())
 
 
 def run(arguments: Mapping[str, Any], *, out: Path, package: Path = PACKAGE) -> LocalRun:
-    """Run `package` with `arguments` and leave `OUTPUTS` in `out`, all of them or none.
+    """Run the compiled pipeline and write its outputs, which are listed in `OUTPUTS`: either all of them or none.
 
     Args:
-        arguments: Pipeline parameters by name; what is left out has its default.
-        out: The folder to make. A former run's folder there is replaced once the new one is whole.
+        arguments: Pipeline parameters by name. A parameter that is omitted has its default.
+        out: The output folder. The output of an earlier run there is replaced once the new output is complete.
         package: The compiled pipeline.
 
     Raises:
-        CtbasisError: An argument is out of bounds, `out` holds something else, or a step failed.
+        CtbasisError: An argument is out of bounds, `out` holds other files, or a step failed.
     """
     check(dict(arguments))
     arguments = dict(arguments)
     if basis := str(arguments.get("basis", "")):
-        _check_kind(basis, str(arguments.get("mode", MODE.default)))
+        _check_mode_of_basis(basis, str(arguments.get("mode", MODE.default)))
     if store := str(arguments.get("store", "")):
-        # A folder that no other run has, so that it can be removed whatever becomes of this one.
+        # A folder of this run alone, so that it can be removed however the run ends.
         store = arguments["store"] = stores.run_folder("", store, f"local-{uuid.uuid4().hex}")
     out = out.resolve()
-    _refuse_foreign(out)
+    _check_output_folder(out)
     start = time.monotonic()
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        with _stopped_whole():
+        with _steps_stop_with_this_process():
             steps = _execute(package, arguments, partial)
         _collect(partial / "artifacts", partial / "outputs", str(arguments.get("mode", MODE.default)))
         _replace(out, partial / "outputs")
@@ -100,7 +100,7 @@ def run(arguments: Mapping[str, Any], *, out: Path, package: Path = PACKAGE) -> 
             f"{out} cannot be written ({error.strerror or error})", remedy="free some space or choose another --out"
         ) from error
     except KeyboardInterrupt:
-        # The pipeline's own cleanup had no time to run.
+        # The pipeline's cleanup step did not run.
         _end_children()
         if store:
             with suppress(CtbasisError):
@@ -111,24 +111,24 @@ def run(arguments: Mapping[str, Any], *, out: Path, package: Path = PACKAGE) -> 
     return LocalRun(out=out, seconds=time.monotonic() - start, steps=steps)
 
 
-def _check_kind(basis: str, mode: str) -> None:
-    """Refuse a basis that is not there or of another mode before anything is fetched.
+def _check_mode_of_basis(basis: str, mode: str) -> None:
+    """Check that a stored basis exists and is of the run's mode, before anything is fetched.
 
     Raises:
-        CtbasisError: It is.
+        CtbasisError: There is no basis at that place, or it is of the other mode.
     """
     kind = kind_at(basis)
     if kind != mode:
         raise CtbasisError(
-            f"the basis at {basis} is of a run in {kind} mode, and mode is {mode}",
-            expected="both alike",
-            remedy=f"add --mode {kind}, or use `ctbasis denoise`, which tells by itself",
+            f"the basis at {basis} was made in {kind} mode, but this run is in {mode} mode",
+            expected="the same mode",
+            remedy=f"add --mode {kind}, or use `ctbasis denoise`, which takes the mode from the basis",
         )
 
 
 @contextmanager
-def _stopped_whole() -> Iterator[None]:
-    """End the steps' processes with this one where it alone is told to stop, as a shell ends them all on Ctrl-C."""
+def _steps_stop_with_this_process() -> Iterator[None]:
+    """Stop the steps' processes too when this process receives SIGTERM; Ctrl-C in a shell reaches them by itself."""
 
     def stop(_signum: int, _frame: object) -> None:
         _end_children()
@@ -152,13 +152,20 @@ def _end_children() -> None:
             child.kill()
 
 
-def _refuse_foreign(out: Path) -> None:
+def _check_output_folder(out: Path) -> None:
+    """Check that `out` does not hold anything but the output of an earlier run.
+
+    Raises:
+        CtbasisError: It is a file, or a folder that ctbasis did not write.
+    """
     if out.exists() and not out.is_dir():
-        raise CtbasisError(f"{out} is a file", expected="a folder to make or one that ctbasis made")
+        raise CtbasisError(
+            f"{out} is a file", expected="a folder that does not exist yet, or the output folder of an earlier run"
+        )
     if out.is_dir() and any(out.iterdir()) and not (out / "metrics.json").exists():
         raise CtbasisError(
-            f"{out} is not empty and no run of ctbasis made it",
-            expected="a new folder, an empty one, or a former run's",
+            f"{out} is not empty, and it is not the output folder of a ctbasis run",
+            expected="a folder that does not exist, an empty folder, or the output folder of an earlier run",
             remedy="choose another --out",
         )
 
@@ -175,19 +182,19 @@ def _execute(package: Path, arguments: dict[str, Any], partial: Path) -> dict[st
     pipeline = components.load_component_from_file(str(package))
     for component in pipeline.component_spec.implementation.graph.components.values():
         for task in component.dag.tasks.values():
-            # Retries are for pods that are lost. Here they would only say three times that the input is refused.
+            # Retries are for lost pods. On this machine they would only repeat the error message of a step.
             task.ClearField("retry_policy")
     log = StepLog(sys.stdout)
     with warnings.catch_warnings():
-        # The subprocess runner wants `python` in an image's name; the steps run in this very environment.
+        # The subprocess runner expects `python` in an image's name; here the steps run in this environment.
         warnings.filterwarnings("ignore", message="You may be attemping to run a task", category=RuntimeWarning)
-        # Requests, limits and Secrets are a cluster's; here the machine and the caller's environment serve.
+        # Requests, limits and Secrets apply to a cluster; here the steps get this machine and this environment.
         warnings.filterwarnings("ignore", message=r"(?s).*have no effect in the current local runner")
         try:
             with redirect_stdout(log):
                 pipeline(**arguments)
         except RuntimeError as error:
-            raise CtbasisError(log.refusal or f"{error}\n{log.end}") from error
+            raise CtbasisError(log.error_message or f"{error}\n{log.end}") from error
         finally:
             log.close()
     return log.steps
@@ -196,21 +203,24 @@ def _execute(package: Path, arguments: dict[str, Any], partial: Path) -> dict[st
 def _collect(artifacts: Path, outputs: Path, mode: str) -> None:
     outputs.mkdir()
     for name, artifact in OUTPUTS.items():
-        if ONLY_OF.get(name, mode) != mode:
+        if MODE_OF_OUTPUT.get(name, mode) != mode:
             continue
-        found = list(artifacts.glob(f"*/{artifact}"))
-        if len(found) != 1:
-            raise CtbasisError(f"the run left {len(found)} artifacts {artifact}", expected="one")
-        found[0].replace(outputs / name)
+        paths = list(artifacts.glob(f"*/{artifact}"))
+        if len(paths) != 1:
+            raise CtbasisError(f"the run wrote {len(paths)} artifacts {artifact}", expected="one")
+        paths[0].replace(outputs / name)
 
 
-def _replace(out: Path, whole: Path) -> None:
-    """Put the folder `whole` at `out`; a former run's is moved aside first, and back should that fail."""
-    former = whole.with_name("former")
+def _replace(out: Path, complete: Path) -> None:
+    """Move the folder `complete` to `out`.
+
+    The output of an earlier run at `out` is moved aside first, and moved back if the new output cannot be moved there.
+    """
+    former = complete.with_name("former")
     if out.exists():
         out.replace(former)
     try:
-        whole.replace(out)
+        complete.replace(out)
     except OSError:
         if former.exists():
             former.replace(out)
@@ -219,10 +229,16 @@ def _replace(out: Path, whole: Path) -> None:
 
 @dataclass
 class StepLog(io.TextIOBase):
-    """What kfp.local prints, made readable: one line as a step starts and ends, its own lines indented between.
+    """A text stream that makes the output of kfp.local readable.
 
-    kfp.local writes each step's output and its own messages to standard output; the executor's messages and the JSON
-    of its input say nothing to a user and are dropped.
+    Each step gets one line when it starts and one when it ends; its own output is indented between them.
+
+    kfp.local writes the steps' output and its own messages to standard output. The messages of its executor and the
+    JSON of the executor's input are dropped, because they do not help a user.
+
+    Attributes:
+        terminal: The stream that the readable lines are written to.
+        steps: The duration of each finished step in seconds, by name.
     """
 
     terminal: TextIO
@@ -238,22 +254,22 @@ class StepLog(io.TextIOBase):
         self._started = 0.0
 
     @property
-    def refusal(self) -> str:
-        """The text with which a step refused its input, empty if none did."""
+    def error_message(self) -> str:
+        """The error message of the step that refused its input; empty if no step did."""
         text = error_in_log(self._lines)
         return f"{self._failed}: {text}" if text and self._failed else text
 
     @property
     def end(self) -> str:
-        """The last lines of all."""
+        """The last lines of the output."""
         return "\n".join(list(self._lines)[-30:])
 
     def writable(self) -> bool:
-        """Be a text stream that is written to."""
+        """Return True: the stream can be written to."""
         return True
 
     def write(self, text: str) -> int:
-        """Take what kfp prints, a line at a time."""
+        """Write the complete lines of `text`, and keep the rest until its line is complete."""
         *lines, self._pending = (self._pending + text).split("\n")
         for line in lines:
             self._line(re.sub(r"\x1b\[\d+m", "", line.rstrip()))
@@ -277,7 +293,7 @@ class StepLog(io.TextIOBase):
         self._say(f"  {line.strip()}")
 
     def _kfp_message(self, message: str) -> None:
-        # Outputs are listed over many lines, up to the next message.
+        # The list of outputs continues over many lines, up to the next message.
         self._in_outputs = message.endswith(" outputs:")
         if match := re.match(r"Executing task '(.+)'", message):
             self._task, self._started = match[1], time.monotonic()

@@ -149,7 +149,7 @@ def test_an_upload_needs_no_source_and_starts_no_run(server: KfpStandIn) -> None
         (["submit", CT], "Missing option '--host'"),
         (["submit", CT, "--host", "http://localhost", "--no-wait", "--out", "x"], "belong to a run that is waited for"),
         (["submit", CT, "--host", "http://localhost", "--upload-only", "--timeout", "5"], "that is waited for"),
-        (["submit", CT, "--host", "localhost:8080"], "the host is no address"),
+        (["submit", CT, "--host", "localhost:8080"], "the host is not an http or https address"),
         (["submit", CT, "--host", "http://localhost", "--engine", "abacus"], "Invalid value for '--engine'"),
     ],
 )
@@ -171,7 +171,7 @@ def test_a_failed_run_and_a_timeout_end_with_exit_code_2_and_the_address_of_the_
     late = ctbasis("submit", CT, "--host", server.url, "--timeout", "0.1")
     server.stuck, server.failing = False, "svd"
     failed = ctbasis("submit", CT, "--host", server.url)
-    for result, message, run_id in zip((late, failed), ("it goes on", "svd failed"), server.runs, strict=True):
+    for result, message, run_id in zip((late, failed), ("it continues", "svd failed"), server.runs, strict=True):
         assert result.exit_code == 2
         assert message in result.stderr
         assert run_id in result.stderr
@@ -196,7 +196,7 @@ def test_ctrl_c_does_not_stop_the_run_and_prints_its_address(server: KfpStandIn,
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     (run_id,) = server.runs
-    assert f"run {run_id} goes on at the server, look at {server.url}/#/runs/details/{run_id}" in stderr
+    assert f"run {run_id} continues on the server; see {server.url}/#/runs/details/{run_id}" in stderr
     assert "Traceback" not in stderr
     assert "run it again" not in stderr
     assert server.refused == []

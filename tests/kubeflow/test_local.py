@@ -1,4 +1,4 @@
-"""What kfp.local prints becomes a readable log, and a run's folder is made whole or not at all."""
+"""The output of kfp.local becomes a readable log, and a run writes either all of its outputs or none."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ PRINTED = """\
 
 
 @pytest.fixture
-def shown() -> tuple[StepLog, str]:
+def log_and_text() -> tuple[StepLog, str]:
     terminal = io.StringIO()
     log = StepLog(terminal)
-    for start in range(0, len(PRINTED), 7):  # kfp writes in pieces
+    for start in range(0, len(PRINTED), 7):  # kfp writes parts of lines
         log.write(PRINTED[start : start + 7])
     return log, terminal.getvalue()
 
 
-def test_a_steps_own_lines_are_shown_and_kfps_are_not(shown: tuple[StepLog, str]) -> None:
-    _, text = shown
+def test_the_log_shows_the_lines_of_a_step_and_not_those_of_kfp(log_and_text: tuple[StepLog, str]) -> None:
+    _, text = log_and_text
     assert "  fetch: 3/3 files, 0.1 s\n" in text
     assert "executor_input" not in text
     assert "parameterValues" not in text
@@ -56,25 +56,25 @@ def test_a_steps_own_lines_are_shown_and_kfps_are_not(shown: tuple[StepLog, str]
     assert "\x1b" not in text
 
 
-def test_every_step_is_timed(shown: tuple[StepLog, str]) -> None:
-    log, text = shown
+def test_every_step_is_timed(log_and_text: tuple[StepLog, str]) -> None:
+    log, text = log_and_text
     assert list(log.steps) == ["fetch", "matrix"]
     assert "fetch success, " in text
 
 
-def test_a_refusal_is_found_and_says_which_step_refused(shown: tuple[StepLog, str]) -> None:
-    log, _ = shown
-    assert log.refusal == "matrix: no CT image among 3 files\n  expected: a CT series"
+def test_the_error_message_names_the_step_that_refused_its_input(log_and_text: tuple[StepLog, str]) -> None:
+    log, _ = log_and_text
+    assert log.error_message == "matrix: no CT image among 3 files\n  expected: a CT series"
 
 
-def test_a_folder_that_holds_something_else_is_not_touched(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(CtbasisError, match="no run of ctbasis made it"):
+    with pytest.raises(CtbasisError, match="not the output folder of a ctbasis run"):
         run({"source": str(tmp_path)}, out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_the_fixed_names_of_a_runs_outputs() -> None:
+def test_the_outputs_of_a_run_have_fixed_names() -> None:
     assert list(OUTPUTS) == [
         "denoised",
         "basis-images",

@@ -1,4 +1,4 @@
-"""A submission against the stand-in of a Kubeflow server, which refuses what the real one refuses."""
+"""Submissions to a stand-in for a Kubeflow server, which refuses the requests that the real server refuses."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 ARGUMENTS = {"source": "s3://clinic/series-7", "rank": "50", "oversample": 15}
 
-# What ml-metadata 1.17's own store answers to GetArtifactsByContext, for a Metrics artifact with a property of each
-# type and a figure, stored as KFP's launcher stores them.
+# The response of the store of ml-metadata 1.17 to GetArtifactsByContext, for a figure and a Metrics artifact with a
+# property of each type, stored as KFP's launcher stores them.
 FROM_ML_METADATA = base64.b64decode(
     "Cv8BCAEQCxpHbWluaW86Ly9tbHBpcGVsaW5lL3YyL2FydGlmYWN0cy9jdGJhc2lzLWRlbm9pc2UvcnVuLTEvcmVwb3J0Lzc3L21ldHJpY3Mq"
     "DQoHY2xhbXBlZBICCAEqGQoMZGlzcGxheV9uYW1lEgkaB21ldHJpY3MqEgoGZW5naW5lEggaBm1haG91dCoRCgRwc25yEgkRAAAAAABAQ0Aq"
@@ -48,10 +48,10 @@ FROM_ML_METADATA = base64.b64decode(
 
 @pytest.fixture
 def finished(server: KfpStandIn) -> tuple[KfpStandIn, Client, str]:
-    """Return a stand-in, a client of it and the id of a run that succeeded."""
+    """Return a stand-in, its client and the id of a run that succeeded."""
     client = connect(server.url)
     run_id = start(client, arguments=ARGUMENTS)
-    wait_for(client, run_id, say=lambda _: None)
+    wait_for(client, run_id, report=lambda _: None)
     return server, client, run_id
 
 
@@ -64,7 +64,7 @@ def edited(tmp_path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
     return path
 
 
-def test_a_submission_runs_the_package_and_brings_metrics_and_figure_1_home(
+def test_a_submission_runs_the_package_and_fetches_metrics_and_figure_1(
     server: KfpStandIn, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     done = submit(server.url, arguments=ARGUMENTS, run_name="mine", experiment="trial", out=tmp_path / "out")
@@ -84,8 +84,8 @@ def test_a_submission_runs_the_package_and_brings_metrics_and_figure_1_home(
     assert (tmp_path / "out" / "figure1.png").read_bytes() == picture()
     assert len(list((tmp_path / "out").iterdir())) == 2
 
-    told = [line.split(" ", 1)[1] for line in capfd.readouterr().err.splitlines()]
-    assert told == [f"{step}: {state}" for step in steps(run.package) for state in ("running", "succeeded")]
+    progress = [line.split(" ", 1)[1] for line in capfd.readouterr().err.splitlines()]
+    assert progress == [f"{step}: {state}" for step in steps(run.package) for state in ("running", "succeeded")]
 
 
 def test_a_second_submission_joins_the_experiment(server: KfpStandIn) -> None:
@@ -97,14 +97,14 @@ def test_a_second_submission_joins_the_experiment(server: KfpStandIn) -> None:
     assert len(server.runs) == 2
 
 
-def test_results_can_be_fetched_of_a_run_that_ended_long_ago(finished: tuple[KfpStandIn, Client, str]) -> None:
+def test_results_of_an_earlier_run_can_be_fetched(finished: tuple[KfpStandIn, Client, str]) -> None:
     server, client, run_id = finished
     assert [artifact.name for artifact in run_artifacts(client, run_id)] == ["basis", "metrics", "figure1", "denoised"]
     assert fetch_results(client, run_id) == fetch_results(client, run_id)
     assert server.refused == []
 
 
-def test_a_failed_run_names_the_step_and_not_what_encloses_it(server: KfpStandIn) -> None:
+def test_the_error_of_a_failed_run_names_the_step_and_not_its_enclosing_nodes(server: KfpStandIn) -> None:
     server.failing = "svd"
     with pytest.raises(CtbasisError, match=r"ended as FAILED: svd failed") as error:
         submit(server.url, arguments=ARGUMENTS)
@@ -112,7 +112,7 @@ def test_a_failed_run_names_the_step_and_not_what_encloses_it(server: KfpStandIn
     assert "executor" not in str(error.value)
 
 
-def test_a_step_that_fails_before_it_starts_is_named_by_its_driver(
+def test_the_error_names_the_driver_of_a_step_that_could_not_start(
     finished: tuple[KfpStandIn, Client, str],
 ) -> None:
     run = finished[1].get_run(finished[2])
@@ -127,7 +127,7 @@ def test_a_step_that_fails_before_it_starts_is_named_by_its_driver(
         module._succeeded(run, "url")
 
 
-def test_without_the_package_in_the_answer_the_workflows_plumbing_is_left_out(
+def test_internal_nodes_are_left_out_if_the_answer_does_not_contain_the_package(
     finished: tuple[KfpStandIn, Client, str],
 ) -> None:
     run = finished[1].get_run(finished[2])
@@ -135,7 +135,7 @@ def test_without_the_package_in_the_answer_the_workflows_plumbing_is_left_out(
     assert set(module._states(run)) - {"ctbasis-denoise-x7k2p"} == set(steps(finished[0].runs[finished[2]].package))
 
 
-def test_the_turns_of_a_loop_share_one_state(finished: tuple[KfpStandIn, Client, str]) -> None:
+def test_the_iterations_of_a_loop_share_one_state(finished: tuple[KfpStandIn, Client, str]) -> None:
     run = finished[1].get_run(finished[2])
     run.run_details.task_details = [
         kfp_server_api.V2beta1PipelineTaskDetail(display_name="svd", state=state)
@@ -144,28 +144,26 @@ def test_the_turns_of_a_loop_share_one_state(finished: tuple[KfpStandIn, Client,
     assert module._states(run) == {"svd": "RUNNING"}
 
 
-def test_a_timeout_leaves_the_run_alone_and_says_so(server: KfpStandIn) -> None:
+def test_after_a_timeout_the_run_continues_and_the_error_says_so(server: KfpStandIn) -> None:
     server.stuck = True
-    with pytest.raises(CtbasisError, match=r"has not ended after 0\.1 s; it goes on"):
+    with pytest.raises(CtbasisError, match=r"has not ended after 0\.1 s; it continues on the server"):
         submit(server.url, arguments=ARGUMENTS, timeout=0.1)
 
 
-def test_a_passing_outage_does_not_end_the_wait(server: KfpStandIn) -> None:
+def test_a_short_outage_does_not_end_the_wait(server: KfpStandIn) -> None:
     server.outages = 3
     assert submit(server.url, arguments=ARGUMENTS).state == "SUCCEEDED"
     assert server.refused == ["no healthy upstream"] * 3
 
 
-def test_a_lasting_outage_does(server: KfpStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.05)
+def test_a_long_outage_ends_the_wait(server: KfpStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OUTAGE_SECONDS", 0.05)
     server.outages = 10_000
     with pytest.raises(NoAnswerError, match="503"):
         submit(server.url, arguments=ARGUMENTS)
 
 
-def test_the_server_is_asked_ever_less_often_while_nothing_changes(
-    server: KfpStandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_polling_interval_grows_while_nothing_changes(server: KfpStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     server.stuck = True
     client = connect(server.url)
     run_id = start(client, arguments=ARGUMENTS)
@@ -179,14 +177,14 @@ def test_the_server_is_asked_ever_less_often_while_nothing_changes(
 
     monkeypatch.setattr(module, "FIRST_POLL_SECONDS", 2.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0]))
-    with pytest.raises(CtbasisError, match="goes on"):
-        wait_for(client, run_id, timeout=300, say=lambda _: None)
+    with pytest.raises(CtbasisError, match="continues on the server"):
+        wait_for(client, run_id, timeout=300, report=lambda _: None)
     assert pauses[:4] == [2.0, 3.0, 4.5, 6.75]
     assert pauses[-2] == 30.0
     assert sum(pauses) == 300
 
 
-def test_an_unreachable_host_is_told_at_once() -> None:
+def test_an_unreachable_host_is_reported_at_once() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -195,8 +193,8 @@ def test_an_unreachable_host_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("token", ["", "wrong-secret"])
-def test_a_refused_token_is_told_and_not_shown(token: str, capfd: pytest.CaptureFixture[str]) -> None:
-    with KfpStandIn(token="right-secret") as server:  # noqa: S106 - of the stand-in
+def test_a_refused_token_is_reported_and_not_shown(token: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with KfpStandIn(token="right-secret") as server:  # noqa: S106 - token of the stand-in
         with pytest.raises(CtbasisError, match="401") as error:
             submit(server.url, arguments=ARGUMENTS, token=token)
         shown = repr(error.value) + str(error.value) + "".join(capfd.readouterr())
@@ -204,11 +202,11 @@ def test_a_refused_token_is_told_and_not_shown(token: str, capfd: pytest.Capture
     assert "CTBASIS_KFP_TOKEN" in error.value.remedy
 
 
-def test_every_request_bears_the_token_which_is_never_shown(
+def test_every_request_carries_the_token_and_nothing_shows_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CTBASIS_KFP_TOKEN", "the-secret")
-    with KfpStandIn(token="the-secret") as server:  # noqa: S106 - of the stand-in
+    with KfpStandIn(token="the-secret") as server:  # noqa: S106 - token of the stand-in
         done = submit(server.url, arguments=ARGUMENTS, out=tmp_path / "out")
         submit(server.url, upload_only=True)
     assert set(server.authorizations) == {"Bearer the-secret"}
@@ -217,15 +215,19 @@ def test_every_request_bears_the_token_which_is_never_shown(
 
 @pytest.mark.parametrize(
     ("host", "found"),
-    [("localhost:8080", "no address"), ("", "no address"), ("http://me:hidden@localhost", "holds a password")],
+    [
+        ("localhost:8080", "not an http or https address"),
+        ("", "not an http or https address"),
+        ("http://me:hidden@localhost", "contains a password"),
+    ],
 )
-def test_an_odd_host_is_refused(host: str, found: str) -> None:
+def test_an_invalid_host_is_refused(host: str, found: str) -> None:
     with pytest.raises(CtbasisError, match=found) as error:
         connect(host)
     assert "hidden" not in str(error.value)
 
 
-def test_a_login_page_is_not_taken_for_kubeflow() -> None:
+def test_a_login_page_is_not_mistaken_for_kubeflow() -> None:
     class Login(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -240,16 +242,16 @@ def test_a_login_page_is_not_taken_for_kubeflow() -> None:
         thread = threading.Thread(target=page.serve_forever, args=(0.02,))
         thread.start()
         try:
-            with pytest.raises(CtbasisError, match="answers with a page"):
+            with pytest.raises(CtbasisError, match="answers with a web page"):
                 connect(f"http://127.0.0.1:{page.server_address[1]}")
         finally:
             page.shutdown()
             thread.join()
 
 
-def test_a_server_of_many_users_wants_a_namespace_and_gets_it_everywhere() -> None:
+def test_a_multi_user_server_requires_a_namespace_and_every_request_has_it() -> None:
     with KfpStandIn(multi_user=True) as server:
-        with pytest.raises(CtbasisError, match="has many users"):
+        with pytest.raises(CtbasisError, match="multi-user server and no namespace"):
             submit(server.url, arguments=ARGUMENTS)
         assert submit(server.url, arguments=ARGUMENTS, namespace="radiology").state == "SUCCEEDED"
         assert submit(server.url, upload_only=True, namespace="radiology").pipeline_id
@@ -258,7 +260,7 @@ def test_a_server_of_many_users_wants_a_namespace_and_gets_it_everywhere() -> No
         assert {one["namespace"] for one in server.pipelines.values()} == {"radiology"}
 
 
-def test_what_the_server_says_is_passed_on(server: KfpStandIn) -> None:
+def test_the_servers_error_message_is_passed_on(server: KfpStandIn) -> None:
     with pytest.raises(CtbasisError, match="in single-user mode, the namespace must be empty"):
         submit(server.url, arguments=ARGUMENTS, namespace="radiology")
 
@@ -266,8 +268,8 @@ def test_what_the_server_says_is_passed_on(server: KfpStandIn) -> None:
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
-        ({"source": "x", "colour": "red"}, "'colour' is not in the package"),
-        ({"rank": "50"}, "requires source"),
+        ({"source": "x", "colour": "red"}, "no parameter 'colour'"),
+        ({"rank": "50"}, "source has no value"),
         ({"source": "x", "rank": 50}, "'rank' is a int"),
         ({"source": "x", "oversample": "15"}, "'oversample' is a str"),
         ({"source": "x", "oversample": True}, "'oversample' is a bool"),
@@ -277,7 +279,7 @@ def test_what_the_server_says_is_passed_on(server: KfpStandIn) -> None:
         ({"source": "x", "rank": "none"}, "rank"),
     ],
 )
-def test_arguments_that_are_not_the_packages_are_refused_before_the_server_is_asked(
+def test_arguments_that_do_not_fit_the_package_are_refused_before_any_request(
     arguments: dict[str, Any], found: str, server: KfpStandIn
 ) -> None:
     with pytest.raises(CtbasisError, match=found):
@@ -285,28 +287,28 @@ def test_arguments_that_are_not_the_packages_are_refused_before_the_server_is_as
     assert server.authorizations == []
 
 
-def test_arguments_of_the_right_types_pass() -> None:
+def test_arguments_of_the_right_types_are_accepted() -> None:
     kinds = {"s": "STRING", "i": "NUMBER_INTEGER", "d": "NUMBER_DOUBLE", "b": "BOOLEAN", "l": "LIST", "m": "STRUCT"}
     spec = {"root": {"inputDefinitions": {"parameters": {n: {"parameterType": kind} for n, kind in kinds.items()}}}}
     check_arguments(spec, {"s": "", "i": 1, "d": 2, "b": False, "l": [], "m": {}})
 
 
-def test_a_package_at_fault_is_refused_before_the_server_is_asked(server: KfpStandIn, tmp_path: Path) -> None:
-    def dangle(spec: dict[str, Any]) -> None:
+def test_a_package_with_a_fault_is_refused_before_any_request(server: KfpStandIn, tmp_path: Path) -> None:
+    def refer_to_no_executor(spec: dict[str, Any]) -> None:
         spec["components"]["comp-fetch"]["executorLabel"] = "exec-nowhere"
 
     with pytest.raises(CtbasisError, match="no executor 'exec-nowhere'"):
-        submit(server.url, arguments=ARGUMENTS, package=edited(tmp_path, dangle))
+        submit(server.url, arguments=ARGUMENTS, package=edited(tmp_path, refer_to_no_executor))
     with pytest.raises(CtbasisError, match="cannot be read"):
         submit(server.url, arguments=ARGUMENTS, package=tmp_path / "absent.yaml")
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n")
-    with pytest.raises(CtbasisError, match="is no pipeline"):
+    with pytest.raises(CtbasisError, match="is not a pipeline"):
         read_package(manifest)
     assert server.authorizations == []
 
 
-def test_an_upload_makes_the_pipeline_and_the_same_package_twice_is_one_version(server: KfpStandIn) -> None:
+def test_an_upload_creates_the_pipeline_and_stores_the_same_package_once(server: KfpStandIn) -> None:
     first = submit(server.url, upload_only=True)
     assert first == submit(server.url, upload_only=True)
     assert (first.run_id, first.results) == ("", None)
@@ -336,39 +338,39 @@ def test_a_version_named_by_the_user_is_never_replaced(server: KfpStandIn) -> No
     assert [one["pipeline_version_id"] for one in pipeline["versions"]] == [version_id]
 
 
-def test_the_bare_api_server_gives_no_artifacts_and_the_error_says_which_address_does() -> None:
-    with KfpStandIn(has_ui=False) as server, pytest.raises(CtbasisError, match="to name the run's artifacts") as error:
+def test_the_error_of_a_bare_api_server_names_the_address_that_serves_artifacts() -> None:
+    with KfpStandIn(has_ui=False) as server, pytest.raises(CtbasisError, match="to list the run's artifacts") as error:
         submit(server.url, arguments=ARGUMENTS)
     assert "address of the API server" in error.value.cause
 
 
-def test_a_run_that_metadata_does_not_know_is_told(server: KfpStandIn) -> None:
-    with pytest.raises(CtbasisError, match="knows no run"):
+def test_a_run_without_a_record_in_ml_metadata_is_reported(server: KfpStandIn) -> None:
+    with pytest.raises(CtbasisError, match="has no record of run"):
         fetch_results(connect(server.url), "no-such-run")
 
 
-def test_a_run_without_metrics_is_another_pipelines(finished: tuple[KfpStandIn, Client, str]) -> None:
+def test_a_run_without_metrics_is_reported_as_one_of_another_pipeline(finished: tuple[KfpStandIn, Client, str]) -> None:
     server, client, run_id = finished
     server.metrics = {}
-    with pytest.raises(CtbasisError, match="has artifacts basis, denoised, figure1, metrics"):
+    with pytest.raises(CtbasisError, match=r"the artifacts of run \S+ are: basis, denoised, figure1, metrics"):
         fetch_results(client, run_id)
 
 
-def test_a_figure_that_is_no_png_is_refused(finished: tuple[KfpStandIn, Client, str]) -> None:
+def test_a_figure_that_is_not_a_png_is_refused(finished: tuple[KfpStandIn, Client, str]) -> None:
     server, client, run_id = finished
     server.figure = b"<html>"
-    with pytest.raises(CtbasisError, match="no PNG image"):
+    with pytest.raises(CtbasisError, match="is not a PNG image"):
         fetch_results(client, run_id)
 
 
-def test_a_refusal_of_ml_metadata_is_passed_on(server: KfpStandIn) -> None:
+def test_an_error_of_ml_metadata_is_passed_on(server: KfpStandIn) -> None:
     client = connect(server.url)
     with pytest.raises(CtbasisError, match=r"gRPC status 12 \(not implemented\)"):
-        metadata.ask(client, "GetContextByTypeAndName", type_name="system.Nothing", context_name="x")
+        metadata.call(client, "GetContextByTypeAndName", type_name="system.Nothing", context_name="x")
 
 
 @pytest.mark.parametrize("scheme", ["s3", "minio"])
-def test_where_the_ui_cannot_send_the_figure_it_comes_from_its_object_store(
+def test_the_figure_comes_from_its_object_store_if_the_ui_cannot_send_it(
     scheme: str, finished: tuple[KfpStandIn, Client, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, client, run_id = finished
@@ -386,15 +388,15 @@ def test_where_the_ui_cannot_send_the_figure_it_comes_from_its_object_store(
             fetch_results(client, run_id)
 
 
-def test_without_the_stores_address_minio_is_not_guessed(finished: tuple[KfpStandIn, Client, str]) -> None:
+def test_the_address_of_minio_is_not_guessed(finished: tuple[KfpStandIn, Client, str]) -> None:
     server, client, run_id = finished
     server.serves_artifacts = False
-    with pytest.raises(CtbasisError, match="the store's address is unknown") as error:
+    with pytest.raises(CtbasisError, match="the address of the object store is unknown") as error:
         fetch_results(client, run_id)
     assert "AWS_ENDPOINT_URL" in error.value.remedy
 
 
-def test_a_figure_in_another_kind_of_store_cannot_be_had_without_the_ui(
+def test_a_figure_in_another_kind_of_store_cannot_be_fetched_without_the_ui(
     finished: tuple[KfpStandIn, Client, str],
 ) -> None:
     server, client, run_id = finished
@@ -404,9 +406,9 @@ def test_a_figure_in_another_kind_of_store_cannot_be_had_without_the_ui(
         fetch_results(client, run_id)
 
 
-def test_what_ml_metadata_itself_wrote_is_read() -> None:
+def test_a_response_of_ml_metadata_itself_is_parsed() -> None:
     page = metadata.messages()["GetArtifactsByContextResponse"].FromString(FROM_ML_METADATA)
-    metrics, figure = map(Artifact.of, page.artifacts)
+    metrics, figure = map(Artifact.from_message, page.artifacts)
     assert (metrics.name, metrics.type) == ("metrics", "system.Metrics")
     assert metrics.properties == {"psnr": 38.5, "rank": 50.0, "clamped": 1, "engine": "mahout"}
     assert metrics.session == '{"Provider":"minio"}'
@@ -414,16 +416,16 @@ def test_what_ml_metadata_itself_wrote_is_read() -> None:
     assert figure.uri == "minio://mlpipeline/v2/artifacts/ctbasis-denoise/run-1/report/77/figure1"
 
 
-def test_the_stand_ins_metadata_reads_as_ml_metadatas_own() -> None:
+def test_the_stand_in_encodes_artifacts_as_ml_metadata_does() -> None:
     response = metadata.messages()["GetArtifactsByContextResponse"]
     uri = "minio://mlpipeline/v2/artifacts/ctbasis-denoise/run-1/report/77/metrics"
     logged = {"psnr": 38.5, "rank": 50, "engine": "mahout"}
-    mine = response.FromString(field_of(1, encoded(1, "metrics", "system.Metrics", uri, logged))).artifacts[0]
+    ours = response.FromString(field_of(1, encoded(1, "metrics", "system.Metrics", uri, logged))).artifacts[0]
     theirs = response.FromString(FROM_ML_METADATA).artifacts[0]
-    assert (mine.id, mine.uri, mine.type) == (theirs.id, theirs.uri, theirs.type)
+    assert (ours.id, ours.uri, ours.type) == (theirs.id, theirs.uri, theirs.type)
     values = {entry.key: entry.value for entry in theirs.custom_properties}
-    assert all(entry.value == values[entry.key] for entry in mine.custom_properties if entry.key in logged)
-    assert {entry.key for entry in mine.custom_properties} == set(values) - {"clamped"}
+    assert all(entry.value == values[entry.key] for entry in ours.custom_properties if entry.key in logged)
+    assert {entry.key for entry in ours.custom_properties} == set(values) - {"clamped"}
 
 
 @pytest.mark.parametrize(
@@ -439,7 +441,7 @@ def test_the_stand_ins_metadata_reads_as_ml_metadatas_own() -> None:
         ("nothing", b"{}", {"content-type": "application/json"}, 404),
     ],
 )
-def test_the_stand_in_is_strict(
+def test_the_stand_in_refuses_malformed_requests(
     path: str, body: bytes, headers: dict[str, str], status: int, server: KfpStandIn
 ) -> None:
     answer = requests.post(f"{server.url}/apis/v2beta1/{path}", data=body, headers=headers, timeout=10)
