@@ -1,1 +1,1 @@
-"""The pipeline's steps, one folder a step: a thin typed KFP shell over a program that knows no KFP."""
+"""The KFP components, one folder a step: a typed shell over one program of ctbasis/steps."""

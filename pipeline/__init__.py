@@ -1,1 +1,1 @@
-"""What runs, in what order, and the ways to start it."""
+"""The pipelines in KFP's DSL, and their compiled packages."""

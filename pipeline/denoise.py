@@ -1,6 +1,6 @@
-"""The pipeline: S3 -> DICOM -> matrix -> Spark/Mahout DS-SVD -> rank-k reconstruction -> DICOM and pictures.
+"""The pipeline: S3 -> DICOM -> matrix -> SVD (Mahout DS-SVD on Spark) -> rank-k reconstruction -> DICOM and report.
 
-In mode patch the SVD is of the matrix of all patches, and the svd step leaves the denoised matrix itself.
+In patch mode the svd step factors the matrix of all patches and writes the denoised matrix.
 """
 
 from kfp import dsl, kubernetes
@@ -28,43 +28,43 @@ S3_KEYS = {
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")
 }
 
-SALT_SECRET = "ctbasis-deidentify"  # noqa: S105 - the same
+SALT_SECRET = "ctbasis-deidentify"  # noqa: S105 - a name too
 
 WORKSPACE = dsl.WorkspaceConfig(
     size="20Gi",
-    # Executors on other nodes read and write it at the same time.
+    # Executors on several nodes use it at the same time.
     kubernetes=dsl.KubernetesWorkspaceConfig(pvcSpecPatch={"accessModes": ["ReadWriteMany"]}),
 )
 
 DAY = 24 * 60 * 60
 
 USER = 185
-"""The numeric user of both images."""
+"""Numeric user ID of both images."""
 
 
 def hardened(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Run a task's container as the images' own user, with a /tmp of its own.
+    """Run the container of a task as the user of the image, with an empty volume at /tmp.
 
-    KFP's back end adds to every step: no privilege escalation, all capabilities dropped, seccomp RuntimeDefault. Two
-    things KFP cannot be told by a pipeline: a read-only root file system, which an admission policy may set and these
-    steps bear, writing to the workspace, KFP's own folders and this /tmp alone; and `fsGroup`, which the workspace
-    needs where its storage class gives folders to root, and which an administrator sets for all pipelines by
-    COMPILED_PIPELINE_SPEC_PATCH={"securityContext":{"fsGroup":185}} on the API server.
+    KFP's back end adds to every step: no privilege escalation, no capabilities, seccomp RuntimeDefault. A pipeline
+    cannot request two further settings. A read-only root file system may be set by an admission policy; the steps allow
+    it, because they write to the workspace, KFP's folders and /tmp only. `fsGroup` is needed where the storage class
+    creates volumes that belong to root; an administrator sets it for all pipelines by
+    COMPILED_PIPELINE_SPEC_PATCH={"securityContext":{"fsGroup":185}} on KFP's API server.
     """
     kubernetes.set_security_context(task, run_as_user=USER, run_as_non_root=True)
-    return kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp")  # noqa: S108 - a pod's own
+    return kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path="/tmp")  # noqa: S108 - a volume of the pod
 
 
 def with_s3(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Give a task the keys and the endpoint of S3, where there are any."""
+    """Give a task the keys and the endpoint of S3 from a Secret, if it exists."""
     return kubernetes.use_secret_as_env(task, S3_SECRET, S3_KEYS, optional=True)
 
 
 def sized(task: dsl.PipelineTask, *, cpu: str = "1", memory: str = "1Gi") -> dsl.PipelineTask:
-    """Give a task its resources, its rights, and no caching.
+    """Give a task its resources and its security context, and disable caching.
 
-    Each step reads or writes the run's own workspace: one skipped for a cached result would leave the next
-    without its files.
+    Each step reads and writes the workspace of its run. If KFP skipped one for a cached result, the next step would not
+    find its files.
     """
     hardened(task).set_caching_options(enable_caching=False)
     task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
@@ -72,14 +72,13 @@ def sized(task: dsl.PipelineTask, *, cpu: str = "1", memory: str = "1Gi") -> dsl
 
 
 def retried(task: dsl.PipelineTask, *, times: int) -> dsl.PipelineTask:
-    """Try a task again whose pod has failed, as when its node is lost: it keeps or adopts what the try before it began.
+    """Retry a task whose pod has failed, for example with its node; a retry continues what the attempt before it began.
 
-    The longest duration is not that between tries: KFP hands it to Argo as maxDuration, which counts from the start of
-    the first try, and after which nothing is tried again and a later try is ended. A long download or a day in a queue
-    must not use it up.
+    KFP passes `backoff_max_duration` to Argo as maxDuration, which counts from the start of the first attempt and ends
+    all attempts. It must exceed a long download or a day in a queue.
     """
-    longest = f"{7 * DAY}s"
-    return task.set_retry(num_retries=times, backoff_duration="10s", backoff_factor=2.0, backoff_max_duration=longest)
+    limit = f"{7 * DAY}s"
+    return task.set_retry(num_retries=times, backoff_duration="10s", backoff_factor=2.0, backoff_max_duration=limit)
 
 
 @dsl.pipeline(
@@ -111,6 +110,7 @@ def denoise(
     compress: str = OutputPlan.compress,
 ) -> None:
     """Denoise a chest CT series."""
+    # The parameters of the svd step are passed by name, see components/svd/component.py.
     arguments = dict(locals())
     workspace, run = dsl.WORKSPACE_PATH_PLACEHOLDER, dsl.PIPELINE_JOB_ID_PLACEHOLDER
     with dsl.ExitHandler(with_s3(sized(cleanup(workspace=workspace, store=store, run=run)))):
@@ -143,23 +143,23 @@ def denoise(
                 **{name: arguments[name] for name in SvdPlan.names() if name != "basis"},
                 run=run,
             ),
-            # Of the Spark application's pods, not of the one that starts them.
+            # Of the pods of the Spark application, not of the pod that starts them.
             memory="4Gi",
         )
-        # The executors get it from this task. Once: what fails in Spark the operator has tried again already.
+        # Executors get S3 from this task. One retry, because the operator itself retries a failed application.
         retried(with_s3(factors), times=1)
-        made = {
+        result = {
             "basis": factors.outputs["basis"],
             "denoised_matrix": factors.outputs["denoised_matrix"],
             "rank": factors.outputs["rank"],
         }
-        # It reads the store of the denoised matrix, which is on S3 where the run's stores are.
-        with_s3(sized(reconstruct(**made, compress=compress), cpu="2", memory="4Gi"))
+        # It reads the denoised matrix, which is on S3 if the stores of the run are.
+        with_s3(sized(reconstruct(**result, compress=compress), cpu="2", memory="4Gi"))
         pictures = sized(
             report(
                 matrix=A.outputs["matrix"],
                 truth_matrix=A.outputs["truth_matrix"],
-                **made,
+                **result,
                 qc=A.outputs["qc"],
                 ranks=ranks,
             ),

@@ -1,1 +1,1 @@
-"""Factor A = U diag(s) V^T on an engine of choice; on Spark through a SparkApplication."""
+"""Factor A = U diag(s) V^T, or denoise A in patch mode, with a choice of engines."""

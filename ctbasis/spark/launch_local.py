@@ -125,10 +125,10 @@ def spark_submit(manifest: Mapping[str, Any], *, master: str = "") -> list[str]:
 
 def _spark_home() -> Path:
     """Return the folder of the installed PySpark, without importing it, which is slow."""
-    found = importlib.util.find_spec("pyspark")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("pyspark")
+    if spec is None or spec.origin is None:
         raise CtbasisError("pyspark is not installed here", remedy="run `make setup`, or choose --engine numpy")
-    return Path(found.origin).parent
+    return Path(spec.origin).parent
 
 
 def _local(uri: str) -> str:

@@ -1,1 +1,5 @@
-"""The steps of the pipeline, one program each: a step reads a store and writes a store."""
+"""The steps of the pipeline, one program each: a step reads a store and writes a store.
+
+In order: fetch, matrix, svd, reconstruct, report, cleanup. Each of these modules has a function `run_step`, which the
+KFP component of the same name calls.
+"""
