@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ctbasis.demo.s3server import S3Server
-from ctbasis.svd.engines.mahout import REQUIRED_CONF
+from ctbasis.svd.engines.mahout_bridge import REQUIRED_CONF
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

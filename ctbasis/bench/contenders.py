@@ -1,14 +1,15 @@
-"""Who factors a matrix in `ctbasis bench svd`, each in a process of its own.
+"""Contenders of `ctbasis bench svd`, which factor a matrix, each in its own process.
 
     python -m ctbasis.bench.contenders NAME --matrix URI --scratch DIR --rank K --oversample P --power-iters Q
 
-prints one line of JSON. What a contender needs first is not measured: imports, a Spark session, a Ray cluster; for
-those that want the matrix in memory, reading it. Ours read the store and write the factors within the time that is
-measured. With `--runs` it is done so often in that process, and the fastest run counts. Free memory is touched
-before each run, or before the matrix is read by those that want it, so that all find it alike (`touch_free_memory`).
+prints one line of JSON. Preparations are not measured: imports, the start of a Spark session or a Ray cluster, and
+reading the matrix for contenders that need it in memory. The engines of ctbasis read the store and write the factors
+within the measured time. With `--runs` a contender runs several times in its process, and the fastest run counts. Free
+memory is touched before each run, or before the matrix is read into memory, so that all contenders find it in the same
+state (`touch_free_memory`).
 
-Two are no contenders but what bounds them: `bare-blas`, the products of the exact method on float64 in memory, and
-`bare-read`, the bytes of A as they lie on disk.
+Two entries are bounds: `bare-blas`, the products of the exact method on float64 in memory, and `bare-read`, reading the
+bytes of A from disk.
 """
 
 from __future__ import annotations
@@ -47,23 +48,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Blocks = Callable[[int], NDArray[Any]]
-    """U, row block by row block."""
+    """Function that returns a row block of U by its index."""
 
 T = TypeVar("T")
 
 BOUNDS = ("bare-read", "bare-blas")
+"""Names of the bounds."""
 
 MOST_HELD = 2 << 30
-"""Bytes of a float64 matrix beyond which `bare-blas` multiplies one row block again and again, for want of memory."""
+"""Bytes of a float64 matrix above which `bare-blas` multiplies one row block repeatedly, to save memory."""
 
 MOST_TOUCHED = 4 << 30
-"""Bytes of free memory that are touched before a run, at most; see `touch_free_memory`."""
+"""Largest number of bytes of free memory that are touched before a run; see `touch_free_memory`."""
 
 MATRICES_TOUCHED = 4
-"""The same, in matrices of float64: the hungriest contender holds three and a half."""
+"""The same as a number of float64 matrices; the contender with the largest memory holds three and a half."""
 
 IN_MEMORY = ("bare-blas", "scikit-learn", "dask")
-"""Contenders that are given A as a float64 array; dask is `dask.array.linalg.svd_compressed`."""
+"""Contenders that get A as a float64 array; dask is `dask.array.linalg.svd_compressed`."""
 
 OURS = {
     "numpy": "numpy",
@@ -73,7 +75,7 @@ OURS = {
     "mahout": "mahout",
     "mahout-stock": "mahout",
 }
-"""Names of our rows, and the engine of each. Ours on Dask has a name of its own, for the package has one too."""
+"""Names of the rows of ctbasis, and their engines. The engine dask has another name here, since Dask is a peer too."""
 
 EXTRAS = {
     "scikit-learn": ("sklearn", "demo"),
@@ -107,10 +109,9 @@ def require_installed(names: Iterable[str]) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Factor, and return seconds, cpu_seconds, peak_mib, and the residual ||A - U diag(s) V^T||_F.
+    """Factor the matrix, and return seconds, cpu_seconds, peak_mib, and the residual ||A - U diag(s) V^T||_F.
 
-    With several runs, also first_seconds; with a reference, also how far from it: largest principal angle, sigma and
-    HU, as in `agreement`.
+    With several runs also first_seconds; with a reference also the differences from it, see `agreement`.
     """
     matrix = MatrixStore.open(options.matrix)
 
@@ -122,12 +123,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.name == "bare-blas" and 8 * matrix.rows * matrix.cols > MOST_HELD:
         return _bound(lambda: _products(matrix, options.rank), options.runs, before=settle)
     if options.name in IN_MEMORY:
-        # What the process holds at its peak includes the matrix: without it these cannot begin.
+        # The peak memory includes the matrix, because these contenders need it in memory.
         settle()
         with Meter() as held:
             A = _whole(matrix)
-            (U, weights), found = measured(_prepared(options, A), options.runs)
-        found["peak_mib"] = held.peak_mib
+            (U, weights), row = measured(_prepared(options, A), options.runs)
+        row["peak_mib"] = held.peak_mib
 
         def blocks(index: int) -> NDArray[Any]:
             return np.asarray(U[matrix.block(index)])
@@ -139,31 +140,31 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             settle()
 
         with _started(options) as factorize:
-            _, found = measured(lambda: factorize(matrix, factors_uri), options.runs, before=cleared)
+            _, row = measured(lambda: factorize(matrix, factors_uri), options.runs, before=cleared)
         factors = FactorStore.open(factors_uri)
         weights = factors.weights
 
         blocks = factors.read_block
 
-    found["residual"] = residual(matrix, blocks, weights)
+    row["residual"] = residual(matrix, blocks, weights)
     if options.reference:
-        found |= agreement(FactorStore.open(options.reference), blocks, weights)
-    return found
+        row |= agreement(FactorStore.open(options.reference), blocks, weights)
+    return row
 
 
 def measured(
     work: Callable[[], T], runs: int, *, before: Callable[[], None] = lambda: None
 ) -> tuple[T, dict[str, Any]]:
-    """Do it so often, and return what the last run gave, and what the fastest took.
+    """Run `work` several times, and return the last result and the measurements of the fastest run.
 
     Args:
-        work: Is measured.
-        runs: How often.
-        before: Done before each run, and not measured.
+        work: The measured function.
+        runs: Number of runs.
+        before: Function that is called before each run and not measured.
 
     Returns:
-        What `work` returns; seconds and cpu_seconds of the fastest run, peak_mib of all, and first_seconds if there are
-        several.
+        The last result of `work`; seconds and cpu_seconds of the fastest run, peak_mib of all runs, and, with several
+        runs, first_seconds.
     """
 
     def once() -> tuple[T, Meter]:
@@ -171,26 +172,26 @@ def measured(
         with Meter() as meter:
             return work(), meter
 
-    # What a run gave is let go of before the next: no run holds the factors of two.
+    # Each result is discarded before the next run, so that no run holds two of them.
     meters = [once()[1] for _ in range(runs - 1)]
-    given, last = once()
+    result, last = once()
     meters.append(last)
     fastest = min(meters, key=lambda meter: meter.seconds)
-    found = {
+    measurements = {
         "seconds": fastest.seconds,
         "cpu_seconds": fastest.cpu_seconds,
         "peak_mib": max(meter.peak_mib for meter in meters),
     }
-    return given, found | ({"first_seconds": meters[0].seconds} if runs > 1 else {})
+    return result, measurements | ({"first_seconds": meters[0].seconds} if runs > 1 else {})
 
 
 def _bound(work: Callable[[], None], runs: int, *, before: Callable[[], None]) -> dict[str, Any]:
-    """Measure a bound, which leaves no factors."""
+    """Measure a bound, which computes no factors."""
     return measured(work, runs, before=before)[1] | {"residual": None}
 
 
 def _read(matrix: MatrixStore) -> None:
-    """Read the bytes of A once, in as many threads as there are cores, decoding nothing."""
+    """Read the bytes of A once, with one thread per core, without decoding them."""
     files = [path for path in Path(matrix.uri, "A").rglob("*") if path.is_file()]
 
     def one(path: Path) -> int:
@@ -203,7 +204,7 @@ def _read(matrix: MatrixStore) -> None:
 
 
 def _products(matrix: MatrixStore, rank: int) -> None:
-    """Do A^T A and A V of every row block, on one block that is held: no conversion, no reading, no writing."""
+    """Compute A^T A and A V for every row block, each time on the same block in memory, without reading or writing."""
     A = matrix.read_block(0)
     V = np.linalg.qr(np.random.default_rng(0).standard_normal((matrix.cols, rank)))[0]
     G, U = np.empty((matrix.cols, matrix.cols)), np.empty((len(A), rank))
@@ -214,7 +215,7 @@ def _products(matrix: MatrixStore, rank: int) -> None:
 
 
 def agreement(reference: FactorStore, blocks: Blocks, weights: NDArray[np.float64]) -> dict[str, float]:
-    """Compare factors with those of the engine numpy, which are exact.
+    """Compare factors with the exact factors of the engine numpy.
 
     Returns:
         `sigma`: largest |s_i - s_i'| / s_1. `angle`: largest principal angle between the spans of the right singular
@@ -222,7 +223,7 @@ def agreement(reference: FactorStore, blocks: Blocks, weights: NDArray[np.float6
     """
     s, exact = np.linalg.norm(weights, axis=0), reference.s
     V, V_exact = np.linalg.qr(weights)[0], reference.V
-    # By the sine, which is right for small angles.
+    # The sine is accurate for small angles.
     sine = np.linalg.norm(V - V_exact @ (V_exact.T @ V), 2)
     squared, largest, count = 0.0, 0.0, 0
     for index in range(reference.block_count):
@@ -239,7 +240,7 @@ def agreement(reference: FactorStore, blocks: Blocks, weights: NDArray[np.float6
 
 
 def residual(matrix: MatrixStore, blocks: Blocks, weights: NDArray[np.float64]) -> float:
-    """Return ||A - U diag(s) V^T||_F by one pass over A and U."""
+    """Compute ||A - U diag(s) V^T||_F in one pass over A and U."""
 
     def squared(index: int) -> float:
         difference = matrix.read_block(index) - blocks(index) @ weights.T
@@ -259,7 +260,7 @@ def _whole(matrix: MatrixStore) -> NDArray[np.float64]:
 def _prepared(
     options: argparse.Namespace, A: NDArray[np.float64]
 ) -> Callable[[], tuple[NDArray[Any], NDArray[np.float64]]]:
-    """Import what the contender needs, and return what is to be measured."""
+    """Import the modules of a contender, and return the function to measure."""
     k, p, q = options.rank, options.oversample, options.power_iters
 
     def bare() -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -291,7 +292,7 @@ def _prepared(
 
 @contextmanager
 def _started(options: argparse.Namespace) -> Iterator[Callable[[MatrixStore, str], None]]:
-    """Start what the engine runs on, and yield what is to be measured."""
+    """Start the runtime of an engine, and yield the function to measure."""
     engine = OURS[options.name]
 
     def factorize(matrix: MatrixStore, factors_uri: str) -> None:
@@ -306,8 +307,8 @@ def _started(options: argparse.Namespace) -> Iterator[Callable[[MatrixStore, str
             memory=options.memory,
         )
         factors = FactorWriter.create(factors_uri, matrix, rank=plan.rank)
-        found = load(matrix, factors, plan)
-        factors.finish(s=found.s, V=found.V, plan=plan, matrix=matrix, accuracy=found.accuracy)
+        result = load(matrix, factors, plan)
+        factors.finish(s=result.s, V=result.V, plan=plan, matrix=matrix, accuracy=result.accuracy)
 
     load = engine_named(engine).load()
     if engine in {"spark", "mahout"}:
@@ -326,12 +327,12 @@ def _started(options: argparse.Namespace) -> Iterator[Callable[[MatrixStore, str
 
 
 def _spark(*, stock: bool, mahout: bool) -> Any:
-    """Start a session and one Python worker a core, as an application that has been running has them."""
+    """Start a Spark session and one Python worker per core, as a running application has them."""
     from pyspark.sql import SparkSession
 
     os.environ["PYSPARK_PYTHON"] = sys.executable
     if mahout:
-        _as_the_manifest_says(stock=stock)
+        _apply_manifest(stock=stock)
         builder = SparkSession.builder
     else:
         settings = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
@@ -344,17 +345,17 @@ def _spark(*, stock: bool, mahout: bool) -> Any:
     session = builder.getOrCreate()
     cores = session.sparkContext.defaultParallelism
     engine = "ctbasis.svd.engines.mahout" if mahout else "ctbasis.svd.engines.spark"
-    # The workers import what they run, as the peers do, before anything is measured.
+    # The workers import the engine before anything is measured, as the peers do.
     session.sparkContext.parallelize(range(cores), cores).map(lambda _: bool(import_module(engine))).count()
     return session
 
 
-def _as_the_manifest_says(*, stock: bool) -> None:
-    """Let the session that starts next have the settings, the Java options and the memory of a run on this machine.
+def _apply_manifest(*, stock: bool) -> None:
+    """Give the next Spark session the settings, Java options and memory of a run on this machine.
 
-    It is given all cores, and the variables of the driver, whose process is the executor too.
+    It also gets all cores and the environment variables of the driver, whose process is the executor too.
     """
-    from ctbasis.svd.engines.mahout import KERNELS
+    from ctbasis.svd.engines.mahout_bridge import KERNELS
 
     manifest = SparkApplication.read().to_manifest()
     _, *options = spark_submit(manifest)[: -1 - len(manifest["spec"].get("arguments", []))]

@@ -31,11 +31,11 @@ from ctbasis.patch.sampling import sampling_slabs
 from ctbasis.patch.volume import SLAB_HEIGHT
 from ctbasis.progress import progress
 from ctbasis.storage import stores
-from ctbasis.svd.engines.mahout import (
+from ctbasis.svd.engines.mahout import is_orthonormal
+from ctbasis.svd.engines.mahout_bridge import (
     check_limits,
     decode,
     encode,
-    is_orthonormal,
     java_class,
     resolve_kernels,
     spark_context,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     StoreMatrix = Callable[..., MatrixStore]
 
-CHECKOUT = Path(__file__).parents[3]
+CHECKOUT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 180.0
 
 ENVIRONMENT = {"PYTHONPATH": str(CHECKOUT), "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}

@@ -12,9 +12,10 @@ import pytest
 
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix import store
-from ctbasis.svd.engines import mahout
+from ctbasis.svd.engines import mahout, mahout_bridge
 from ctbasis.svd.factors import FactorStore, FactorWriter
 from ctbasis.svd.plan import plan_factorization
+from tests.svd.factoring import tail, with_spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed.*socket:ResourceWarning"),
 ]
 
-JAR = Path(__file__).parents[3] / "images" / "spark" / "mahout" / "target" / "ctbasis-mahout.jar"
+JAR = Path(__file__).parents[2] / "images" / "spark" / "mahout" / "target" / "ctbasis-mahout.jar"
 
 COLUMNS = 30
 K, P = 10, 10
@@ -52,7 +53,7 @@ def spark() -> Iterator[SparkSession]:
     os.environ["PYSPARK_PYTHON"] = sys.executable
     builder = SparkSession.builder.master("local[2]").config("spark.jars", str(JAR))
     settings = {
-        **mahout.REQUIRED_CONF,
+        **mahout_bridge.REQUIRED_CONF,
         "spark.driver.memory": "1g",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
@@ -71,14 +72,6 @@ def spark() -> Iterator[SparkSession]:
 def small_blocks(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - every test needs Spark
     """Give stores the smallest possible row blocks, 256 rows, so that small matrices have several."""
     monkeypatch.setattr(store, "BLOCK_ELEMENTS", 1)
-
-
-def with_spectrum(rows: int, s: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
-    """Return a matrix (rows, len(s)) with the singular values s and random singular vectors."""
-    rng = np.random.default_rng(seed)
-    U, _ = np.linalg.qr(rng.standard_normal((rows, len(s))))
-    V, _ = np.linalg.qr(rng.standard_normal((len(s), len(s))))
-    return np.asarray((U * s) @ V.T)
 
 
 def factored(
@@ -100,11 +93,6 @@ def factored(
     factors = FactorStore.open(str(uri))
     U = np.vstack([factors.read_block(index) for index in range(factors.block_count)])
     return factors, U, spectrum.note
-
-
-def tail(s: NDArray[np.float64], k: int) -> float:
-    """Return the Frobenius residual of the optimal rank-k approximation."""
-    return float(np.sqrt((s[k:] ** 2).sum()))
 
 
 def residual(A: NDArray[Any], factors: FactorStore, U: NDArray[Any]) -> float:
@@ -248,11 +236,11 @@ def test_stock_and_replaced_kernels_give_the_same_factors(
     matrix = store_matrix(with_spectrum(1000, SPECTRA["slowly decaying"]))
     replaced, U_replaced, note = factored(matrix, tmp_path / "replaced", rank=K, power_iters=1)
     assert "replaced kernels" in note
-    spark.sparkContext.setLocalProperty(mahout.KERNELS, "stock")
+    spark.sparkContext.setLocalProperty(mahout_bridge.KERNELS, "stock")
     try:
         stock, U_stock, note = factored(matrix, tmp_path / "stock", rank=K, power_iters=1)
     finally:
-        spark.sparkContext.setLocalProperty(mahout.KERNELS, None)
+        spark.sparkContext.setLocalProperty(mahout_bridge.KERNELS, None)
     assert "its own kernels" in note
     np.testing.assert_allclose(stock.s, replaced.s, rtol=1e-10)
     np.testing.assert_allclose(stock.V, replaced.V, atol=1e-8)
@@ -303,8 +291,8 @@ def test_both_cholesky_classes_call_a_pivot_degenerate_below_1e_minus_10_of_its_
 
 
 def test_a_matrix_beyond_javas_index_range_is_an_error_before_anything_runs() -> None:
-    mahout.check_limits(2**31 - 1, 300, 16384)
+    mahout_bridge.check_limits(2**31 - 1, 300, 16384)
     with pytest.raises(CtbasisError, match="the matrix has 2147483648 rows"):
-        mahout.check_limits(2**31, 300, 16384)
+        mahout_bridge.check_limits(2**31, 300, 16384)
     with pytest.raises(CtbasisError, match="a row block has 65536 x 5000 values"):
-        mahout.check_limits(2**20, 5000, 65536)
+        mahout_bridge.check_limits(2**20, 5000, 65536)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix import store
-from ctbasis.svd.engines import mahout
+from ctbasis.svd.engines import mahout, mahout_bridge
 from ctbasis.svd.factors import FactorStore, FactorWriter
 from ctbasis.svd.plan import plan_factorization
 from tests.svd.conftest import write_matrix
@@ -59,9 +59,9 @@ def spark(spark_application: None) -> SparkSession:  # noqa: ARG001 - it starts 
 @pytest.fixture
 def kernels(spark: SparkSession, request: pytest.FixtureRequest) -> Iterator[str]:
     """Select the kernels for a test."""
-    spark.sparkContext.setLocalProperty(mahout.KERNELS, request.param)
+    spark.sparkContext.setLocalProperty(mahout_bridge.KERNELS, request.param)
     yield request.param
-    spark.sparkContext.setLocalProperty(mahout.KERNELS, None)
+    spark.sparkContext.setLocalProperty(mahout_bridge.KERNELS, None)
 
 
 def factored(
@@ -90,7 +90,7 @@ def factored(
         return Factors(U, factors.s, factors.V, spectrum.note)
 
 
-@pytest.mark.parametrize("kernels", mahout.KERNEL_SETS, indirect=True)
+@pytest.mark.parametrize("kernels", mahout_bridge.KERNEL_SETS, indirect=True)
 @pytest.mark.parametrize("power_iters", [0, 1, 2])
 def test_a_small_matrix_in_two_blocks_is_the_product_of_its_factors(power_iters: int, kernels: str) -> None:
     A = np.array([[2.0, 0, 1, 3], [1, -4, 2, 2], [5, 1, 0, -1], [3, 3, 7, 1], [-2, 6, 1, 4]])
@@ -101,7 +101,7 @@ def test_a_small_matrix_in_two_blocks_is_the_product_of_its_factors(power_iters:
     assert kernels != "java" or "libopenblas" not in factors.note
 
 
-@pytest.mark.parametrize("kernels", mahout.KERNEL_SETS, indirect=True)
+@pytest.mark.parametrize("kernels", mahout_bridge.KERNEL_SETS, indirect=True)
 @pytest.mark.usefixtures("kernels")
 def test_the_leading_factors_of_an_exponentially_decaying_spectrum_are_those_of_the_exact_svd() -> None:
     rng = np.random.default_rng(5)
@@ -115,7 +115,7 @@ def test_the_leading_factors_of_an_exponentially_decaying_spectrum_are_those_of_
     np.testing.assert_allclose(np.abs((A @ factors.V)[:10]), np.abs((U * s)[:10, :8]), atol=1e-4)
 
 
-@pytest.mark.parametrize("kernels", mahout.KERNEL_SETS, indirect=True)
+@pytest.mark.parametrize("kernels", mahout_bridge.KERNEL_SETS, indirect=True)
 @pytest.mark.usefixtures("kernels")
 def test_the_residual_of_a_500_by_100_matrix_is_nearly_optimal() -> None:
     rng = np.random.default_rng(6)
@@ -214,7 +214,7 @@ def cases(draw: st.DrawFn) -> Case:
 def by_both(spark: SparkSession, case: Case, A: NDArray[Any]) -> Iterator[Factors]:
     """Yield the factors of the replaced kernels and of Mahout's own."""
     for kernels in ("replaced", "stock"):
-        spark.sparkContext.setLocalProperty(mahout.KERNELS, kernels)
+        spark.sparkContext.setLocalProperty(mahout_bridge.KERNELS, kernels)
         try:
             yield factored(
                 A,
@@ -225,7 +225,7 @@ def by_both(spark: SparkSession, case: Case, A: NDArray[Any]) -> Iterator[Factor
                 seed=case.seed,
             )
         finally:
-            spark.sparkContext.setLocalProperty(mahout.KERNELS, None)
+            spark.sparkContext.setLocalProperty(mahout_bridge.KERNELS, None)
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
@@ -286,12 +286,12 @@ def test_a_first_block_with_too_few_rows_to_complete_the_basis_is_an_error() -> 
 
 
 def test_unknown_kernels_are_an_error(spark: SparkSession) -> None:
-    spark.sparkContext.setLocalProperty(mahout.KERNELS, "cuda")
+    spark.sparkContext.setLocalProperty(mahout_bridge.KERNELS, "cuda")
     try:
         with pytest.raises(CtbasisError, match="kernels=cuda") as raised:
             factored(np.eye(3), rank=1)
     finally:
-        spark.sparkContext.setLocalProperty(mahout.KERNELS, None)
+        spark.sparkContext.setLocalProperty(mahout_bridge.KERNELS, None)
     assert "one of replaced, java, stock" in str(raised.value)
 
 
@@ -326,7 +326,7 @@ def test_parts_of_row_blocks_of_u_are_joined_to_whole_row_blocks(tmp_path: Path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "block_rows_for", lambda _: 4)
         matrix = write_matrix(str(tmp_path / "matrix.zarr"), np.zeros((7, 2)))
-    parts = [b"".join(mahout.encode(first, U[first:last])) for first, last in ((0, 1), (1, 6), (6, 7))]
+    parts = [b"".join(mahout_bridge.encode(first, U[first:last])) for first, last in ((0, 1), (1, 6), (6, 7))]
     blocks = dict(mahout.join_blocks(parts, matrix, np.array([1.0, -1.0])))
     assert list(blocks) == [0, 1]
     np.testing.assert_array_equal(np.vstack(list(blocks.values())), U * [1, -1])

@@ -11,6 +11,7 @@ from ctbasis.errors import CtbasisError
 from ctbasis.svd.engines.numpy import factorize
 from ctbasis.svd.factors import FactorStore, FactorWriter
 from ctbasis.svd.plan import plan_factorization
+from tests.svd.factoring import with_spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,14 +24,6 @@ if TYPE_CHECKING:
     StoreMatrix = Callable[..., MatrixStore]
 
 EPS = float(np.finfo(np.float64).eps)
-
-
-def with_spectrum(rows: int, s: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
-    """Return a matrix (rows, len(s)) with the singular values s and random singular vectors."""
-    rng = np.random.default_rng(seed)
-    U, _ = np.linalg.qr(rng.standard_normal((rows, len(s))))
-    V, _ = np.linalg.qr(rng.standard_normal((len(s), len(s))))
-    return np.asarray((U * s) @ V.T)
 
 
 def factored(matrix: MatrixStore, rank: int, uri: Path) -> FactorStore:
