@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-pytest_plugins = ["tests.services"]
+pytest_plugins = ["tests.services", "tests.basis_stores"]
 
 # The same examples on every machine, without a deadline, so that a failure in CI can be reproduced.
 settings.register_profile("same", derandomize=True, deadline=None)
