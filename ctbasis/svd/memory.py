@@ -9,7 +9,7 @@ import psutil
 CGROUP = Path("/sys/fs/cgroup")
 """Mount point of cgroup v2, which limits the memory of a container."""
 
-SHARE = 0.5
+FREE_MEMORY_SHARE = 0.5
 """Share of the free memory that an engine on one machine takes if the user sets no limit."""
 
 

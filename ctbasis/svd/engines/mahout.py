@@ -97,7 +97,12 @@ def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectru
     for resolution in RESOLUTIONS:
         present = min(k + p, int(np.count_nonzero(sigma > resolution * sigma[0])))
         if not present:
-            raise CtbasisError(f"matrix {matrix.uri} contains nothing but zeros", expected="HU; air is -1000")
+            raise CtbasisError(
+                f"matrix {matrix.uri} contains nothing but zeros",
+                expected="HU; air is -1000",
+                cause="the pixels of the source are all 0 HU",
+                remedy="look at qc.json of the matrix step, and check the source",
+            )
         if present == k + p:
             continue  # k and p would be those of the run that failed.
         k_run = min(k, present)

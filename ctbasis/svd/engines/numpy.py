@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
 from ctbasis.progress import progress
-from ctbasis.svd.memory import SHARE, free_memory, held_memory
+from ctbasis.svd.memory import FREE_MEMORY_SHARE, free_memory, held_memory
 from ctbasis.svd.method import factorize_with, resolve_method
 from ctbasis.svd.passes import fold, panel_rows
 from ctbasis.svd.workers import Workers, ranges, read_block
@@ -78,7 +78,7 @@ class ThreadWorkers(Workers):
 
     def __init__(self, matrix: RowBlocks, *, memory: int, bytes_per_thread: int) -> None:
         super().__init__(matrix)
-        limit = memory or int(held_memory() + SHARE * free_memory())
+        limit = memory or int(held_memory() + FREE_MEMORY_SHARE * free_memory())
         spare = limit - held_memory()
         self.count = min(available_cpus(), matrix.block_count, BLOCK_RANGES, spare // bytes_per_thread)
         if self.count < 1:
