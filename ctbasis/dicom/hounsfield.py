@@ -185,8 +185,8 @@ def to_hounsfield(
     low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
     mask = _padding_mask(values, pixels, low, high)
     outside_bits = 0
-    least, most = pixels.stored_range
-    if low < least or high > most or pixels.HighBit + 1 != pixels.BitsStored:
+    lowest, highest = pixels.stored_range
+    if low < lowest or high > highest or pixels.HighBit + 1 != pixels.BitsStored:
         values, outside_bits = _mask_unused_bits(values, pixels, mask)
         low, high = int(values.min()), int(values.max())
     if pixels.lut is not None:

@@ -56,8 +56,8 @@ def block_rows_for(n: int) -> int:
 
 def column_chunk_for(n: int, m: int = 1) -> int:
     """Return the columns per group for `n` columns of `m` voxels: equal groups, as chunks are stored at full size."""
-    most = max(1, min(COLUMN_CHUNK, GROUP_ELEMENTS // m))
-    groups = max(1, -(-n // most))
+    max_columns = max(1, min(COLUMN_CHUNK, GROUP_ELEMENTS // m))
+    groups = max(1, -(-n // max_columns))
     return -(-n // groups)
 
 

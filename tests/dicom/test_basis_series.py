@@ -93,7 +93,7 @@ def test_more_of_them_than_are_held_at_once_are_all_write_basis_images(
     basis: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = FactorStore.open(basis)
-    whole = list(basis_images_hu(store, 4))
+    expected = list(basis_images_hu(store, 4))
     monkeypatch.setattr("ctbasis.dicom.basis_series.IMAGES_IN_MEMORY", 3)
-    parts: list[NDArray[Any]] = list(basis_images_hu(store, 4))
-    np.testing.assert_array_equal(parts, whole)
+    images: list[NDArray[Any]] = list(basis_images_hu(store, 4))
+    np.testing.assert_array_equal(images, expected)

@@ -118,10 +118,10 @@ def test_the_header_of_every_column_is_its_file_without_pixel_data(
     paths = write_series(folder, volume)
     store = Ingested(folder, tmp_path).store
     for column, path in enumerate(paths):
-        header, whole = pydicom.dcmread(io.BytesIO(store.header(column))), pydicom.dcmread(path)
-        del whole.PixelData
-        assert header == whole
-        assert header.file_meta == whole.file_meta
+        header, original = pydicom.dcmread(io.BytesIO(store.header(column))), pydicom.dcmread(path)
+        del original.PixelData
+        assert header == original
+        assert header.file_meta == original.file_meta
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -162,10 +162,10 @@ def test_an_unreadable_archive_is_kept_and_set_aside_by_the_matrix_step(
     (source / "a.zip").write_bytes(content)
     fetch(str(source), tmp_path / "out")
     assert contents(tmp_path / "out") == {"a.zip": content}
-    (found,) = read_slices(tmp_path / "out", "a.zip")
-    assert isinstance(found, SetAside)
-    assert "zip archive" in found.reason
-    assert found.broken
+    (result,) = read_slices(tmp_path / "out", "a.zip")
+    assert isinstance(result, SetAside)
+    assert "zip archive" in result.reason
+    assert result.broken
 
 
 def test_messages_name_an_archive_by_number_if_keys_are_opaque(

@@ -77,9 +77,9 @@ def test_listings_have_several_pages_and_deletions_several_batches(prefix: str) 
 def test_a_pickled_store_equals_the_original_and_can_be_read(prefix: str) -> None:
     objects = ObjectStore(prefix)
     objects.write("a", b"content")
-    twin = pickle.loads(pickle.dumps(objects))  # noqa: S301 - pickled above
-    assert twin == objects
-    assert twin.read("a") == b"content"
+    restored = pickle.loads(pickle.dumps(objects))  # noqa: S301 - pickled above
+    assert restored == objects
+    assert restored.read("a") == b"content"
     assert objects.with_read_only(read_only=True) != objects
 
 

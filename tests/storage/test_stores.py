@@ -38,15 +38,15 @@ def contents(uri: str) -> dict[str, bytes]:
 
 def test_factors_are_byte_identical_for_every_location_of_matrix_and_factors(prefix: str, tmp_path: Path) -> None:
     A = matrix_values()
-    found = []
+    stored = []
     for number, (matrix, factors) in enumerate(
         [(str(tmp_path), str(tmp_path)), (prefix, prefix), (str(tmp_path), prefix), (prefix, str(tmp_path))]
     ):
         write_matrix(f"{matrix}/m{number}", A)
         factorize(f"{matrix}/m{number}", f"{factors}/f{number}", PLAN.replaced(seed=1))
-        found.append(contents(f"{factors}/f{number}"))
-    assert {"zarr.json", "U/c/0/0", "s/c/0", "aside/zarr.json", "headers/c/0"} <= set(found[0])
-    assert found[1:] == found[:1] * 3
+        stored.append(contents(f"{factors}/f{number}"))
+    assert {"zarr.json", "U/c/0/0", "s/c/0", "aside/zarr.json", "headers/c/0"} <= set(stored[0])
+    assert stored[1:] == stored[:1] * 3
 
 
 def test_a_basis_on_s3_is_published_to_a_folder_unchanged(prefix: str, tmp_path: Path) -> None:

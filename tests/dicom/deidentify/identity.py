@@ -126,18 +126,18 @@ def _needed(dataset: FileDataset, row: Row) -> bool:
 
 def leaks(folder: Path) -> list[str]:
     """Return the sentinels in names and contents of files below `folder`, including decoded zarr arrays."""
-    found = []
+    leaked = []
     for path in folder.rglob("*"):
-        found += [f"the name {path.name}" for _ in sentinels_in(str(path.relative_to(folder)).encode())]
+        leaked += [f"the name {path.name}" for _ in sentinels_in(str(path.relative_to(folder)).encode())]
         if path.is_file():
-            found += [f"{path.name}: {sentinel!r}" for sentinel in sentinels_in(path.read_bytes())]
+            leaked += [f"{path.name}: {sentinel!r}" for sentinel in sentinels_in(path.read_bytes())]
     for group in folder.rglob("zarr.json"):
         array = zarr.open(str(group.parent), mode="r")
         if isinstance(array, zarr.Array):
-            found += [
+            leaked += [
                 f"{group.parent.name}: {sentinel!r}" for sentinel in sentinels_in(memoryview(array[...]).tobytes())
             ]
-    return found
+    return leaked
 
 
 EMBEDDED = re.compile(rb"data:[a-z/]+;base64,([A-Za-z0-9+/=]+)")
