@@ -115,8 +115,8 @@ def test_the_initial_heap_is_within_its_limit_and_the_manifests_option_wins(
     manifest["spec"]["driver"]["memory"] = manifest["spec"]["executor"]["memory"] = memory
     assert options(launch_local.spark_submit(manifest))["spark.driver.extraJavaOptions"].split()[0] == first
     manifest["spec"]["driver"]["javaOptions"] += " -Xms300m"
-    told = options(launch_local.spark_submit(manifest))["spark.driver.extraJavaOptions"].split()
-    assert [option for option in told if option.startswith("-Xms")][-1] == "-Xms300m"
+    java_options = options(launch_local.spark_submit(manifest))["spark.driver.extraJavaOptions"].split()
+    assert [option for option in java_options if option.startswith("-Xms")][-1] == "-Xms300m"
 
 
 def test_a_missing_jar_is_named_with_the_remedy(manifest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

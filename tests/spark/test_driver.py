@@ -86,14 +86,14 @@ def product(factors: FactorStore) -> NDArray[Any]:
 def test_the_parameters_as_given_and_as_run_are_in_the_factors_and_in_the_log(
     matrix: MatrixStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wanted = job(matrix, tmp_path / "f", rank="9", seed=3, dtype="float64")
-    driver.run(wanted)
+    given = job(matrix, tmp_path / "f", rank="9", seed=3, dtype="float64")
+    driver.run(given)
     factors = FactorStore.open(str(tmp_path / "f"))
     assert (factors.plan.rank_asked, factors.plan.rank, factors.plan.oversample, factors.plan.seed) == (9, 8, 0, 3)
     assert factors.plan.note
     np.testing.assert_allclose(product(factors), matrix.read_columns(slice(None)), atol=1e-8)
     log = capsys.readouterr().err
-    assert f"svd: plan {wanted.plan.to_json()}" in log
+    assert f"svd: plan {given.plan.to_json()}" in log
     assert "rank 9 was asked, 8 is run" in log
     assert "numpy factors 600 x 8 in 3 blocks: k=8, p=0, q=2" in log
 

@@ -66,8 +66,8 @@ def staged(folder: Path, scratch: Path, identity: Deidentification | None = None
         engine="numpy", rows=matrix.rows, cols=matrix.cols, rank=5, oversample=5, power_iters=1, seed=0
     )
     writer = FactorWriter.create(str(scratch / "f"), matrix, rank=5, dtype="float64")
-    found = engine_named("numpy").load()(matrix, writer, plan)
-    writer.finish(s=found.s, V=found.V, plan=plan, matrix=matrix)
+    spectrum = engine_named("numpy").load()(matrix, writer, plan)
+    writer.finish(s=spectrum.s, V=spectrum.V, plan=plan, matrix=matrix)
     return FactorStore.open(str(scratch / "f")), json.loads((scratch / "qc.json").read_text())
 
 
@@ -82,8 +82,8 @@ def fused(
             cols=mode.matrix.cols,
             **{"rank": 5, "oversample": 5, "power_iters": 1, "seed": 0, **options},
         )
-        writer, found = mode.factorize(uri, plan, dtype="float64")
-        writer.finish(s=found.s, V=found.V, plan=plan, matrix=mode.matrix)
+        writer, spectrum = mode.factorize(uri, plan, dtype="float64")
+        writer.finish(s=spectrum.s, V=spectrum.V, plan=plan, matrix=mode.matrix)
         return FactorStore.open(uri), mode.matrix.qc
     finally:
         mode.close()
@@ -110,9 +110,9 @@ def test_factors_headers_and_qc_equal_those_of_the_staged_mode(write_series: Wri
 
     write_series(tmp_path / "ct", volume(), edit=padded)
     theirs, qc = staged(tmp_path / "ct", tmp_path)
-    ours, found = fused(str(tmp_path / "ct"), str(tmp_path / "fused"))
+    ours, report = fused(str(tmp_path / "ct"), str(tmp_path / "fused"))
     alike(ours, theirs)
-    assert json.loads(json.dumps(found)) == qc
+    assert json.loads(json.dumps(report)) == qc
 
 
 def test_the_driver_program_reads_slices_from_s3_and_writes_factors_to_s3(
@@ -159,10 +159,10 @@ def test_a_slice_with_truncated_pixels_is_set_aside_as_in_the_staged_mode(
     paths = write_series(tmp_path / "ct", volume())
     paths[7].write_bytes(paths[7].read_bytes()[:-100])
     theirs, qc = staged(tmp_path / "ct", tmp_path)
-    ours, found = fused(str(tmp_path / "ct"), str(tmp_path / "fused"))
+    ours, report = fused(str(tmp_path / "ct"), str(tmp_path / "fused"))
     assert ours.cols == 20
     alike(ours, theirs)
-    assert found["set_aside"] == qc["set_aside"]
+    assert report["set_aside"] == qc["set_aside"]
 
 
 def test_a_source_without_ct_is_refused(tmp_path: Path) -> None:
@@ -181,10 +181,10 @@ def test_frames_and_repeated_slices_are_columns_as_in_the_staged_mode(
         write_series(ct / name, values[:6].astype(np.int16), SeriesInstanceUID="1.2.3")
     (ct / "enhanced.dcm").write_bytes(to_bytes(enhanced_ct(values)))
     theirs, qc = staged(ct, tmp_path)
-    ours, found = fused(str(ct), str(tmp_path / "fused"))
+    ours, report = fused(str(ct), str(tmp_path / "fused"))
     assert ours.cols == 24
     alike(ours, theirs)
-    assert json.loads(json.dumps(found)) == qc
+    assert json.loads(json.dumps(report)) == qc
     assert {entry["reason"] for entry in qc["set_aside"]} == {"same position and values as another slice"}
 
 
@@ -200,13 +200,13 @@ def test_headers_are_de_identified_in_the_process_that_reads_them(
     broken.write_bytes(b"\0" * 128 + b"DICM" + f"{MARK} Zqfamily".encode() * 20)
     fetch(str(ct), tmp_path / "numbered", opaque=True)
     theirs, qc = staged(tmp_path / "numbered", tmp_path, identity)
-    ours, found = fused(str(ct), str(tmp_path / "fused"), identity)
+    ours, report = fused(str(ct), str(tmp_path / "fused"), identity)
     alike(ours, theirs)
-    assert json.loads(json.dumps(found)) == qc
-    assert (found["deidentified"]["salt"], ours.cols) == ("given", 21)
-    said = capfd.readouterr()
+    assert json.loads(json.dumps(report)) == qc
+    assert (report["deidentified"]["salt"], ours.cols) == ("given", 21)
+    output = capfd.readouterr()
     assert leaks(tmp_path / "fused") == []
-    assert list(sentinels_in(f"{found}{said.out}{said.err}".encode())) == []
+    assert list(sentinels_in(f"{report}{output.out}{output.err}".encode())) == []
 
 
 @pytest.mark.parametrize("stage", ["headers", "values"])
@@ -216,7 +216,7 @@ def test_a_file_that_crashes_its_process_costs_one_slice_and_no_executor(
     write_series(tmp_path / "ct", volume())
     source = str(tmp_path / "ct")
     entries = files(source, opaque=False)
-    found = {result[0].file: result[0] for result in read_headers(source, None, entries) if isinstance(result, tuple)}
+    slices = {result[0].file: result[0] for result in read_headers(source, None, entries) if isinstance(result, tuple)}
     module, name = (ingest_module, "read_slices") if stage == "headers" else (columns_module, "read_values")
     real = getattr(module, name)
 
@@ -231,7 +231,7 @@ def test_a_file_that_crashes_its_process_costs_one_slice_and_no_executor(
         assert [(entry.file, entry.broken) for entry in aside] == [("slice-0007.dcm", True)]
         assert "SIGSEGV" in aside[0].reason
     else:
-        columns = [Column(index, found[entry.key], entry) for index, entry in enumerate(entries)]
+        columns = [Column(index, slices[entry.key], entry) for index, entry in enumerate(entries)]
         ((results, pieces),) = decode_columns(source, "int16", 256, columns)
         assert [index for index, result in results if "SIGSEGV" in result.problem] == [7]
         assert pieces == []

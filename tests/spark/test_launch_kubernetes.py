@@ -56,8 +56,8 @@ class Cluster:
     def is_created(self) -> str:
         """Wait until the application exists, and return its uid."""
         self.server.until(lambda: NAME in self.server.names(APPLICATIONS))
-        found = self.server.get(APPLICATIONS, NAME)
-        return str(found["metadata"]["uid"]) if found else ""
+        existing = self.server.get(APPLICATIONS, NAME)
+        return str(existing["metadata"]["uid"]) if existing else ""
 
     def driver_ends(self, code: int, *lines: str) -> None:
         self.server.write(DRIVER, *lines, ended=True)
@@ -90,26 +90,31 @@ def test_a_failed_application_stays_for_inspection(cluster: Cluster) -> None:
     assert cluster.server.names(APPLICATIONS) == [NAME]
 
 
-@pytest.mark.parametrize("why", ["refusal", "hopeless", "forbidden", "defect"])
+@pytest.mark.parametrize("reason", ["refusal", "cannot start", "forbidden", "defect"])
 def test_an_application_that_cannot_succeed_is_deleted(
-    cluster: Cluster, why: str, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if why == "forbidden":
+    if reason == "forbidden":
         cluster.server.answer("GET", "pods.*watch=true", 403, "cannot watch pods", times=99)
-    if why == "defect":
+    if reason == "defect":
         monkeypatch.setattr("ctbasis.spark.kubernetes.follow.message", lambda _: 1 / 0)
 
     def play() -> None:
         cluster.is_created()
-        if why == "refusal":
+        if reason == "refusal":
             cluster.driver_ends(2, "ctbasis: no matrix at /m")
             cluster.server.state(NAME, "FAILING", "driver container failed")
-        if why == "hopeless":
+        if reason == "cannot start":
             cluster.server.put(PODS, waiting("ErrImageNeverPull", "not present"))
 
-    told = {"refusal": "no matrix", "hopeless": "cannot start", "forbidden": "was refused: 403", "defect": "division"}
-    with pytest.raises((CtbasisError, ZeroDivisionError), match=told[why]):
-        cluster.launch(play if why in {"refusal", "hopeless"} else lambda: None)
+    messages = {
+        "refusal": "no matrix",
+        "cannot start": "cannot start",
+        "forbidden": "was refused: 403",
+        "defect": "division",
+    }
+    with pytest.raises((CtbasisError, ZeroDivisionError), match=messages[reason]):
+        cluster.launch(play if reason in {"refusal", "cannot start"} else lambda: None)
     assert cluster.server.names(APPLICATIONS) == []
 
 
@@ -182,9 +187,9 @@ def test_an_application_waits_for_room_in_a_full_quota(cluster: Cluster, capsys:
         cluster.server.state(NAME, "COMPLETED")
 
     cluster.launch(play)
-    said = capsys.readouterr().err
-    assert said.count("waiting for room in a full quota") == 1
-    assert "exceeded quota: q, requested: pods=1" in said
+    log = capsys.readouterr().err
+    assert log.count("waiting for room in a full quota") == 1
+    assert "exceeded quota: q, requested: pods=1" in log
 
 
 def test_the_owner_of_the_steps_pod_owns_the_application(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

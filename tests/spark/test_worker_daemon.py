@@ -54,11 +54,11 @@ def connected() -> tuple[socket.socket, socket.socket]:
 
 
 def test_a_task_drops_the_importers_that_the_previous_one_created(archive: str) -> None:
-    seen = []
+    calls = []
 
     def main(infile: io.BufferedReader, outfile: io.BufferedWriter) -> None:
-        seen.append((infile.read(4), archive in sys.path_importer_cache))
-        import_module(f"{'first' if len(seen) == 1 else 'second'}_of_zip")
+        calls.append((infile.read(4), archive in sys.path_importer_cache))
+        import_module(f"{'first' if len(calls) == 1 else 'second'}_of_zip")
         assert archive in sys.path_importer_cache
         outfile.write(b"done")
         outfile.flush()
@@ -69,10 +69,10 @@ def test_a_task_drops_the_importers_that_the_previous_one_created(archive: str) 
             executor.sendall(task)
             prepared(main)(infile, outfile)
             assert executor.recv(4) == b"done"
-    assert seen == [(b"one.", False), (b"two.", False)]
+    assert calls == [(b"one.", False), (b"two.", False)]
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="only Linux can be told when to acknowledge")
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="the option exists on Linux only")
 def test_received_data_is_acknowledged_at_once() -> None:
     executor, worker = connected()
     with executor, worker, worker.makefile("rb") as stream:
@@ -83,20 +83,20 @@ def test_received_data_is_acknowledged_at_once() -> None:
         def exchange(infile: io.BufferedReader) -> None:
             executor.sendall(b"task")
             assert infile.read(4) == b"task"
-            seen.append(at_once())
+            calls.append(at_once())
             worker.sendall(b"done")
             executor.recv(4)
 
-        seen: list[bool] = []
+        calls: list[bool] = []
         # The kernel delays acknowledgements once it has seen that answers carry them.
         for _ in range(100):
             exchange(stream)
-        assert seen[-1] is False
+        assert calls[-1] is False
         acknowledging = io.BufferedReader(Acknowledging(stream))
-        del seen[:]
+        del calls[:]
         for _ in range(100):
             exchange(acknowledging)
-        assert all(seen)
+        assert all(calls)
         acknowledging.close()
         exchange(stream)
 
@@ -130,7 +130,7 @@ def faults_of_blocks(keep: bool) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the allocator that is told is glibc's")
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is a function of glibc")
 def test_memory_of_row_blocks_is_reused() -> None:
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         each, kept = (pool.apply(faults_of_blocks, (keep,)) for keep in (False, True))

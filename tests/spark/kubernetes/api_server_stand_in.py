@@ -164,15 +164,15 @@ class ApiServerStandIn:
 
     # ---- actions of the operator and the kubelet
 
-    def put(self, collection: str, found: dict[str, Any]) -> dict[str, Any]:
+    def put(self, collection: str, item: dict[str, Any]) -> dict[str, Any]:
         """Create or replace an object."""
         with self._changed:
-            name = found["metadata"]["name"]
+            name = item["metadata"]["name"]
             kind = "MODIFIED" if name in self._objects[collection] else "ADDED"
-            found["metadata"].setdefault("uid", str(uuid.uuid4()))
-            self._objects[collection][name] = found
-            self._note(collection, kind, found)
-            return copy.deepcopy(found)
+            item["metadata"].setdefault("uid", str(uuid.uuid4()))
+            self._objects[collection][name] = item
+            self._note(collection, kind, item)
+            return copy.deepcopy(item)
 
     def remove(self, collection: str, name: str) -> None:
         with self._changed:
@@ -188,11 +188,11 @@ class ApiServerStandIn:
 
     def state(self, name: str, state: str, message: str = "", **status: Any) -> None:
         """Set the state of an application, as the operator does."""
-        found = self.get(APPLICATIONS, name)
-        assert found is not None
-        told = {"state": state} | ({"errorMessage": message} if message else {})
-        found["status"] = {**found.get("status", {}), "applicationState": told, **status}
-        self.put(APPLICATIONS, found)
+        item = self.get(APPLICATIONS, name)
+        assert item is not None
+        application_state = {"state": state} | ({"errorMessage": message} if message else {})
+        item["status"] = {**item.get("status", {}), "applicationState": application_state, **status}
+        self.put(APPLICATIONS, item)
 
     def write(self, pod: str, *lines: str, ended: bool = False, stamp: datetime | None = None) -> None:
         """Append lines to the log of a pod, all with the timestamp `stamp`, by default now."""
@@ -230,10 +230,10 @@ class ApiServerStandIn:
             path for method, path in list(self.requests) if path.startswith(collection + "?") and "watch=true" in path
         ]
 
-    def _note(self, collection: str, kind: str, found: dict[str, Any]) -> None:
+    def _note(self, collection: str, kind: str, item: dict[str, Any]) -> None:
         self._version += 1
-        found["metadata"]["resourceVersion"] = str(self._version)
-        self._events.append((self._version, collection, kind, copy.deepcopy(found)))
+        item["metadata"]["resourceVersion"] = str(self._version)
+        self._events.append((self._version, collection, kind, copy.deepcopy(item)))
         self._changed.notify_all()
 
 
@@ -283,36 +283,36 @@ class _Handler(BaseHTTPRequestHandler):
         elif method == "DELETE":
             self._delete(collection, name, body)
         elif name:
-            found = here.get(collection, name)
-            self._answer(200, found) if found else self._not_found(name)
+            item = here.get(collection, name)
+            self._answer(200, item) if item else self._not_found(name)
         elif query.get("watch") == "true":
             self._watch(collection, query)
         else:
             self._list(collection, query)
 
-    def _create(self, collection: str, found: dict[str, Any]) -> None:
-        here, name = self.server_of, found["metadata"]["name"]
+    def _create(self, collection: str, item: dict[str, Any]) -> None:
+        here, name = self.server_of, item["metadata"]["name"]
         with here._changed:
             if name in here._objects[collection]:
                 self._refuse(409, "AlreadyExists", f'sparkapplications.sparkoperator.k8s.io "{name}" already exists')
             else:
-                self._answer(201, here.put(collection, found))
+                self._answer(201, here.put(collection, item))
 
     def _delete(self, collection: str, name: str, options: dict[str, Any]) -> None:
         here = self.server_of
         with here._changed:
-            found = here.get(collection, name)
-            if found is None:
+            item = here.get(collection, name)
+            if item is None:
                 self._not_found(name)
-            elif options.get("preconditions", {}).get("uid", found["metadata"]["uid"]) != found["metadata"]["uid"]:
+            elif options.get("preconditions", {}).get("uid", item["metadata"]["uid"]) != item["metadata"]["uid"]:
                 self._refuse(409, "Conflict", "the UID in the precondition does not match the UID in record")
             else:
                 if here.holds_deletions:
-                    found["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-                    here.put(collection, found)
+                    item["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+                    here.put(collection, item)
                 else:
                     here.remove(collection, name)
-                self._answer(200, found)
+                self._answer(200, item)
 
     def _list(self, collection: str, query: dict[str, str]) -> None:
         here = self.server_of
@@ -347,13 +347,13 @@ class _Handler(BaseHTTPRequestHandler):
                 if not news:
                     here._changed.wait(0.05)
                     continue
-            for version, where, kind, found in news:
+            for version, where, kind, item in news:
                 seen = version
                 if where == collection and kind == "BOOKMARK":
                     mark = {"metadata": {"resourceVersion": str(version)}}
                     self._chunk(json.dumps({"type": kind, "object": mark}) + "\n")
-                elif where == collection and _selected(found, query):
-                    self._chunk(json.dumps({"type": kind, "object": found}) + "\n")
+                elif where == collection and _selected(item, query):
+                    self._chunk(json.dumps({"type": kind, "object": item}) + "\n")
         self._chunk("")
 
     def _log(self, name: str, query: dict[str, str]) -> None:
@@ -415,10 +415,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, {"kind": "Status", "code": status, "reason": reason, "message": message})
 
 
-def _selected(found: dict[str, Any], query: dict[str, str]) -> bool:
+def _selected(item: dict[str, Any], query: dict[str, str]) -> bool:
     if "fieldSelector" in query:
-        return found["metadata"]["name"] == query["fieldSelector"].removeprefix("metadata.name=")
+        return item["metadata"]["name"] == query["fieldSelector"].removeprefix("metadata.name=")
     if "labelSelector" in query:
         key, _, value = query["labelSelector"].partition("=")
-        return (found["metadata"].get("labels") or {}).get(key) == value
+        return (item["metadata"].get("labels") or {}).get(key) == value
     return True

@@ -57,7 +57,7 @@ def ended(
     return pod(role, phase=phase, containerStatuses=containers(role, terminated=end), **more)
 
 
-def deleted(found: dict[str, Any], *, at: str, grace: int = 30) -> dict[str, Any]:
+def deleted(raw: dict[str, Any], *, at: str, grace: int = 30) -> dict[str, Any]:
     """Return the pod after a request for its deletion, whose grace period ends at `at`."""
-    found["metadata"] |= {"deletionTimestamp": at, "deletionGracePeriodSeconds": grace}
-    return found
+    raw["metadata"] |= {"deletionTimestamp": at, "deletionGracePeriodSeconds": grace}
+    return raw

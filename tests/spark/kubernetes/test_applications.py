@@ -45,11 +45,11 @@ def test_the_template_in_the_namespace_is_used_without_fields_that_the_cluster_a
     server: ApiServerStandIn, timeouts: Timeouts
 ) -> None:
     put_template(server, image="registry.example/ours:1", batchScheduler="yunikorn")
-    found = template(server.api_server(), timeouts).to_manifest()
+    used = template(server.api_server(), timeouts).to_manifest()
     expected = SparkApplication.read().to_manifest()
-    assert found["metadata"] == {"name": "ctbasis-svd", "labels": {"kueue.x-k8s.io/queue-name": "ct"}}
-    assert found["spec"] == expected["spec"] | {"image": "registry.example/ours:1", "batchScheduler": "yunikorn"}
-    assert set(found) == {"apiVersion", "kind", "metadata", "spec"}
+    assert used["metadata"] == {"name": "ctbasis-svd", "labels": {"kueue.x-k8s.io/queue-name": "ct"}}
+    assert used["spec"] == expected["spec"] | {"image": "registry.example/ours:1", "batchScheduler": "yunikorn"}
+    assert set(used) == {"apiVersion", "kind", "metadata", "spec"}
 
 
 @pytest.mark.parametrize("why", ["absent", "not suspended", "forbidden"])
@@ -173,7 +173,7 @@ def test_a_long_outage_is_an_error_that_leaves_the_application(
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "said"),
+    ("status", "message", "expected"),
     [
         (403, 'User "x" cannot create resource "sparkapplications"', "manifests/base"),
         (404, "404 page not found", "CRD is not installed"),
@@ -183,10 +183,10 @@ def test_a_long_outage_is_an_error_that_leaves_the_application(
     ],
 )
 def test_a_refused_creation_gives_the_reason_and_is_not_repeated(
-    server: ApiServerStandIn, own: Applications, manifest: dict[str, Any], status: int, message: str, said: str
+    server: ApiServerStandIn, own: Applications, manifest: dict[str, Any], status: int, message: str, expected: str
 ) -> None:
     server.answer("POST", "sparkapplications", status, message, times=9, plain="page not found" in message)
-    with pytest.raises(CtbasisError, match=rf"was refused: {status}(?s:.)*{said}"):
+    with pytest.raises(CtbasisError, match=rf"was refused: {status}(?s:.)*{expected}"):
         own.create_or_adopt(manifest)
     assert len(server.requests) == 1
 

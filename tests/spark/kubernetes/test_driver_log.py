@@ -22,11 +22,11 @@ def pod(uid: str = "1") -> Pod:
 
 
 @pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Said:
-    return Said(capsys)
+def logged(capsys: pytest.CaptureFixture[str]) -> LoggedLines:
+    return LoggedLines(capsys)
 
 
-class Said:
+class LoggedLines:
     """The lines of the step's log so far."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,21 +37,23 @@ class Said:
         return self._lines
 
 
-def test_lines_are_copied_as_they_are_written_without_their_timestamps(server: ApiServerStandIn, said: Said) -> None:
+def test_lines_are_copied_as_they_are_written_without_their_timestamps(
+    server: ApiServerStandIn, logged: LoggedLines
+) -> None:
     server.write(POD, "one")
     log = DriverLog(server.api_server())
     log.follow(pod())
-    server.until(lambda: said() == ["one"])
+    server.until(lambda: logged() == ["one"])
     server.write(POD, "two", "", "three 3")
-    server.until(lambda: said() == ["one", "two", "", "three 3"])
+    server.until(lambda: logged() == ["one", "two", "", "three 3"])
     server.write(POD, ended=True)
     log.finish()
-    assert said() == log.tail == ["one", "two", "", "three 3"]
+    assert logged() == log.tail == ["one", "two", "", "three 3"]
 
 
 @pytest.mark.parametrize("how", ["cut", "end_streams", "restart"])
 def test_a_connection_that_breaks_within_a_second_repeats_and_loses_no_line(
-    server: ApiServerStandIn, said: Said, how: str
+    server: ApiServerStandIn, logged: LoggedLines, how: str
 ) -> None:
     second = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
     log = DriverLog(server.api_server())
@@ -59,7 +61,7 @@ def test_a_connection_that_breaks_within_a_second_repeats_and_loses_no_line(
     log.follow(pod())
     written = ["same", "same", "other"]
     for round_ in range(2):
-        server.until(lambda: said() == written)  # noqa: B023 - called at once
+        server.until(lambda: logged() == written)  # noqa: B023 - called at once
         if how == "restart":
             server.stop()
         else:
@@ -73,69 +75,69 @@ def test_a_connection_that_breaks_within_a_second_repeats_and_loses_no_line(
             server.start()
     server.write(POD, ended=True)
     log.finish()
-    assert said() == written
+    assert logged() == written
 
 
-def test_a_line_that_was_truncated_is_copied_once_and_complete(server: ApiServerStandIn, said: Said) -> None:
+def test_a_line_that_was_truncated_is_copied_once_and_complete(server: ApiServerStandIn, logged: LoggedLines) -> None:
     server.cut_lines = True
     server.write(POD, "a line that is long enough to be cut", "another one")
     log = DriverLog(server.api_server())
     log.follow(pod())
-    server.until(lambda: said() == ["a line that is long enough to be cut", "another one"])
+    server.until(lambda: logged() == ["a line that is long enough to be cut", "another one"])
     server.write(POD, "the last one of all", ended=True)
     log.finish()
-    assert said() == ["a line that is long enough to be cut", "another one", "the last one of all"]
+    assert logged() == ["a line that is long enough to be cut", "another one", "the last one of all"]
 
 
-def test_a_restarted_driver_has_another_log(server: ApiServerStandIn, said: Said) -> None:
+def test_a_restarted_driver_has_another_log(server: ApiServerStandIn, logged: LoggedLines) -> None:
     log = DriverLog(server.api_server())
     server.write(POD, "first try", "failed", ended=True)
     log.follow(pod("1"))
-    server.until(lambda: len(said()) == 2)
+    server.until(lambda: len(logged()) == 2)
     log.finish()
     server.new_log(POD)
     log.follow(pod("1"))  # a repeated call
     server.write(POD, "second try", ended=True)
     log.follow(pod("2"))
     log.finish()
-    assert said() == ["first try", "failed", "second try"]
-    assert log.tail == ["second try"], "what the latest driver said is what counts"
+    assert logged() == ["first try", "failed", "second try"]
+    assert log.tail == ["second try"], "what the latest driver logged is what counts"
 
 
-def test_the_log_of_a_deleted_pod_causes_no_wait(server: ApiServerStandIn, said: Said) -> None:
+def test_the_log_of_a_deleted_pod_causes_no_wait(server: ApiServerStandIn, logged: LoggedLines) -> None:
     log = DriverLog(server.api_server())
     server.write(POD, "one")
     log.follow(pod())
-    server.until(lambda: said() == ["one"])
+    server.until(lambda: logged() == ["one"])
     log.gone(pod())
     server.end_streams()
     log.finish()
-    assert said() == ["one"]
+    assert logged() == ["one"]
 
 
-def test_a_log_that_may_not_be_read_is_reported(server: ApiServerStandIn, said: Said) -> None:
+def test_a_log_that_may_not_be_read_is_reported(server: ApiServerStandIn, logged: LoggedLines) -> None:
     server.answer("GET", "/log", 403, 'cannot get resource "pods/log"', times=99)
     log = DriverLog(server.api_server())
     log.follow(pod())
     log.finish()
-    assert said() == ['driver\'s log: lines may be missing: 403 Forbidden: cannot get resource "pods/log"']
+    assert logged() == ['driver\'s log: lines may be missing: 403 Forbidden: cannot get resource "pods/log"']
     assert len(server.requests) == 1
 
 
-def test_a_log_is_not_requested_repeatedly(server: ApiServerStandIn, said: Said) -> None:
+def test_a_log_is_not_requested_repeatedly(server: ApiServerStandIn, logged: LoggedLines) -> None:
     server.write(POD, "one")
     log = DriverLog(server.api_server())
     log.follow(pod())
-    server.until(lambda: said() == ["one"])
+    server.until(lambda: logged() == ["one"])
     server.write(POD, "two")
-    server.until(lambda: said() == ["one", "two"])
+    server.until(lambda: logged() == ["one", "two"])
     assert len(server.requests) == 1
     log.stop()
 
 
-def test_bytes_that_are_no_text_do_not_stop_the_log(server: ApiServerStandIn, said: Said) -> None:
+def test_bytes_that_are_no_text_do_not_stop_the_log(server: ApiServerStandIn, logged: LoggedLines) -> None:
     server.write(POD, "\udcff\udcfe", "two", ended=True)
     log = DriverLog(server.api_server())
     log.follow(pod())
     log.finish()
-    assert said()[-1] == "two"
+    assert logged()[-1] == "two"

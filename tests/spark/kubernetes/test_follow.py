@@ -48,15 +48,15 @@ class Following:
             self.error = error
 
     @property
-    def said(self) -> str:
+    def logged(self) -> str:
         self._said += self._capsys.readouterr().err
         return self._said
 
     def says(self, text: str) -> None:
         self._server.until(
-            lambda: text in self.said or not self.thread.is_alive(), f"{text!r} was not said: {self.said}"
+            lambda: text in self.logged or not self.thread.is_alive(), f"{text!r} was not said: {self.logged}"
         )
-        assert text in self.said, self.error
+        assert text in self.logged, self.error
 
     def has_the_whole_log(self) -> None:
         copy = self._follower._log._copy
@@ -65,7 +65,7 @@ class Following:
 
     def succeeds(self) -> None:
         self.thread.join(30)
-        assert not self.thread.is_alive(), f"it goes on: {self.said}"
+        assert not self.thread.is_alive(), f"it goes on: {self.logged}"
         if self.error is not None:
             raise self.error
 
@@ -88,11 +88,11 @@ def following(
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[Following]:
     before = threading.active_count()
-    made = Following(server, application_there, timeouts, capsys)
-    yield made
-    if made.thread.is_alive():  # the test has ended
+    created = Following(server, application_there, timeouts, capsys)
+    yield created
+    if created.thread.is_alive():  # the test has ended
         server.remove(APPLICATIONS, NAME)
-        made.thread.join(30)
+        created.thread.join(30)
     server.end_streams()
     server.until(lambda: threading.active_count() <= before + 4, "threads are left behind")
 
@@ -117,18 +117,18 @@ def test_each_state_of_a_success_is_logged_with_the_drivers_log(server: ApiServe
     server.state(NAME, "SUCCEEDING")
     server.state(NAME, "COMPLETED")
     following.succeeds()
-    told = [line for line in following.said.splitlines() if NAME in line]
-    assert told == [
+    lines = [line for line in following.logged.splitlines() if NAME in line]
+    assert lines == [
         f"spark application {NAME}: {state}" for state in ("NEW", "SUBMITTED", "RUNNING", "SUCCEEDING", "COMPLETED")
     ]
-    assert following.said.count("svd: done\n") == 1
+    assert following.logged.count("svd: done\n") == 1
 
 
 def test_the_log_of_a_driver_that_ended_very_soon_is_copied_too(server: ApiServerStandIn, following: Following) -> None:
     driver_ends(server, 0, "svd: done")
     server.state(NAME, "COMPLETED", driverInfo={"podName": DRIVER})
     following.succeeds()
-    assert "svd: done\n" in following.said
+    assert "svd: done\n" in following.logged
 
 
 def test_an_application_that_had_completed_before_it_was_adopted_is_a_success(
@@ -137,11 +137,11 @@ def test_an_application_that_had_completed_before_it_was_adopted_is_a_success(
     server.put(APPLICATIONS, manifest)
     driver_ends(server, 0, "svd: done")
     server.state(NAME, "COMPLETED", driverInfo={"podName": DRIVER})
-    found = server.get(APPLICATIONS, NAME)
-    assert found is not None
-    following = Following(server, found, timeouts, capsys)
+    existing = server.get(APPLICATIONS, NAME)
+    assert existing is not None
+    following = Following(server, existing, timeouts, capsys)
     following.succeeds()
-    assert "svd: done" in following.said
+    assert "svd: done" in following.logged
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_restart_of_the_api_server_loses_no_change(
         server.forget()
     server.start()
     following.succeeds()
-    assert [following.said.count(f"{line}\n") for line in ("one", "two", "three")] == [1, 1, 1]
+    assert [following.logged.count(f"{line}\n") for line in ("one", "two", "three")] == [1, 1, 1]
 
 
 def test_a_long_outage_leaves_the_application(
@@ -254,7 +254,7 @@ def test_a_restarted_driver_is_followed_and_both_logs_are_copied(
     driver_ends(server, 0, "svd: done", uid="2")
     server.state(NAME, "COMPLETED")
     following.succeeds()
-    assert [following.said.count(f"{line}\n") for line in ("first try", "second try", "svd: done")] == [1, 1, 1]
+    assert [following.logged.count(f"{line}\n") for line in ("first try", "second try", "svd: done")] == [1, 1, 1]
 
 
 def test_a_failure_has_the_operators_message_and_the_end_of_the_driver_with_its_last_lines(
@@ -320,11 +320,11 @@ def test_an_application_that_somebody_deletes_is_an_error(
         server.holds_deletions = True
     if how in {"replaced", "unseen"}:
         server.stop()
-    found = server.get(APPLICATIONS, NAME)
-    assert found is not None
+    existing = server.get(APPLICATIONS, NAME)
+    assert existing is not None
     if how == "being deleted":
         server.put(
-            APPLICATIONS, found | {"metadata": found["metadata"] | {"deletionTimestamp": "2026-01-01T00:00:00Z"}}
+            APPLICATIONS, existing | {"metadata": existing["metadata"] | {"deletionTimestamp": "2026-01-01T00:00:00Z"}}
         )
     else:
         server.remove(APPLICATIONS, NAME)

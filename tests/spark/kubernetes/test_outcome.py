@@ -25,27 +25,27 @@ GUESS = "Forbidden!Configured service account doesn't have access. Service accou
 QUOTA = 'pods "x-driver" is forbidden: exceeded quota: q, requested: {}, used: {}, limited: {}'
 
 
-def application(told: str = "") -> dict[str, Any]:
-    return {"metadata": {"name": "x"}, "status": {"applicationState": {"state": "FAILED", "errorMessage": told}}}
+def application(text: str = "") -> dict[str, Any]:
+    return {"metadata": {"name": "x"}, "status": {"applicationState": {"state": "FAILED", "errorMessage": text}}}
 
 
-def pods(*found: dict[str, Any]) -> Pods:
-    made = Pods("runs", Timeouts())
-    for one in found:
-        list(made.update(Change("MODIFIED", one)))
-    return made
+def pods(*raw_pods: dict[str, Any]) -> Pods:
+    pods = Pods("runs", Timeouts())
+    for one in raw_pods:
+        list(pods.update(Change("MODIFIED", one)))
+    return pods
 
 
 @pytest.mark.parametrize("after", [RECEIVED, "\n"])
 @pytest.mark.parametrize("guess", ["", GUESS])
 def test_the_message_of_a_failed_submission_is_the_answer_of_the_api_server(after: str, guess: str) -> None:
-    told = QUOTA.format("limits.memory=2Gi", "limits.memory=3Gi", "limits.memory=4Gi")
-    assert message(application(SUBMISSION.format(guess + told, after))) == told
+    text = QUOTA.format("limits.memory=2Gi", "limits.memory=3Gi", "limits.memory=4Gi")
+    assert message(application(SUBMISSION.format(guess + text, after))) == text
 
 
 def test_the_message_of_any_other_failure_has_no_log_and_no_stack_trace() -> None:
-    told = "26/11/24 15:54:36 WARN NativeCodeLoader: x\nException in thread: no such jar\n\tat org.apache.spark.Main"
-    assert message(application(told)) == "Exception in thread: no such jar"
+    text = "26/11/24 15:54:36 WARN NativeCodeLoader: x\nException in thread: no such jar\n\tat org.apache.spark.Main"
+    assert message(application(text)) == "Exception in thread: no such jar"
     assert message(application("driver container failed")) == "driver container failed"
     assert len(message(application("at io.fabric8\n" * 1000))) <= 800
 
@@ -70,9 +70,9 @@ def test_a_quota_that_is_full_has_room_later_and_one_that_is_too_small_has_not(
 
 
 def test_an_error_has_the_reasons_of_operator_driver_and_executors_and_the_last_lines() -> None:
-    found = pods(ended(1), ended(137, "OOMKilled", "executor", name="exec-1"))
+    raw_pods = pods(ended(1), ended(137, "OOMKilled", "executor", name="exec-1"))
     error = failure_error(
-        application("driver container failed with ExitCode: 1"), found, [f"line {n}" for n in range(40)]
+        application("driver container failed with ExitCode: 1"), raw_pods, [f"line {n}" for n in range(40)]
     )
     text = str(error)
     assert text.startswith(

@@ -24,14 +24,14 @@ def pods() -> Pods:
     return Pods("runs", Timeouts())
 
 
-def take(pods: Pods, *found: dict[str, Any], kind: str = "MODIFIED") -> list[str]:
-    return [line for one in found for line in pods.update(Change(kind, one))]
+def take(pods: Pods, *raw: dict[str, Any], kind: str = "MODIFIED") -> list[str]:
+    return [line for one in raw for line in pods.update(Change(kind, one))]
 
 
 def test_the_reason_why_a_driver_is_not_scheduled_is_logged_once(pods: Pods) -> None:
     lines = take(pods, unschedulable(NO_NODE), unschedulable(NO_NODE))
     assert lines == [f"driver ctbasis-svd-run-1-driver waits: Unschedulable: {NO_NODE}"]
-    assert take(pods, unschedulable("0/4 nodes are available")), "a new reason is said again"
+    assert take(pods, unschedulable("0/4 nodes are available")), "a new reason is logged again"
     assert pods.next_due() is None, "a queue has no deadline"
     assert pods.start_error() is None
 
@@ -70,7 +70,7 @@ def test_the_alternating_reasons_of_a_failed_pull_are_logged_once(pods: Pods) ->
 
 
 @pytest.mark.parametrize(
-    ("found", "timeouts", "named"),
+    ("raw", "timeouts", "named"),
     [
         (waiting("ErrImageNeverPull", "not present"), Timeouts(), "ErrImageNeverPull: not present"),
         (waiting("InvalidImageName"), Timeouts(), "InvalidImageName"),
@@ -79,10 +79,10 @@ def test_the_alternating_reasons_of_a_failed_pull_are_logged_once(pods: Pods) ->
     ],
 )
 def test_a_pod_that_cannot_start_is_an_error_with_the_reason(
-    found: dict[str, Any], timeouts: Timeouts, named: str
+    raw: dict[str, Any], timeouts: Timeouts, named: str
 ) -> None:
     pods = Pods("runs", timeouts)
-    take(pods, found)
+    take(pods, raw)
     error = pods.start_error()
     assert error is not None
     assert error.found.startswith("pod ctbasis-svd-run-1-driver cannot start: ")
@@ -109,7 +109,7 @@ def test_an_executor_that_cannot_start_is_no_error_while_another_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "ending"),
+    ("raw", "ending"),
     [
         (ended(0), ""),
         (ended(137, "OOMKilled"), "OOMKilled (exit code 137, memory limit 1433Mi)"),
@@ -130,12 +130,12 @@ def test_an_executor_that_cannot_start_is_no_error_while_another_runs() -> None:
         (pod(), ""),
     ],
 )  # fmt: skip
-def test_why_a_pod_ended(found: dict[str, Any], ending: str) -> None:
-    assert Pod(found).ending == ending
+def test_why_a_pod_ended(raw: dict[str, Any], ending: str) -> None:
+    assert Pod(raw).ending == ending
 
 
 @pytest.mark.parametrize(
-    ("found", "killed"),
+    ("raw", "killed"),
     [
         (running, False),
         (lambda: deleted(running(), at="2026-01-01T00:01:00Z"), True),
@@ -144,10 +144,8 @@ def test_why_a_pod_ended(found: dict[str, Any], ending: str) -> None:
         (lambda: deleted(ended(0, at="2026-01-01T00:00:10Z"), at="2026-01-01T00:00:10Z", grace=0), False),
     ],
 )
-def test_a_pod_was_killed_if_it_was_deleted_before_it_ended(
-    found: Callable[[], dict[str, Any]], *, killed: bool
-) -> None:
-    assert Pod(found()).killed == killed
+def test_a_pod_was_killed_if_it_was_deleted_before_it_ended(raw: Callable[[], dict[str, Any]], *, killed: bool) -> None:
+    assert Pod(raw()).killed == killed
 
 
 def test_executors_that_fail_are_logged_and_those_that_spark_deletes_are_not(pods: Pods) -> None:
@@ -175,7 +173,7 @@ def test_the_deletion_of_an_earlier_driver_does_not_hide_the_latest(pods: Pods) 
 
 
 def test_the_log_of_a_driver_that_runs_or_has_run_can_be_read() -> None:
-    assert [Pod(found).started for found in (pod(), waiting("ContainerCreating"), running(), ended(1))] == [
+    assert [Pod(raw).started for raw in (pod(), waiting("ContainerCreating"), running(), ended(1))] == [
         *(False, False),
         *(True, True),
     ]

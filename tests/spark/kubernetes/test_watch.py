@@ -26,7 +26,7 @@ class Watched:
         self._server = server
         api = server.api_server()
         self.watch = Watch(api, PODS, SELECTOR, timeouts=timeouts, doing="watching the pods", known=known)
-        self.told: list[str] = []
+        self.changes: list[str] = []
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
@@ -34,14 +34,14 @@ class Watched:
     def _read(self) -> None:
         try:
             for change in self.watch.changes():
-                self.told.append(_text(change))
+                self.changes.append(_text(change))
         except CtbasisError as error:
             self.error = error
 
-    def until(self, *told: str) -> None:
-        self._server.until(lambda: len(self.told) >= len(told) or self.error, f"only {self.told} was told")
+    def until(self, *changes: str) -> None:
+        self._server.until(lambda: len(self.changes) >= len(changes) or self.error, f"changes so far: {self.changes}")
         assert self.error is None, self.error
-        assert self.told == list(told)
+        assert self.changes == list(changes)
 
 
 def _text(change: Change) -> str:
@@ -55,13 +55,13 @@ def pod(name: str, *, at: str = "", uid: str = "") -> dict[str, Any]:
 @pytest.fixture
 def watched(server: ApiServerStandIn, timeouts: Timeouts) -> Iterator[Watched]:
     server.put(PODS, pod("a"))
-    made = Watched(server, timeouts)
-    made.until("ADDED a")
+    created = Watched(server, timeouts)
+    created.until("ADDED a")
     server.until_watched(PODS)
-    yield made
-    made.watch.stop()
-    made.thread.join(10)
-    assert not made.thread.is_alive(), "a watch that is stopped ends"
+    yield created
+    created.watch.stop()
+    created.thread.join(10)
+    assert not created.thread.is_alive(), "a watch that is stopped ends"
 
 
 def test_existing_objects_come_first_then_each_change(server: ApiServerStandIn, watched: Watched) -> None:
@@ -98,7 +98,7 @@ def test_a_change_between_list_and_watch_is_yielded(server: ApiServerStandIn, ti
 def test_a_broken_watch_continues_where_it_ended(server: ApiServerStandIn, watched: Watched, how: str) -> None:
     for round_ in range(3):
         server.put(PODS, pod("a", at=f"{2 * round_}"))
-        watched.until(*watched.told[:1], *(f"MODIFIED a {n}" for n in range(2 * round_ + 1)))
+        watched.until(*watched.changes[:1], *(f"MODIFIED a {n}" for n in range(2 * round_ + 1)))
         getattr(server, how)()
         server.put(PODS, pod("a", at=f"{2 * round_ + 1}"))
         watched.until("ADDED a", *(f"MODIFIED a {n}" for n in range(2 * round_ + 2)))
@@ -141,9 +141,9 @@ def test_after_lost_history_a_list_gives_each_difference_once(
     server.put(PODS, pod("new"))
     server.forget()
     server.start()
-    server.until(lambda: len(watched.told) >= 6)
-    assert watched.told[:3] == ["ADDED a", "ADDED gone", "ADDED same"]
-    assert sorted(watched.told[3:]) == ["ADDED new", "DELETED gone", "MODIFIED a 3"]
+    server.until(lambda: len(watched.changes) >= 6)
+    assert watched.changes[:3] == ["ADDED a", "ADDED gone", "ADDED same"]
+    assert sorted(watched.changes[3:]) == ["ADDED new", "DELETED gone", "MODIFIED a 3"]
 
 
 def test_a_server_restored_from_an_older_backup_is_listed_again(server: ApiServerStandIn, watched: Watched) -> None:
@@ -154,7 +154,7 @@ def test_a_server_restored_from_an_older_backup_is_listed_again(server: ApiServe
     server._version, server._events = 50, []
     server.put(PODS, pod("a", at="restored"))
     server.start()
-    server.until(lambda: watched.told[-1] == "MODIFIED a restored")
+    server.until(lambda: watched.changes[-1] == "MODIFIED a restored")
 
 
 def test_a_replaced_object_of_the_same_name_is_a_deletion_and_an_addition(
@@ -221,4 +221,4 @@ def test_no_request_is_sent_while_nothing_changes(server: ApiServerStandIn, watc
     before = len(server.requests)
     threading.Event().wait(1.5)
     assert len(server.requests) == before
-    assert watched.told == ["ADDED a"]
+    assert watched.changes == ["ADDED a"]
