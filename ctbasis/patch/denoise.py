@@ -119,6 +119,8 @@ def denoise(
 def restored_noise_fraction(sigma: float, noise_floor: float, target_noise: float) -> float:
     """Return the fraction of the removed component that is added back to reach the target noise; 1 restores all of it.
 
+    The fraction is t^2 / ((1 - noise_floor) sigma^2 - t^2), at most 1, with the target noise t; see the module.
+
     Args:
         sigma: Standard deviation of the noise in soft tissue, HU.
         noise_floor: Fraction of the noise variance that denoising keeps in any case.

@@ -66,7 +66,7 @@ def estimate_noise(image: ImageLike, spacing: tuple[float, float, float] | None 
 
     Args:
         image: A volume, an array of HU (slices, rows, columns), a DataArray, or the folder or URI of a series.
-        spacing: Distance in mm between slices, rows and columns, for an array.
+        spacing: Distance in mm between slices, rows and columns; an array needs it.
 
     Returns:
         The noise. Where there is too little tissue to measure it, sigma is 0.5 HU everywhere and a note says so.

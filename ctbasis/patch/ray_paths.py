@@ -54,8 +54,8 @@ class ScanModel:
 
     Attributes:
         starvation_path: Path length above which a ray carries no signal (photon starvation). The variance does not
-            grow beyond it, because no count is less than zero. The value depends on the photons per ray; at exp(-9) =
-            1/8000, no photons arrive on any scanner.
+            grow beyond it, because no count is less than zero. The value depends on the photons per ray; with a
+            transmission of exp(-9) = 1/8000, no photons arrive on any scanner.
         bow_tie_radius: Radius in mm of the water cylinder around the image centre for which the bow-tie filter makes
             all path lengths equal; 0 is no filter.
         modulation: Fraction of the longest path of each view that tube current modulation compensates, from 0 (the

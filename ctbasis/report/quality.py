@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FIELD_OF_VIEW = -1100.0
-"""HU below which a voxel of the truth is padding: no tissue attenuates less than air, and noise rarely goes so low."""
+"""HU below which a voxel of the truth is padding: nothing attenuates less than air, and noise hardly goes so low."""
 
 TISSUE = -300.0
 """HU above which a voxel of the truth is body."""

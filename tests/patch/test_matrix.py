@@ -219,5 +219,5 @@ def test_parameters_out_of_range_are_rejected(parameter: dict[str, float], messa
 
 
 def test_a_basis_of_patches_is_rejected_as_a_basis_of_slices(by_numpy: tuple[PatchStore, Path]) -> None:
-    with pytest.raises(CtbasisError, match="of patches, of a run in patch mode"):
+    with pytest.raises(CtbasisError, match="a basis of patches, from a run in patch mode"):
         FactorStore.open(str(by_numpy[1] / "bases.zarr"))
