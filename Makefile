@@ -1,4 +1,4 @@
-# ctbasis: `make help` lists what there is to do.
+# ctbasis: `make help` lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -eu -o pipefail
 .PHONY: help setup demo test ci ci-e2e lock-check style types layers package-check lint bench bench-quality images cluster-check e2e chaos scaling overhead fuzz clean
@@ -9,58 +9,58 @@ JAR := $(MAHOUT)/target/ctbasis-mahout.jar
 PY := .venv/bin/python
 CTBASIS := .venv/bin/ctbasis
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
-# A kit that brings a one-node cluster up, if one is there; only CI asks it, and only where there is no KUBECONFIG.
+# A kit that starts a one-node cluster. Only `make ci` uses it, and only if KUBECONFIG is not set.
 CLUSTER_KIT ?= ../shared/cluster
-# The first of these that answers: a docker without its daemon does not.
+# The first of these that works; docker without its daemon does not.
 BUILDER ?= $(shell for one in docker podman buildah; do $$one info >/dev/null 2>&1 && echo $$one && break; done)
-# uv of this version from PATH if it is there, else one of our own in .cache.
+# The uv of this version on PATH, else a copy in .cache.
 UV := $(shell uv --version 2>/dev/null | grep -q '^uv $(UV_VERSION)' && command -v uv || echo .cache/uv/bin/uv)
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-setup: .venv/.ready $(JAR) ## Install all that is needed: Python environment, JDK and Maven, Mahout
+setup: .venv/.ready $(JAR) ## Install the Python environment, a JDK and Maven, and build the Mahout jar
 	@echo "ctbasis is ready: $(CTBASIS) --help"
 
-demo: setup ## Denoise a low-dose chest phantom from a real S3 server through the whole compiled pipeline
+demo: setup ## Denoise a simulated low-dose chest CT on this machine with the whole compiled pipeline
 	$(CTBASIS) demo --out demo
 
-test: setup ## Run the tests, those on a cluster left out
+test: setup ## Run all tests that need no cluster
 	env -u KUBECONFIG $(PY) -m pytest
 
-ci: setup lock-check style types layers test package-check lint ci-e2e ## Everything that must stay true; exactly what CI runs
+ci: setup lock-check style types layers test package-check lint ci-e2e ## Run all checks and tests, exactly as CI does
 
-ci-e2e: setup ## e2e, on the cluster of KUBECONFIG or on one that CLUSTER_KIT brings up; says so where there is neither
+ci-e2e: setup ## Run the e2e tests on the cluster of KUBECONFIG or on one that CLUSTER_KIT starts, if there is either
 	CLUSTER_KIT=$(CLUSTER_KIT) .ci/e2e
 
-lock-check: .venv/.ready ## The lock file says what pyproject.toml asks for
+lock-check: .venv/.ready ## Check that uv.lock matches pyproject.toml
 	$(UV) lock --check
 
-style: .venv/.ready ## ruff
+style: .venv/.ready ## Check lint rules and format with ruff
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-types: .venv/.ready ## mypy --strict
+types: .venv/.ready ## Check types with mypy --strict
 	.venv/bin/mypy
 
 layers: .venv/.ready ## Rooms import only from lower rooms, and nothing imports in a circle (import-linter)
 	.venv/bin/lint-imports --no-cache
 
-package-check: .venv/.ready ## The committed pipeline package is what the source compiles to
+package-check: .venv/.ready ## Check that the committed pipeline is the output of compiling its source
 	$(CTBASIS) compile --check
 
-lint: .venv/.ready ## The compiled pipeline and the manifests hold
+lint: .venv/.ready ## Check the compiled pipeline and the manifests
 	$(CTBASIS) lint
 
-bench: setup ## Measure pipeline, ingest and SVD; ratios side by side in one run
+bench: setup ## Measure pipeline, ingest and SVD, with all contenders in one run
 	$(CTBASIS) bench
 
-bench-quality: setup ## Denoisers side by side, BM3D and BM4D included (non-commercial use only); SERIES="DIR DIR"
+bench-quality: setup ## Compare denoisers, with BM3D and BM4D (non-commercial use only); SERIES="DIR DIR"
 	$(UV) sync --frozen --all-extras
 	$(CTBASIS) bench quality $(foreach one,$(SERIES),--series $(one))
 
-images: ## Build the images with docker, podman or buildah (BUILDER=); BASE= is another Debian 12 than the pinned one
-	@test -n "$(BUILDER)" || { echo "no docker, podman or buildah answers here; name one by BUILDER=..." >&2; exit 1; }
+images: ## Build the images with docker, podman or buildah (BUILDER=); BASE= replaces the pinned Debian 12
+	@test -n "$(BUILDER)" || { echo "docker, podman and buildah do not work here; name a builder by BUILDER=..." >&2; exit 1; }
 	label=org.opencontainers.image; for image in spark steps; do \
 	  $(BUILDER) build --file images/$$image/Dockerfile --tag ctbasis/$$image:$(VERSION) \
 	    --build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) \
@@ -71,10 +71,10 @@ images: ## Build the images with docker, podman or buildah (BUILDER=); BASE= is 
 cluster-check:
 	@tests/e2e/needs
 
-e2e: cluster-check setup ## Test the step, its rights, the manifests and the whole pipeline on the cluster of KUBECONFIG
+e2e: cluster-check setup ## Test the svd step, the manifests and the whole pipeline on the cluster of KUBECONFIG
 	$(PY) -m pytest -m e2e --capture=no tests/e2e
 
-chaos: cluster-check setup ## Break things on the cluster of KUBECONFIG, one by one; prints the table of docs/explanation/cluster.md
+chaos: cluster-check setup ## Inject faults on the cluster of KUBECONFIG one by one; prints the table of docs/explanation/cluster.md
 	$(PY) -m pytest -m chaos --capture=no tests/e2e
 
 scaling: cluster-check setup ## Measure the SVD with 1 and 2 executors on the cluster of KUBECONFIG
@@ -85,10 +85,10 @@ overhead: cluster-check setup ## Measure what the svd step adds to a bare SparkA
 
 CASES ?= 20000
 SEED ?= 0
-fuzz: setup ## Read damaged DICOM files: CASES of them, drawn from SEED
+fuzz: setup ## Read CASES randomly damaged DICOM files, drawn from SEED
 	$(PY) -m ctbasis.bench.fuzz --cases $(CASES) --seed $(SEED)
 
-clean: ## Remove what setup and demo made
+clean: ## Remove the files that setup and demo have made
 	rm -rf .venv .cache demo demo.partial $(MAHOUT)/target
 
 .cache/uv/bin/uv:

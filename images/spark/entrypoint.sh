@@ -1,9 +1,10 @@
 #!/bin/bash
-# What Spark asks of an image on Kubernetes: `driver ARG...`, `executor`, or any other command as it is. pip's pyspark
-# brings no such script; the contract is the arguments and SPARK_* variables that Spark 3.5 sets on its pods.
+# The entry point that Spark on Kubernetes requires of an image: `driver ARG...`, `executor`, or any other command,
+# which is run unchanged. The PyPI package pyspark contains no such script. The interface is the arguments and SPARK_*
+# variables that Spark 3.5 sets on its pods.
 set -eu
 
-# Hadoop refuses a user without a name, and a cluster may run this image as any number.
+# Hadoop refuses a user without a name, and a cluster may run this image with any user id.
 if ! getent passwd "$(id -u)" >/dev/null; then
   NSS_WRAPPER_PASSWD=$(mktemp) NSS_WRAPPER_GROUP=$(mktemp)
   echo "spark:x:$(id -u):$(id -g):spark:$SPARK_HOME:/bin/false" >"$NSS_WRAPPER_PASSWD"
@@ -27,7 +28,7 @@ executor)
     [ -n "${!option+set}" ] || break
     options+=("${!option}")
   done
-  # The order of the classpath is that of Apache's own image.
+  # The classpath has the same order as in Apache's image.
   classpath="${HADOOP_CONF_DIR:+$HADOOP_CONF_DIR:}${SPARK_CONF_DIR:-$SPARK_HOME/conf}:${SPARK_CLASSPATH:+$SPARK_CLASSPATH:}$SPARK_HOME/jars/*"
   exec tini -s -- java "${options[@]}" "-Xms$SPARK_EXECUTOR_MEMORY" "-Xmx$SPARK_EXECUTOR_MEMORY" -cp "$classpath" \
     org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend \

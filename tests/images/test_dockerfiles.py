@@ -1,4 +1,4 @@
-"""What can be told of an image before it is built; tests/e2e/test_images.py looks into the built ones."""
+"""Rules for the Dockerfiles; tests/e2e/test_images.py tests the built images."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ def dockerfile(request: pytest.FixtureRequest) -> list[str]:
     return instructions(request.param)
 
 
-def test_there_is_one_dockerfile_an_image() -> None:
+def test_there_is_one_dockerfile_for_each_image() -> None:
     assert [file.parent.name for file in DOCKERFILES] == ["spark", "steps"]
 
 
-def test_every_stage_starts_from_the_base_that_is_pinned_by_its_digest(dockerfile: list[str]) -> None:
+def test_every_stage_uses_the_base_image_that_is_pinned_by_digest(dockerfile: list[str]) -> None:
     assert re.fullmatch(r"ARG BASE=docker\.io/library/debian@sha256:[0-9a-f]{64}", dockerfile[0])
     assert {re.sub(" AS .*", "", line) for line in dockerfile if line.startswith("FROM")} == {"FROM ${BASE}"}
 
 
-def test_every_debian_package_is_held_to_a_version(dockerfile: list[str]) -> None:
+def test_every_debian_package_has_a_version(dockerfile: list[str]) -> None:
     commands = [part for line in dockerfile if line.startswith("RUN") for part in line.split("&&")]
     installed = [part.split("--no-install-recommends", 1)[1].split() for part in commands if "apt-get install" in part]
     assert installed
     assert [package for packages in installed for package in packages if "=" not in package] == []
 
 
-def test_compilers_stay_in_the_stages_that_are_left_behind(dockerfile: list[str]) -> None:
+def test_the_last_stage_has_no_compilers(dockerfile: list[str]) -> None:
     last = max(index for index, line in enumerate(dockerfile) if line.startswith("FROM"))
     kept = " ".join(dockerfile[last:])
     assert not re.search(r"jdk|maven|mvn |venv|\bpip\b|binutils|gcc|-dev\b", kept)
 
 
-def test_the_user_is_a_number_that_kubernetes_can_tell_from_root(dockerfile: list[str]) -> None:
+def test_the_user_is_numeric_so_that_kubernetes_can_check_that_it_is_not_root(dockerfile: list[str]) -> None:
     assert [line for line in dockerfile if line.startswith("USER")] == ["USER 185"]
 
 
-def test_the_code_in_an_image_knows_its_version_as_an_installed_package_does(dockerfile: list[str]) -> None:
+def test_an_image_has_the_metadata_of_an_installed_package(dockerfile: list[str]) -> None:
     (made,) = [line for line in dockerfile if line.startswith("RUN") and "dist-info/METADATA" in line]
     assert "ctbasis-${VERSION}.dist-info" in made
     assert "Name: ctbasis" in made
 
 
-def test_nothing_is_added_from_an_address_and_no_variable_is_a_secret(dockerfile: list[str]) -> None:
+def test_nothing_is_downloaded_by_url_and_no_variable_is_a_secret(dockerfile: list[str]) -> None:
     assert not [line for line in dockerfile if line.startswith("ADD") or "curl" in line or "wget" in line]
     named = [line for line in dockerfile if line.startswith(("ARG", "ENV"))]
     assert not [line for line in named if re.search(r"(?i)secret|token|password|_key", line)]
 
 
-def test_the_context_holds_what_is_copied_and_no_more() -> None:
+def test_the_build_context_contains_exactly_the_copied_files() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {
         source
