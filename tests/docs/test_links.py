@@ -69,6 +69,28 @@ def test_every_page_that_the_code_names_exists() -> None:
     assert not [page for page in pages if not (CHECKOUT / page).exists()]
 
 
+@pytest.mark.parametrize(
+    ("name", "definition"),
+    [
+        (r"`[^`\n]*\bmake ([a-z0-9-]+)", "^{}:"),
+        (r"\b(CTBASIS_[A-Z0-9_]+)", r"\b{}\b"),
+        (r"`(test_\w+)`", r"\bdef {}\("),
+    ],
+    ids=["make target", "environment variable", "test"],
+)
+def test_everything_that_a_page_calls_by_its_name_is_defined(name: str, definition: str) -> None:
+    named = {one for page in PAGES for one in re.findall(name, page.read_text(encoding="utf-8"))}
+    assert named
+    code = ["Makefile", "ctbasis", "components", "pipeline", "tests/*.py"]
+    assert not [one for one in sorted(named) if not _tracked(definition.format(one), code)]
+
+
+def _tracked(pattern: str, paths: list[str]) -> bool:
+    """Return whether a line of a tracked file matches the extended regular expression."""
+    found = subprocess.run(["git", "grep", "-q", "-E", pattern, "--", *paths], cwd=CHECKOUT, check=False)
+    return found.returncode == 0
+
+
 def test_the_table_of_contents_leads_to_every_page() -> None:
     index = DOCS / "README.md"
     linked = {(DOCS / link.partition("#")[0]).resolve() for link in LINK.findall(index.read_text(encoding="utf-8"))}
