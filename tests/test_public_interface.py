@@ -19,6 +19,7 @@ import pytest
 
 import ctbasis
 from ctbasis.errors import CtbasisError
+from ctbasis.parameters import PARAMETER
 from ctbasis.svd.factors import FactorStore
 
 if TYPE_CHECKING:
@@ -354,6 +355,8 @@ def test_arrays_are_volumes_of_the_spacing_that_is_given(noisy: Volume) -> None:
     np.testing.assert_array_equal(np.asarray(noisy), noisy.hu)
     with pytest.raises(CtbasisError, match="spacing is given"):
         ctbasis.denoise(noisy, spacing=(1, 1, 1))
+    with pytest.raises(CtbasisError, match="without spacing"):
+        ctbasis.denoise(hu)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +372,7 @@ def test_arrays_are_volumes_of_the_spacing_that_is_given(noisy: Volume) -> None:
 )
 def test_what_is_no_image_is_refused(hu: Any, said: str) -> None:
     with pytest.raises(CtbasisError, match=said):
-        ctbasis.estimate_noise(hu)
+        ctbasis.estimate_noise(hu, (1.0, 0.7, 0.7) if isinstance(hu, np.ndarray) else None)
 
 
 @pytest.mark.parametrize(
@@ -385,14 +388,17 @@ def test_what_is_no_image_is_refused(hu: Any, said: str) -> None:
 )
 def test_attributes_that_do_not_fit_the_array_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(CtbasisError, match=said):
-        ctbasis.Volume(np.zeros((2, 8, 8)), **wrong)
+        ctbasis.Volume(np.zeros((2, 8, 8)), **{"spacing": (1.0, 0.7, 0.7), **wrong})
 
 
 def test_whole_numbers_are_kept_as_int16_where_they_fit() -> None:
-    assert ctbasis.Volume(np.zeros((1, 2, 2), np.int64)).hu.dtype == np.int16
-    assert ctbasis.Volume(np.full((1, 2, 2), 40_000)).hu.dtype == np.float32
-    assert ctbasis.Volume(np.full((1, 2, 2), -32_768, np.int16)).hu.dtype == np.float32
-    assert ctbasis.Volume(np.zeros((1, 2, 2), np.float64)).hu.dtype == np.float32
+    for hu, dtype in (
+        (np.zeros((1, 2, 2), np.int64), np.int16),
+        (np.full((1, 2, 2), 40_000), np.float32),
+        (np.full((1, 2, 2), -32_768, np.int16), np.float32),
+        (np.zeros((1, 2, 2), np.float64), np.float32),
+    ):
+        assert ctbasis.Volume(hu, (1.0, 0.7, 0.7)).hu.dtype == dtype
 
 
 def test_xarray_labels_the_axes_in_mm_and_goes_both_ways(phantom: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,6 +414,9 @@ def test_xarray_labels_the_axes_in_mm_and_goes_both_ways(phantom: Volume, monkey
     np.testing.assert_array_equal(noise.sigma, ctbasis.estimate_noise(phantom).sigma)
     with pytest.raises(CtbasisError, match="dimensions"):
         ctbasis.Volume.from_xarray(labelled.rename(z="slice"))
+    with pytest.raises(CtbasisError, match="dimension y has no coordinate"):
+        ctbasis.Volume.from_xarray(labelled.drop_vars("y"))
+    assert ctbasis.Volume.from_xarray(labelled[:1]).spacing == pytest.approx((4, 4, 4))
     with pytest.raises(CtbasisError, match="equal steps"):
         ctbasis.Volume.from_xarray(labelled.assign_coords(z=[0.0, 1, 2, 3, 4, 9]))
     monkeypatch.setitem(sys.modules, "xarray", None)
@@ -486,6 +495,16 @@ def test_global_mode_is_the_low_rank_approximation_of_the_matrix_of_slices(noisy
 def test_a_rank_goes_with_global_mode_and_only_with_it(noisy: Volume, wrong: dict[str, Any]) -> None:
     with pytest.raises(CtbasisError, match="rank"):
         ctbasis.denoise(noisy, **wrong)
+
+
+def test_defaults_are_those_of_the_pipeline() -> None:
+    """But for the mode, which is patch where no rank says otherwise, and for the engine, which needs no Java."""
+    own = {"mode": "patch", "engine": "numpy", "seed": None, "rank": None}
+    for function in (ctbasis.denoise, ctbasis.factor):
+        for one in inspect.signature(function).parameters.values():
+            if one.name in PARAMETER and one.name not in own:
+                assert one.default == PARAMETER[one.name].default, one.name
+    assert inspect.signature(ctbasis.factor).parameters["rank"].default == int(PARAMETER["rank"].default)
 
 
 @pytest.mark.parametrize(
@@ -583,7 +602,7 @@ def test_a_folder_of_others_is_not_replaced_and_an_array_has_no_headers(phantom:
         ctbasis.write_series(phantom, tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "kept"
     with pytest.raises(CtbasisError, match="no DICOM headers") as refused:
-        ctbasis.write_series(ctbasis.Volume(phantom.hu), tmp_path / "new")
+        ctbasis.write_series(ctbasis.Volume(phantom.hu, phantom.spacing), tmp_path / "new")
     assert "with_hu" in refused.value.remedy
 
 

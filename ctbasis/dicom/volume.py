@@ -72,7 +72,7 @@ class Volume:
     """
 
     hu: NDArray[Any]
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    spacing: tuple[float, float, float]
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     direction: NDArray[np.float64] = field(default_factory=lambda: np.array(LPS_AXES))
     set_aside: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
@@ -178,7 +178,7 @@ class Volume:
 
         Examples:
             >>> import numpy as np, ctbasis
-            >>> labelled = ctbasis.Volume(np.zeros((4, 8, 8)), spacing=(2.5, 0.7, 0.7)).to_xarray()
+            >>> labelled = ctbasis.Volume(np.zeros((4, 8, 8)), (2.5, 0.7, 0.7)).to_xarray()
             >>> labelled.dims, float(labelled.z[-1])
             (('z', 'y', 'x'), 7.5)
         """
@@ -204,12 +204,13 @@ class Volume:
         """Return the volume of a labelled array.
 
         Args:
-            labelled: HU with dimensions z, y, x in any order. The spacing is the step of the coordinates in mm, 1 where
-                a dimension has none. The attributes `origin` and `direction` and the coordinate `set_aside` are used
-                where they are present.
+            labelled: HU with dimensions z, y, x in any order. The spacing is the step of the coordinates in mm; that of
+                a single slice is taken from the rows. The attributes `origin` and `direction` and the coordinate
+                `set_aside` are used where they are present.
 
         Raises:
-            CtbasisError: The dimensions are others, or the steps of a coordinate differ by more than a percent.
+            CtbasisError: The dimensions are others, one has no coordinate, or the steps of a coordinate differ by more
+                than a percent.
         """
         if set(labelled.dims) != set(AXES):
             raise CtbasisError(
@@ -219,8 +220,9 @@ class Volume:
         geometry = {name: ordered.attrs[name] for name in ("origin", "direction") if name in ordered.attrs}
         if "set_aside" in ordered.coords:
             geometry["set_aside"] = ordered.coords["set_aside"].transpose(*AXES).to_numpy()
-        steps = [_step(ordered, name) for name in AXES]
-        return cls(ordered.to_numpy(), (steps[0], steps[1], steps[2]), **geometry)
+        dy, dx = _step(ordered, "y"), _step(ordered, "x")
+        dz = _step(ordered, "z") if ordered.sizes["z"] > 1 else dy
+        return cls(ordered.to_numpy(), (dz, dy, dx), **geometry)
 
 
 def as_volume(image: ArrayLike, spacing: tuple[float, float, float] | None = None) -> Volume:
@@ -228,13 +230,20 @@ def as_volume(image: ArrayLike, spacing: tuple[float, float, float] | None = Non
 
     Args:
         image: A volume, a DataArray, or an array of HU, (slices, rows, columns).
-        spacing: Distance in mm between slices, rows and columns, for an array; 1 mm by default.
+        spacing: Distance in mm between slices, rows and columns, for an array.
 
     Raises:
-        CtbasisError: `image` is no volume and cannot be made one, or `spacing` is given for a volume.
+        CtbasisError: `image` is no volume and cannot be made one, an array comes without `spacing`, or a volume with
+            it.
     """
     if isinstance(image, np.ndarray):
-        return Volume(image, spacing or (1.0, 1.0, 1.0))
+        if spacing is None:
+            raise CtbasisError(
+                "an array of HU without spacing",
+                expected="spacing=(mm between slices, mm between rows, mm between columns)",
+                cause="an array does not know the size of its voxels, on which noise and patches depend",
+            )
+        return Volume(image, spacing)
     if spacing is not None:
         raise CtbasisError("spacing is given for an image that has its own", expected="spacing for an array alone")
     if isinstance(image, Volume):
@@ -294,7 +303,7 @@ def _checked_ranges(key: slice | tuple[slice, ...], shape: tuple[int, int, int])
 
 def _step(labelled: xarray.DataArray, name: str) -> float:
     if name not in labelled.coords or labelled.sizes[name] < 2:  # noqa: PLR2004 - one has no step
-        return 1.0
+        raise CtbasisError(f"the dimension {name} has no coordinate with a step", expected="distances in mm")
     steps = np.diff(np.asarray(labelled.coords[name], np.float64))
     step = float(np.median(steps))
     if step <= 0 or np.abs(steps - step).max() > 0.01 * step:

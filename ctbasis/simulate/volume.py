@@ -81,7 +81,7 @@ def simulate_dose(
         image: A volume, an array of HU (slices, rows, columns), a DataArray, or the folder or URI of a series.
         photons: I0, photons that each detector bin counts in each view without a patient. Noise in HU falls with its
             square root.
-        spacing: Distance in mm between slices, rows and columns, for an array.
+        spacing: Distance in mm between slices, rows and columns; an array needs it.
         electronic: Standard deviation of the read-out noise, in photons.
         views: Angles over the half turn, by default pi/2 times the columns. Noise falls with the square root.
         seed: Of the noise. Equal seeds give equal noise.

@@ -53,7 +53,7 @@ class Denoised:
 
     Examples:
         >>> import numpy as np, ctbasis
-        >>> volume = ctbasis.Volume(np.zeros((2, 16, 16)))
+        >>> volume = ctbasis.Volume(np.zeros((2, 16, 16)), spacing=(1.0, 0.7, 0.7))
         >>> ctbasis.Denoised(volume, "global", rank=1)
         Denoised(2 x 16 x 16, global mode at rank 1, 0 notes)
     """
@@ -106,7 +106,7 @@ def denoise(
 
     Args:
         image: A volume, an array of HU (slices, rows, columns), a DataArray, or the folder or URI of a series.
-        spacing: Distance in mm between slices, rows and columns, for an array. Patch mode depends on it.
+        spacing: Distance in mm between slices, rows and columns; an array needs it.
         mode: `patch` or `global`.
         basis: Path or URI of a stored basis to apply, such as the `basis/` of a run; empty makes one of this volume.
         keep_basis: Path or URI at which the basis that was used stays; empty keeps none.
