@@ -1,4 +1,4 @@
-"""What `ctbasis bench svd` factors, and who does it."""
+"""Cases of `ctbasis bench svd`: the matrices, the factorizations, and the contenders that compute them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NOT_STOCK = tuple(name for name in CONTENDERS if name not in {"bare-read", "mahout-stock"})
-"""Mahout's own kernels take minutes where all others take seconds; they have a smaller case of their own."""
+"""Contenders of most cases. Mahout's stock kernels take minutes where others take seconds, and have a smaller case."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One matrix, made or read, and one factorization of it by several contenders in turn.
+    """One matrix, generated or read, and its factorization by several contenders in turn.
 
     Attributes:
-        name: What the user calls it.
-        rows: m of a made matrix.
-        cols: n of it.
-        dtype: Of it on disk: float64, float32 or int16.
-        rank: k.
-        oversample: p.
-        power_iters: q.
-        memory: That the engine numpy may take, as the user writes it.
-        contenders: Who factors, in this order; those of `CONTENDERS`.
-        distinct: Row blocks that differ, after which they come again by hard links; 0 for all.
-        runs: Of each contender in one process, the fastest of which counts.
+        name: Name on the command line.
+        rows: Number of rows m of a generated matrix.
+        cols: Number of columns n of a generated matrix.
+        dtype: Data type on disk: float64, float32 or int16.
+        rank: Rank k.
+        oversample: Oversampling p.
+        power_iters: Power iterations q.
+        memory: Memory that the engine numpy may take, as the user writes it.
+        contenders: Contenders in their order, some of `CONTENDERS`.
+        distinct: Number of different row blocks, which then repeat as hard links; 0 if all differ.
+        runs: Number of runs of each contender in one process; the fastest counts.
     """
 
     name: str = "own"
@@ -48,15 +48,16 @@ class Case:
 
 GROWTH = "growth"
 OUT_OF_CORE = "out-of-core"
+"""Names of two cases that are treated differently."""
 
 CASES = (
     Case("float64"),
     Case("int16", dtype="int16", contenders=("bare-blas", "scikit-learn", "numpy", "spark")),
     Case("rank-50", rank=50, contenders=("bare-blas", "scikit-learn", "dask", "numpy", "spark", "mahout")),
     Case("stock", rows=65_536, rank=50, contenders=("bare-blas", "scikit-learn", "mahout", "mahout-stock")),
-    # More columns than the exact method is taken for.
+    # More columns than those for which the exact method is chosen.
     Case("wide", rows=16_384, cols=6000, dtype="int16", rank=50, contenders=("scikit-learn", "dask", "numpy", "spark")),
-    # What grows with the rows shows once what a first run takes beside it is left out: a cold JVM above all.
+    # Several runs, because the cost of a first run (a cold JVM above all) hides the growth with the number of rows.
     *(
         Case(
             GROWTH,
@@ -69,7 +70,7 @@ CASES = (
         )
         for power, runs in ((16, 16), (18, 8), (20, 4), (22, 2))
     ),
-    # 40 GB. A block comes again after 32 of them, so that no disk has to hold it.
+    # 40 GB. Blocks repeat after 32, so that the disk does not have to hold all of them.
     Case(
         OUT_OF_CORE,
         rows=1 << 26,
@@ -82,19 +83,19 @@ CASES = (
 )
 
 USUAL = tuple(dict.fromkeys(case.name for case in CASES if case.name != OUT_OF_CORE))
-"""Cases of a run that names none: out-of-core takes a quarter of an hour, and is named."""
+"""Cases that run by default; out-of-core takes a quarter of an hour and runs only if it is named."""
 
 
 def chosen_cases(names: Sequence[str], own: dict[str, Any], *, series: bool) -> list[Case]:
-    """Return what is to be run.
+    """Return the cases to run.
 
     Args:
-        names: Of `CASES`; none for `USUAL`, unless the user describes a case.
-        own: What the user says of a case of his own: attributes of `Case`.
-        series: Whether the matrix is that of a series, of which one case is run.
+        names: Names of `CASES`; by default those of `USUAL`, or the case that the user describes.
+        own: Attributes of `Case` that the user describes.
+        series: Whether the matrix is that of a CT series, for which one case is run.
 
     Raises:
-        CtbasisError: A name or a contender is unknown, or names come with a case of one's own.
+        CtbasisError: A name or a contender is unknown, or both names and a described case are given.
     """
     for given, known, what in (
         (names, tuple(dict.fromkeys(case.name for case in CASES)), "case"),
@@ -106,5 +107,9 @@ def chosen_cases(names: Sequence[str], own: dict[str, Any], *, series: bool) -> 
     if series:
         return [replace(Case("series", rank=50), **own)]
     if own and names:
-        raise CtbasisError("--case comes with a case of one's own", expected="either", remedy="leave out --case")
+        raise CtbasisError(
+            "--case is given, and options that describe another case",
+            expected="one of the two",
+            remedy="leave out --case, or the other options",
+        )
     return [Case(**own)] if own else [case for case in CASES if case.name in (names or USUAL)]

@@ -1,7 +1,7 @@
-"""Damaged DICOM files against the reader: each is read right, refused by name, or costs one worker process.
+"""Fuzz test of the DICOM reader with damaged files: each is read correctly, refused, or ends one worker process.
 
-`python -m ctbasis.bench.fuzz --cases 1000000 --seed 7` goes on for as long as one likes; a case that fails is written
-to `--keep` and told by its number, and `--only` runs that one again.
+`python -m ctbasis.bench.fuzz --cases 1000000 --seed 7` runs as many cases as wanted. The file of a failed case is
+written to `--keep`, and `--only` with its number runs it again.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ if TYPE_CHECKING:
     from ctbasis.simulate.mutations import Element
 
 PACKAGE_FILES = ("CT_small.dcm", "693_J2KI.dcm", "UN_sequence.dcm", "DICOMDIR", "nested_priv_SQ.dcm")
-"""Files that pydicom brings, beside those of `forms`."""
+"""Test files of pydicom that are used in addition to those of `forms`."""
 
 SECONDS = 10.0
-"""Of processor time that a case may take before its process is ended: no file of the corpus needs a tenth of one."""
+"""Processor time in seconds after which the process of a case is ended; no file of the corpus needs 0.1 s."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What became of one damaged file.
+    """Outcome of one damaged file.
 
     Attributes:
-        number: Of the case, which with the seed makes the file again.
-        outcome: `read`, `set aside`, `refused` or `isolated`; `wrong` where the reader failed.
-        reason: Of a refusal, or what is wrong.
-        peak_kib: The most memory that the process of the case has taken so far, beyond what it began with.
+        number: Number of the case; number and seed determine the file.
+        outcome: `read`, `set aside`, `refused` or `isolated`; `wrong` if the reader failed.
+        reason: Reason of a refusal, or description of the failure.
+        peak_kib: Peak memory of the process of the case so far, minus its memory before the first case, KiB.
     """
 
     number: int
@@ -66,7 +66,15 @@ class Case:
 
 @dataclass
 class Summary:
-    """What became of all of them."""
+    """Outcomes of all cases.
+
+    Attributes:
+        outcomes: Number of cases by outcome.
+        reasons: Number of cases by reason.
+        wrong: Cases in which the reader failed.
+        peak_mib: Largest peak memory of a process, MiB.
+        seconds: Wall-clock time.
+    """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -84,14 +92,20 @@ class Summary:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common())
-        taken = f"at most {self.peak_mib:.0f} MiB taken by a process"
-        lines = [f"{self.outcomes.total()} cases in {self.seconds:.0f} s: {counts}; {taken}"]
+        memory = f"at most {self.peak_mib:.0f} MiB taken by a process"
+        lines = [f"{self.outcomes.total()} cases in {self.seconds:.0f} s: {counts}; {memory}"]
         lines += [f"  case {case.number}: {case.reason}" for case in self.wrong]
         return "\n".join(lines)
 
 
 def fuzz(cases: Sequence[int], *, seed: int, workers: int = 2) -> Summary:
-    """Run the cases of these numbers."""
+    """Run cases and return their outcomes.
+
+    Args:
+        cases: Numbers of the cases.
+        seed: Seed of all cases.
+        workers: Number of processes.
+    """
     corpus()
     summary = Summary()
     start = time.monotonic()
@@ -107,28 +121,28 @@ def fuzz(cases: Sequence[int], *, seed: int, workers: int = 2) -> Summary:
 
 @cache
 def corpus() -> list[tuple[bytes, list[Element]]]:
-    """Return whole files with their elements."""
+    """Return undamaged files with their elements."""
     paths = [get_testdata_file(name) for name in PACKAGE_FILES]
     whole = [*forms().values(), *(Path(path).read_bytes() for path in paths if isinstance(path, str))]
     return [(content, elements(content)) for content in whole]
 
 
 def damaged_file(seed: int, number: int) -> bytes:
-    """Return the file of a case."""
-    rng = random.Random(f"{seed} {number}")  # noqa: S311 - to be the same again, not for secrecy
+    """Return the damaged file of a case."""
+    rng = random.Random(f"{seed} {number}")  # noqa: S311 - reproducible, not for secrecy
     return mutated(*rng.choice(corpus()), rng)
 
 
 def run_case(scratch: Path, seed: int, number: int) -> Case:
-    """Read one damaged file and judge what comes of it."""
-    before = _held_at_first()
+    """Read one damaged file and judge the outcome."""
+    before = _initial_peak_kib()
     content = damaged_file(seed, number)
     name = f"{number}.dcm"
     (scratch / name).write_bytes(content)
     try:
         with limited(seconds=SECONDS):
             outcome, reason = _judge(scratch, name, content)
-    except Exception as error:  # noqa: BLE001 - whatever comes out of the reader is a finding
+    except Exception as error:  # noqa: BLE001 - every exception of the reader is a failure
         outcome, reason = "wrong", f"{type(error).__name__}: {error}"
     finally:
         (scratch / name).unlink()
@@ -136,8 +150,8 @@ def run_case(scratch: Path, seed: int, number: int) -> Case:
 
 
 @cache
-def _held_at_first() -> int:
-    """Return what this worker held before its first case: a fork begins with all that its parent has."""
+def _initial_peak_kib() -> int:
+    """Return the peak memory of this worker before its first case; a forked process starts with that of its parent."""
     return _peak_kib()
 
 
@@ -146,10 +160,10 @@ def _peak_kib() -> int:
 
 
 def _judge(folder: Path, name: str, content: bytes) -> tuple[str, str]:
-    found = read_slices(folder, name)
-    aside = [entry for entry in found if isinstance(entry, SetAside)]
-    slices = [entry for entry in found if not isinstance(entry, SetAside)]
-    faults = ["nothing was said of the file"] if not found else []
+    entries = read_slices(folder, name)
+    aside = [entry for entry in entries if isinstance(entry, SetAside)]
+    slices = [entry for entry in entries if not isinstance(entry, SetAside)]
+    faults = ["the reader returned nothing for the file"] if not entries else []
     outcome, reason = "read", ""
     if not slices and aside:
         outcome, reason = ("refused" if aside[0].broken else "set aside"), aside[0].reason
@@ -166,51 +180,51 @@ def _judge(folder: Path, name: str, content: bytes) -> tuple[str, str]:
 
 
 def _reference(content: bytes) -> pydicom.Dataset | None:
-    """Return what pydicom makes of the file as a whole, None where it makes nothing of it."""
+    """Return the data set that pydicom reads from the whole file, None if it reads none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return pydicom.dcmread(io.BytesIO(content), force=True)
-    except Exception:  # noqa: BLE001 - it may raise what it likes; then there is nothing to compare with
+    except Exception:  # noqa: BLE001 - pydicom may raise anything; then there is no reference
         return None
 
 
 def _fault_of_header(entry: Slice, header: bytes, reference: pydicom.Dataset | None) -> str:
-    """Compare what was read with the header that later steps will read, and with pydicom's own reading of the file."""
+    """Compare a slice with the header that later steps read, and with the data set that pydicom reads from the file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         kept = pydicom.dcmread(io.BytesIO(header))
     if Pixels.of(kept) != entry.pixels and entry.pixels.lut is None:
         return "the kept header describes other pixels"
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient"):
-        said = getattr(entry, keyword)
-        if tuple(map(float, kept[keyword].value)) != said:
+        value = getattr(entry, keyword)
+        if tuple(map(float, kept[keyword].value)) != value:
             return f"{keyword} of the kept header differs"
         theirs = None if reference is None or entry.frame else reference.get(keyword)
-        if theirs is not None and tuple(map(float, theirs)) != said:
+        if theirs is not None and tuple(map(float, theirs)) != value:
             return f"{keyword} differs from pydicom's"
     (series,) = arrange([entry])
     if not np.isfinite(series.positions).all():
-        return "a position is no number"
+        return "a position is not finite"
     return ""
 
 
 def _fault_of_values(folder: Path, entry: Slice, reference: pydicom.Dataset | None) -> str:
-    """Compare stored values that are not compressed with those that pydicom reads, where it reads any."""
+    """Compare uncompressed stored values with those that pydicom reads, if it reads any."""
     values = read_values(folder, entry)
     if values.shape != (entry.Rows, entry.Columns):
         return f"values of shape {values.shape}"
     hu = np.empty(values.shape, np.float32)
     to_hounsfield(values, entry.pixels, hu)
     if not np.isfinite(hu).all():
-        return "HU that are no numbers"
+        return "HU are not finite"
     if reference is not None and not entry.stored.syntax:
         try:
             theirs: Any = reference.pixel_array
         except Exception:  # noqa: BLE001 - as above
             return ""
         theirs = theirs[entry.frame - 1] if theirs.ndim > values.ndim else theirs
-        # pydicom has dropped the bits beyond BitsStored, which we do later.
+        # pydicom has already removed the bits beyond BitsStored, which ctbasis does later.
         used = (1 << entry.pixels.BitsStored) - 1
         if theirs.shape == values.shape and ((theirs.astype(np.int64) ^ values.astype(np.int64)) & used).any():
             return "values differ from pydicom's"
@@ -218,14 +232,14 @@ def _fault_of_values(folder: Path, entry: Slice, reference: pydicom.Dataset | No
 
 
 def main() -> int:
-    """Run from the command line; 1 where a case is wrong."""
+    """Run from the command line, and return the exit code: 1 if the reader failed in a case, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=20_000, help="how many")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other cases")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--only", type=int, help="run the case of this number alone")
-    parser.add_argument("--keep", type=Path, help="folder for the files of cases that are wrong")
-    parser.add_argument("--reasons", action="store_true", help="tell how often each reason was given")
+    parser.add_argument("--cases", type=int, default=20_000, help="number of cases")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the cases")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes")
+    parser.add_argument("--only", type=int, help="run only the case with this number")
+    parser.add_argument("--keep", type=Path, help="folder for the files of failed cases")
+    parser.add_argument("--reasons", action="store_true", help="print how often each reason was given")
     options = parser.parse_args()
     cases = range(options.cases) if options.only is None else [options.only]
     summary = fuzz(cases, seed=options.seed, workers=options.workers)

@@ -1,4 +1,4 @@
-"""The matrix step against bare pydicom decoding of the same files in as many processes, in turn, several times."""
+"""Benchmark of the matrix step against bare pydicom decoding of the same files in the same number of processes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from ctbasis.bench.meter import Meter
 from ctbasis.matrix.ingest import ingest
 
 ROUNDS = 5
+"""Number of counted rounds; both are measured in turn in each."""
 
 
 def bench_ingest(series: Path) -> list[dict[str, Any]]:
-    """Measure both on the files of `series`; the first of `ROUNDS` + 1 rounds warms up and is not counted.
+    """Measure both on the files of `series`. A first round warms up and is not counted.
 
     Returns:
-        A row each for `pydicom` and `ctbasis`: files, workers, seconds (median), and `ratio` to pydicom.
+        Rows for `pydicom` and `ctbasis`: files, workers, seconds (median), and the ratio to pydicom (median).
     """
     files = sorted(path for path in series.rglob("*") if path.is_file() and is_dicom(path))
     workers = os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Matrices of a known spectrum in a store, made row block by row block, so that they may be larger than memory."""
+"""Matrices with a known spectrum in a store, generated block by block, so that they may be larger than memory."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STRENGTH = 300.0
-"""Root mean square of the values, about that of HU."""
+"""Root mean square of the values, about that of CT images in HU."""
 
 
 def write_decaying(uri: str, *, rows: int, cols: int, dtype: str, seed: int = 0, distinct: int = 0) -> MatrixStore:
     """Write a matrix with the singular values c / i, i = 1 ... n, and random singular vectors.
 
-    Its left singular vectors are Gaussian blocks G_b R^-1 with R^T R = sum of G_b^T G_b: drawn twice, never held. int16
-    rounds the values, which adds a floor of sqrt(m / 12) to the singular values.
+    The left singular vectors are Gaussian blocks G_b R^-1 with R^T R = sum of G_b^T G_b. The blocks are drawn twice
+    instead of being held in memory. int16 rounds the values, which adds a floor of sqrt(m / 12) to the singular values.
 
     Args:
-        uri: Where the store goes.
-        rows: m.
-        cols: n, at most m.
+        uri: URI of the new store.
+        rows: Number of rows m.
+        cols: Number of columns n, at most m.
         dtype: float64, float32 or int16.
-        seed: Of the singular vectors.
-        distinct: Row blocks that differ, after which they come again, by hard links: a matrix of any size, which takes
-            no disk and is read from the page cache. 0 for all.
+        seed: Seed of the singular vectors.
+        distinct: Number of different row blocks, which then repeat as hard links, so that a matrix of any size takes
+            little disk space and is read from the page cache; 0 if all blocks differ.
     """
-    # What writes whole row blocks needs no narrow chunks to bound what it holds.
+    # Whole row blocks are written, so narrow chunks are not needed to limit memory.
     writer = MatrixWriter.create(
         uri, image=(rows, 1), cols=cols, dtype=dtype, column_chunk=column_chunk_for(cols, block_rows_for(cols))
     )
@@ -56,19 +56,19 @@ def write_decaying(uri: str, *, rows: int, cols: int, dtype: str, seed: int = 0,
     X = np.linalg.inv(np.linalg.cholesky(G)).T @ (scale * s[:, None] * V.T)
     for index in progress(range(len(blocks)), "bench: matrix", unit="block"):
         if index >= distinct and blocks[index].stop - blocks[index].start == writer.block_rows:
-            again(Path(uri), index % distinct, index)
+            repeat_block(Path(uri), index % distinct, index)
             continue
         values = _as(gaussian(index) @ X, dtype)
         for first in range(0, cols, writer.column_chunk):
             columns = slice(first, min(first + writer.column_chunk, cols))
-            part_of = values[:, columns]
-            writer.write(blocks[index], columns, part_of, np.full_like(part_of, absent(dtype)))
+            chunk = values[:, columns]
+            writer.write(blocks[index], columns, chunk, np.full_like(chunk, absent(dtype)))
     writer.finish(series=[Series("1.2.3", 0, cols)], headers=[b""] * cols)
     return MatrixStore.open(uri)
 
 
-def again(store: Path, index: int, other: int) -> None:
-    """Let row block `other` of the matrix store be row block `index`, by hard links to its chunks."""
+def repeat_block(store: Path, index: int, other: int) -> None:
+    """Make row block `other` of the matrix store a copy of row block `index`, by hard links to its chunks."""
     chunks = store / "A" / "c"
     (chunks / str(other)).mkdir()
     for chunk in (chunks / str(index)).iterdir():
@@ -80,5 +80,5 @@ def _as(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
     if kind.kind != "i":
         return values.astype(kind)
     limits = np.iinfo(kind)
-    # The lowest is what a chunk never written reads as.
+    # The lowest value is the fill value of chunks that are not written.
     return np.clip(np.round(values), limits.min + 1, limits.max).astype(kind)

@@ -1,4 +1,4 @@
-"""Time, processor time and memory of a piece of work with all the processes it starts."""
+"""Measurement of time, processor time and memory of this process and of all processes that it starts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from typing import Self
 import psutil
 
 SAMPLE_SECONDS = 0.05
+"""Seconds between samples of the memory."""
 
 SHARE = 0.02
-"""Of the time, for telling what is shared: the kernel goes through all pages, 20 ms for those of a large JVM."""
+"""Largest fraction of the time spent on measuring shared memory; the kernel visits all pages, 20 ms for a large JVM."""
 
 
 def touch_free_memory(most: int) -> None:
-    """Write to each page of so much memory once and give it back, or of half of what is available if that is less.
+    """Write to every page of free memory once and release it.
 
-    The host of a virtual machine may take back what the machine has free, and gives it again page by page when it is
-    touched, several times slower than the machine's own kernel makes a page. Whoever is measured first after a pause
-    would pay for that.
+    The host of a virtual machine may take back its free memory, and returns it page by page when it is touched, several
+    times slower than the guest kernel allocates a page. Otherwise the first measurement after a pause would include
+    this time.
 
     Args:
-        most: Bytes.
+        most: Largest number of bytes; at most half of the available memory is touched.
     """
     size = min(most, psutil.virtual_memory().available // 2)
     if size < mmap.PAGESIZE:
@@ -35,25 +36,25 @@ def touch_free_memory(most: int) -> None:
 
 
 class Meter:
-    """Measures what runs inside its `with`.
+    """Context manager that measures the work inside its `with`.
 
     Attributes:
-        seconds: Wall time.
-        cpu_seconds: User and system time of this process and of all below it, running or ended.
-        peak_mib: Largest sum, over this process and all its descendants, of proportional set sizes (shared pages are
-            counted once), sampled every `SAMPLE_SECONDS`; less what this process held at the start.
+        seconds: Wall-clock time.
+        cpu_seconds: User and system time of this process and of all its descendants, running or ended.
+        peak_mib: Largest sum of the proportional set sizes of this process and all its descendants (shared pages are
+            counted once), sampled every `SAMPLE_SECONDS`, minus the sum at the start.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.cpu_seconds = 0.0
         self.peak_mib = 0.0
-        self._held = _Held()
+        self._memory = _MemoryInUse()
         self._stop = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> Self:
-        self._before = self._held.mib()
+        self._before = self._memory.mib()
         self._cpu = _cpu_seconds()
         self._start = time.perf_counter()
         self._sampler.start()
@@ -67,14 +68,15 @@ class Meter:
 
     def _sample(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
-            self.peak_mib = max(self.peak_mib, self._held.mib() - self._before)
+            self.peak_mib = max(self.peak_mib, self._memory.mib() - self._before)
 
 
-class _Held:
-    """Memory of this process and all below it, proportional set sizes.
+class _MemoryInUse:
+    """Memory of this process and all its descendants, as the sum of proportional set sizes.
 
-    These take the kernel long, resident set sizes nothing. The two differ by what is shared, which changes when a
-    process is forked and else slowly: it is measured with each new process, and as often as `SHARE` allows.
+    The kernel computes proportional set sizes slowly and resident set sizes at once. The two differ by the shared
+    pages, which change when a process is forked and otherwise slowly. The difference is therefore measured with each
+    new process, and otherwise as often as `SHARE` allows.
     """
 
     def __init__(self) -> None:
@@ -83,12 +85,12 @@ class _Held:
         self._spent = 0.0
 
     def mib(self) -> float:
-        """Return what is held now."""
+        """Return the memory in use now, MiB."""
         this = psutil.Process()
         resident: dict[int, int] = {}
         processes = [this, *this.children(recursive=True)]
         for process in processes:
-            with suppress(psutil.Error):  # it has ended meanwhile
+            with suppress(psutil.Error):  # the process has ended in the meantime
                 resident[process.pid] = process.memory_info().rss
         started = time.perf_counter()
         if not resident.keys() <= self._shared.keys() or self._spent <= SHARE * (started - self._born):
@@ -103,13 +105,13 @@ class _Held:
 
 
 def _cpu_seconds() -> float:
-    """Return what this process and all below it have used, those that have ended included."""
+    """Return the processor time of this process and all its descendants, including those that have ended."""
     this = psutil.Process()
     used = 0.0
     for process in [this, *this.children(recursive=True)]:
         try:
             times = process.cpu_times()
-        except psutil.Error:  # it has ended meanwhile, and is in its parent's account
+        except psutil.Error:  # the process has ended, and its time counts as its parent's
             continue
         used += times.user + times.system + times.children_user + times.children_system
     return used

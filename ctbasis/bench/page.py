@@ -1,4 +1,4 @@
-"""The rows of `ctbasis bench svd` as docs/bench holds them: one page of tables, and two plots."""
+"""Page of `ctbasis bench svd` for docs/bench: tables of all cases, and two plots."""
 
 from __future__ import annotations
 
@@ -36,31 +36,31 @@ COLUMNS = {
     "hu_rms": "rms HU",
     "hu_max": "max HU",
 }
-"""Columns of the tables, those that a case has values in, and their headings."""
+"""Columns of the tables and their headings; a table has the columns for which its case has values."""
 
 
 def write_page(rows: Sequence[Row], folder: Path) -> None:
-    """Write svd.md, speed.png and, where growth was measured, growth.png to `folder`.
+    """Write svd.md, speed.png and, if growth was measured, growth.png to `folder`.
 
     Args:
-        rows: Of `bench_svd`.
-        folder: Made if it is not there; what is in it of a former run is replaced.
+        rows: Rows of `bench_svd`.
+        folder: Created if it does not exist; files of a former run are replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cases = {name: [row for row in rows if row["case"] == name] for name in dict.fromkeys(row["case"] for row in rows)}
     growth = cases.pop(GROWTH, [])
-    made = (
-        f"Made by `ctbasis bench svd --page`, the contenders of a case in turn, on {machine()}. `bare-blas` and "
-        "`bare-read` are bounds: the exact method's products on float64 in memory, and the bytes of A from the disk or "
-        "its cache. The matrices of growth and out-of-core are of blocks that come again. A contender runs once, in a "
-        "process of its own; of growth several times in it, and the fastest run counts. Before it runs, free memory is "
-        "touched once: the host of a virtual machine gives again slowly what it took back."
+    introduction = (
+        f"Written by `ctbasis bench svd --page`, on {machine()}; the contenders of a case run in turn. `bare-blas` and "
+        "`bare-read` are bounds: the products of the exact method on float64 in memory, and reading the bytes of A "
+        "from the disk or its cache. The matrices of growth and out-of-core consist of repeated blocks. A contender "
+        "runs once, in its own process; in growth it runs several times, and the fastest run counts. Free memory is "
+        "touched before each run, because the host of a virtual machine returns slowly the memory that it took back."
     )
-    lines = ["# `ctbasis bench svd`", "", made]
+    lines = ["# `ctbasis bench svd`", "", introduction]
     for name, own in cases.items():
         first = own[0]
-        told = f"{first['rows']:,} × {first['cols']} {first['dtype']}, k = {first['rank']}"
-        lines += ["", f"## {name}: {told}, p = {first['oversample']}, q = {first['power_iters']}", "", *_table(own)]
+        size = f"{first['rows']:,} × {first['cols']} {first['dtype']}, k = {first['rank']}"
+        lines += ["", f"## {name}: {size}, p = {first['oversample']}, q = {first['power_iters']}", "", *_table(own)]
     if cases:
         lines += ["", "![Seconds of every engine and peer, case by case](speed.png)"]
         _save(_speed(cases), folder / "speed.png")
@@ -103,13 +103,13 @@ def _cell(value: object) -> str:
 
 
 def _speed(cases: dict[str, list[Row]]) -> Figure:
-    """Draw the seconds of every contender as bars, a panel a case."""
+    """Draw the seconds of every contender, one panel per case."""
     figure = Figure(figsize=(9, 1.2 + 0.27 * sum(len(rows) + 2 for rows in cases.values())), layout="constrained")
     panels = figure.subplots(len(cases), 1, squeeze=False, height_ratios=[len(rows) + 1 for rows in cases.values()])
     for axes, (name, rows) in zip(panels[:, 0], cases.items(), strict=True):
         engines, seconds = [row["engine"] for row in rows], [row["seconds"] for row in rows]
         colours = ["#999999" if engine in BOUNDS else COLOURS[0] for engine in engines]
-        # Points: on a logarithmic axis the length of a bar means nothing.
+        # Points instead of bars, because the length of a bar has no meaning on a logarithmic axis.
         axes.scatter(seconds, engines, color=colours, zorder=2)
         for engine, value in zip(engines, seconds, strict=True):
             axes.annotate(f"{value:.3g} s", (value, engine), (7, -4), textcoords="offset points")
@@ -126,7 +126,7 @@ def _speed(cases: dict[str, list[Row]]) -> Figure:
 
 
 def _growth(rows: Sequence[Row]) -> Figure:
-    """Draw the time a row against the number of rows."""
+    """Draw the time per row against the number of rows."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for number, engine in enumerate(dict.fromkeys(row["engine"] for row in rows)):

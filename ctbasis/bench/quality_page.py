@@ -1,4 +1,4 @@
-"""The rows and images of `ctbasis bench quality` as docs/bench holds them: a page of tables, and a picture a series."""
+"""Page of `ctbasis bench quality` for docs/bench: tables of all cases, and a picture of each series."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from ctbasis.bench.quality import Views
+    from ctbasis.bench.quality import CaseResult
 
 COLUMNS = {
     "method": "method",
@@ -34,64 +34,65 @@ COLUMNS = {
 """Columns of the tables, and their headings."""
 
 LOWER, HIGHER = ("rmse_body", "rmse_lung"), ("psnr", "ssim")
-"""Columns whose best value is set in bold: the least, the most."""
+"""Columns whose best value is bold: the smallest, the largest."""
 
 DPI = 110
-"""Of the pictures: about the pixels of a binned slice."""
+"""Resolution of the pictures: about one pixel per voxel of a binned slice."""
 
 REMOVED = 60.0
-"""HU at the ends of the scale of what was removed."""
+"""HU at the ends of the scale for the removed component and the error."""
 
 OURS = PATCH[0].name
-"""The mode that is shown."""
+"""The mode that the pictures show."""
 
 
-def write_quality_page(views: Sequence[Views], folder: Path) -> None:
+def write_quality_page(results: Sequence[CaseResult], folder: Path) -> None:
     """Write quality.md and a picture of each series, resolution and kernel to `folder`.
 
     Args:
-        views: Of `bench_quality`.
-        folder: Made if it is not there; what is in it of a former run is replaced.
+        results: Results of `bench_quality`.
+        folder: Created if it does not exist; files of a former run are replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    made = (
+    introduction = (
         "Written by `ctbasis bench quality --page`. docs/explanation/quality.md defines what is measured, and how. The "
         f"best value of a column is in bold. Seconds on {machine()}."
     )
-    lines = ["# `ctbasis bench quality`", "", made, "", *_wins(views)]
-    for index, ((series, resolution, kernel), own) in enumerate(_groups(views).items(), start=1):
+    lines = ["# `ctbasis bench quality`", "", introduction, "", *_wins(results)]
+    for index, ((series, resolution, kernel), own) in enumerate(_groups(results).items(), start=1):
         lines += ["", f"## {series}, {resolution}, {kernel}"]
-        for view in own:
-            first = view.rows[0]
+        for result in own:
+            first = result.rows[0]
             lines += [
                 "",
                 f"Noise of {first['noise_body']:.1f} HU in the body, {first['noise_lung']:.1f} HU in the lung:",
                 "",
-                *_table(view.rows),
+                *_table(result.rows),
             ]
         name = f"quality-{index}.jpg"
         _picture(own).savefig(folder / name, dpi=DPI, pil_kwargs={"quality": 85})
-        lines += ["", f"![{series}: truth, noisy, the best peer, global mode, patch mode, what it removed]({name})"]
+        alt = "truth, noisy, the best peer, global mode, patch mode, and the component that patch mode removed"
+        lines += ["", f"![{series}: {alt}]({name})"]
     (folder / "quality.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _groups(views: Sequence[Views]) -> dict[tuple[str, str, str], list[Views]]:
-    groups: dict[tuple[str, str, str], list[Views]] = {}
-    for view in views:
-        first = view.rows[0]
-        groups.setdefault((first["series"], first["resolution"], first["kernel"]), []).append(view)
+def _groups(results: Sequence[CaseResult]) -> dict[tuple[str, str, str], list[CaseResult]]:
+    groups: dict[tuple[str, str, str], list[CaseResult]] = {}
+    for result in results:
+        first = result.rows[0]
+        groups.setdefault((first["series"], first["resolution"], first["kernel"]), []).append(result)
     return groups
 
 
-def _wins(views: Sequence[Views]) -> list[str]:
-    """Return a table of how patch mode stands to the input and to the best of all peers in every case."""
+def _wins(results: Sequence[CaseResult]) -> list[str]:
+    """Return a table of patch mode relative to the noisy input and to the best of all peers in every case."""
     error = ("of noisy", "of the best peer")
     heads = ("case", "RMSE body", *error, "RMSE lung", *error, "SSIM", "of the best peer")
     lines: list[list[str]] = []
     peers = {peer.name for peer in PEERS}
-    for view in views:
-        rows = {row["method"]: row for row in view.rows}
-        ours, others = rows.get(OURS), [row for row in view.rows if row["method"] in peers and "ssim" in row]
+    for result in results:
+        rows = {row["method"]: row for row in result.rows}
+        ours, others = rows.get(OURS), [row for row in result.rows if row["method"] in peers and "ssim" in row]
         if ours is None or not others:
             continue
         cells = [ours["case"]]
@@ -121,41 +122,44 @@ def _cell(value: object, *, bold: bool) -> str:
     return f"**{text}**" if bold else text
 
 
-def _picture(views: Sequence[Views]) -> Figure:
-    """Draw a slice of every dose: a row a dose and window, a column a method, and what patch mode removed and erred."""
-    shown = [_shown(view) for view in views]
+def _picture(results: Sequence[CaseResult]) -> Figure:
+    """Draw one slice of every dose: a row per dose and window, a column per method.
+
+    The last column is the component that patch mode removed, and its error.
+    """
+    shown = [_shown(result) for result in results]
     heads = list(shown[0])
-    high, wide = views[0].truth.shape
+    high, wide = results[0].truth.shape
     size = 2.2
-    figure = new_figure(size * (len(heads) + 1), size * 2 * len(views) * high / wide * views[0].aspect)
-    grid = figure.subplots(2 * len(views), len(heads) + 1, squeeze=False)
-    for index, (view, images) in enumerate(zip(views, shown, strict=True)):
+    figure = new_figure(size * (len(heads) + 1), size * 2 * len(results) * high / wide * results[0].aspect)
+    grid = figure.subplots(2 * len(results), len(heads) + 1, squeeze=False)
+    for index, (result, images) in enumerate(zip(results, shown, strict=True)):
         for number, window in enumerate(WINDOWS):
             axes = grid[2 * index + number]
             for column, (head, image) in enumerate(images.items()):
-                draw_image(axes[column], image, window.limits, "gray", view.aspect)
+                draw_image(axes[column], image, window.limits, "gray", result.aspect)
                 if number == 0:
                     axes[column].set_title(head, fontsize=TITLE)
-            axes[0].set_ylabel(f"{view.rows[0]['noise_body']:.0f} HU, {window.name}", fontsize=LABEL)
-        removed = view.images["noisy"] - view.images[OURS] if OURS in view.images else np.zeros_like(view.truth)
-        draw_image(grid[2 * index, -1], removed, (-REMOVED, REMOVED), "PuOr_r", view.aspect)
+            axes[0].set_ylabel(f"{result.rows[0]['noise_body']:.0f} HU, {window.name}", fontsize=LABEL)
+        removed = result.images["noisy"] - result.images[OURS] if OURS in result.images else np.zeros_like(result.truth)
+        draw_image(grid[2 * index, -1], removed, (-REMOVED, REMOVED), "PuOr_r", result.aspect)
         grid[2 * index, -1].set_title(f"removed, ±{REMOVED:.0f} HU", fontsize=TITLE)
-        error = view.images.get(OURS, view.truth) - view.truth
-        draw_image(grid[2 * index + 1, -1], error, (-REMOVED, REMOVED), "PuOr_r", view.aspect)
+        error = result.images.get(OURS, result.truth) - result.truth
+        draw_image(grid[2 * index + 1, -1], error, (-REMOVED, REMOVED), "PuOr_r", result.aspect)
         grid[2 * index + 1, -1].set_title("error, same scale", fontsize=TITLE)
     return figure
 
 
-def _shown(view: Views) -> dict[str, Any]:
-    """Return the images of a row of the picture, by heading: of the peers and of global mode the best."""
-    scores = {row["method"]: row["rmse_body"] for row in view.rows if "rmse_body" in row}
+def _shown(result: CaseResult) -> dict[str, Any]:
+    """Return the images of a row of the picture by heading: the best peer, the best rank of global mode, patch mode."""
+    scores = {row["method"]: row["rmse_body"] for row in result.rows if "rmse_body" in row}
     peers = [peer.name for peer in PEERS if peer.name in scores]
     modes = [name for name in scores if name.startswith("global")]
-    shown = {"truth": view.truth, "noisy": view.images["noisy"]}
+    shown = {"truth": result.truth, "noisy": result.images["noisy"]}
     for names in (peers, modes):
         if names:
             best = min(names, key=scores.__getitem__)
-            shown[best] = view.images[best]
-    if OURS in view.images:
-        shown[OURS] = view.images[OURS]
+            shown[best] = result.images[best]
+    if OURS in result.images:
+        shown[OURS] = result.images[OURS]
     return shown

@@ -1,4 +1,4 @@
-"""Choose what is measured and on which series, and print the rows."""
+"""Run the chosen benchmarks on the chosen series, and format their rows as tables."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ctbasis.bench.cases import Case
-    from ctbasis.bench.quality import Views, Wanted
+    from ctbasis.bench.quality import CaseResult
+    from ctbasis.bench.quality_cases import QualitySettings
 
 BENCHES = ("pipeline", "ingest", "svd")
-"""What runs where nothing is named; `quality` takes half an hour and has to be."""
+"""Benchmarks that run by default; `quality` takes half an hour and runs only if it is named."""
 
 COLUMNS = {
     "quality": (
@@ -28,29 +29,29 @@ COLUMNS = {
         *("nodule_600", "nodule_150", "edge_ratio", "seconds", "seconds_per_slice"),
     )
 }
-"""Of the tables of benches whose rows hold more than a line shows."""
+"""Columns of the tables of benchmarks whose rows hold more than fits a line."""
 
 PHANTOM = {"slices": 133, "rows": 512, "columns": 512}
-"""The size of a clinical chest series with 2.5 mm slices."""
+"""Size of a clinical chest series with 2.5 mm slices."""
 
 
 def bench(
     what: Sequence[str],
     series: Sequence[Path],
     cases: Sequence[Case] = (),
-    wanted: Wanted | None = None,
+    settings: QualitySettings | None = None,
     *,
-    views: list[Views] | None = None,
+    results: list[CaseResult] | None = None,
 ) -> list[dict[str, Any]]:
-    """Run the benches named in `what`, all of `BENCHES` where it is empty.
+    """Run benchmarks and return their rows.
 
     Args:
-        what: Of `BENCHES`, or `quality`.
-        series: What they run on, `quality` on all, the others on the first; without any a phantom, and for svd the
-            matrices of `cases`.
-        cases: Of svd.
-        wanted: Of quality.
-        views: Where pictures of quality are put, if anywhere.
+        what: Names of `BENCHES`, or `quality`; by default all of `BENCHES`.
+        series: Folders of CT series. `quality` uses all of them, the others the first; by default a phantom, and for
+            svd the matrices of `cases`.
+        cases: Cases of svd.
+        settings: Settings of quality.
+        results: List to which the results of quality are appended.
     """
     names = list(what or BENCHES)
     first = series[0] if series else None
@@ -62,7 +63,7 @@ def bench(
     if "svd" in names:
         rows += bench_svd(first, cases)
     if "quality" in names:
-        rows += bench_quality(series, wanted, views=views)
+        rows += bench_quality(series, settings, results=results)
     return rows
 
 
@@ -78,12 +79,12 @@ def _series(series: Path | None) -> Iterator[Path]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as text, a table a bench, columns as its rows have them or as `COLUMNS` says."""
+    """Return the rows as text, one table per benchmark, with the columns of its rows or of `COLUMNS`."""
     lines: list[str] = []
     for name in dict.fromkeys(row["bench"] for row in rows):
         own = [row for row in rows if row["bench"] == name]
-        said = COLUMNS.get(name, dict.fromkeys(key for row in own for key in row))
-        keys = [key for key in said if key != "bench"]
+        columns = COLUMNS.get(name, dict.fromkeys(key for row in own for key in row))
+        keys = [key for key in columns if key != "bench"]
         cells = [keys, *([_cell(row.get(key)) for key in keys] for row in own)]
         widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
         lines.append(f"\n{name}")

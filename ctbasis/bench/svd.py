@@ -1,4 +1,4 @@
-"""The engines and their peers on one matrix: time, memory, and their rank-k residual over the optimal one."""
+"""Benchmark of the engines and their peers on one matrix: time, memory, and rank-k residual relative to the optimum."""
 
 from __future__ import annotations
 
@@ -29,21 +29,29 @@ if TYPE_CHECKING:
     from ctbasis.bench.cases import Case
 
 PEERS = (("scikit-learn", "over_scikit_learn"), ("bare-blas", "over_bare_blas"), ("mahout-stock", "over_mahout_stock"))
+"""Contenders to which the time of others is compared, and the columns of the ratios."""
 
 PASSES = 2
-"""Over A, of the exact method by the Gram matrix: what a bound by reading counts twice."""
+"""Passes over A of the exact method by the Gram matrix; the time of `bare-read` counts as often in the bound."""
 
 
 def bench_svd(series: Path | None, cases: Sequence[Case]) -> list[dict[str, Any]]:
     """Factor the matrix of each case, or that of `series`, by every contender in turn.
 
+    Args:
+        series: Folder of a CT series; None for generated matrices.
+        cases: Cases to run.
+
     Returns:
-        A row a contender: case, engine, rows, cols, dtype, rank, oversample, power_iters, seconds, cpu_seconds,
-        peak_mib (of all processes; for peers and bare BLAS with the matrix, which they need in memory),
-        residual_over_optimal = ||A - A_k||_F / sqrt(sum_{i>k} sigma_i^2), us_per_row, and what its seconds are over
-        those of scikit-learn, bare BLAS and Mahout's stock kernels where they ran; of a case of several runs also
-        first_seconds; of `series` also how far its factors are from the exact ones (`contenders.agreement`); where
-        reading is among the contenders also share_of_bound, the seconds of what binds over its own.
+        A row for each contender: case, engine, rows, cols, dtype, rank, oversample, power_iters, seconds, cpu_seconds,
+        peak_mib (of all processes; for peers and bare BLAS including the matrix, which they need in memory),
+        residual_over_optimal = ||A - A_k||_F / sqrt(sum_{i>k} sigma_i^2), us_per_row, and its seconds divided by those
+        of scikit-learn, bare BLAS and Mahout's stock kernels if they ran. With several runs also first_seconds; for
+        `series` also the differences from the exact factors (`contenders.agreement`); with both bounds also
+        share_of_bound, the seconds of the larger bound divided by its own.
+
+    Raises:
+        CtbasisError: An optional package or disk space is missing, or a contender failed.
     """
     rows: list[dict[str, Any]] = []
     require_installed(name for case in cases for name in case.contenders)
@@ -63,9 +71,9 @@ def _matrix(series: Path | None, case: Case, scratch: Path) -> MatrixStore:
     free = shutil.disk_usage(scratch).free
     if need > free:
         raise CtbasisError(
-            f"case {case.name} takes {need / 1e9:.0f} GB of disk, and {scratch.parent} has {free / 1e9:.0f} GB free",
+            f"case {case.name} needs {need / 1e9:.0f} GB of disk, and {scratch.parent} has {free / 1e9:.0f} GB free",
             expected="room for the matrix and its factors",
-            remedy="name a larger disk by TMPDIR, or fewer --rows",
+            remedy="set TMPDIR to a folder on a larger disk, or choose fewer --rows",
         )
     return write_decaying(uri, rows=case.rows, cols=case.cols, dtype=case.dtype, distinct=case.distinct)
 
@@ -76,8 +84,8 @@ def _measured(matrix: MatrixStore, case: Case, scratch: Path, *, compared: bool)
     reference = _reference(matrix, rank, scratch) if compared else ""
     rows: list[dict[str, Any]] = []
     for name in case.contenders:
-        found = contend(name, matrix, case, rank, scratch, reference=reference)
-        left = found.pop("residual")
+        measurements = contend(name, matrix, case, rank, scratch, reference=reference)
+        remaining = measurements.pop("residual")
         rows.append(
             {
                 "bench": "svd",
@@ -89,9 +97,9 @@ def _measured(matrix: MatrixStore, case: Case, scratch: Path, *, compared: bool)
                 "rank": rank,
                 "oversample": min(case.oversample, min(matrix.rows, matrix.cols) - rank),
                 "power_iters": case.power_iters,
-                **found,
-                "residual_over_optimal": None if left is None or optimal == 0 else left / optimal,
-                "us_per_row": 1e6 * found["seconds"] / matrix.rows,
+                **measurements,
+                "residual_over_optimal": None if remaining is None or optimal == 0 else remaining / optimal,
+                "us_per_row": 1e6 * measurements["seconds"] / matrix.rows,
             }
         )
     return _compared(rows)
@@ -111,10 +119,10 @@ def _compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def contend(
     name: str, matrix: MatrixStore, case: Case, rank: int, scratch: Path, *, reference: str = ""
 ) -> dict[str, Any]:
-    """Run one contender in a process of its own and return what it measured.
+    """Run one contender in its own process and return its measurements.
 
     Raises:
-        CtbasisError: It failed; the text says why.
+        CtbasisError: The contender failed; the message holds its error.
     """
     command = [sys.executable, "-m", "ctbasis.bench.contenders", name, "--matrix", matrix.uri]
     command += ["--scratch", str(scratch), "--rank", str(rank), "--oversample", str(case.oversample)]
@@ -127,14 +135,14 @@ def contend(
     environment = {**os.environ, "PYTHONPATH": LAYOUT.python_path()}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        told = done.stderr.splitlines()
-        raise CtbasisError(error_in_log(told) or f"contender {name} failed:\n" + "\n".join(told[-15:]))
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        log = done.stderr.splitlines()
+        raise CtbasisError(error_in_log(log) or f"contender {name} failed:\n" + "\n".join(log[-15:]))
+    measurements: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measurements
 
 
 def _reference(matrix: MatrixStore, rank: int, scratch: Path) -> str:
-    """Factor exactly, and return where the factors are."""
+    """Factor the matrix by the exact method, and return the URI of the factors."""
     uri = str(scratch / "reference.zarr")
     plan = plan_factorization(
         engine="numpy",
@@ -147,25 +155,25 @@ def _reference(matrix: MatrixStore, rank: int, scratch: Path) -> str:
         method="exact",
     )
     factors = FactorWriter.create(uri, matrix, rank=rank, dtype=np.float64)
-    found = factorize(matrix, factors, plan)
-    factors.finish(s=found.s, V=found.V, plan=plan, matrix=matrix, accuracy=found.accuracy)
+    exact = factorize(matrix, factors, plan)
+    factors.finish(s=exact.s, V=exact.V, plan=plan, matrix=matrix, accuracy=exact.accuracy)
     return uri
 
 
 def optimal_residual(matrix: MatrixStore, rank: int, distinct: int = 0) -> float:
-    """Return sqrt(sum of sigma_i^2 for i > rank), from the Gram matrix added up block by block.
+    """Return sqrt(sum of sigma_i^2 for i > rank), from the Gram matrix summed block by block.
 
     Args:
-        matrix: A.
-        rank: k.
-        distinct: Row blocks after which they come again, where they do so evenly.
+        matrix: The matrix A.
+        rank: Rank k.
+        distinct: Number of different row blocks, if they repeat.
     """
     count = matrix.block_count
-    again = bool(distinct) and count % distinct == 0 and matrix.rows % matrix.block_rows == 0
-    seen = distinct if again else count
+    repeats = bool(distinct) and count % distinct == 0 and matrix.rows % matrix.block_rows == 0
+    different = distinct if repeats else count
     G = np.zeros((matrix.cols, matrix.cols))
-    for index in range(seen):
+    for index in range(different):
         A = matrix.read_block(index)
         G += A.T @ A
-    squared = np.linalg.eigvalsh(G * (count / seen))[::-1]
+    squared = np.linalg.eigvalsh(G * (count / different))[::-1]
     return float(np.sqrt(np.maximum(squared[rank:], 0).sum()))

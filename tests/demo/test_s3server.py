@@ -1,4 +1,4 @@
-"""The S3 server that the demo and the tests run is a real one, guards its keys and leaves nothing behind."""
+"""The S3 server of the demo and the tests is a real one, protects its keys and removes its files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def unsigned(server: S3Server) -> Any:
     )
 
 
-def test_what_is_put_is_listed_and_read_back_byte_for_byte(server: S3Server, tmp_path: Path) -> None:
+def test_uploaded_files_are_listed_and_read_back_byte_for_byte(server: S3Server, tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     contents = {"a.dcm": os.urandom(9_000_000), "deep/b.dcm": b"small", "empty": b""}
     for name, content in contents.items():
@@ -49,7 +49,7 @@ def test_what_is_put_is_listed_and_read_back_byte_for_byte(server: S3Server, tmp
         assert client.get_object(Bucket="chest", Key=f"phantom/{name}")["Body"].read() == content
 
 
-def test_putting_a_folder_twice_is_no_error(server: S3Server, tmp_path: Path) -> None:
+def test_a_folder_can_be_uploaded_twice(server: S3Server, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"one")
     server.put_folder(tmp_path, "s3://twice")
     (tmp_path / "a").write_bytes(b"two")
@@ -57,7 +57,7 @@ def test_putting_a_folder_twice_is_no_error(server: S3Server, tmp_path: Path) ->
     assert server.client().get_object(Bucket="twice", Key="a")["Body"].read() == b"two"
 
 
-def test_the_environment_is_all_that_boto3_needs(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_has_everything_that_boto3_needs(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     client = boto3.session.Session().client("s3")
@@ -65,7 +65,7 @@ def test_the_environment_is_all_that_boto3_needs(server: S3Server, monkeypatch: 
     assert "by-environment" in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
 
 
-def test_an_anonymous_server_lets_everybody_read_and_nobody_write(server: S3Server) -> None:
+def test_an_anonymous_server_lets_everyone_read_and_no_one_write(server: S3Server) -> None:
     server.client().create_bucket(Bucket="open-data")
     server.client().put_object(Bucket="open-data", Key="a", Body=b"x")
     client = unsigned(server)
@@ -87,7 +87,7 @@ def test_wrong_keys_are_refused(server: S3Server) -> None:
         wrong.list_buckets()
 
 
-def test_only_the_owner_may_read_the_keys_and_the_log_does_not_hold_them(server: S3Server) -> None:
+def test_only_the_owner_can_read_the_key_file_and_the_log_holds_no_key(server: S3Server) -> None:
     assert stat.S_IMODE((server.folder / "identities.json").stat().st_mode) == 0o600
     log = server.log.read_text()
     assert log
@@ -95,7 +95,7 @@ def test_only_the_owner_may_read_the_keys_and_the_log_does_not_hold_them(server:
     assert server.access_key not in log
 
 
-def test_without_the_option_a_request_without_signature_is_refused_and_the_end_leaves_nothing() -> None:
+def test_by_default_an_unsigned_request_is_refused_and_the_server_removes_its_files() -> None:
     with S3Server() as server:
         folder = server.folder
         port = int(server.endpoint.rpartition(":")[2])
@@ -116,7 +116,7 @@ def test_a_uri_without_a_bucket_and_an_empty_folder_are_refused(server: S3Server
             server.put_folder(tmp_path, uri)
 
 
-def test_a_missing_binary_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_error_for_a_missing_binary_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def absent(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
@@ -127,7 +127,9 @@ def test_a_missing_binary_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPat
         pass
 
 
-def test_a_server_that_cannot_start_says_what_its_log_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_error_of_a_server_that_cannot_start_holds_the_end_of_its_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     broken = tmp_path / "weed"
     broken.write_text("#!/bin/sh\necho no space left on device\nexit 1\n")
     broken.chmod(0o700)
@@ -136,7 +138,7 @@ def test_a_server_that_cannot_start_says_what_its_log_says(monkeypatch: pytest.M
         pass
 
 
-def test_a_folder_that_was_given_keeps_its_objects_for_the_next_server(tmp_path: Path) -> None:
+def test_a_given_folder_keeps_its_objects_for_the_next_server(tmp_path: Path) -> None:
     with S3Server(tmp_path) as first:
         first.client().create_bucket(Bucket="lasting")
         first.client().put_object(Bucket="lasting", Key="a", Body=b"x" * 100_000)

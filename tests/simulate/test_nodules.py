@@ -1,4 +1,4 @@
-"""A nodule has its volume and contrast, is placed in lung, and is measured as what is left of it."""
+"""Nodules have the right volume and contrast, are placed in lung, and their contrast recovery is measured."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_an_inserted_sphere_has_its_volume_times_its_contrast(diameter: float) -
     assert mass == pytest.approx(150 * np.pi / 6 * diameter**3, rel=0.03)
 
 
-def test_slices_inserted_in_parts_are_the_whole() -> None:
+def test_inserting_into_parts_of_a_volume_gives_the_same_as_into_the_whole() -> None:
     whole, parts = lung(), lung()
     insert(whole, [NODULE], SPACING)
     insert(parts[:4], [NODULE], SPACING)
@@ -57,7 +57,7 @@ def test_slices_inserted_in_parts_are_the_whole() -> None:
     np.testing.assert_array_equal(parts, whole)
 
 
-def test_a_nodule_that_is_kept_recovers_one_and_one_that_is_gone_zero() -> None:
+def test_contrast_recovery_is_one_for_a_kept_nodule_and_zero_for_a_removed_one() -> None:
     truth = lung()
     insert(truth, [NODULE], SPACING)
     assert recovered(truth, truth, NODULE) == [pytest.approx(1.0)]
@@ -67,7 +67,7 @@ def test_a_nodule_that_is_kept_recovers_one_and_one_that_is_gone_zero() -> None:
     assert recovered(truth, half, NODULE) == [pytest.approx(0.5)]
 
 
-def test_the_fit_is_unbiased_under_noise_and_blur_lowers_the_contrast() -> None:
+def test_the_fit_is_unbiased_under_noise_and_a_blur_lowers_the_contrast() -> None:
     truth = lung()
     insert(truth, [NODULE], SPACING)
     rng = np.random.default_rng(0)
@@ -83,7 +83,7 @@ def test_a_nodule_that_no_slice_shows_has_no_recovery() -> None:
     assert recovered(lung(), lung(), InsertedNodule(30.0, 30.0, 27.0, 5.0, 150.0)) == [None]
 
 
-def test_places_are_in_lung_with_room_around_and_apart_and_follow_from_the_seed() -> None:
+def test_positions_are_in_lung_away_from_vessels_and_from_each_other_and_depend_on_the_seed() -> None:
     hu = np.full((20, 96, 96), 40.0, np.float32)
     hu[:, 16:80, 16:80] = -850
     hu[:, 44:48, :] = 0  # a vessel
@@ -109,12 +109,12 @@ def test_places_are_in_lung_with_room_around_and_apart_and_follow_from_the_seed(
     assert all(8 <= one.slice < 12 for one in only)
 
 
-def test_without_lung_there_is_no_room() -> None:
+def test_without_lung_there_is_no_room_for_a_nodule() -> None:
     with pytest.raises(CtbasisError, match="no room for a nodule of 3 mm"):
         place(np.zeros((6, 32, 32), np.float32), SPACING)
 
 
-def test_a_list_is_read_as_it_was_written_and_anything_else_is_refused(tmp_path: Path) -> None:
+def test_a_written_list_is_read_back_and_any_other_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "nodules.json"
     write_nodules([NODULE], path)
     assert read_nodules(path) == [NODULE]
@@ -127,12 +127,12 @@ def test_a_list_is_read_as_it_was_written_and_anything_else_is_refused(tmp_path:
 
 
 @pytest.mark.parametrize("values", [(0.0, 150.0), (-3.0, 150.0), (3.0, 0.0), (3.0, float("nan"))])
-def test_an_impossible_nodule_is_refused(values: tuple[float, float]) -> None:
+def test_a_nodule_of_impossible_size_or_contrast_is_refused(values: tuple[float, float]) -> None:
     with pytest.raises(CtbasisError, match="a nodule of"):
         InsertedNodule(0, 0, 0, *values)
 
 
-def test_a_place_in_air_or_outside_is_refused() -> None:
+def test_a_position_in_air_or_outside_the_volume_is_refused() -> None:
     hu = lung()
     hu[:, :10] = -1000
     check_places([NODULE], hu, air=-950)

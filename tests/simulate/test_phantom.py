@@ -1,4 +1,4 @@
-"""The chest phantom has the HU of a chest, varies along z as one does, and is a CT series that says what it is."""
+"""The chest phantom has the HU of a chest, varies along z like a chest, and is a CT series labelled as a phantom."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def phantom() -> Phantom:
     return chest(101, 128, 128, spacing=3.0)
 
 
-def test_lungs_fat_muscle_and_bone_are_there_with_their_hu(phantom: Phantom) -> None:
+def test_lungs_fat_muscle_and_bone_have_their_hu(phantom: Phantom) -> None:
     hu = phantom.hu
     shares = {
         "air": ((hu < -950).mean(), 0.3, 0.7),
@@ -56,7 +56,7 @@ def test_there_are_two_lungs_and_they_are_denser_at_the_back(phantom: Phantom) -
         assert image[inside & (grid > back)].mean() > image[inside & (grid < front)].mean() + 15
 
 
-def test_neighbouring_slices_resemble_each_other_more_the_nearer_they_are(phantom: Phantom) -> None:
+def test_nearer_slices_resemble_each_other_more(phantom: Phantom) -> None:
     inside = phantom.hu.max(axis=0) > -900
     rows = phantom.hu[:, inside].astype(float)
     steps = [np.mean([np.corrcoef(rows[z], rows[z + gap])[0, 1] for z in range(10, 80, 7)]) for gap in (1, 3, 10)]
@@ -64,19 +64,19 @@ def test_neighbouring_slices_resemble_each_other_more_the_nearer_they_are(phanto
     assert steps[0] > steps[1] > steps[2]
 
 
-def test_the_phantom_is_not_of_low_rank_so_a_truncated_svd_has_something_to_lose(phantom: Phantom) -> None:
+def test_the_phantom_is_not_of_low_rank_so_that_a_truncated_svd_loses_anatomy(phantom: Phantom) -> None:
     s = np.linalg.svd(phantom.hu.reshape(len(phantom.hu), -1).astype(float), compute_uv=False)
     lost = np.sqrt((s[20:] ** 2).sum() / phantom.hu.size)
     assert lost > 10
 
 
-def test_edges_hold_parts_of_both_sides(phantom: Phantom) -> None:
+def test_edges_are_anti_aliased(phantom: Phantom) -> None:
     skin = phantom.hu[50, :, 64]
     between = (skin > -900) & (skin < -300)
     assert between.any()
 
 
-def test_every_nodule_is_where_it_is_said_to_be() -> None:
+def test_every_nodule_is_at_its_listed_position() -> None:
     phantom = chest(301, 256, 256)
     assert [nodule.diameter for nodule in phantom.nodules] == [diameter for diameter, _ in NODULES]
     for nodule in phantom.nodules:
@@ -90,7 +90,7 @@ def test_every_nodule_is_where_it_is_said_to_be() -> None:
         assert (around < -780).any()
 
 
-def test_a_seed_is_a_phantom_and_another_seed_another() -> None:
+def test_the_same_seed_gives_the_same_phantom_and_another_seed_another_phantom() -> None:
     one, again, other = (chest(6, 64, 64, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.hu, again.hu)
     assert (one.hu != other.hu).any()
@@ -111,7 +111,7 @@ def test_an_impossible_size_is_refused(size: tuple[int, int, int]) -> None:
         chest(4, 64, 64, spacing=0)
 
 
-def test_the_series_reads_back_as_one_ordered_series_without_an_oddity(tmp_path: Path) -> None:
+def test_the_series_is_read_back_as_one_ordered_series_without_anomalies(tmp_path: Path) -> None:
     files = write_chest(tmp_path / "phantom", slices=5, rows=64, columns=48, spacing=2.5)
     read = [entry for path in files for entry in read_slices(tmp_path / "phantom", path.name)]
     slices = [entry[0] for entry in read if not isinstance(entry, SetAside)]
@@ -122,7 +122,7 @@ def test_the_series_reads_back_as_one_ordered_series_without_an_oddity(tmp_path:
     assert [entry.file for entry in series.slices] == [path.name for path in files]
 
 
-def test_the_stored_hu_are_the_phantoms_and_padding_lies_outside_the_field_of_view(tmp_path: Path) -> None:
+def test_the_stored_hu_are_those_of_the_phantom_and_padding_is_outside_the_field_of_view(tmp_path: Path) -> None:
     phantom = chest(3, 64, 64)
     for image, path in zip(phantom.hu, write_series(phantom, tmp_path / "phantom"), strict=True):
         ds = pydicom.dcmread(path)
@@ -134,7 +134,7 @@ def test_the_stored_hu_are_the_phantoms_and_padding_lies_outside_the_field_of_vi
         assert ds.PixelPaddingValue == PIXEL_PADDING
 
 
-def test_every_tag_that_a_person_reads_says_phantom(tmp_path: Path) -> None:
+def test_every_attribute_that_people_read_says_phantom(tmp_path: Path) -> None:
     ds = pydicom.dcmread(write_chest(tmp_path / "phantom", slices=1, rows=32, columns=32)[0])
     assert ds.PatientName == "Phantom^Chest"
     for keyword in (
@@ -148,7 +148,7 @@ def test_every_tag_that_a_person_reads_says_phantom(tmp_path: Path) -> None:
         assert "phantom" in str(ds[keyword].value).lower()
 
 
-def test_uids_are_valid_distinct_and_follow_from_the_seed(tmp_path: Path) -> None:
+def test_uids_are_valid_and_distinct_and_depend_on_the_seed(tmp_path: Path) -> None:
     def uids(name: str, seed: int) -> list[str]:
         files = write_chest(tmp_path / name, slices=3, rows=32, columns=32, seed=seed)
         found = [pydicom.dcmread(path) for path in files]
@@ -162,7 +162,7 @@ def test_uids_are_valid_distinct_and_follow_from_the_seed(tmp_path: Path) -> Non
     assert len(set(one) | set(other)) == 6
 
 
-def test_a_series_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_series_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     phantom = chest(2, 32, 32)
 
     def full(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""Projection and reconstruction agree with what is known in closed form about discs."""
+"""Projection and reconstruction agree with the closed-form results for discs."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def test_the_projection_of_a_disc_is_mu_times_its_chord_at_every_angle(
     assert not p[beyond].any()
 
 
-def test_every_view_holds_the_whole_mass() -> None:
+def test_every_view_has_the_same_total() -> None:
     image = disc((96, 96), (1.5, 1.5), 40.0, centre=(10.0, -12.0))
     beam = ParallelBeam.around((96, 96), (1.5, 1.5))
     mass = project(image, beam)[..., 0].sum(axis=1) * beam.pitch
     np.testing.assert_allclose(mass, MU * math.pi * 40**2, rtol=0.01)
 
 
-def test_twice_the_pixel_spacing_is_twice_the_path() -> None:
+def test_twice_the_pixel_spacing_gives_twice_the_line_integral() -> None:
     image = disc((64, 64), (1.0, 1.0), 20.0)
     small, large = (project(image, ParallelBeam.around((64, 64), (step, step), 30)) for step in (1.0, 2.0))
     np.testing.assert_allclose(large, 2 * small, rtol=1e-5, atol=1e-6)
@@ -93,7 +93,7 @@ def test_reconstruction_returns_the_disc_that_was_projected(
     assert np.abs(found[beyond]).max() < 0.03 * MU
 
 
-def test_slices_of_a_batch_do_not_touch_each_other() -> None:
+def test_slices_of_a_batch_are_independent() -> None:
     rng = np.random.default_rng(0)
     image = rng.uniform(0, MU, (48, 48, 5)).astype(np.float32)
     beam = ParallelBeam.around((48, 48), (1.5, 1.5))
@@ -112,7 +112,7 @@ def test_projection_and_reconstruction_are_linear() -> None:
     np.testing.assert_allclose(both, apart, atol=1e-5)
 
 
-def test_the_filter_is_a_ramp_at_low_frequencies_and_nothing_at_the_highest() -> None:
+def test_the_filter_is_a_ramp_at_low_frequencies_and_zero_at_the_highest() -> None:
     pitch, length = 1.5, 4096
     response = ramp(length, pitch)
     f = np.fft.rfftfreq(length, pitch)
@@ -123,7 +123,7 @@ def test_the_filter_is_a_ramp_at_low_frequencies_and_nothing_at_the_highest() ->
     assert 0 < response[0] < 1e-3 * response.max()
 
 
-def test_kernels_are_ordered_from_soft_to_sharp_and_leave_low_frequencies_alone() -> None:
+def test_kernels_are_ordered_from_soft_to_sharp_and_keep_low_frequencies() -> None:
     f = np.linspace(0, 0.5, 64)
     windows = np.stack([window(f, kernel) for kernel in KERNELS])
     np.testing.assert_allclose(windows[:, 0], 1)
@@ -166,7 +166,7 @@ print(hashlib.sha256(projections.tobytes() + reconstruct(projections, beam).toby
 """
 
 
-def test_a_process_that_compiles_gives_the_bits_that_the_next_has_from_the_cache(tmp_path: Path) -> None:
+def test_compiled_and_cached_code_give_the_same_bits(tmp_path: Path) -> None:
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", SCANNED]
     first, second = (
