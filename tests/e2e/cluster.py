@@ -63,11 +63,14 @@ def base(namespace: str, folder: Path) -> str:
     return kubectl("kustomize", str(folder))
 
 
-def wait_until(found: Callable[[], T], what: str, seconds: float = GENEROUS_SECONDS) -> T:
-    """Call `found` until it returns a true value, and return that; after the timeout the test fails with `what`."""
+def wait_until(condition: Callable[[], T], description: str, seconds: float = GENEROUS_SECONDS) -> T:
+    """Call `condition` until it returns a true value, and return that value.
+
+    After the timeout, the test fails with `description`.
+    """
     deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline, f"{what}: not reached after {seconds:.0f} s"
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{description}: not reached after {seconds:.0f} s"
         time.sleep(0.5)
     return value
 
@@ -121,7 +124,7 @@ def pod(name: str, container: dict[str, Any], *, labels: dict[str, str] | None =
     }
 
 
-def tell_chaos(done: str, seen: str, seconds: float) -> None:
+def report_fault(fault: str, observation: str, seconds: float) -> None:
     """Print a row of the chaos table of docs/explanation/cluster.md."""
-    sys.stderr.write(f"\nchaos: | {done} | {seen} | {seconds:.0f} s |\n")
+    sys.stderr.write(f"\nchaos: | {fault} | {observation} | {seconds:.0f} s |\n")
     sys.stderr.flush()

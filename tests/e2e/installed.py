@@ -37,6 +37,7 @@ WRITE_MATRIX = """
 import sys
 import numpy as np
 from ctbasis.matrix import slice_store, store
+from ctbasis.storage.voxels import absent
 rng = np.random.default_rng(7)
 m, n = int(sys.argv[1]), 24
 store.BLOCK_ELEMENTS = m * n // 8
@@ -44,7 +45,7 @@ A = rng.normal(0, 300, (m, 6)) @ rng.normal(0, 1, (6, n)) + rng.normal(0, 5, (m,
 A = np.clip(np.round(A), -1000, 3000).astype(np.int16)
 side = int(m ** 0.5)
 writer = store.MatrixWriter.create("/workspace/matrix.zarr", image=(side, side), cols=n, dtype=A.dtype)
-writer.write(slice(0, m), slice(0, n), A, np.full_like(A, store.absent(A.dtype)))
+writer.write(slice(0, m), slice(0, n), A, np.full_like(A, absent(A.dtype)))
 writer.finish(series=[slice_store.Series("1.2.3", 0, n)], headers=[b"header"] * n)
 """
 
@@ -103,7 +104,7 @@ class Installed:
         self.kubectl("create", "--filename=-", given=json.dumps(application))
         return run
 
-    def found(self, kind: str, name: str) -> dict[str, Any] | None:
+    def find(self, kind: str, name: str) -> dict[str, Any] | None:
         """Return an object, or None if it does not exist."""
         items: list[dict[str, Any]] = self.get(kind)["items"]
         return next((item for item in items if item["metadata"]["name"] == name), None)
@@ -112,7 +113,7 @@ class Installed:
         status = self.get("sparkapplication", run).get("status") or {}
         return str((status.get("applicationState") or {}).get("state") or "")
 
-    def completed(self, run: str) -> None:
+    def wait_until_completed(self, run: str) -> None:
         """Wait for the end of a run; if the run fails, the test fails with the log of the driver."""
         end = wait_until(
             lambda: (now := self.state(run)) in {"COMPLETED", "FAILED", "PENDING_RERUN", "SUBMISSION_FAILED"} and now,

@@ -61,10 +61,10 @@ def launch(options: argparse.Namespace) -> int:
         sys.stderr.write(f"Component failed to execute successfully: exit status {done.returncode}\n")
         return 1
     metadata = Path(outputs["outputFile"])
-    said = json.loads(metadata.read_text()) if metadata.exists() else {}
+    executor_output = json.loads(metadata.read_text()) if metadata.exists() else {}
     published = {
-        "parameterValues": _parameters(outputs, said, component),
-        "artifacts": _upload(outputs["artifacts"], said),
+        "parameterValues": _parameters(outputs, executor_output, component),
+        "artifacts": _upload(outputs["artifacts"], executor_output),
     }
     sys.stdout.write(PUBLISHED + json.dumps(published) + "\n")
     return 0
@@ -83,9 +83,9 @@ def _compiled(command: list[str], given: dict, component: dict) -> list[str]:
     return compiled
 
 
-def _parameters(outputs: dict, said: dict, component: dict) -> dict:
+def _parameters(outputs: dict, executor_output: dict, component: dict) -> dict:
     """Return the output parameters, from the executor's file or from one file each (collectOutputParameters)."""
-    values = dict(said.get("parameterValues", {}))
+    values = dict(executor_output.get("parameterValues", {}))
     for name, one in outputs["parameters"].items():
         if name not in values:
             text = Path(one["outputFile"]).read_text()
@@ -94,14 +94,14 @@ def _parameters(outputs: dict, said: dict, component: dict) -> dict:
     return values
 
 
-def _upload(artifacts: dict, said: dict) -> dict:
+def _upload(artifacts: dict, executor_output: dict) -> dict:
     """Copy each output artifact into the bucket; of an artifact that was not written, only the metadata is kept."""
     published = {}
     for name, listed in artifacts.items():
         artifact = listed["artifacts"][0]
-        for told in said.get("artifacts", {}).get(name, {}).get("artifacts", [])[:1]:
-            artifact["uri"] = told.get("uri") or artifact["uri"]
-            artifact["metadata"] = {**artifact.get("metadata", {}), **told.get("metadata", {})}
+        for written in executor_output.get("artifacts", {}).get(name, {}).get("artifacts", [])[:1]:
+            artifact["uri"] = written.get("uri") or artifact["uri"]
+            artifact["metadata"] = {**artifact.get("metadata", {}), **written.get("metadata", {})}
         local = _local(artifact["uri"])
         if local.exists():
             _copy_objects(local, _blob(artifact["uri"]))

@@ -361,29 +361,29 @@ def _needs_workspace(inputs: dict[str, Any]) -> bool:
 
 
 def _resources(container: dict[str, Any]) -> dict[str, Any]:
-    wanted = container.get("resources", {})
-    if "accelerator" in wanted:
+    specified = container.get("resources", {})
+    if "accelerator" in specified:
         raise UnknownToThisDriverError("an accelerator")
     resources: dict[str, Any] = {"limits": {}, "requests": {}}
     for (kind, resource), name in RESOURCES.items():
-        if name in wanted:
-            resources[kind][resource] = wanted[name]
+        if name in specified:
+            resources[kind][resource] = specified[name]
     return resources
 
 
-def _empty_dir(wanted: dict[str, Any]) -> dict[str, Any]:
-    settings = {key: wanted[key] for key in ("medium", "sizeLimit") if wanted.get(key)}
-    return {"name": wanted["volumeName"], "emptyDir": settings}
+def _empty_dir(specified: dict[str, Any]) -> dict[str, Any]:
+    settings = {key: specified[key] for key in ("medium", "sizeLimit") if specified.get(key)}
+    return {"name": specified["volumeName"], "emptyDir": settings}
 
 
-def _security_context(wanted: dict[str, Any] | None) -> dict[str, Any]:
+def _security_context(specified: dict[str, Any] | None) -> dict[str, Any]:
     """Return the security context of the main container: the compiler's default merged with that of the package."""
-    asked = {key: int(value) if key != "runAsNonRoot" else value for key, value in (wanted or {}).items()}
+    requested = {key: int(value) if key != "runAsNonRoot" else value for key, value in (specified or {}).items()}
     return {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
         "seccompProfile": {"type": "RuntimeDefault"},
-        **asked,
+        **requested,
     }
 
 

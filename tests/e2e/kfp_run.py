@@ -256,9 +256,9 @@ class Run:
         phase, log = "Pending", ""
         while phase not in {"Succeeded", "Failed", "Error"}:
             time.sleep(0.5)
-            phase, log = self._patiently(lambda: self._look(name)) or ("Error", log)
+            phase, log = self._through_outages(lambda: self._look(name)) or ("Error", log)
         if not log:
-            log = self._patiently(lambda: self._read_log(name)) or ""
+            log = self._through_outages(lambda: self._read_log(name)) or ""
         ended = Try(task, name, phase, log, time.monotonic() - begun)
         _say(f"{name} {phase}, {ended.seconds:.1f} s")
         self.tries.append(ended)
@@ -272,12 +272,12 @@ class Run:
     def _read_log(self, pod: str) -> str:
         return str(self._api.read_namespaced_pod_log(pod, self.namespace, container="main"))
 
-    def _patiently(self, ask: Callable[[], Any]) -> Any:
-        """Retry `ask` while the API server does not answer; return None if the object does not exist."""
+    def _through_outages(self, request: Callable[[], Any]) -> Any:
+        """Retry `request` while the API server does not answer; return None if the object does not exist."""
         deadline = time.monotonic() + GENEROUS_SECONDS
         while True:
             try:
-                return ask()
+                return request()
             except client.ApiException as error:
                 if error.status == HTTP_NOT_FOUND:
                     return None

@@ -21,13 +21,13 @@ from ctbasis.spark.launch import application_name
 from ctbasis.spark.placement import Placement
 
 
-def rendered(template: SparkApplication, asked: dict[str, Any]) -> SparkApplication:
-    """Return the application of a run as the step renders it, from a template that `asked` has changed."""
+def rendered(template: SparkApplication, request: dict[str, Any]) -> SparkApplication:
+    """Return the application of a run as the step renders it, from a template that `request` has changed."""
     manifest = template.to_manifest()
-    merge(manifest["spec"], asked["spec"])
+    merge(manifest["spec"], request["spec"])
     application = SparkApplication.from_manifest(manifest)
-    application = application.for_run(name=application_name(asked["run"]), arguments=asked["arguments"])
-    return application.placed(Placement(**asked["placement"]))
+    application = application.for_run(name=application_name(request["run"]), arguments=request["arguments"])
+    return application.placed(Placement(**request["placement"]))
 
 
 def merge(target: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -54,5 +54,5 @@ if __name__ == "__main__":
         log_requests()
     given = json.loads(sys.argv[1])
     with exit_on_error():
-        wanted = rendered(launch_kubernetes.template(), given)
-        launch_kubernetes.launch(wanted, timeouts=Timeouts(**given.get("timeouts", {})))
+        application = rendered(launch_kubernetes.template(), given)
+        launch_kubernetes.launch(application, timeouts=Timeouts(**given.get("timeouts", {})))

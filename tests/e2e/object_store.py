@@ -133,19 +133,19 @@ def _answers(namespace: str) -> bool:
 
 
 def behind_proxy(namespace: str, store: ObjectStore) -> ObjectStore:
-    """Return the same store behind a proxy in `namespace`, whose connection `cut` interrupts and `mend` restores."""
+    """Return the same store behind a proxy in `namespace`; see `interrupt` and `restore`."""
     assert store.endpoint.startswith("http://"), "the proxy of the chaos tests in front of S3 needs an http:// endpoint"
     apply(namespace, _service(PROXY))
-    mend(namespace, store)
+    restore(namespace, store)
     return ObjectStore(f"http://{PROXY}:{PORT}", store.access_key, store.secret_key)
 
 
-def cut(namespace: str) -> None:
+def interrupt(namespace: str) -> None:
     """Interrupt S3: connections break, and new ones are refused."""
     kubectl("-n", namespace, "delete", "pod", PROXY, "--grace-period=0", "--force")
 
 
-def mend(namespace: str, store: ObjectStore, *, bytes_per_second: int = 0) -> None:
+def restore(namespace: str, store: ObjectStore, *, bytes_per_second: int = 0) -> None:
     """Restore S3, or throttle it; 0 is without a limit."""
     kubectl("-n", namespace, "delete", "pod", PROXY, "--ignore-not-found")
     host, _, port = store.endpoint.removeprefix("http://").partition(":")

@@ -29,16 +29,16 @@ from ctbasis.spark.kubernetes.api_server import ApiServer
 from ctbasis.spark.launch import application_name
 from tests.e2e.cluster import GENEROUS_SECONDS, kubectl, new_namespace
 from tests.e2e.launch_step import rendered
-from tests.e2e.step_namespace import StepNamespace, asked_of_a_step, job_arguments
+from tests.e2e.step_namespace import StepNamespace, job_arguments, step_request
 
 COMPLETED = "--for=jsonpath={.status.applicationState.state}=COMPLETED"
 
 
 def bare(namespace: StepNamespace, server: ApiServer) -> float:
     """Return the seconds of one application that kubectl creates and awaits."""
-    asked = _asked()
-    manifest = rendered(launch_kubernetes.template(server=server), asked).to_manifest()
-    name = application_name(asked["run"])
+    request = _request()
+    manifest = rendered(launch_kubernetes.template(server=server), request).to_manifest()
+    name = application_name(request["run"])
     began = time.monotonic()
     namespace.kubectl("create", "--filename=-", given=json.dumps(manifest))
     _wait(namespace.name, name)
@@ -47,30 +47,30 @@ def bare(namespace: StepNamespace, server: ApiServer) -> float:
 
 def step(namespace: StepNamespace, server: ApiServer) -> tuple[float, float]:
     """Return the seconds of one application run by the step, and those from COMPLETED to the return of the step."""
-    asked = _asked()
-    seen: list[float] = []
+    request = _request()
+    completed_at: list[float] = []
 
     def watch() -> None:
-        path = f"sparkapplication/{application_name(asked['run'])}"
+        path = f"sparkapplication/{application_name(request['run'])}"
         while subprocess.run(
             ["kubectl", "-n", namespace.name, "get", path], capture_output=True, check=False
         ).returncode:
             time.sleep(0.1)
-        _wait(namespace.name, application_name(asked["run"]))
-        seen.append(time.monotonic())
+        _wait(namespace.name, application_name(request["run"]))
+        completed_at.append(time.monotonic())
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     began = time.monotonic()
-    launch_kubernetes.launch(rendered(launch_kubernetes.template(server=server), asked), server=server)
+    launch_kubernetes.launch(rendered(launch_kubernetes.template(server=server), request), server=server)
     ended = time.monotonic()
     watcher.join(GENEROUS_SECONDS)
-    return ended - began, ended - seen[0]
+    return ended - began, ended - completed_at[0]
 
 
-def _asked() -> dict[str, Any]:
+def _request() -> dict[str, Any]:
     run = str(uuid.uuid4())
-    return asked_of_a_step(*job_arguments(f"{run}.zarr", engine="numpy"), run=run)
+    return step_request(*job_arguments(f"{run}.zarr", engine="numpy"), run=run)
 
 
 def _wait(namespace: str, name: str) -> None:

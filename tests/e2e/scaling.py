@@ -117,8 +117,8 @@ def measure(runs: RunNamespace, series: str, executors: int, *, rank: int, power
     """Run the pipeline up to its svd step with `executors` executors of one core each."""
     _prepare(runs, executors)
     package = small_package(until="svd", svd_memory="3Gi")
-    wanted = {"rank": str(rank), "ranks": str(rank), "power_iters": power_iters, "seed": 7}
-    run = runs.run(package, source=series, engine="mahout", **wanted).succeed()
+    parameters = {"rank": str(rank), "ranks": str(rank), "power_iters": power_iters, "seed": 7}
+    run = runs.run(package, source=series, engine="mahout", **parameters).succeed()
     (job,) = re.findall(r"^svd: done in ([\d.]+) s", run.log("svd"), re.MULTILINE)
     return Measured(executors, run.seconds_of("svd"), float(job), Spent.of(_events(runs, run)))
 
@@ -204,8 +204,8 @@ def main() -> None:
         stack.callback(runs.empty_bucket)
         uri = runs.upload(series)
         counts = [int(count) for count in options.executors.split(",")]
-        wanted = {"rank": options.rank, "power_iters": options.power_iters}
-        all_measured = [measure(runs, uri, count, **wanted) for _ in range(options.repeats) for count in counts]
+        parameters = {"rank": options.rank, "power_iters": options.power_iters}
+        all_measured = [measure(runs, uri, count, **parameters) for _ in range(options.repeats) for count in counts]
         print(report(all_measured))  # noqa: T201
 
 

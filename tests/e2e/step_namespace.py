@@ -31,13 +31,14 @@ SMALL = {"memory": "768M", "coreRequest": "100m"}
 WRITE_MATRIX = """
 import numpy as np
 from ctbasis.matrix import slice_store, store
+from ctbasis.storage.voxels import absent
 store.BLOCK_ELEMENTS = 1
 rng = np.random.default_rng(7)
 m, n = 4096, 24
 A = rng.normal(0, 300, (m, 6)) @ rng.normal(0, 1, (6, n)) + rng.normal(0, 5, (m, n))
 A = np.clip(np.round(A), -1000, 3000).astype(np.int16)
 writer = store.MatrixWriter.create("/workspace/matrix.zarr", image=(64, 64), cols=n, dtype=A.dtype)
-writer.write(slice(0, m), slice(0, n), A, np.full_like(A, store.absent(A.dtype)))
+writer.write(slice(0, m), slice(0, n), A, np.full_like(A, absent(A.dtype)))
 writer.finish(series=[slice_store.Series("1.2.3", 0, n)], headers=[b"header"] * n)
 """
 
@@ -83,18 +84,18 @@ class Step:
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        with self.process.stderr as said:
-            for line in said:
+        with self.process.stderr as stream:
+            for line in stream:
                 self._lines.append(line)
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return "".join(self._lines)
 
-    def says(self, text: str) -> None:
+    def wait_for(self, text: str) -> None:
         """Wait until the step has printed `text`."""
-        wait_until(lambda: text in self.said or self.process.poll() is not None, f"the step prints {text!r}")
-        assert text in self.said, self.said
+        wait_until(lambda: text in self.output or self.process.poll() is not None, f"the step prints {text!r}")
+        assert text in self.output, self.output
 
     def end(self) -> tuple[int, str]:
         """Wait for the end of the process; return its exit code and its output."""
@@ -102,12 +103,12 @@ class Step:
             code = self.process.wait(GENEROUS_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            pytest.fail(f"the step was still running after {GENEROUS_SECONDS:.0f} s; its output: {self.said}")
+            pytest.fail(f"the step was still running after {GENEROUS_SECONDS:.0f} s; its output: {self.output}")
         self._reader.join(10)
-        return code, self.said
+        return code, self.output
 
 
-def asked_of_a_step(*job: str, run: str, spec: dict[str, Any] | None = None) -> dict[str, Any]:
+def step_request(*job: str, run: str, spec: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the argument of launch_step.py."""
     changed = {"image": SPARK_IMAGE, "driver": dict(SMALL), "executor": dict(SMALL)}
     merge(changed, spec or {})
@@ -168,7 +169,7 @@ class StepNamespace:
         )["items"]
         return found
 
-    def right_factors(self, name: str) -> bool:
+    def factors_are_correct(self, name: str) -> bool:
         """Return whether a factor store contains the factors that NumPy computes on one machine."""
         apart = json.loads(self.python(COMPARE, f"/workspace/{name}").splitlines()[-1])
         return bool(apart["s"] < SINGULAR_VALUES and apart["product"] < PRODUCT)
@@ -190,9 +191,9 @@ class StepNamespace:
             timeouts: Changes to the timeouts in `Timeouts`.
             environment: Additional environment variables.
         """
-        asked = asked_of_a_step(*job, run=run, spec=spec) | {"timeouts": timeouts or {}}
+        request = step_request(*job, run=run, spec=spec) | {"timeouts": timeouts or {}}
         own = {"KUBECONFIG": str(self.launcher_kubeconfig), "PYTHONPATH": str(CHECKOUT), **(environment or {})}
-        return Step([sys.executable, str(Path(__file__).with_name("launch_step.py")), json.dumps(asked)], own)
+        return Step([sys.executable, str(Path(__file__).with_name("launch_step.py")), json.dumps(request)], own)
 
 
 def _launcher_kubeconfig(namespace: str, folder: Path) -> Path:

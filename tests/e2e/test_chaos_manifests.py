@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.cluster import kubectl, require_cluster, tell_chaos, wait_until
+from tests.e2e.cluster import kubectl, report_fault, require_cluster, wait_until
 from tests.e2e.installed import CLAIM, installed
 from tests.e2e.object_store import object_store
 
@@ -54,14 +54,14 @@ def test_in_an_elastic_run_the_next_executor_takes_over_the_claim_of_a_lost_one(
         assert (owner["kind"], owner["name"]) == ("Pod", f"{run}-driver")
         successor = wait_until(lambda: _successor(made, run, lost, claim), "an executor on the claim of the lost one")
         assert successor["metadata"]["labels"]["spark-exec-id"] != lost["metadata"]["labels"]["spark-exec-id"]
-        made.completed(run)
+        made.wait_until_completed(run)
         recovered = made.kubectl("logs", successor["metadata"]["name"])
         assert re.search(r"Try to recover \S+/shuffle_\d+_\d+_\d+\.data", recovered), (
             "it did not look for shuffle files"
         )
-        what = "overlay elastic: the only executor's pod is deleted"
-        tell_chaos(
-            what,
+        fault = "overlay elastic: the only executor's pod is deleted"
+        report_fault(
+            fault,
             "the next executor mounts the claim and finds the shuffle files; COMPLETED",
             time.monotonic() - began,
         )
@@ -77,12 +77,12 @@ def test_a_spot_run_whose_only_executor_is_evicted_finds_its_shuffle_files_in_s3
         run = made.start("svd-spot", power_iters=LONG, sparkConf=kept | bucket, dynamicAllocation=ALONE)
         _lose_an_executor(made, run)
         began = time.monotonic()
-        made.completed(run)
+        made.wait_until_completed(run)
         written = made.python(LIST_BUCKET, made.name).split()
         files = [key for key in written if key.endswith((".data", ".index"))]
         assert files, f"in {made.name}: {written}"
-        what = "overlay spot: the only executor's pod is deleted"
-        tell_chaos(what, f"{len(files)} shuffle files went to S3; COMPLETED", time.monotonic() - began)
+        fault = "overlay spot: the only executor's pod is deleted"
+        report_fault(fault, f"{len(files)} shuffle files went to S3; COMPLETED", time.monotonic() - began)
         made.python(EMPTY_BUCKET, made.name)
 
 
@@ -90,7 +90,7 @@ def test_a_gang_starts_as_a_whole_and_one_that_is_too_large_waits_as_a_whole(tmp
     _require_gang()
     with installed("gang", tmp_path) as made:
         run = made.start("svd-gang")
-        made.completed(run)
+        made.wait_until_completed(run)
         pods = [*made.pods(run, "driver"), *made.pods(run, "executor")]
         assert len(pods) == 3
         assert {found["spec"]["schedulerName"] for found in pods} == {"gang"}
@@ -99,19 +99,19 @@ def test_a_gang_starts_as_a_whole_and_one_that_is_too_large_waits_as_a_whole(tmp
         # The driver alone would fit, and so would the CPU requests of all pods.
         began = time.monotonic()
         big = made.start("svd-oversized", executor={"memory": "64G", "instances": 64})
-        group = wait_until(lambda: made.found("podgroup", f"{big}-pg"), "its PodGroup")
+        group = wait_until(lambda: made.find("podgroup", f"{big}-pg"), "its PodGroup")
         # 64 times 64G and 400M, and the driver's 768M and 400M.
         assert group["spec"]["minResources"]["memory"] == "4122768M"
         wait_until(
             lambda: f"PodGroup {made.name}/{big}-pg gets rejected" in _why(made, f"{big}-driver"),
             "the reason is reported",
         )
-        driver = made.found("pod", f"{big}-driver")
+        driver = made.find("pod", f"{big}-driver")
         assert driver is not None
         assert driver["status"]["phase"] == "Pending"
         assert made.pods(big, "executor") == []
         wait_until(lambda: made.state(big) == "SUBMITTED", "the application counts as submitted")
-        tell_chaos(
+        report_fault(
             "overlay gang: 64 executors of 64 GB are asked for",
             "the driver waits with a reason, and no executor is created",
             time.monotonic() - began,
@@ -150,7 +150,7 @@ def _successor(made: Installed, run: str, lost: dict[str, Any], claim: str) -> d
 
 def _why(made: Installed, pod: str) -> str:
     """Return the reason why a pod is not scheduled; empty if it is scheduled or does not exist."""
-    found = made.found("pod", pod) or {"status": {}}
+    found = made.find("pod", pod) or {"status": {}}
     return " ".join(entry.get("message", "") for entry in found["status"].get("conditions", []))
 
 

@@ -19,9 +19,9 @@ import yaml
 
 from ctbasis.kubeflow import local
 from ctbasis.svd.factors import FactorStore
-from tests.e2e.cluster import CHECKOUT, kubectl, new_namespace, tell_chaos, wait_until
+from tests.e2e.cluster import CHECKOUT, kubectl, new_namespace, report_fault, wait_until
 from tests.e2e.kfp_namespace import RunNamespace, small_package
-from tests.e2e.object_store import ObjectStore, behind_proxy, cut, mend, object_store
+from tests.e2e.object_store import ObjectStore, behind_proxy, interrupt, object_store, restore
 from tests.e2e.small_volume import small_volume
 
 if TYPE_CHECKING:
@@ -165,12 +165,12 @@ def test_an_executor_lost_during_the_svd_costs_only_time(
     moved = MOVED.findall(last_words.read_text())
     assert bool(moved) == decommissioned, last_words.read_text()[-2000:]
     if decommissioned:
-        what, seen = "drained, with decommissioning,", f"it transferred {len(moved)} blocks, the first"
+        fault, observation = "drained, with decommissioning,", f"it transferred {len(moved)} blocks, the first"
     else:
-        what, seen = "killed", "Spark recomputed the lost blocks and requested a new executor"
-    tell_chaos(
-        f"an executor is {what} during the SVD",
-        f"{seen} after {noticed:.0f} s; same factors, one application, one attempt",
+        fault, observation = "killed", "Spark recomputed the lost blocks and requested a new executor"
+    report_fault(
+        f"an executor is {fault} during the SVD",
+        f"{observation} after {noticed:.0f} s; same factors, one application, one attempt",
         seconds,
     )
 
@@ -192,7 +192,7 @@ def test_a_launching_pod_that_is_killed_is_retried_and_adopts_its_application(
     assert after["metadata"]["uid"] == before, "no second application"
     assert after["status"]["executionAttempts"] == 1
     same_factors(runs, run, undisturbed, tmp_path)
-    tell_chaos(
+    report_fault(
         "the launching pod is killed during the SVD",
         "KFP's retry created a new pod after 10 s, which adopted the application; the driver was not affected; "
         "same factors",
@@ -210,7 +210,7 @@ def test_two_runs_at_once_in_one_namespace_are_two_applications_and_both_are_cor
     assert {application_of(run) for run in pair} <= names
     for index, run in enumerate(pair):
         same_factors(runs, run.succeed(), undisturbed, tmp_path / str(index))
-    tell_chaos("two runs at once in one namespace", "two applications, both runs correct", time.monotonic() - begun)
+    report_fault("two runs at once in one namespace", "two applications, both runs correct", time.monotonic() - begun)
 
 
 def test_a_run_deleted_midway_leaves_no_application_no_pod_and_no_claim(runs: RunNamespace, ct: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_run_deleted_midway_leaves_no_application_no_pod_and_no_claim(runs: Ru
     wait_until(lambda: nothing_is_left(runs, run), "application, pods and claim are gone", 180)
     seconds = time.monotonic() - begun
     assert run.finish().state == "FAILED"
-    tell_chaos(
+    report_fault(
         "the run is deleted during the SVD", "application, driver, executors, steps and claim are deleted", seconds
     )
 
@@ -249,15 +249,15 @@ def test_a_full_volume_is_reported_and_a_run_on_a_larger_one_succeeds(
         assert {one.task for one in full.tries if one.phase != "Succeeded"} == {step}, full.end()
         assert "disk is full" in full.log(step) or "No space left" in full.log(step), full.end()
         assert "cleanup: the run FAILED" in full.log("cleanup")
-        seen = "the step reports a full disk and publishes no output; cleanup runs"
+        observation = "the step reports a full disk and publishes no output; cleanup runs"
         if step == "svd":
             full.delete()
             wait_until(lambda: nothing_is_left(runs, full), "the run that failed is gone", 180)
             volume.release()
             volume.resize(4096)
             same_factors(runs, runs.run(package, **arguments).succeed(), undisturbed, tmp_path)
-            seen += "; the same run on a larger volume succeeds"
-    tell_chaos(f"the volume fills during {step}", seen, seconds)
+            observation += "; the same run on a larger volume succeeds"
+    report_fault(f"the volume fills during {step}", observation, seconds)
 
 
 def test_an_s3_outage_of_half_a_minute_during_the_fetch_costs_only_time(
@@ -267,19 +267,19 @@ def test_an_s3_outage_of_half_a_minute_during_the_fetch_costs_only_time(
     source = runs.upload(ct)
     files = [path for path in ct.rglob("*") if path.is_file()]
     # S3 is throttled, so that the outage falls into the fetch for any series.
-    mend(runs.name, store, bytes_per_second=sum(path.stat().st_size for path in files) // 20)
+    restore(runs.name, store, bytes_per_second=sum(path.stat().st_size for path in files) // 20)
     run = runs.run(small_package(until="matrix"), source=source, engine="numpy", **ARGUMENTS)
     wait_until(lambda: "fetch:" in run.live_log("fetch") or run.state, "some files are fetched")
     assert not run.state, run.end()
-    gone(runs, run)
-    mend(runs.name, store)
+    s3_outage(runs, run)
+    restore(runs.name, store)
     back = time.monotonic()
     wait_until(lambda: "fetch" in run.executions, "the fetch ends")
     seconds = time.monotonic() - back
     run.succeed()
     tries = sum(one.task == "fetch" for one in run.tries)
     assert f"fetch: {len(files)} files" in run.log("fetch"), run.end()
-    tell_chaos(
+    report_fault(
         f"S3 is unreachable for {OUTAGE_SECONDS:.0f} s during the fetch",
         f"{tries} pods fetched; all files are complete",
         seconds,
@@ -293,9 +293,9 @@ def test_an_s3_outage_of_half_a_minute_during_the_svd_costs_only_time(
     run = start(runs, ct, store=f"s3://{runs.name}/stores")
     # From here on the executors read their blocks of A, and none has read one yet.
     wait_until(lambda: "svd: mahout factors" in run.live_log("svd") or run.state, "the SVD begins")
-    gone(runs, run)
+    s3_outage(runs, run)
     assert not jobs_done(run), "no job ends without A"
-    mend(runs.name, store)
+    restore(runs.name, store)
     back = time.monotonic()
     wait_until(lambda: jobs_done(run) or run.state, "the SVD continues")
     seconds = time.monotonic() - back
@@ -303,16 +303,16 @@ def test_an_s3_outage_of_half_a_minute_during_the_svd_costs_only_time(
     assert application(runs, run)["status"]["executionAttempts"] == 1
     assert [one.phase for one in run.tries if one.task == "svd"] == ["Succeeded"]
     same_factors(runs, run, undisturbed, tmp_path)
-    tell_chaos(
+    report_fault(
         f"S3 is unreachable for {OUTAGE_SECONDS:.0f} s during the SVD, with the stores on S3",
         "no job ends or fails in this time: driver and executors retry; one attempt, same factors",
         seconds,
     )
 
 
-def gone(runs: RunNamespace, run: Run) -> None:
+def s3_outage(runs: RunNamespace, run: Run) -> None:
     """Interrupt S3 for `OUTAGE_SECONDS`; the run must continue."""
-    cut(runs.name)
+    interrupt(runs.name)
     began = time.monotonic()
     while time.monotonic() - began < OUTAGE_SECONDS:
         time.sleep(1)
@@ -342,7 +342,7 @@ def test_an_oversized_gang_waits_without_a_pod_running_and_is_deleted_cleanly(ru
     seconds = time.monotonic() - begun
     run.finish()
     assert application_of(run) not in runs.kubectl("get", GANG_CRD, "-o", "name"), "its PodGroup is deleted"
-    tell_chaos(
+    report_fault(
         "a gang larger than the cluster",
         "the driver is Pending, no pod of the gang runs, and the step waits; deleting the run leaves nothing",
         seconds,

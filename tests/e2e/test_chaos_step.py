@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ctbasis.errors import error_in_log
-from tests.e2e.cluster import GENEROUS_SECONDS, kubectl, tell_chaos, wait_until
+from tests.e2e.cluster import GENEROUS_SECONDS, kubectl, report_fault, wait_until
 from tests.e2e.step_namespace import job_arguments
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ def run() -> str:
 
 
 def in_the_middle_of_the_svd(step: Step) -> None:
-    step.says("spark: job 3 ")
+    step.wait_for("spark: job 3 ")
 
 
-def jobs(said: str) -> list[str]:
+def jobs(output: str) -> list[str]:
     """Return the log lines of ended jobs; each driver prints one per job."""
-    return re.findall(r"^spark: job .* s$", said, re.MULTILINE)
+    return re.findall(r"^spark: job .* s$", output, re.MULTILINE)
 
 
 @pytest.mark.parametrize("grace", [0, 30], ids=["at once", "with notice"])
@@ -54,20 +54,22 @@ def test_a_driver_that_is_killed_is_restarted_and_its_factors_are_correct(
     began = time.monotonic()
     how = ["--grace-period=0", "--force"] if grace == 0 else [f"--grace-period={grace}"]
     namespace.kubectl("delete", "pod", driver["metadata"]["name"], *how)
-    wait_until(lambda: step.said.count("svd: mahout factors") == 2 or step.process.poll() is not None, "it runs again")
+    wait_until(
+        lambda: step.output.count("svd: mahout factors") == 2 or step.process.poll() is not None, "it runs again"
+    )
     again = time.monotonic() - began
-    code, said = step.end()
-    assert code == 0, said
+    code, output = step.end()
+    assert code == 0, output
     found = namespace.application(run)
     assert found is not None
     assert found["status"]["executionAttempts"] == 2
-    assert said.count("svd: mahout factors") == said.count("svd: done in") + 1 == 2, (
+    assert output.count("svd: mahout factors") == output.count("svd: done in") + 1 == 2, (
         "the logs of both drivers, each once"
     )
-    assert namespace.right_factors(f"driver-{grace}.zarr")
-    how_said = "at once" if grace == 0 else "with notice"
-    tell_chaos(
-        f"the driver is killed {how_said} during the SVD",
+    assert namespace.factors_are_correct(f"driver-{grace}.zarr")
+    notice = "at once" if grace == 0 else "with notice"
+    report_fault(
+        f"the driver is killed {notice} during the SVD",
         "FAILING, PENDING_RERUN, a second driver; the step continues with its log; same factors",
         again,
     )
@@ -82,19 +84,19 @@ def test_a_launcher_that_is_killed_and_restarted_adopts_its_application(namespac
     first.end()
     began = time.monotonic()
     second = namespace.step(*arguments, run=run)
-    second.says("spark: job 3 ")
+    second.wait_for("spark: job 3 ")
     adopted = time.monotonic() - began
-    code, said = second.end()
-    assert code == 0, said
-    assert "adopted from an earlier attempt" in said
-    assert said.count("svd: mahout factors") == 1, "the log of the driver from its beginning, each line once"
+    code, output = second.end()
+    assert code == 0, output
+    assert "adopted from an earlier attempt" in output
+    assert output.count("svd: mahout factors") == 1, "the log of the driver from its beginning, each line once"
     after = namespace.application(run)
     assert before is not None
     assert after is not None
     assert after["metadata"]["uid"] == before["metadata"]["uid"], "one application only"
     assert after["status"]["executionAttempts"] == 1
-    assert namespace.right_factors("adopted.zarr")
-    tell_chaos(
+    assert namespace.factors_are_correct("adopted.zarr")
+    report_fault(
         "the launching process is killed (SIGKILL) and restarted",
         "the second process adopts the single application; the driver's log is complete; same factors",
         adopted,
@@ -112,18 +114,18 @@ def test_the_step_waits_for_a_restarted_api_server_and_loses_no_log_line(namespa
     subprocess.run(restart, shell=True, check=True, timeout=GENEROUS_SECONDS)  # noqa: S602  the user's own command
     wait_until(_answers, "the API server answers again")
     away = time.monotonic() - began
-    code, said = step.end()
-    assert code == 0, said
+    code, output = step.end()
+    assert code == 0, output
     found = namespace.application(run)
     assert found is not None
     assert found["status"]["executionAttempts"] == 1
     name = found["status"]["driverInfo"]["podName"]
     log = namespace.kubectl("logs", name, "--container=spark-kubernetes-driver").splitlines()
-    own = [line for line in said.splitlines() if not line.startswith("request: ")]
+    own = [line for line in output.splitlines() if not line.startswith("request: ")]
     assert [line for line in own if line in set(log)] == log, "the driver's log, each line once and in order"
-    assert len(re.findall(r"request: .*POST", said)) == 1
-    assert namespace.right_factors("restarted.zarr")
-    tell_chaos(
+    assert len(re.findall(r"request: .*POST", output)) == 1
+    assert namespace.factors_are_correct("restarted.zarr")
+    report_fault(
         "the API server is restarted during the SVD",
         "watches and log continue where they stopped, without a lost or repeated line; same factors",
         away,
@@ -142,14 +144,14 @@ def test_a_missing_image_is_reported_with_its_name_and_the_reason(
     wrong = {"image": "ctbasis/spark:absent", "imagePullPolicy": policy}
     began = time.monotonic()
     step = namespace.step(*job_arguments("never.zarr"), run=run, spec=wrong, timeouts={"image": 20})
-    code, said = step.end()
+    code, output = step.end()
     seconds = time.monotonic() - began
-    assert code == 2, said
-    refused = error_in_log(said.splitlines())
+    assert code == 2, output
+    refused = error_in_log(output.splitlines())
     assert re.search("ErrImageNeverPull" if policy == "Never" else "ErrImagePull|ImagePullBackOff", refused)
     assert "ctbasis/spark:absent" in refused
     wait_until(lambda: not namespace.application(run) and not namespace.pods(run), "application and pods are gone")
-    tell_chaos(
+    report_fault(
         f"a missing image (imagePullPolicy {policy})",
         "refused with the kubelet's reason and the image's name, "
         + ("at once" if policy == "Never" else "after the timeout of 20 s that the test sets")
@@ -170,13 +172,13 @@ def test_the_step_reports_executors_that_run_out_of_memory(namespace: StepNamesp
         },
     }
     began = time.monotonic()
-    code, said = namespace.step(*job_arguments("oom.zarr"), run=run, spec=greedy).end()
+    code, output = namespace.step(*job_arguments("oom.zarr"), run=run, spec=greedy).end()
     seconds = time.monotonic() - began
-    assert code == 2, said
-    refused = error_in_log(said.splitlines())
-    assert re.search(r"executors? ended: OOMKilled \(exit code 137, memory limit 769Mi\)", refused), said
+    assert code == 2, output
+    refused = error_in_log(output.splitlines())
+    assert re.search(r"executors? ended: OOMKilled \(exit code 137, memory limit 769Mi\)", refused), output
     assert "memoryOverhead" in refused
-    tell_chaos(
+    report_fault(
         "executors exceed their memory",
         "the step fails and prints OOMKilled, the limit, and the setting to raise",
         seconds,

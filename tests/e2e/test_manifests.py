@@ -32,8 +32,8 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
 def test_the_api_server_accepts_every_field_of_every_overlay(overlay: Path, tmp_path: Path) -> None:
     with new_namespace() as name:
         manifests = rendered(overlay, name, tmp_path)
-        said = kubectl("apply", "--dry-run=server", "--validate=strict", "--filename=-", given=manifests)
-        assert f"sparkapplication.sparkoperator.k8s.io/{TEMPLATE} created (server dry run)" in said
+        output = kubectl("apply", "--dry-run=server", "--validate=strict", "--filename=-", given=manifests)
+        assert f"sparkapplication.sparkoperator.k8s.io/{TEMPLATE} created (server dry run)" in output
         stored = json.loads(kubectl("apply", "--dry-run=server", "--output=json", "--filename=-", given=manifests))[
             "items"
         ]
@@ -67,7 +67,7 @@ def test_a_hardened_job_completes_where_only_restricted_pods_are_admitted(harden
     labels = hardened.get("namespace", hardened.name)["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     run = hardened.start("svd-hardened")
-    hardened.completed(run)
+    hardened.wait_until_completed(run)
     # The image contains the library that netlib loads; without it the products run several times slower in Java.
     assert "libopenblas.so.0" in hardened.log(run)
     driver, executors = hardened.pods(run, "driver"), hardened.pods(run, "executor")
@@ -107,7 +107,7 @@ def test_a_running_driver_is_not_evicted_and_an_executor_is(hardened: Installed)
 
 
 def _phase(made: Installed, pod: str) -> str:
-    found = made.found("pod", pod)
+    found = made.find("pod", pod)
     return str(found["status"]["phase"]) if found else ""
 
 

@@ -43,36 +43,36 @@ def is_gone(namespace: StepNamespace, run: str) -> None:
 def test_factors_equal_those_of_one_machine_and_the_step_prints_the_log_of_the_driver(
     namespace: StepNamespace, run: str
 ) -> None:
-    code, said = namespace.step(*job_arguments("good.zarr"), run=run).end()
-    assert code == 0, said
-    assert "RUNNING" in said
-    assert "COMPLETED" in said
-    assert "orbidden" not in said, "manifests/base gives the driver too few rights"
-    assert "svd: mahout factors 4096 x 24" in said
-    assert "spark: job 0 (dssvd" in said
-    assert namespace.right_factors("good.zarr")
+    code, output = namespace.step(*job_arguments("good.zarr"), run=run).end()
+    assert code == 0, output
+    assert "RUNNING" in output
+    assert "COMPLETED" in output
+    assert "orbidden" not in output, "manifests/base gives the driver too few rights"
+    assert "svd: mahout factors 4096 x 24" in output
+    assert "spark: job 0 (dssvd" in output
+    assert namespace.factors_are_correct("good.zarr")
 
 
 def test_plain_spark_gives_the_same_factors(namespace: StepNamespace, run: str) -> None:
-    code, said = namespace.step(*job_arguments("plain.zarr", engine="spark"), run=run).end()
-    assert code == 0, said
-    assert "svd: spark factors 4096 x 24" in said
-    assert namespace.right_factors("plain.zarr")
+    code, output = namespace.step(*job_arguments("plain.zarr", engine="spark"), run=run).end()
+    assert code == 0, output
+    assert "svd: spark factors 4096 x 24" in output
+    assert namespace.factors_are_correct("plain.zarr")
 
 
 def test_executors_read_dicom_files_and_report_where_there_are_none(namespace: StepNamespace, run: str) -> None:
     job = Job(SvdPlan.of(engine="spark", rank="5"), "/workspace/fused.zarr", source="/workspace")
-    code, said = namespace.step(*job.arguments(), run=run).end()
-    assert code == 2, said
-    assert error_in_log(said.splitlines()).startswith("no CT image among "), said
+    code, output = namespace.step(*job.arguments(), run=run).end()
+    assert code == 2, output
+    assert error_in_log(output.splitlines()).startswith("no CT image among "), output
 
 
 def test_a_job_that_refuses_its_input_fails_the_step_and_is_not_retried(namespace: StepNamespace, run: str) -> None:
     missing = job_arguments("bad.zarr", matrix="/workspace/missing.zarr")
-    code, said = namespace.step(*missing, run=run).end()
-    assert code == 2, said
-    assert error_in_log(said.splitlines()).startswith("no matrix at /workspace/missing.zarr\n  expected:")
-    assert "PENDING_RERUN" not in said
+    code, output = namespace.step(*missing, run=run).end()
+    assert code == 2, output
+    assert error_in_log(output.splitlines()).startswith("no matrix at /workspace/missing.zarr\n  expected:")
+    assert "PENDING_RERUN" not in output
     is_gone(namespace, run)
 
 
@@ -80,8 +80,8 @@ def test_a_step_that_is_stopped_leaves_no_application_and_no_pod(namespace: Step
     step = namespace.step(*job_arguments("stopped.zarr"), run=run)
     wait_until(lambda: namespace.pods(run), "it has pods")
     step.process.send_signal(signal.SIGTERM)
-    code, said = step.end()
-    assert code == 128 + signal.SIGTERM, said
+    code, output = step.end()
+    assert code == 128 + signal.SIGTERM, output
     is_gone(namespace, run)
 
 
@@ -120,9 +120,9 @@ def test_a_run_is_created_from_the_template_of_the_namespace_which_never_runs_it
     namespace: StepNamespace, run: str
 ) -> None:
     arguments = job_arguments("templated.zarr", engine="numpy")
-    code, said = namespace.step(*arguments, run=run).end()
-    assert code == 0, said
-    assert f"svd: template SparkApplication {namespace.name}/ctbasis-svd\n" in said
+    code, output = namespace.step(*arguments, run=run).end()
+    assert code == 0, output
+    assert f"svd: template SparkApplication {namespace.name}/ctbasis-svd\n" in output
     found = namespace.application(run)
     assert found is not None
     assert found["spec"]["timeToLiveSeconds"] == 1234
@@ -134,7 +134,7 @@ def test_a_run_is_created_from_the_template_of_the_namespace_which_never_runs_it
 
 
 def requests(step: Step) -> list[str]:
-    return [line for line in step.said.splitlines() if line.startswith("request: ")]
+    return [line for line in step.output.splitlines() if line.startswith("request: ")]
 
 
 def test_a_waiting_step_prints_the_reason_and_sends_no_requests(namespace: StepNamespace, run: str) -> None:
@@ -142,7 +142,7 @@ def test_a_waiting_step_prints_the_reason_and_sends_no_requests(namespace: StepN
     nowhere = {"driver": {"nodeSelector": {label: "here"}}}
     arguments = job_arguments("waited.zarr", engine="numpy")
     step = namespace.step(*arguments, run=run, spec=nowhere, environment={"LOG_REQUESTS": "1"})
-    step.says("waits: Unschedulable: ")
+    step.wait_for("waits: Unschedulable: ")
     time.sleep(SHORT_WAIT)
     short = requests(step)
     time.sleep(LONG_WAIT - SHORT_WAIT)
@@ -151,10 +151,10 @@ def test_a_waiting_step_prints_the_reason_and_sends_no_requests(namespace: StepN
     (node, *_) = namespace.kubectl("get", "nodes", "--output=name").split()
     namespace.kubectl("label", node, f"{label}=here")
     try:
-        code, said = step.end()
+        code, output = step.end()
     finally:
         namespace.kubectl("label", node, f"{label}-")
-    assert code == 0, said
+    assert code == 0, output
     print(f"requests: {len(short)} after {SHORT_WAIT:.0f} s and after {LONG_WAIT:.0f} s of waiting, "  # noqa: T201
           f"{len(requests(step))} in all")  # fmt: skip
 
@@ -164,13 +164,13 @@ def test_the_step_waits_for_an_application_that_a_queue_has_suspended(namespace:
     step = namespace.step(*arguments, run=run, spec={"suspend": True}, timeouts={"unseen": 5})
     wait_until(lambda: namespace.application(run), "the application exists")
     time.sleep(SHORT_WAIT)
-    assert step.process.poll() is None, step.said
-    assert "a queue such as Kueue starts it" in step.said or "SUSPENDED" in step.said
+    assert step.process.poll() is None, step.output
+    assert "a queue such as Kueue starts it" in step.output or "SUSPENDED" in step.output
     assert not namespace.pods(run)
     patch = ["--type=merge", "--patch", '{"spec": {"suspend": false}}']
     namespace.kubectl("patch", "sparkapplication", application_name(run), *patch)
-    code, said = step.end()
-    assert code == 0, said
+    code, output = step.end()
+    assert code == 0, output
 
 
 def test_the_step_waits_for_a_full_quota_and_reports_it(namespace: StepNamespace, run: str) -> None:
@@ -186,12 +186,12 @@ def test_the_step_waits_for_a_full_quota_and_reports_it(namespace: StepNamespace
     spec = {"restartPolicy": {"onSubmissionFailureRetries": 1, "onSubmissionFailureRetryInterval": 1}}
     step = namespace.step(*job_arguments("quota.zarr", engine="numpy"), run=run, spec=spec, timeouts={"quota": 3})
     try:
-        step.says("waiting for room in a full quota")
-        assert "exceeded quota: full" in step.said
+        step.wait_for("waiting for room in a full quota")
+        assert "exceeded quota: full" in step.output
     finally:
         namespace.kubectl("delete", "resourcequota", "full")
-    code, said = step.end()
-    assert code == 0, said
+    code, output = step.end()
+    assert code == 0, output
 
 
 def test_the_launcher_may_do_no_more_than_it_needs(namespace: StepNamespace) -> None:
