@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import pkgutil
 import re
 import subprocess
 import sys
@@ -27,11 +28,13 @@ SPARK_MODULES = (
 
 STEP_MODULES = (
     "kfp.dsl.executor_main",
-    *(f"ctbasis.steps.{path.stem}" for path in sorted((ROOT / "ctbasis" / "steps").glob("[a-z]*.py"))),
-    *("ctbasis.spark.launch", "ctbasis.spark.launch_kubernetes", "ctbasis.svd.engines.numpy"),
-    *("ctbasis.svd.engines.dask", "ctbasis.patch.denoise", "ctbasis.storage.s3", "ctbasis.sources.s3"),
+    *(
+        module.name
+        for module in pkgutil.walk_packages([str(ROOT / "ctbasis")], "ctbasis.")
+        if not re.fullmatch(r"ctbasis\.svd\.engines\.ray|ctbasis\.kubeflow\.lint(\..*)?|.*\.__main__", module.name)
+    ),
 )
-"""The programs of the steps and what they import when they run."""
+"""KFP's executor and all modules of ctbasis, without the engine ray, which is optional in the image, and the lint."""
 
 PROGRAM = """
 import importlib, json, sys
