@@ -1,4 +1,4 @@
-"""The researchers' notebook, executed cell by cell against the stand-in of a Kubeflow server."""
+"""The notebook, executed cell by cell with a stand-in for a Kubeflow server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOTEBOOK = Path(__file__).parents[2] / "pipeline" / "trigger.ipynb"
 
 
 def execute(stand_in: KfpStandIn, home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run the notebook in a kernel of its own, whose home is `home`, and return it with its outputs."""
+    """Execute the notebook in a new kernel with the home folder `home`, and return it with its outputs."""
     environment = {
         "CTBASIS_KFP_HOST": stand_in.url,
         "CTBASIS_KFP_TOKEN": stand_in.token,
@@ -42,7 +42,7 @@ def outputs(notebook: Any, kind: str) -> list[str]:
     ]
 
 
-def test_the_committed_notebook_holds_no_outputs_and_no_token() -> None:
+def test_the_committed_notebook_has_no_outputs_and_no_token() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -54,7 +54,7 @@ def test_the_committed_notebook_holds_no_outputs_and_no_token() -> None:
 def test_the_notebook_submits_waits_and_shows_metrics_and_figure_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with KfpStandIn(token="a-secret-token", stride=3) as stand_in:  # noqa: S106 - of the stand-in
+    with KfpStandIn(token="a-secret-token", stride=3) as stand_in:  # noqa: S106 - token of the stand-in
         notebook = execute(stand_in, tmp_path, monkeypatch)
     assert stand_in.refused == []
     (run,) = stand_in.runs.values()
