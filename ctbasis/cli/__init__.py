@@ -15,7 +15,7 @@ import click
 import cloup
 
 from ctbasis.errors import CtbasisError
-from ctbasis.kubeflow.images import VERSION
+from ctbasis.installed import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

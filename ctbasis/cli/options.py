@@ -179,7 +179,7 @@ def _validation_of(parameter: Parameter[Any]) -> Callable[[click.Context, click.
     """Return a callback that refuses a value at once, with a message that names the option."""
 
     def validate(context: click.Context, option: click.Parameter, value: Any) -> Any:
-        if option.name is None or context.get_parameter_source(option.name) == ParameterSource.DEFAULT:
+        if context.get_parameter_source(parameter.name) == ParameterSource.DEFAULT:
             return value
         try:
             return parameter.validate(value)

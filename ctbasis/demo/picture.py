@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
-from pydicom.pixels import apply_rescale
+from pydicom.pixels.processing import apply_rescale
 
 from ctbasis.errors import CtbasisError
 from ctbasis.report.figures import LABEL, TITLE, Window, colour_bar, draw_image, new_figure, png
