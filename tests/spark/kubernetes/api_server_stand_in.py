@@ -1,8 +1,10 @@
-"""A stand-in for an API server: real HTTP on loopback, the protocol of kube-apiserver 1.34, and its ways to fail.
+"""A stand-in for the API server: HTTP on loopback with the protocol of kube-apiserver 1.34 and its failures.
 
-It keeps SparkApplications, pods and the pods' logs; counts resourceVersions; lists, watches with bookmarks and from
-any version that it still remembers, streams logs with timestamps and `sinceTime`, and refuses as Kubernetes refuses.
-Nothing here moves by itself: the test is the Spark operator and the kubelet.
+It stores SparkApplications, pods and their logs, and counts resourceVersions. It lists objects, watches them with
+bookmarks from any version in its history, streams logs with timestamps and `sinceTime`, and refuses requests as
+Kubernetes does. It changes nothing by itself: the test acts as the Spark operator and the kubelet.
+
+The file has more than 400 lines because the server and its request handler share their state and its lock.
 """
 
 from __future__ import annotations
@@ -65,12 +67,12 @@ class Log:
 
 
 class ApiServerStandIn:
-    """The server; `with` starts and stops it.
+    """The server; a context manager that starts and stops it.
 
     Attributes:
         requests: Method and path with query of every request, in order.
-        holds_deletions: Whether what is deleted stays, with a deletionTimestamp, until `remove`.
-        cut_lines: Whether the next log ends, in order, in the middle of a line.
+        holds_deletions: Whether a deleted object stays, with a deletionTimestamp, until `remove`.
+        cut_lines: Whether the next log stream ends within a line.
         gone_by: How a watch from a forgotten version is refused: by an `event` or by an HTTP `status`.
     """
 
