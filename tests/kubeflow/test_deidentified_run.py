@@ -1,4 +1,4 @@
-"""A whole run with --deidentify: whoever the source named is nowhere in what the run wrote or said."""
+"""A run with --deidentify: no output and no message contains the identity of the patient in the source."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SETTINGS: dict[str, Any] = {"engine": "numpy", "rank": "2", "ranks": "2"}
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that succeeded, and all that it printed."""
+    """A run that succeeded, and its console output."""
 
     out: Path
     log: bytes
@@ -47,7 +47,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def named(write_series: WriteSeries, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a source that names a patient wherever it can, in names of files too, with files that go wrong."""
+    """Return a source with the identity of a patient in every possible place, file names included, and faulty files."""
     source = tmp_path_factory.mktemp("named")
     for path in write_series(source / f"{MARK}-folder", anatomy(), edit=plant):
         path.rename(path.with_name(f"{MARK}-小東-{path.name}"))
@@ -55,7 +55,7 @@ def named(write_series: WriteSeries, tmp_path_factory: pytest.TempPathFactory) -
     (source / f"{MARK}-copy.dcm").write_bytes(first.read_bytes())
     spoil(first, source / f"{MARK}-broken.dcm")
     (source / f"{MARK}-notes.txt").write_text(f"{MARK} Zqfamily")
-    # Not a DICOM file at all, though it begins like one.
+    # Not a DICOM file, although it begins like one.
     (source / f"{MARK}-garbage.dcm").write_bytes(b"\0" * 128 + b"DICM" + f"{MARK} Zqfamily".encode() * 20)
     return source
 
@@ -69,7 +69,7 @@ def anatomy() -> NDArray[np.int16]:
 
 
 def spoil(path: Path, target: Path) -> None:
-    """Write the first half of a file: its header breaks off."""
+    """Write the first half of a file, which ends inside the header."""
     content = path.read_bytes()
     target.write_bytes(content[: len(content) // 2])
 
@@ -83,29 +83,29 @@ def finished(source: Path, out: Path, **settings: Any) -> Finished:
 
 @pytest.fixture(scope="module")
 def open_run(named: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Return a run that de-identifies nothing."""
+    """Return a run without de-identification."""
     return finished(named, tmp_path_factory.mktemp("runs") / "open")
 
 
 @pytest.fixture(scope="module")
 def closed_run(named: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Return a run that de-identifies, under the salt `SECRET`."""
+    """Return a run with de-identification and the salt `SECRET`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SALT, SECRET)
         return finished(named, tmp_path_factory.mktemp("runs") / "closed", deidentify=True, retain="clean-descriptors")
 
 
-def test_the_patient_is_nowhere_in_outputs_pictures_stores_and_log(open_run: Finished, closed_run: Finished) -> None:
-    # The search finds what is there.
+def test_outputs_pictures_stores_and_log_do_not_contain_the_patient(open_run: Finished, closed_run: Finished) -> None:
+    # The search finds the identity where it is present.
     assert {found.split(":")[0] for found in leaks(open_run.out)} >= {"qc.json", "headers", "slice-0001.dcm"}
     assert MARK.encode() in open_run.log
     assert leaks(closed_run.out) == []
     assert list(sentinels_in(closed_run.log)) == []
-    # What it cannot read: the same pixels give the same picture, whoever they are of.
+    # The search cannot read pictures; equal pictures prove that they do not depend on the identity.
     assert (open_run.out / "figure1.png").read_bytes() == (closed_run.out / "figure1.png").read_bytes()
 
 
-def test_the_run_says_whether_it_de_identifies(open_run: Finished, closed_run: Finished) -> None:
+def test_the_run_reports_whether_it_de_identifies(open_run: Finished, closed_run: Finished) -> None:
     assert b"not de-identified" in open_run.log
     assert b"de-identified by PS3.15" in closed_run.log
     for done, expected in ((open_run, False), (closed_run, True)):
@@ -118,7 +118,7 @@ def test_the_run_says_whether_it_de_identifies(open_run: Finished, closed_run: F
     assert json.loads((open_run.out / "qc.json").read_text())["deidentified"] is None
 
 
-def test_what_is_written_says_so_and_is_one_study_of_one_patient(closed_run: Finished) -> None:
+def test_the_written_series_state_the_de_identification_and_form_one_study(closed_run: Finished) -> None:
     images = [
         pydicom.dcmread(path)
         for folder in ("denoised", "basis-images")
@@ -136,7 +136,7 @@ def test_what_is_written_says_so_and_is_one_study_of_one_patient(closed_run: Fin
     assert {entry["file"].rpartition("-")[0] for entry in qc["slices"]} == {"object"}
 
 
-def test_the_salt_gives_the_same_pseudonyms_again_and_is_nowhere(
+def test_the_same_salt_gives_the_same_pseudonyms_and_is_not_written(
     named: Path, closed_run: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SALT, SECRET)
@@ -147,7 +147,7 @@ def test_the_salt_gives_the_same_pseudonyms_again_and_is_nowhere(
     assert [path for path in closed_run.out.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == []
 
 
-def test_the_patient_is_in_no_store_and_no_file_of_the_workspace_but_the_source(named: Path, tmp_path: Path) -> None:
+def test_in_the_workspace_only_the_source_contains_the_patient(named: Path, tmp_path: Path) -> None:
     place, source = tmp_path / "workspace", tmp_path / "source"
     fetch(str(named), source, opaque=True)
     ingest(source, str(place / "matrix.zarr"), place / "qc.json", workers=2, deidentification=Deidentification.of())
@@ -167,7 +167,7 @@ def test_the_patient_is_in_no_store_and_no_file_of_the_workspace_but_the_source(
     assert list(sentinels_in((source / ".ctbasis-fetch.jsonl").read_bytes())) == []
 
 
-def test_a_run_that_is_refused_names_nobody_either(
+def test_the_error_of_a_refused_run_does_not_contain_the_patient(
     named: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "source"
@@ -181,7 +181,7 @@ def test_a_run_that_is_refused_names_nobody_either(
     assert list(sentinels_in(f"{refused.value}{said.out}{said.err}".encode())) == []
 
 
-def test_a_slice_with_burned_in_annotation_is_set_aside_by_name(
+def test_a_slice_with_burned_in_annotation_is_set_aside_and_reported(
     write_series: WriteSeries, volume: NDArray[np.int16], tmp_path: Path
 ) -> None:
     def burn(dataset: pydicom.Dataset, z: int) -> None:
@@ -194,7 +194,7 @@ def test_a_slice_with_burned_in_annotation_is_set_aside_by_name(
     assert "BurnedInAnnotation" in aside["reason"]
 
 
-def test_options_without_de_identification_are_refused_before_anything_runs(named: Path, tmp_path: Path) -> None:
+def test_retain_without_deidentify_is_refused_before_any_step_starts(named: Path, tmp_path: Path) -> None:
     with pytest.raises(CtbasisError, match="add --deidentify"):
         run({"source": str(named), **SETTINGS, "retain": "uids"}, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""`ctbasis factor`: the factors of a run, straight from the DICOM files."""
+"""`ctbasis factor`: factors computed from DICOM files, without a stored matrix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ctbasis(*arguments: object) -> Result:
 
 
 @pytest.mark.java
-def test_dicom_becomes_factors_without_a_matrix_and_dicom_again(series: Path, tmp_path: Path) -> None:
+def test_dicom_is_factored_without_a_stored_matrix_and_reconstructed(series: Path, tmp_path: Path) -> None:
     done = ctbasis("factor", series, "--out", tmp_path / "basis", "--rank", 6, "--qc", tmp_path / "qc.json")
     assert done.exit_code == 0, done.output
     factors = FactorStore.open(str(tmp_path / "basis"))
@@ -36,7 +36,7 @@ def test_dicom_becomes_factors_without_a_matrix_and_dicom_again(series: Path, tm
     assert len(list((tmp_path / "denoised").glob("*.dcm"))) == 6
 
 
-def test_what_makes_no_sense_is_refused_before_spark_starts(series: Path, tmp_path: Path) -> None:
+def test_invalid_options_are_refused_before_spark_starts(series: Path, tmp_path: Path) -> None:
     done = ctbasis("factor", series, "--out", tmp_path / "basis", "--retain", "uids")
     assert done.exit_code == 2
     assert "retain" in done.output
@@ -44,7 +44,7 @@ def test_what_makes_no_sense_is_refused_before_spark_starts(series: Path, tmp_pa
 
 
 @pytest.mark.java
-def test_a_folder_without_ct_is_refused_with_what_was_found(tmp_path: Path) -> None:
+def test_a_folder_without_ct_is_refused_with_the_number_of_files(tmp_path: Path) -> None:
     (tmp_path / "ct").mkdir()
     (tmp_path / "ct" / "notes.txt").write_text("no image")
     done = ctbasis("factor", tmp_path / "ct", "--out", tmp_path / "basis")

@@ -1,4 +1,4 @@
-"""The compiled package in patch mode, and `ctbasis denoise` on what it leaves."""
+"""The compiled pipeline in patch mode, and `ctbasis denoise` with the basis of that run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def finished(
     return out, done
 
 
-def test_a_run_leaves_denoised_dicom_maps_of_the_noise_a_basis_and_a_report(
+def test_a_run_writes_denoised_dicom_noise_maps_a_basis_and_a_report(
     finished: tuple[Path, subprocess.CompletedProcess[str]], phantom: tuple[Path, Path]
 ) -> None:
     out, _ = finished
@@ -78,7 +78,7 @@ def test_python_gives_the_same_series_and_the_same_map_of_the_noise(
     assert read(tmp_path / "denoised").SeriesInstanceUID == of_run.SeriesInstanceUID
 
 
-def test_no_name_or_number_of_the_patient_is_printed_or_written_beside_the_dicom(
+def test_only_the_dicom_files_contain_the_name_and_id_of_the_patient(
     finished: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     out, done = finished
@@ -89,7 +89,7 @@ def test_no_name_or_number_of_the_patient_is_printed_or_written_beside_the_dicom
         assert "TEST-1" not in text
 
 
-def test_the_basis_denoises_a_series_on_its_own_with_all_stores_on_s3(
+def test_a_stored_basis_denoises_a_series_with_all_stores_on_s3(
     finished: tuple[Path, subprocess.CompletedProcess[str]], phantom: tuple[Path, Path], tmp_path: Path
 ) -> None:
     with S3Server(tmp_path / "server") as server:
@@ -122,7 +122,7 @@ def test_the_basis_denoises_a_series_on_its_own_with_all_stores_on_s3(
         ({"basis": "{out}/basis", "mode": "global"}, "is of a run in patch mode, and mode is global"),
     ],
 )
-def test_nonsense_is_refused_before_anything_is_started(
+def test_invalid_parameters_are_refused_before_any_step_starts(
     wrong: dict[str, Any],
     said: str,
     phantom: tuple[Path, Path],
@@ -136,7 +136,7 @@ def test_nonsense_is_refused_before_anything_is_started(
 
 
 @pytest.mark.java
-def test_a_series_travels_through_spark_in_patch_mode(
+def test_a_series_is_denoised_in_patch_mode_on_spark(
     finished: tuple[Path, subprocess.CompletedProcess[str]], phantom: tuple[Path, Path], tmp_path: Path
 ) -> None:
     options = ("--mode", "patch", "--engine", "spark", "--stride", 2)
