@@ -44,7 +44,7 @@ def render_html(
         figures: PNG images by name: figure1, scree, basis, weights.
     """
     return _render(
-        "page.html.j2", metrics, warnings, qc, figures, scores=score_table(metrics), accuracy=accuracy_table(metrics)
+        "global.html.j2", metrics, warnings, qc, figures, scores=score_table(metrics), accuracy=accuracy_table(metrics)
     )
 
 

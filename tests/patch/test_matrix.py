@@ -126,10 +126,10 @@ def test_all_engines_give_the_same_result(
     # is equal up to the rounding of sums.
     assert np.quantile(difference, 0.99) < (0.1 * SIGMA if engine == "mahout" else 0.01)
     assert np.median(difference) < (0.02 * SIGMA if engine == "mahout" else 0.01)
-    mine, yours = (PatchBases.open(str(at / "bases.zarr")).bases[0] for at in (place, tmp_path))
-    for one, another in zip(yours.textures, mine.textures, strict=True):
+    expected, basis = (PatchBases.open(str(at / "bases.zarr")).bases[0] for at in (place, tmp_path))
+    for one, another in zip(basis.textures, expected.textures, strict=True):
         np.testing.assert_allclose(one.energy, another.energy, rtol=1e-3, atol=1e-3)
-    np.testing.assert_array_equal(yours.provenance["patches"], mine.provenance["patches"])
+    np.testing.assert_array_equal(basis.provenance["patches"], expected.provenance["patches"])
     if engine == "mahout":
         assert "dssvd of 6 classes" in other.plan.factored_by
         assert sorted(path.name for path in tmp_path.iterdir()) == ["bases.zarr", "denoised.zarr"]
