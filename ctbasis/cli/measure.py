@@ -80,7 +80,7 @@ def simulate_dose(series: Path, out: Path, nodules: str | None, truth_out: Path 
 @click.option(
     "--noisy",
     type=PATH,
-    help="Folder of the series that the image was made from: scored too, and so is what was removed from it.",
+    help="Folder of the noisy series that the image was computed from, to score it and the removed component.",
 )
 @click.option(
     "--nodules", type=PATH, help="JSON file with the nodules in the truth; by default nodules.json in its folder."

@@ -19,6 +19,7 @@ OPTIONS_OF_MODE: dict[str, dict[str, str]] = {
 """Options that only one mode uses: their names and their flags, by mode."""
 
 OTHER = {"global": "patch", "patch": "global"}
+"""The other mode of each."""
 
 BASIS_OF_MODE = {"global": "slices", "patch": "patches"}
 """What the basis of each mode is a basis of."""
@@ -30,7 +31,7 @@ class ResolvedMode:
 
     Attributes:
         mode: `global` or `patch`.
-        reason: Why `auto` chose it; empty where the user named the mode.
+        reason: Why `auto` chose it; empty if the user named the mode.
     """
 
     mode: str
@@ -38,7 +39,7 @@ class ResolvedMode:
 
     @property
     def line(self) -> str:
-        """One line for standard error; empty where the user named the mode."""
+        """One line for standard error; empty if the user named the mode."""
         return f"mode: auto chose {self.mode}, because {self.reason}" if self.reason else ""
 
 
@@ -61,34 +62,35 @@ def resolve_mode(mode: str, given: Collection[str], *, basis_mode: str = "") -> 
         name: [flag for option, flag in options.items() if option in given] for name, options in OPTIONS_OF_MODE.items()
     }
     if mode != AUTO:
-        resolved, source = ResolvedMode(mode), f"--mode is {mode}"
+        reason, resolved = f"--mode is {mode}", ResolvedMode(mode)
     elif basis_mode:
-        source = f"the basis is a basis of {BASIS_OF_MODE[basis_mode]}"
-        resolved = ResolvedMode(basis_mode, source)
+        reason = f"the basis is a basis of {BASIS_OF_MODE[basis_mode]}"
+        resolved = ResolvedMode(basis_mode, reason)
     elif flags["global"]:
-        source = f"{_listed(flags['global'])} given"
-        resolved = ResolvedMode("global", f"{source}; patch mode has no rank")
+        reason = _given(flags["global"])
+        resolved = ResolvedMode("global", f"{reason}, which only global mode uses")
     else:
-        source = "no option of global mode is given"
-        resolved = ResolvedMode("patch", f"{source}, such as --rank; --mode global is the talk's method")
-    other = OTHER[resolved.mode]
-    if flags[other]:
-        remedy = f"leave out {' and '.join(flags[other])}"
-        if not basis_mode:
-            conflicting = flags[resolved.mode] if mode == AUTO else [f"--mode {mode}"]
-            remedy += f", or leave out {' and '.join(conflicting)} to run in {other} mode"
-        raise CtbasisError(
-            f"{_listed(flags[other])} given, and {source}",
-            expected=f"options of {resolved.mode} mode",
-            cause=f"{' and '.join(flags[other])} {_only(flags[other])} used in {other} mode",
-            remedy=remedy,
-        )
+        reason = "no option of global mode is given, such as --rank; --mode global is the talk's method"
+        resolved = ResolvedMode("patch", reason)
+    conflicting = flags[OTHER[resolved.mode]]
+    if conflicting:
+        # A basis fixes the mode; otherwise the user can keep either set of options.
+        kept = [] if basis_mode else flags[resolved.mode] if mode == AUTO else [f"--mode {mode}"]
+        raise _conflict(conflicting, OTHER[resolved.mode], reason, kept)
     return resolved
 
 
-def _listed(flags: list[str]) -> str:
-    return f"{' and '.join(flags)} {'is' if len(flags) == 1 else 'are'}"
+def _conflict(flags: list[str], mode: str, reason: str, kept: list[str]) -> CtbasisError:
+    """Return the error for options of `mode` where another mode was chosen for `reason`."""
+    listed = " and ".join(flags)
+    alternative = f", or leave out {' and '.join(kept)} to run in {mode} mode" if kept else ""
+    return CtbasisError(
+        f"{_given(flags)}, and {reason}",
+        expected="options of one mode",
+        cause=f"only {mode} mode uses {listed}",
+        remedy=f"leave out {listed}{alternative}",
+    )
 
 
-def _only(flags: list[str]) -> str:
-    return "is only" if len(flags) == 1 else "are only"
+def _given(flags: list[str]) -> str:
+    return f"{' and '.join(flags)} {'is' if len(flags) == 1 else 'are'} given"

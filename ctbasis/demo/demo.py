@@ -99,7 +99,7 @@ def demo(out: Path, *, photons: float = PHOTONS, slices: int = SLICES, edge: int
 
 def _scores(by_rank: LocalRun, by_patches: LocalRun) -> dict[str, Scores]:
     metrics = [json.loads((done.out / "metrics.json").read_text()) for done in (by_rank, by_patches)]
-    engines = [found["engine"] for found in metrics]
+    engines = [numbers["engine"] for numbers in metrics]
     return {
         "low dose": Scores.of(metrics[0]["before"]),
         f"global mode, rank {RANK} ({engines[0]})": Scores.of(metrics[0]["after"], by_rank.seconds),

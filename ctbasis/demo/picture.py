@@ -28,7 +28,7 @@ INCHES = 3.8
 
 
 def write_picture(path: Path, folders: Mapping[str, Path], scores: Mapping[str, Scores]) -> None:
-    """Draw the middle slice of the truth, of the input and of both results, and what was removed from the input.
+    """Draw the middle slice of the truth, of the input and of both results, and the components that were removed.
 
     Args:
         path: PNG file to write.

@@ -277,12 +277,8 @@ class Measures:
             kind = (nodule.diameter_mm, nodule.contrast_hu)
             if round(nodule.slice) == z and kind not in self.patches:
                 _, dy, dx = self._spacing
-                row, column, up, left = (
-                    round(nodule.row),
-                    round(nodule.column),
-                    round(PICTURE_MARGIN / dy),
-                    round(PICTURE_MARGIN / dx),
-                )
+                row, column = round(nodule.row), round(nodule.column)
+                up, left = round(PICTURE_MARGIN / dy), round(PICTURE_MARGIN / dx)
                 window = slice(max(0, row - up), row + up + 1), slice(max(0, column - left), column + left + 1)
                 self.patches[kind] = {name: image[window] for name, image in zip(self._names, slices, strict=True)}
 

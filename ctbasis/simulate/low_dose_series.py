@@ -187,7 +187,7 @@ def _write(
 
 @dataclass
 class _Scan:
-    """The source series and what is simulated on it.
+    """The source series, the simulated dose and the inserted nodules.
 
     Attributes:
         folder: Folder of the files.
@@ -296,10 +296,7 @@ def _read_series(folder: Path) -> tuple[CTSeries, dict[tuple[str, int], bytes], 
 def _noisy_slices(
     scan: _Scan, beam: ParallelBeam, added_noise: dict[str, _StandardDeviation]
 ) -> Iterator[tuple[StoredImage, ...]]:
-    """Yield the stored values of every slice with noise, and with nodules, those without noise too.
-
-    Also add the noise to `added_noise`.
-    """
+    """Yield the stored values of every slice with noise, with nodules also those without; add up the noise."""
     for first in range(0, len(scan.slices), BATCH):
         batch = scan.slices[first : first + BATCH]
         read = [_read_hu(scan.folder, entry) for entry in batch]

@@ -56,7 +56,7 @@ def test_submit_runs_the_package_prints_the_address_of_the_run_and_fetches_its_r
     assert url == f"{server.url}/#/runs/details/{run.run_id}"
     assert metrics == ["engine: mahout", "psnr_after: 38.5", "rank: 50"]
     mode, *progress = result.stderr.splitlines()
-    assert mode == "mode: auto chose global, because --rank is given; patch mode has no rank"
+    assert mode == "mode: auto chose global, because --rank is given, which only global mode uses"
     assert [line.split(" ", 1)[1] for line in progress][::2] == [f"{step}: running" for step in steps(run.package)]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == server.metrics
     assert (tmp_path / "out" / "figure1.png").read_bytes() == picture()
@@ -131,7 +131,7 @@ def test_with_no_wait_submit_prints_the_address_of_the_run_and_sends_no_more_req
     result = ctbasis("submit", CT, "--host", server.url, "--no-wait")
     (run,) = server.runs.values()
     assert (result.exit_code, result.stdout) == (0, f"{server.url}/#/runs/details/{run.run_id}\n")
-    assert run.asked == 0
+    assert run.polls == 0
 
 
 def test_an_upload_needs_no_source_and_starts_no_run(server: KfpStandIn) -> None:
