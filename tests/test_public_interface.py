@@ -543,6 +543,16 @@ def test_factors_are_those_of_numpy_and_the_report_bounds_their_error(shape: tup
     assert factors.approximation(1).shape == shape
 
 
+@pytest.mark.java
+def test_mahout_factors_an_array_as_the_numpy_engine_does() -> None:
+    A = np.random.default_rng(0).normal(size=(2000, 16)) @ np.diag(0.5 ** np.arange(16))
+    mahout, exact = (ctbasis.factor(A, rank=4, engine=engine, seed=1) for engine in ("mahout", "numpy"))
+    assert (mahout.engine, exact.engine) == ("mahout", "numpy")
+    np.testing.assert_allclose(mahout.s, exact.s, rtol=1e-4)
+    left_out = np.linalg.norm(A - mahout.approximation())
+    assert left_out == pytest.approx(mahout.accuracy.residual, rel=1e-3)
+
+
 def test_the_matrix_of_a_volume_has_a_row_a_voxel_and_a_column_a_slice(phantom: Volume) -> None:
     factors = ctbasis.factor(phantom, rank=2, method="randomized", seed=5)
     assert (factors.U.shape, factors.V.shape) == ((96 * 96, 2), (6, 2))
