@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import signal
 import sys
 import time
@@ -19,9 +18,11 @@ import psutil
 
 from ctbasis.errors import CtbasisError, error_in_log
 from ctbasis.kubeflow.package import PACKAGE
+from ctbasis.kubeflow.watchdog import watched
 from ctbasis.parameters import MODE, check
 from ctbasis.patch.bases import kind_at
 from ctbasis.storage import stores
+from ctbasis.storage.outputs import Results, list_files, refuse_overlap, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,7 +76,8 @@ def run(arguments: Mapping[str, Any], *, out: Path, package: Path = PACKAGE) -> 
         package: The compiled pipeline.
 
     Raises:
-        CtbasisError: An argument is out of bounds, `out` holds other files, or a step failed.
+        CtbasisError: An argument is out of bounds; `out` holds other files, overlaps an input or is being written by
+            another run; or a step failed.
     """
     check(dict(arguments))
     arguments = dict(arguments)
@@ -85,16 +87,14 @@ def run(arguments: Mapping[str, Any], *, out: Path, package: Path = PACKAGE) -> 
         # A folder of this run alone, so that it can be removed however the run ends.
         store = arguments["store"] = stores.run_folder("", store, f"local-{uuid.uuid4().hex}")
     out = out.resolve()
-    _check_output_folder(out)
+    refuse_overlap(out, [str(arguments.get(name, "")) for name in ("source", "truth", "basis")])
     start = time.monotonic()
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        with _steps_stop_with_this_process():
-            steps = _execute(package, arguments, partial)
-        _collect(partial / "artifacts", partial / "outputs", str(arguments.get("mode", MODE.default)))
-        _replace(out, partial / "outputs")
+        with replaced([out], ours=Results()) as (new,), watched(out.parent):
+            with _steps_stop_with_this_process():
+                steps = _execute(package, arguments, new.parent)
+            _collect(new.parent / "artifacts", new, str(arguments.get("mode", MODE.default)))
+            list_files(new)
     except OSError as error:
         raise CtbasisError(
             f"{out} cannot be written ({error.strerror or error})", remedy="free some space or choose another --out"
@@ -106,8 +106,6 @@ def run(arguments: Mapping[str, Any], *, out: Path, package: Path = PACKAGE) -> 
             with suppress(CtbasisError):
                 stores.delete(store)
         raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return LocalRun(out=out, seconds=time.monotonic() - start, steps=steps)
 
 
@@ -152,32 +150,14 @@ def _end_children() -> None:
             child.kill()
 
 
-def _check_output_folder(out: Path) -> None:
-    """Check that `out` does not hold anything but the output of an earlier run.
-
-    Raises:
-        CtbasisError: It is a file, or a folder that ctbasis did not write.
-    """
-    if out.exists() and not out.is_dir():
-        raise CtbasisError(
-            f"{out} is a file", expected="a folder that does not exist yet, or the output folder of an earlier run"
-        )
-    if out.is_dir() and any(out.iterdir()) and not (out / "metrics.json").exists():
-        raise CtbasisError(
-            f"{out} is not empty, and it is not the output folder of a ctbasis run",
-            expected="a folder that does not exist, an empty folder, or the output folder of an earlier run",
-            remedy="choose another --out",
-        )
-
-
-def _execute(package: Path, arguments: dict[str, Any], partial: Path) -> dict[str, float]:
+def _execute(package: Path, arguments: dict[str, Any], work: Path) -> dict[str, float]:
     from kfp import components, local
 
     local.init(
         local.SubprocessRunner(use_venv=False),
-        pipeline_root=str(partial / "artifacts"),
+        pipeline_root=str(work / "artifacts"),
         # kfp removes this folder when the run ends; artifacts lie beside it and survive.
-        workspace_root=str(partial / "workspace"),
+        workspace_root=str(work / "workspace"),
     )
     pipeline = components.load_component_from_file(str(package))
     for component in pipeline.component_spec.implementation.graph.components.values():
@@ -209,22 +189,6 @@ def _collect(artifacts: Path, outputs: Path, mode: str) -> None:
         if len(paths) != 1:
             raise CtbasisError(f"the run wrote {len(paths)} artifacts {artifact}", expected="one")
         paths[0].replace(outputs / name)
-
-
-def _replace(out: Path, complete: Path) -> None:
-    """Move the folder `complete` to `out`.
-
-    The output of an earlier run at `out` is moved aside first, and moved back if the new output cannot be moved there.
-    """
-    former = complete.with_name("former")
-    if out.exists():
-        out.replace(former)
-    try:
-        complete.replace(out)
-    except OSError:
-        if former.exists():
-            former.replace(out)
-        raise
 
 
 @dataclass

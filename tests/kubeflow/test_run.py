@@ -1,4 +1,4 @@
-"""The compiled package runs whole on this machine, from a folder and from a real S3 server, and fails cleanly."""
+"""The compiled pipeline runs on this machine, from a folder and from S3, and a failed run leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ctbasis import denoise, read
 from ctbasis.demo.s3server import S3Server
 from ctbasis.installed import LAYOUT
 from ctbasis.spark.launch_local import java_version
+from ctbasis.storage.outputs import RESULT
 from ctbasis.svd.factors import FactorStore
 from ctbasis.svd.rank_k import low_rank_columns
 
@@ -50,14 +51,18 @@ def stored(folder: Path) -> NDArray[Any]:
     return np.stack([ds.pixel_array for ds in datasets])
 
 
+def kept_files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def left_behind(folder: Path) -> list[str]:
-    """Return what a failed run left where its output would have been."""
+    """Return the names of files that a failed run left beside its output folder."""
     return sorted(path.name for path in folder.iterdir() if "out" in path.name)
 
 
 @pytest.fixture(scope="module")
 def finished(series: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Return the folder of a run at full rank on NumPy, and what it printed."""
+    """Return the folder of a run at full rank by engine numpy, and its console output."""
     out = tmp_path_factory.mktemp("run") / "out"
     done = ctbasis("run", series, "--out", out, "--engine", "numpy", "--rank", 6, "--ranks", "2,300")
     assert done.returncode == 0, done.stderr + done.stdout
@@ -66,7 +71,7 @@ def finished(series: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 def test_a_folder_becomes_denoised_dicom_basis_pictures_and_numbers(finished: Finished, series: Path) -> None:
     out, _ = finished
-    assert {path.name for path in out.iterdir()} == OUTPUTS
+    assert {path.name for path in out.iterdir()} == OUTPUTS | {RESULT}
     assert stored(out / "denoised").shape == stored(series).shape
     assert (FactorStore.open(str(out / "basis")).rank, FactorStore.open(str(out / "basis")).cols) == (6, 6)
     metrics = json.loads((out / "metrics.json").read_text())
@@ -78,7 +83,7 @@ def test_a_folder_becomes_denoised_dicom_basis_pictures_and_numbers(finished: Fi
     assert left_behind(out.parent) == ["out"]
 
 
-def test_no_name_or_number_of_the_patient_is_printed_or_written_beside_the_dicom(finished: Finished) -> None:
+def test_only_the_dicom_files_contain_the_name_and_id_of_the_patient(finished: Finished) -> None:
     out, done = finished
     texts = [done.stdout, done.stderr]
     texts += [(out / name).read_text() for name in ("report.html", "metrics.json", "qc.json")]
@@ -87,7 +92,7 @@ def test_no_name_or_number_of_the_patient_is_printed_or_written_beside_the_dicom
         assert "TEST-1" not in text
 
 
-def test_at_full_rank_every_stored_pixel_comes_back(finished: Finished, series: Path) -> None:
+def test_at_full_rank_the_denoised_pixels_equal_the_source(finished: Finished, series: Path) -> None:
     np.testing.assert_array_equal(stored(finished[0] / "denoised"), stored(series))
 
 
@@ -104,7 +109,7 @@ def test_python_projects_on_the_basis_of_a_run_and_computes_the_same_approximati
         assert np.abs(image - expected).max() < 0.01
 
 
-def test_a_second_run_replaces_the_first_ones_folder_and_auto_says_what_it_chose(
+def test_a_second_run_replaces_the_output_of_the_first_and_reports_the_rank_that_auto_chose(
     finished: Finished, series: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(finished[0], tmp_path / "out")
@@ -126,7 +131,7 @@ def test_a_second_run_replaces_the_first_ones_folder_and_auto_says_what_it_chose
         (("--engine", "abacus"), "'abacus' is not one of"),
     ],
 )
-def test_nonsense_is_refused_before_anything_is_started(
+def test_invalid_parameters_are_refused_before_any_step_starts(
     options: tuple[str, ...], said: str, series: Path, tmp_path: Path
 ) -> None:
     done = ctbasis("run", series, "--out", tmp_path / "out", *options)
@@ -136,7 +141,7 @@ def test_nonsense_is_refused_before_anything_is_started(
 
 
 @pytest.mark.parametrize("case", ["nothing", "empty", "pictures"])
-def test_a_source_without_ct_is_refused_and_leaves_nothing(case: str, tmp_path: Path) -> None:
+def test_a_source_without_ct_is_refused_and_nothing_is_written(case: str, tmp_path: Path) -> None:
     source = tmp_path / case
     if case != "nothing":
         source.mkdir()
@@ -152,7 +157,7 @@ def test_a_source_without_ct_is_refused_and_leaves_nothing(case: str, tmp_path: 
 
 
 @pytest.mark.java
-def test_a_series_travels_from_s3_through_mahout_to_dicom(finished: Finished, series: Path, tmp_path: Path) -> None:
+def test_a_series_on_s3_is_denoised_by_mahout(finished: Finished, series: Path, tmp_path: Path) -> None:
     assert java_version() is not None, "no Java: `make setup` installs one"
     assert (LAYOUT.jars / "ctbasis-mahout.jar").exists(), "`make setup` builds it"
     with S3Server(tmp_path / "s3") as server:
@@ -169,7 +174,7 @@ def test_a_series_travels_from_s3_through_mahout_to_dicom(finished: Finished, se
     assert np.abs(difference).max() <= 1
 
 
-def test_wrong_keys_are_said_without_showing_them(tmp_path: Path, series: Path) -> None:
+def test_wrong_s3_keys_are_reported_and_not_shown(tmp_path: Path, series: Path) -> None:
     with S3Server(tmp_path / "s3") as server:
         server.put_folder(series, "s3://hospital/lung")
         env = {**server.environment(), "AWS_SECRET_ACCESS_KEY": "not-the-right-one"}
@@ -181,7 +186,7 @@ def test_wrong_keys_are_said_without_showing_them(tmp_path: Path, series: Path) 
 
 
 def outputs(out: Path) -> dict[str, bytes]:
-    """Return every file of a run but those that tell the time."""
+    """Return the files of a run except those that contain the time."""
     kept = ("denoised", "basis", "figure1.png", "qc.json")
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
@@ -195,7 +200,7 @@ def objects(server: S3Server, bucket: str) -> list[str]:
 
 
 @pytest.mark.parametrize("engine", ["numpy", pytest.param("mahout", marks=pytest.mark.java)])
-def test_stores_on_s3_give_what_stores_in_the_workspace_give_and_are_gone_afterwards(
+def test_stores_on_s3_give_the_same_outputs_and_are_deleted_afterwards(
     engine: str, series: Path, tmp_path: Path
 ) -> None:
     options = ("--truth", series, "--engine", engine, "--rank", 2, "--ranks", "2,4", "--seed", 7)
@@ -213,7 +218,7 @@ def test_stores_on_s3_give_what_stores_in_the_workspace_give_and_are_gone_afterw
     assert server.endpoint not in (tmp_path / "on-s3" / "metrics.json").read_text()
 
 
-def test_a_store_that_is_not_there_ends_the_run_with_its_name_and_no_key(series: Path, tmp_path: Path) -> None:
+def test_a_missing_bucket_ends_the_run_with_its_name_and_no_key(series: Path, tmp_path: Path) -> None:
     with S3Server(tmp_path / "server") as server:
         options = ("--engine", "numpy", "--store", "s3://no-such-bucket/x")
         done = ctbasis("run", series, "--out", tmp_path / "out", *options, env=server.environment())
@@ -223,7 +228,7 @@ def test_a_store_that_is_not_there_ends_the_run_with_its_name_and_no_key(series:
     assert left_behind(tmp_path) == []
 
 
-def test_a_basis_on_s3_is_reconstructed_as_it_lies_there(finished: Finished, tmp_path: Path) -> None:
+def test_a_basis_on_s3_is_reconstructed_without_a_copy(finished: Finished, tmp_path: Path) -> None:
     with S3Server(tmp_path / "server") as server:
         server.put_folder(finished[0] / "basis", "s3://kept/lung/basis")
         for basis, out in ((finished[0] / "basis", "here"), ("s3://kept/lung/basis", "there")):
@@ -237,7 +242,7 @@ def outputs_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_run_that_is_told_to_stop_leaves_nothing_on_s3(series: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_leaves_nothing_on_s3(series: Path, tmp_path: Path) -> None:
     with S3Server(tmp_path / "server") as server:
         server.client().create_bucket(Bucket="scratch")
         command = [str(CTBASIS), "run", str(series), "--out", str(tmp_path / "out"), "--engine", "numpy"]
@@ -258,7 +263,7 @@ def test_a_run_that_is_told_to_stop_leaves_nothing_on_s3(series: Path, tmp_path:
 
 
 @pytest.mark.java
-def test_a_run_that_is_told_to_stop_ends_its_steps_and_leaves_nothing(series: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_stops_its_steps_and_leaves_nothing(series: Path, tmp_path: Path) -> None:
     command = [str(CTBASIS), "run", str(series), "--out", str(tmp_path / "out"), "--engine", "mahout", "--rank", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         assert run.stdout is not None
@@ -281,3 +286,62 @@ def _wait_for_spark(pid: int) -> list[psutil.Process]:
             return found
         time.sleep(0.2)
     raise AssertionError("Spark did not start")
+
+
+@pytest.mark.parametrize("name", ["out.partial", ".out.partial", ".out.former"])
+def test_a_users_folder_beside_the_output_folder_stays(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "notes.txt").write_text("precious")
+    done = ctbasis("run", tmp_path / "nothing", "--out", tmp_path / "out", "--engine", "numpy")
+    assert done.returncode == 2
+    assert kept_files(tmp_path) == {f"{name}/notes.txt": b"precious"}
+
+
+def test_a_folder_that_holds_other_files_beside_a_result_is_refused_and_kept(
+    finished: Finished, tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "out")
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    before = kept_files(tmp_path)
+    done = ctbasis("run", finished[0] / "denoised", "--out", tmp_path / "out", "--engine", "numpy")
+    assert done.returncode == 2
+    assert "thesis.tex, which ctbasis did not write" in done.stderr
+    assert {name: kept_files(tmp_path)[name] for name in before} == before
+
+
+def test_a_source_inside_the_output_folder_is_refused_and_kept(finished: Finished, tmp_path: Path) -> None:
+    shutil.copytree(finished[0], tmp_path / "out")
+    before = kept_files(tmp_path)
+    done = ctbasis("run", tmp_path / "out" / "denoised", "--out", tmp_path / "out", "--engine", "numpy")
+    assert done.returncode == 2
+    assert "lie in each other" in done.stderr
+    assert kept_files(tmp_path) == before
+
+
+def test_a_second_run_into_one_folder_is_told_who_writes_there(series: Path, tmp_path: Path) -> None:
+    options = ("--out", str(tmp_path / "out"), "--engine", "numpy", "--rank", "2")
+    with subprocess.Popen([str(CTBASIS), "run", str(series), *options], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        second = ctbasis("run", series, *options)
+        first.communicate(timeout=120)
+    assert first.returncode == 0
+    assert second.returncode == 2
+    assert f"is being written by process {first.pid} on " in second.stderr
+    assert left_behind(tmp_path) == ["out"]
+
+
+def test_a_killed_run_ends_its_steps_and_leaves_nothing_of_the_patient(series: Path, tmp_path: Path) -> None:
+    shutil.copytree(series, tmp_path / "ct")
+    command = [str(CTBASIS), "run", str(tmp_path / "ct"), "--out", str(tmp_path / "out"), "--engine", "numpy"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        next(line for line in run.stdout if line.startswith("matrix"))
+        steps = [child.pid for child in psutil.Process(run.pid).children(recursive=True)]
+        run.kill()
+    assert steps, "no step was running"
+    deadline = time.monotonic() + 20
+    while (left_behind(tmp_path) or any(map(psutil.pid_exists, steps))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left_behind(tmp_path) == []
+    assert [pid for pid in steps if psutil.pid_exists(pid)] == []
