@@ -11,8 +11,8 @@ import pytest
 
 from components.svd.component import svd
 from ctbasis.choices import COMPRESSIONS, ENGINES, RETAIN_OPTIONS, UNCOMPRESSED
+from ctbasis.dicom.compression import SYNTAXES
 from ctbasis.dicom.deidentify.profile import CODES
-from ctbasis.dicom.lossless import SYNTAXES
 from ctbasis.errors import CtbasisError
 from ctbasis.parameters import (
     PARAMETER,
