@@ -1,4 +1,4 @@
-"""Fixtures of the tests that talk to the stand-in of a Kubeflow server."""
+"""Fixtures of the tests that use the stand-in for a Kubeflow server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from kfp.client import Client
 
 from ctbasis.kubeflow import submit
-from tests.kubeflow.kfp_stand_in import KfpStandIn
+from ctbasis.kubeflow.server import connect
+from tests.kubeflow.kfp_stand_in import ARGUMENTS, KfpStandIn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep this machine's own Kubeflow settings out, and do not wait for a server that is here."""
+    """Remove the Kubeflow settings of this machine, and poll without waiting."""
     monkeypatch.setattr(Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "kfp" / "context.json"))
     monkeypatch.setattr(submit, "FIRST_POLL_SECONDS", 0.01)
     for name in (
@@ -29,6 +30,15 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server() -> Iterator[KfpStandIn]:
-    """Return a stand-in that asks for no token and has one user."""
+    """Return a single-user stand-in that requires no token."""
     with KfpStandIn() as stand_in:
         yield stand_in
+
+
+@pytest.fixture
+def finished(server: KfpStandIn) -> tuple[KfpStandIn, Client, str]:
+    """Return a stand-in, its client and the id of a run that succeeded."""
+    client = connect(server.url)
+    run_id = submit.start(client, arguments=ARGUMENTS)
+    submit.wait_for(client, run_id, report=lambda _: None)
+    return server, client, run_id
