@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from ctbasis.dicom.stored_values import avoid_padding, to_stored_values
 from ctbasis.dicom.tolerance import tolerant
 from ctbasis.errors import CtbasisError
 from ctbasis.progress import progress
+from ctbasis.storage.outputs import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -143,24 +143,13 @@ def replacing_folders(folders: Sequence[Path]) -> Iterator[list[Path]]:
     Raises:
         CtbasisError: A target is a file, or holds files that ctbasis did not write; or the disk is full.
     """
-    targets = [_absolute(folder) for folder in folders]
-    for target in targets:
-        _refuse_foreign(target)
-    partials = [target.with_name(f".{target.name}.partial") for target in targets]
     try:
-        for partial in partials:
-            shutil.rmtree(partial, ignore_errors=True)
-        with tolerant():
+        with replaced(folders, ours=_DerivedSeries()) as partials, tolerant():
             yield partials
-        for partial, target in zip(partials, targets, strict=True):
-            _move(partial, target)
     except OSError as error:
         raise CtbasisError(
             f"the series cannot be written to {folders[0]} ({error})", cause="the disk is full or write-protected"
         ) from error
-    finally:
-        for partial in partials:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def slice_paths(folder: Path, count: int) -> list[Path]:
@@ -230,20 +219,13 @@ def header_errors(number: int) -> Iterator[None]:
         ) from None
 
 
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links, and `..` has no sibling
+class _DerivedSeries:
+    """Recognises a folder that holds nothing but series which ctbasis wrote; such a folder has no file beside them."""
 
-
-def _refuse_foreign(folder: Path) -> None:
-    if not folder.exists():
-        return
-    if folder.is_dir() and all(_is_ours(path) for path in folder.rglob("*") if not path.is_dir()):
-        return
-    raise CtbasisError(
-        f"{folder} exists, and ctbasis did not write it",
-        expected="a new or empty folder, or one with nothing but series that ctbasis derived, which are replaced",
-        remedy="choose another folder, or remove this one",
-    )
+    def foreign(self, folder: Path) -> Path | None:
+        """Return a file that is not a DICOM file of ours."""
+        files = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+        return next((path for path in files if path.is_symlink() or not _is_ours(path)), None)
 
 
 def _is_ours(path: Path) -> bool:
@@ -252,13 +234,3 @@ def _is_ours(path: Path) -> bool:
     except (InvalidDicomError, OSError):
         return False
     return any(item.get("Manufacturer") == PRODUCT for item in header.get("ContributingEquipmentSequence", []))
-
-
-def _move(partial: Path, folder: Path) -> None:
-    """Rename `partial` to `folder`. The old folder is kept beside it until the new one is in place."""
-    former = folder.with_name(f".{folder.name}.former")
-    shutil.rmtree(former, ignore_errors=True)
-    if folder.exists():
-        folder.rename(former)
-    partial.rename(folder)
-    shutil.rmtree(former, ignore_errors=True)

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 from ctbasis.errors import CtbasisError
 from ctbasis.kubeflow import metadata
 from ctbasis.kubeflow.server import host_of, request, server_errors
+from ctbasis.storage.outputs import replaced_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,9 +81,8 @@ class Results:
         out.mkdir(parents=True, exist_ok=True)
         contents = {"metrics.json": json.dumps(self.metrics, indent=2).encode(), "figure1.png": self.figure1}
         for name, content in contents.items():
-            partial = out / f"{name}.partial"
-            partial.write_bytes(content)
-            partial.replace(out / name)
+            with replaced_file(out / name) as partial:
+                partial.write_bytes(content)
 
 
 def fetch_results(client: Client, run_id: str) -> Results:

@@ -13,6 +13,7 @@ import yaml
 from ctbasis import parameters
 from ctbasis.errors import CtbasisError
 from ctbasis.installed import LAYOUT
+from ctbasis.storage.outputs import replaced_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,19 +99,16 @@ def write(path: Path = PACKAGE, claim: Claim | None = None) -> None:
             written; or this installation does not contain the pipeline's source.
     """
     text = compiled(claim)
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(text)
-        read_package(partial)
-        partial.replace(path)
+        with replaced_file(path) as temporary:
+            temporary.write_text(text)
+            read_package(temporary)
     except OSError as error:
         raise CtbasisError(
             f"{path} cannot be written ({error.strerror or error})",
             expected="a path in a folder that exists and can be written to",
             remedy="choose another path",
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check(path: Path = PACKAGE) -> None:
@@ -131,7 +129,8 @@ def check(path: Path = PACKAGE) -> None:
         return
     lines = difflib.unified_diff(committed.splitlines(), fresh.splitlines(), "committed", "compiled", n=1, lineterm="")
     raise CtbasisError(
-        f"{path.name} differs from the output of compiling pipeline/denoise.py:\n" + "\n".join(list(lines)[:40]),
+        f"{path.name} differs from the output of compiling pipeline/denoise.py",
+        details=list(lines)[:40],
         expected="identical bytes",
         cause="the source or kfp has changed, and the package was not compiled again",
         remedy="run `ctbasis compile` and commit the result",
@@ -150,9 +149,9 @@ def read_package(package: Path) -> dict[str, Any]:
 
     faults = lint([package])
     if faults:
-        listed = "\n".join(f"    {fault}" for fault in faults[:10])
         raise CtbasisError(
-            f"{package.name} has {len(faults)} faults:\n{listed}",
+            f"{package.name} has {len(faults)} faults",
+            details=[str(fault) for fault in faults[:10]],
             expected="a compiled KFP v2 package without faults",
             remedy="run `ctbasis compile`, or correct the pipeline",
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +29,9 @@ from ctbasis.matrix.columns import SliceResult, Target, fill_columns, shared_mem
 from ctbasis.matrix.qc import qc_report
 from ctbasis.matrix.slice_store import Series
 from ctbasis.matrix.store import MatrixWriter
+from ctbasis.printable import say
 from ctbasis.progress import progress
+from ctbasis.storage.outputs import replaced_file
 from ctbasis.threads import available_cpus
 
 if TYPE_CHECKING:
@@ -354,17 +355,12 @@ def warn_about(aside: Iterable[SetAside]) -> None:
     """Write a warning to standard error for each file that should be a slice but could not be read."""
     broken = [entry for entry in aside if entry.broken]
     for entry in broken[:MAX_WARNINGS]:
-        sys.stderr.write(f"WARNING: {entry.file} is set aside: {entry.reason}\n")
+        say(f"WARNING: {entry.file} is set aside: {entry.reason}")
     if len(broken) > MAX_WARNINGS:
-        sys.stderr.write(f"WARNING: and {len(broken) - MAX_WARNINGS} more files, see qc.json\n")
-    sys.stderr.flush()
+        say(f"WARNING: and {len(broken) - MAX_WARNINGS} more files, see qc.json")
 
 
 def _write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.partial")
-    try:
+    with replaced_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ctbasis.errors import CtbasisError
+from ctbasis.storage.outputs import replaced_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,16 +112,12 @@ def replace_files(files: Mapping[str, bytes], out: Path) -> None:
     Raises:
         CtbasisError: The disk is full or write-protected.
     """
-    partial = out.with_name(f".{out.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name, content in files.items():
-            (partial / name).write_bytes(content)
-        out.mkdir(exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         (out / METRICS).unlink(missing_ok=True)
         for name in sorted(files, key=METRICS.__eq__):
-            (partial / name).replace(out / name)
+            with replaced_file(out / name) as temporary:
+                temporary.write_bytes(files[name])
     except OSError as error:
         raise CtbasisError(
             f"the report cannot be written to {out} ({error})",
@@ -129,5 +125,3 @@ def replace_files(files: Mapping[str, bytes], out: Path) -> None:
             cause="the disk is full, or write-protected",
             remedy="free some space, or choose another folder",
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

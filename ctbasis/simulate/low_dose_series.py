@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ from ctbasis.progress import progress
 from ctbasis.simulate.dose import Dose, image_noise
 from ctbasis.simulate.nodules import NODULES, check_places, insert, place, read_nodules, write_nodules
 from ctbasis.simulate.projection import ParallelBeam
+from ctbasis.storage.outputs import Nothing, refuse_overlap, replaced
 from ctbasis.storage.voxels import AIR, absent
 from ctbasis.svd.rank_k import restore_set_aside
 
@@ -109,7 +108,7 @@ def simulate_low_dose(
     """
     dose = Dose(photons, electronic, seed, modulation=modulation, bow_tie=bow_tie, kernel=kernel)
     _check(views=views, workers=workers)
-    folders = _folders(out, nodules, truth)
+    folders = _folders(folder, out, nodules, truth)
     # An invalid list of nodules is refused before thousands of slices are read.
     listed = read_nodules(nodules) if isinstance(nodules, Path) else None
     series, headers, aside = _read_series(folder)
@@ -118,15 +117,10 @@ def simulate_low_dose(
     if nodules is not None:
         scan.nodules = _placed(scan, listed, nodules, seed)
     added_noise = {"body": _StandardDeviation(), "lung": _StandardDeviation()}
-    parts = [_part_of(entry) for entry in folders]
-    try:
-        _write(scan, beam, headers, parts, added_noise, workers)
-        for part, entry in zip(parts, folders, strict=True):
-            part.replace(entry)
-    except BaseException:
+    with replaced(folders, ours=Nothing()) as parts:
         for part in parts:
-            shutil.rmtree(part, ignore_errors=True)
-        raise
+            part.mkdir()
+        _write(scan, beam, headers, parts, added_noise, workers)
     return {
         "slices": len(series.slices),
         "set_aside": aside,
@@ -148,7 +142,7 @@ def _check(**counts: int | None) -> None:
             raise CtbasisError(f"{name} is {value}", expected="a whole number, at least 1")
 
 
-def _folders(out: Path, nodules: Path | int | None, truth: Path | None) -> list[Path]:
+def _folders(folder: Path, out: Path, nodules: Path | int | None, truth: Path | None) -> list[Path]:
     """Return the folders to write: for the noisy series and, with nodules, for the truth."""
     if (nodules is None) != (truth is None):
         raise CtbasisError(
@@ -159,6 +153,7 @@ def _folders(out: Path, nodules: Path | int | None, truth: Path | None) -> list[
     _check(nodules=nodules if isinstance(nodules, int) else None)
     folders = [out] if truth is None else [out, truth]
     for entry in folders:
+        refuse_overlap(entry, [folder])
         if entry.exists() and any(entry.iterdir()):
             raise CtbasisError(f"{entry} is not empty", expected="a new folder", remedy="name another one or remove it")
     return folders
@@ -228,14 +223,6 @@ def _placed(
         return place(images, scan.spacing, seed=seed, each=int(str(nodules)))
     check_places(listed, images, air=LUNG[0])
     return listed
-
-
-def _part_of(out: Path) -> Path:
-    """Create the folder that is renamed to `out` when it is complete."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    part.chmod(0o755)
-    return part
 
 
 @contextmanager

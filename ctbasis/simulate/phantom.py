@@ -5,10 +5,7 @@ It takes the place of patient data, which cannot be distributed. Every DICOM tag
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +15,11 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_ui
 from ctbasis.errors import CtbasisError
 from ctbasis.progress import progress
 from ctbasis.simulate import anatomy, capsules
+from ctbasis.storage.outputs import Nothing, replaced
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 FIELD_OF_VIEW = 384.0
@@ -143,19 +143,13 @@ def write_series(phantom: Phantom, folder: Path) -> list[Path]:
     """
     if folder.exists() and any(folder.iterdir()):
         raise CtbasisError(f"{folder} is not empty", expected="a new folder", remedy="name another one or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    part.chmod(0o755)
-    try:
+    with replaced([folder], ours=Nothing()) as (part,):
+        part.mkdir()
         outside = ~phantom.field_of_view
         for index in progress(range(len(phantom.hu)), "phantom", unit="slice"):
             stored = phantom.hu[index] - np.int16(RESCALE_INTERCEPT)
             stored[outside] = PIXEL_PADDING
             _slice_dataset(phantom, index, stored).save_as(part / f"{index + 1:04d}.dcm", enforce_file_format=True)
-        part.replace(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return sorted(folder.iterdir())
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ctbasis.sources.file_names import OWN_PREFIX
+from ctbasis.storage.outputs import replaced_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,7 +80,6 @@ class FetchIndex:
 
     def rewrite(self, records: Iterable[Record]) -> None:
         """Replace all records by `records`."""
-        temporary = self._path.with_suffix(".partial")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(f"{json.dumps(asdict(record))}\n" for record in records)
-        temporary.replace(self._path)
+        with replaced_file(self._path) as temporary:
+            lines = [f"{json.dumps(asdict(record))}\n" for record in records]
+            temporary.write_text("".join(lines), encoding="utf-8")

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ctbasis.errors import CtbasisError
+from ctbasis.printable import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -79,6 +80,14 @@ class Results:
             if name != RESULT and (path.is_symlink() or listed.get(name) != path.stat().st_size):
                 return path
         return None
+
+
+class Nothing:
+    """Recognises no folder: a target that exists must be empty."""
+
+    def foreign(self, folder: Path) -> Path | None:
+        """Return the first entry of the folder."""
+        return next(iter(sorted(folder.iterdir())), None)
 
 
 def list_files(folder: Path) -> None:
@@ -136,11 +145,13 @@ def replaced(targets: Sequence[Path], *, ours: Recognises) -> Iterator[list[Path
 def replaced_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the context ends without an error.
 
+    Args:
+        path: File to write, in a folder that exists.
+
     Raises:
         OSError: The file system refuses to write.
     """
     path = _absolute(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.ctbasis")
     try:
         yield temporary
@@ -248,7 +259,7 @@ class _Work:
             # Somebody wrote there since it was looked at.
             kept = self.target.with_name(f"{self.target.name}-former-{uuid.uuid4().hex[:12]}")
             old.rename(kept)
-            sys.stderr.write(f"{self.target} was changed during the run; its former content is kept as {kept}\n")
+            say(f"{self.target} was changed during the run; its former content is kept as {kept}")
 
     def remove(self) -> None:
         """Remove the working folder."""

@@ -5,20 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from ctbasis.errors import CtbasisError
 from ctbasis.storage import outputs
 from ctbasis.storage.outputs import Results, list_files, refuse_overlap, remove_remains, replaced, replaced_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 WRITER = """
 import sys, time
@@ -208,3 +206,23 @@ def test_an_interrupt_between_the_two_renames_puts_the_former_result_back(
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "out", "second")
     assert tree(tmp_path) == {"out/below/result.txt": "first"}
+
+
+REMOVERS = {
+    "storage/outputs.py": "working folders that hold the owner file",
+    "storage/stores.py": "stores that hold our mark",
+    "steps/cleanup.py": "the workspace of a run",
+    "sources/fetch.py": "unfinished downloads in the workspace of a run",
+    "demo/s3server.py": "the temporary folder of the server",
+    "bench/contenders.py": "the scratch folder of a measurement",
+}
+"""Modules that may remove whole folders, and which."""
+
+
+def test_no_other_module_removes_folders_or_names_temporary_files_by_itself() -> None:
+    root = Path(outputs.__file__).parents[1]
+    texts = {path.relative_to(root).as_posix(): path.read_text() for path in root.rglob("*.py")}
+    assert {name for name, text in texts.items() if "rmtree(" in text} <= set(REMOVERS)
+    named = {name for name, text in texts.items() if re.search(r"[\"'.}](partial|former|tmp)[\"']", text)}
+    # The chunks of an array have random names, so that two workers may write one.
+    assert named <= {"storage/outputs.py", "storage/chunks.py"}
