@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
+from ctbasis.printable import say
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -45,5 +47,4 @@ def progress(items: Iterable[T], label: str, *, total: int | None = None, unit: 
 
 def _log(label: str, done: int, total: int | None, unit: str, seconds: float) -> None:
     of_total = f"/{total}" if total is not None else ""
-    sys.stderr.write(f"{label}: {done}{of_total} {unit}s, {seconds:.1f} s\n")
-    sys.stderr.flush()
+    say(f"{label}: {done}{of_total} {unit}s, {seconds:.1f} s")

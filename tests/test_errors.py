@@ -17,14 +17,14 @@ def lines_of(capsys: pytest.CaptureFixture[str], error: CtbasisError) -> list[st
 
 
 def test_the_error_that_a_step_wrote_is_read_from_its_log(capsys: pytest.CaptureFixture[str]) -> None:
-    error = CtbasisError("found this\nand that", expected="other", cause="haste", remedy="patience")
+    error = CtbasisError("found this", expected="other", cause="haste", remedy="patience", details=["and that"])
     log = ["fetch: 3 files", *lines_of(capsys, error), "bye"]
     assert error_in_log(log).split("\n") == [
         "found this",
-        "  and that",
         "  expected: other",
         "  likely cause: haste",
         "  remedy: patience",
+        "    | and that",
     ]
 
 

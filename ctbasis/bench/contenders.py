@@ -35,6 +35,7 @@ from ctbasis.bench.meter import Meter, touch_free_memory
 from ctbasis.errors import CtbasisError, exit_on_error
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.parsing import parse_memory
+from ctbasis.printable import show
 from ctbasis.spark.application import SparkApplication
 from ctbasis.spark.launch_local import spark_submit
 from ctbasis.svd.engines import engine_named
@@ -383,4 +384,4 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 if __name__ == "__main__":
     with exit_on_error():
-        sys.stdout.write(json.dumps(run(parse(sys.argv[1:]))) + "\n")
+        show(json.dumps(run(parse(sys.argv[1:]))))

@@ -30,6 +30,7 @@ from ctbasis.dicom.resource_limits import limited
 from ctbasis.dicom.series import arrange
 from ctbasis.dicom.set_aside import SetAside
 from ctbasis.dicom.workers import Workers
+from ctbasis.printable import show
 from ctbasis.progress import progress
 from ctbasis.simulate.awkward import PATIENT, forms
 from ctbasis.simulate.mutations import elements, mutated
@@ -243,9 +244,9 @@ def main() -> int:
     options = parser.parse_args()
     cases = range(options.cases) if options.only is None else [options.only]
     summary = fuzz(cases, seed=options.seed, workers=options.workers)
-    sys.stdout.write(f"{summary}\n")
+    show(*str(summary).split("\n"))
     if options.reasons:
-        sys.stdout.writelines(f"{count:8} {reason}\n" for reason, count in summary.reasons.most_common())
+        show(*(f"{count:8} {reason}" for reason, count in summary.reasons.most_common()))
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
         for case in summary.wrong:

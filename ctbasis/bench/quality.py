@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from ctbasis.bench.denoisers import PATCH, PEERS, Denoiser, global_modes
 from ctbasis.bench.quality_cases import CONTRASTS, Case, QualitySettings, make_case, phantom_truth, read_truth
+from ctbasis.printable import say
 from ctbasis.report.quality import compare, edge_ratio
 from ctbasis.score.regions import Regions
 from ctbasis.simulate.nodules import Contrast
@@ -165,5 +165,4 @@ def scores(case: Case, image: NDArray[np.float32], removed: NDArray[np.float32])
 
 
 def _log(line: str) -> None:
-    sys.stderr.write(f"bench: {line}\n")
-    sys.stderr.flush()
+    say(f"bench: {line}")

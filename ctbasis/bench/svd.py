@@ -19,6 +19,7 @@ from ctbasis.errors import CtbasisError, error_in_log
 from ctbasis.installed import LAYOUT
 from ctbasis.matrix.ingest import ingest
 from ctbasis.matrix.store import MatrixStore
+from ctbasis.printable import say
 from ctbasis.svd.engines.numpy import factorize
 from ctbasis.svd.factors import FactorWriter
 from ctbasis.svd.plan import plan_factorization
@@ -130,13 +131,14 @@ def contend(
     command += ["--memory", case.memory] if case.memory else []
     command += ["--runs", str(case.runs)]
     command += ["--reference", reference] if reference else []
-    sys.stderr.write(f"bench: {name} on {matrix.rows} x {matrix.cols} {matrix.dtype}, rank {rank}\n")
-    sys.stderr.flush()
+    say(f"bench: {name} on {matrix.rows} x {matrix.cols} {matrix.dtype}, rank {rank}")
     environment = {**os.environ, "PYTHONPATH": LAYOUT.python_path()}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         log = done.stderr.splitlines()
-        raise CtbasisError(error_in_log(log) or f"contender {name} failed:\n" + "\n".join(log[-15:]))
+        if refused := error_in_log(log):
+            raise CtbasisError.from_text(refused)
+        raise CtbasisError(f"contender {name} failed; its last lines:", details=log[-15:])
     measurements: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return measurements
 

@@ -16,6 +16,7 @@ import cloup
 
 from ctbasis.errors import CtbasisError
 from ctbasis.installed import VERSION
+from ctbasis.printable import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,11 +97,11 @@ class Console(cloup.Group):
         try:
             return super().invoke(ctx)
         except CtbasisError as error:
-            click.echo(f"ctbasis: error: {error}", err=True)
+            say(*f"ctbasis: error: {error}".split("\n"))
             sys.exit(2)
         except KeyboardInterrupt as interrupt:
             consequence = str(interrupt) or "no partial output is kept, run it again"
-            click.echo(f"ctbasis: interrupted; {consequence}", err=True)
+            say(f"ctbasis: interrupted; {consequence}")
             sys.exit(130)
 
 

@@ -21,6 +21,7 @@ from ctbasis.parameters import (
     SvdPlan,
 )
 from ctbasis.plans import Group
+from ctbasis.printable import show
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,7 @@ def factor(source: str, out: str, rank: int, qc: Path | None, **parameters: Any)
     plan = SvdPlan.of(rank=str(rank), ranks=str(rank), **parameters)
     qc_file = absolute(str(qc)) if qc else ""
     factorize_source(absolute(source), absolute(out), plan, deidentification=identity, qc=qc_file)
-    click.echo(f"{out}: rank {rank}; next: ctbasis reconstruct {out} --rank {rank} --out DIR")
+    show(f"{out}: rank {rank}; next: ctbasis reconstruct {out} --rank {rank} --out DIR")
 
 
 @cloup.command()

@@ -9,6 +9,7 @@ import click
 import cloup
 
 from ctbasis.cli.options import PATH
+from ctbasis.printable import show
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,7 +99,7 @@ def bench(
     rows = measure(
         what, series, chosen_cases(names, given, series=bool(series)), QualitySettings(**quality), results=results
     )
-    click.echo(table(rows))
+    show(*table(rows).split("\n"))
     if json_file is not None:
         json_file.write_text(json.dumps({"rows": rows}, indent=2))
     if page is not None:

@@ -9,6 +9,7 @@ import click
 import cloup
 
 from ctbasis.cli.options import PATH
+from ctbasis.printable import show
 
 
 @cloup.command()
@@ -27,5 +28,5 @@ def demo(out: Path, **chosen: Any) -> None:
     from ctbasis.demo.demo import demo as run_demo
 
     done = run_demo(out, **{name: value for name, value in chosen.items() if value is not None})
-    click.echo(table(done.scores))
-    click.echo(f"open {done.out / 'demo.png'} and {done.out / 'report.html'}, {done.out / 'patch' / 'report.html'}")
+    show(*table(done.scores).split("\n"))
+    show(f"open {done.out / 'demo.png'} and {done.out / 'report.html'}, {done.out / 'patch' / 'report.html'}")

@@ -25,6 +25,7 @@ from ctbasis.cli.options import (
 from ctbasis.errors import CtbasisError
 from ctbasis.parameters import MODE, SOURCE
 from ctbasis.plans import Group
+from ctbasis.printable import say, show
 
 
 @verb()
@@ -121,21 +122,21 @@ def submit(
             upload_only=upload_only,
             wait=False,
         )
-    click.echo(done.url)
+    show(done.url)
     if upload_only or no_wait:
         return
     results = submission.finish(client, done.run_id, timeout=timeout, out=out)
     for name, value in results.metrics.items():
-        click.echo(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+        show(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     if out is not None:
-        click.echo(f"open {out / 'figure1.png'}")
+        show(f"open {out / 'figure1.png'}")
 
 
 def _resolved_mode(mode: str, basis: str) -> str:
     """Resolve `--mode` here, since the pipeline on the server knows only `global` and `patch`."""
     resolved = resolve_mode(mode, given_parameters(), basis_mode=_mode_of(basis) if mode == AUTO and basis else "")
     if resolved.line:
-        click.echo(resolved.line, err=True)
+        say(resolved.line)
     return resolved.mode
 
 
@@ -188,7 +189,7 @@ def compile_(
         package.write(out, package.Claim(access_mode or "", storage_class, workspace_size))
     else:
         package.write()
-    click.echo(f"{out or package.PACKAGE.name} is {'up to date' if check else 'written'}")
+    show(f"{out or package.PACKAGE.name} is {'up to date' if check else 'written'}")
 
 
 @cloup.command()
@@ -201,7 +202,7 @@ def lint(files: tuple[Path, ...]) -> None:
     paths = list(files) or committed()
     faults = faults_in(paths)
     for fault in faults:
-        click.echo(str(fault))
+        show(str(fault))
     if faults:
         raise CtbasisError(f"{len(faults)} faults in {len(paths)} files", expected="none")
-    click.echo(f"{len(paths)} files, no fault")
+    show(f"{len(paths)} files, no fault")

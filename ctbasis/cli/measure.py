@@ -10,6 +10,7 @@ import click
 import cloup
 
 from ctbasis.cli.options import PATH
+from ctbasis.printable import show
 
 
 @cloup.command(name="simulate-dose")
@@ -71,7 +72,7 @@ def simulate_dose(series: Path, out: Path, nodules: str | None, truth_out: Path 
     from ctbasis.simulate.low_dose_series import simulate_low_dose
 
     inserted = int(nodules) if nodules and nodules.isdecimal() else Path(nodules) if nodules else None
-    click.echo(json.dumps(simulate_low_dose(series, out, nodules=inserted, truth=truth_out, **settings)))
+    show(json.dumps(simulate_low_dose(series, out, nodules=inserted, truth=truth_out, **settings)))
 
 
 @cloup.command()
@@ -104,4 +105,4 @@ def score(
             write_page(comparison, page)
         if out is not None:
             write_folder(comparison, out)
-    click.echo(json.dumps(comparison.scores, indent=2))
+    show(*json.dumps(comparison.scores, indent=2).split("\n"))

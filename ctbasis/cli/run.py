@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
 import cloup
 
 from ctbasis.choices import AUTO
@@ -21,6 +20,7 @@ from ctbasis.cli.options import (
 )
 from ctbasis.parameters import BASIS, MODE, SOURCE
 from ctbasis.plans import Group
+from ctbasis.printable import say, show
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def run(source: str, out: Path, mode: str, **parameters: Any) -> None:
     basis = absolute(parameters["basis"])
     resolved = resolve_mode(mode, given_parameters(), basis_mode=_mode_of(basis) if mode == AUTO else "")
     if resolved.line:
-        click.echo(resolved.line, err=True)
+        say(resolved.line)
     _run(source, out, {**parameters, "mode": resolved.mode, "basis": basis})
 
 
@@ -73,7 +73,7 @@ def denoise(series: str, basis: str, out: Path, **parameters: Any) -> None:
     """
     uri = absolute(basis)
     resolved = resolve_mode(AUTO, given_parameters(), basis_mode=_mode_of(uri))
-    click.echo(f"{basis} is a basis of {'patches' if resolved.mode == 'patch' else 'slices'}: mode {resolved.mode}")
+    show(f"{basis} is a basis of {'patches' if resolved.mode == 'patch' else 'slices'}: mode {resolved.mode}")
     _run(series, out, {**parameters, "mode": resolved.mode, "basis": uri})
 
 
@@ -90,4 +90,4 @@ def _run(source: str, out: Path, parameters: dict[str, Any]) -> None:
     from ctbasis.kubeflow.local import run as run_locally
 
     done = run_locally({**parameters, "source": absolute(source)}, out=out)
-    click.echo(f"{done.out}: {', '.join(sorted(path.name for path in done.out.glob('[!.]*')))} in {done.seconds:.0f} s")
+    show(f"{done.out}: {', '.join(sorted(path.name for path in done.out.glob('[!.]*')))} in {done.seconds:.0f} s")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 from ctbasis.demo.comparison import Scores
 from ctbasis.demo.s3server import S3Server
 from ctbasis.kubeflow.local import LocalRun, run
+from ctbasis.printable import say
 from ctbasis.simulate.low_dose_series import simulate_low_dose
 from ctbasis.simulate.phantom import write_chest
 
@@ -123,5 +123,4 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _report(line: str) -> None:
-    sys.stderr.write(f"demo: {line}\n")
-    sys.stderr.flush()
+    say(f"demo: {line}")

@@ -168,7 +168,8 @@ class S3Server:
             if self._process.poll() is None or attempt == START_ATTEMPTS - 1:
                 break
         raise CtbasisError(
-            f"the S3 server did not become ready; its log ends:\n{_tail(self.log)}",
+            "the S3 server did not become ready; its log ends:",
+            details=_tail(self.log).split("\n"),
             expected=f"an answer at {self.endpoint} within {READY_SECONDS:.0f} s",
             cause="no free disk or memory, or a firewall on loopback",
             remedy="free the resource that the log names, and run again",

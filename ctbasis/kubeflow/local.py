@@ -21,6 +21,7 @@ from ctbasis.kubeflow.package import PACKAGE
 from ctbasis.kubeflow.watchdog import watched
 from ctbasis.parameters import MODE, check
 from ctbasis.patch.bases import kind_at
+from ctbasis.printable import say
 from ctbasis.storage import stores
 from ctbasis.storage.outputs import Results, list_files, refuse_overlap, replaced
 
@@ -174,7 +175,9 @@ def _execute(package: Path, arguments: dict[str, Any], work: Path) -> dict[str, 
             with redirect_stdout(log):
                 pipeline(**arguments)
         except RuntimeError as error:
-            raise CtbasisError(log.error_message or f"{error}\n{log.end}") from error
+            if refused := log.error_message:
+                raise CtbasisError.from_text(refused) from error
+            raise CtbasisError(f"{error}", details=log.end) from error
         finally:
             log.close()
     return log.steps
@@ -224,9 +227,9 @@ class StepLog(io.TextIOBase):
         return f"{self._failed}: {text}" if text and self._failed else text
 
     @property
-    def end(self) -> str:
+    def end(self) -> list[str]:
         """The last lines of the output."""
-        return "\n".join(list(self._lines)[-30:])
+        return list(self._lines)[-30:]
 
     def writable(self) -> bool:
         """Return True: the stream can be written to."""
@@ -271,5 +274,4 @@ class StepLog(io.TextIOBase):
             self._say(message)
 
     def _say(self, line: str) -> None:
-        self.terminal.write(line + "\n")
-        self.terminal.flush()
+        say(line.expandtabs(), to=self.terminal)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from ctbasis.errors import CtbasisError
 from ctbasis.kubeflow.artifacts import fetch_results
 from ctbasis.kubeflow.package import PACKAGE, check_arguments, read_package
 from ctbasis.kubeflow.server import REQUEST_SECONDS, NoAnswerError, connect, host_of, server_errors
+from ctbasis.printable import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -272,8 +272,7 @@ def wait_for(
 
 
 def _print_to_stderr(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    say(line)
 
 
 def _states(run: Any) -> dict[str, str]:

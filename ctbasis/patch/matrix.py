@@ -9,7 +9,6 @@ one row per voxel, nor a whole volume is ever held in one place.
 from __future__ import annotations
 
 import math
-import sys
 import time
 import uuid
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from ctbasis.patch.noise_fit import MIN_SIGMA, fit_noise
 from ctbasis.patch.result import PatchStore, noise_arrays, noise_attributes
 from ctbasis.patch.rows import patch_shape
 from ctbasis.patch.volume import SLAB_HEIGHT, Slab, StoredVolume
+from ctbasis.printable import say
 from ctbasis.storage.voxels import AIR
 from ctbasis.svd.engines import engine_named
 from ctbasis.svd.workers import StoredMatrix
@@ -317,5 +317,4 @@ def row_runs(matrix: MatrixStore) -> tuple[slice, ...]:
 
 
 def _log(line: str) -> None:
-    sys.stderr.write(f"patch: {line}\n")
-    sys.stderr.flush()
+    say(f"patch: {line}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ctbasis.printable import page_value, printable_markdown
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -71,7 +73,11 @@ def _render(
     **tables: Any,
 ) -> str:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=page_value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     environment.filters["number"] = number
     return environment.get_template(template).render(
@@ -93,7 +99,7 @@ def render_markdown(*, metrics: Mapping[str, Any], warnings: Sequence[str]) -> s
     lines = [
         f"# Rank-{metrics['rank']} denoising of {metrics['cols']} CT slices",
         "",
-        *(f"> **Note:** {warning}\n" for warning in warnings),
+        *(line for warning in warnings for line in (f"> **Note:** {warning}", "")),
         "Engine {engine}, rank {factored_rank}, oversample {oversample}, power iterations {power_iters}.".format(
             **metrics
         ),
@@ -106,7 +112,7 @@ def render_markdown(*, metrics: Mapping[str, Any], warnings: Sequence[str]) -> s
             for entry in metrics["ranks"].values()
         ),
     ]
-    return "\n".join([*lines, *_score_lines(score_table(metrics)), "", "Not for diagnosis.", ""])
+    return printable_markdown([*lines, *_score_lines(score_table(metrics)), "", "Not for diagnosis.", ""])
 
 
 def render_patch_markdown(*, metrics: Mapping[str, Any], warnings: Sequence[str]) -> str:
@@ -119,7 +125,7 @@ def render_patch_markdown(*, metrics: Mapping[str, Any], warnings: Sequence[str]
     lines = [
         f"# Patch-mode denoising of {metrics['cols']} CT slices",
         "",
-        *(f"> **Note:** {warning}\n" for warning in warnings),
+        *(line for warning in warnings for line in (f"> **Note:** {warning}", "")),
         "Engine {engine}, basis {basis}, tau {tau}, target noise {target_noise:g} HU, stride {stride}.".format(
             **metrics
         ),
@@ -128,7 +134,7 @@ def render_patch_markdown(*, metrics: Mapping[str, Any], warnings: Sequence[str]
         "|---|---|---|---|",
         f"| {' | '.join(number(metrics[name]) for name in SUMMARY_METRICS)} |",
     ]
-    return "\n".join([*lines, *_score_lines(patch_score_table(metrics)), "", "Not for diagnosis.", ""])
+    return printable_markdown([*lines, *_score_lines(patch_score_table(metrics)), "", "Not for diagnosis.", ""])
 
 
 def _score_lines(scores: Sequence[Mapping[str, Any]]) -> list[str]:

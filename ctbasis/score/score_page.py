@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.ticker import AutoLocator
 
 import ctbasis.report
+from ctbasis.printable import page_value
 from ctbasis.report.figures import (
     COLOURS,
     DASHES,
@@ -75,7 +76,11 @@ def render(comparison: Comparison) -> str:
     """Return the HTML of the page."""
     folders = [Path(__file__).parent, *map(Path, ctbasis.report.__path__)]
     environment = Environment(
-        loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(folders),
+        autoescape=True,
+        finalize=page_value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     environment.filters["number"] = number
     scores = comparison.scores

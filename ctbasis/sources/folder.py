@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from ctbasis.errors import CtbasisError
+from ctbasis.printable import say
 from ctbasis.sources.source import RemoteObject
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class FolderSource:
                 yield RemoteObject(key, str(path), status.st_size, f"{status.st_mtime_ns:x}")
             elif entry.is_symlink():
                 # The name may contain a patient's name and is not shown.
-                sys.stderr.write("WARNING: a symbolic link out of the source, or to a folder, is left out\n")
+                say("WARNING: a symbolic link out of the source, or to a folder, is left out")
 
     def _refusal(self, error: OSError, entry: RemoteObject) -> CtbasisError | OSError:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:

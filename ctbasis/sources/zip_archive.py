@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import stat
-import sys
 import uuid
 import zipfile
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctbasis.printable import say
 from ctbasis.sources.source import RemoteObject
 
 if TYPE_CHECKING:
@@ -121,8 +121,7 @@ class UnzippedSource:
 
     def _leave_out(self, name: str, reason: str) -> None:
         self.left_out.append(f"{name}: {reason}")
-        sys.stderr.write(f"WARNING: {name} is left out: {reason}\n")
-        sys.stderr.flush()
+        say(f"WARNING: {name} is left out: {reason}")
 
 
 def _archive_fault(members: list[zipfile.ZipInfo], size: int) -> str:

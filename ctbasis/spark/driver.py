@@ -25,6 +25,7 @@ from ctbasis.errors import CtbasisError, exit_on_error
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.parameters import DeidentificationPlan, SvdPlan
 from ctbasis.patch.plan import PatchPlan
+from ctbasis.printable import say
 from ctbasis.svd.engines import engine_named
 from ctbasis.svd.factors import FactorWriter
 from ctbasis.svd.plan import fit_plan
@@ -210,8 +211,7 @@ def _finish(factors: FactorWriter, spectrum: Spectrum, plan: Plan, matrix: Matri
 
 
 def _log(line: str) -> None:
-    sys.stderr.write(f"svd: {line}\n")
-    sys.stderr.flush()
+    say(f"svd: {line}")
 
 
 if __name__ == "__main__":

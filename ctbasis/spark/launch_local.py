@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctbasis.errors import CtbasisError, error_in_log
 from ctbasis.installed import IMAGE_ROOT, LAYOUT
+from ctbasis.printable import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -60,8 +61,7 @@ def launch(application: SparkApplication, *, master: str = "") -> None:
         with _submitted(command, manifest, scratch) as process:
             for line in process.stdout or ():
                 tail.append(line)
-                sys.stderr.write(line)
-                sys.stderr.flush()
+                say(line.rstrip("\n").expandtabs())
     if process.returncode != 0:
         raise _failure(process.returncode, tail)
 
@@ -190,7 +190,7 @@ def _variables(pod: Mapping[str, Any]) -> dict[str, str]:
 def _failure(code: int, tail: deque[str]) -> CtbasisError:
     error = error_in_log(tail)
     if error:
-        return CtbasisError(error)
+        return CtbasisError.from_text(error)
     log = "".join(tail)
     if "OutOfMemoryError" in log:
         return CtbasisError(
@@ -200,5 +200,5 @@ def _failure(code: int, tail: deque[str]) -> CtbasisError:
         )
     if "No space left on device" in log:
         return CtbasisError("the disk is full", cause="Spark's shuffle files or the factors", remedy="free some space")
-    last = "\n".join(line.rstrip() for line in list(tail)[-15:])
-    return CtbasisError(f"the Spark application failed with exit code {code}; its last lines:\n{last}")
+    last = [line.rstrip() for line in list(tail)[-15:]]
+    return CtbasisError(f"the Spark application failed with exit code {code}; its last lines:", details=last)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from typing import TYPE_CHECKING
 
 from ctbasis.errors import CtbasisError
+from ctbasis.printable import say
 from ctbasis.storage import stores
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ def run_step(workspace: Path, store: str = "", run: str = "", *, succeeded: bool
         path = workspace / name
         if path.exists():
             shutil.rmtree(path)
-            sys.stderr.write(f"cleanup: removed {name}\n")
+            say(f"cleanup: removed {name}")
     if not store or not run:
         return
     folder = stores.run_folder(str(workspace), store, run)
     try:
         if stores.delete(folder):
-            sys.stderr.write(f"cleanup: removed the run's stores below {store}\n")
+            say(f"cleanup: removed the run's stores below {store}")
     except CtbasisError as error:
         if succeeded:
             raise
-        sys.stderr.write(f"cleanup: {folder} is not removed: {error.found}\n")
+        say(f"cleanup: {folder} is not removed: {error.found}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from ctbasis.choices import ENGINES
 from ctbasis.errors import CtbasisError
+from ctbasis.printable import say
 
 ENGINE_OF_SCHEME = {"spark": "spark", "yarn": "spark", "k8s": "spark", "tcp": "dask", "tls": "dask", "ray": "ray"}
 """Scheme of a cluster's address, and the engine that runs on such a cluster."""
@@ -26,7 +26,7 @@ def choose_engine(mode: str, cluster: str = "") -> str:
         CtbasisError: The scheme of the address belongs to no engine.
     """
     name, reason = _of_cluster(mode, cluster) or _of_this_machine(mode)
-    sys.stderr.write(f"engine: auto chose {name} ({ENGINES[name].summary}): {reason}\n")
+    say(f"engine: auto chose {name} ({ENGINES[name].summary}): {reason}")
     return name
 
 

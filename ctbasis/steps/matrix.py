@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctbasis.dicom.deidentify.deidentification import Deidentification
 from ctbasis.matrix.ingest import ingest
+from ctbasis.printable import say
 from ctbasis.storage.stores import run_folder
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run_step(
     matrix, truth_matrix = f"{place}/matrix.zarr", f"{place}/truth.zarr"
     # One object for both series, so that a UID that both contain is replaced by the same one.
     identity = Deidentification.of(plan.retain) if plan.deidentify else None
-    sys.stderr.write(f"matrix: {identity or 'not de-identified: outputs name the patient as the source does'}\n")
+    say(f"matrix: {identity or 'not de-identified: outputs name the patient as the source does'}")
     ingest(folder, matrix, qc, deidentification=identity)
     if truth_folder is None:
         return StepResult(matrix, "")

@@ -6,7 +6,6 @@ patch mode:  matrix store -> matrix store with the denoised values, and the base
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from ctbasis.patch.bases import PatchBases
 from ctbasis.patch.noise_fit import fit_noise
 from ctbasis.patch.result import PatchStore
 from ctbasis.patch.volume import StoredVolume
+from ctbasis.printable import say
 from ctbasis.spark import driver
 from ctbasis.spark.driver import Job
 from ctbasis.steps.engine_choice import choose_engine
@@ -264,5 +264,4 @@ def _resolve_rank(rank: int | Rule, factors: FactorStore, full: int) -> int:
 
 
 def _log(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    say(line)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import sys
 import time
 from functools import lru_cache
 from itertools import islice
@@ -21,11 +20,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
 from ctbasis.errors import TransientError
+from ctbasis.printable import say
 from ctbasis.storage.s3 import NO_SUCH_KEY, Bucket, error_code, split_uri
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
@@ -65,6 +67,8 @@ class ObjectStore(Store):
             did not answer within `RETRY_SECONDS`.
     """
 
+    parallel = PARALLEL_REQUESTS
+
     def __init__(self, uri: str, *, read_only: bool = False) -> None:
         super().__init__(read_only=read_only)
         self.uri = uri
@@ -92,6 +96,30 @@ class ObjectStore(Store):
         self._with_retries(
             lambda bucket: bucket.client.put_object(Bucket=bucket.name, Key=self._below + key, Body=content)
         )
+
+    def read_into(self, key: str, buffer: NDArray[np.uint8]) -> int | None:
+        """Read an object into `buffer` if it has its size; return the object's size, or None if there is no object."""
+        content = self.read(key)
+        if content is not None and len(content) == buffer.size:
+            buffer.data[:] = content
+        return None if content is None else len(content)
+
+    def read_end(self, key: str) -> bytes:
+        """Return the checksum at the end of an object; empty if there is no object."""
+        return self.read(key, SuffixByteRequest(CHECKSUM_BYTES)) or b""
+
+    def write_chunk(self, key: str, values: NDArray[Any], checksum: bytes) -> None:
+        """Create or replace an object that holds the bytes of `values` and a checksum."""
+        self.write(key, values.tobytes() + checksum)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of every object by its key."""
+        pages = self._pages("")
+        return {
+            entry["Key"].removeprefix(self._below): int(entry["Size"])
+            for page in pages
+            for entry in page.get("Contents", [])
+        }
 
     def keys_below(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys that begin with `prefix`, page by page, in the server's order."""
@@ -158,8 +186,7 @@ class ObjectStore(Store):
                 raise bucket.unreachable(str(translated))
             if not reported and delay > 1:
                 reported = True
-                sys.stderr.write(f"store: S3 at {bucket.endpoint} does not answer ({translated}); asking again\n")
-                sys.stderr.flush()
+                say(f"store: S3 at {bucket.endpoint} does not answer ({translated}); asking again")
             # Jitter, so that a thousand executors do not repeat their requests at the same moment.
             time.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - the delay is no secret
             delay = min(2 * delay, MAX_DELAY_SECONDS)

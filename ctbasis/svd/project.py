@@ -7,7 +7,6 @@ patients share little more than air, a body and its blurred outline, and the rep
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctbasis.errors import CtbasisError
+from ctbasis.printable import say
 from ctbasis.svd.basis import fixed_signs
 from ctbasis.svd.engines.numpy import ThreadWorkers, thread_bytes
 from ctbasis.svd.factors import FactorStore, FactorWriter
@@ -159,7 +159,7 @@ def project_matrix(
     noise = min(lost, noise_norm(matrix) / max(float(np.sqrt(energy)), 1e-300))
     own = basis.accuracy["residual"] / basis.accuracy["norm"] if basis.accuracy.get("norm") else None
     note = f"projected on {basis.rank} basis images of {basis.cols} slices of another run, which leave out {lost:.2%}"
-    sys.stderr.write(f"svd: {note} of ||A||_F\n")
+    say(f"svd: {note} of ||A||_F")
     described = {**vars(plan), "rank": k, "note": note}
     factors.finish(s=s[:k], V=V, plan=type(plan)(**described), matrix=matrix, accuracy=accuracy)
     basis_spacing, spacing = basis.series[0].pixel_spacing, matrix.series[0].pixel_spacing

@@ -30,7 +30,7 @@ def test_the_committed_package_is_the_output_of_compiling_the_source() -> None:
 def test_an_outdated_package_is_refused_with_the_difference(tmp_path: Path) -> None:
     outdated = tmp_path / "denoise.yaml"
     outdated.write_text(package.PACKAGE.read_text().replace("ctbasis/steps", "ctbasis/stale"))
-    with pytest.raises(CtbasisError, match=r"-.*ctbasis/stale(?s:.)*run `ctbasis compile`"):
+    with pytest.raises(CtbasisError, match=r"run `ctbasis compile`(?s:.)*-.*ctbasis/stale"):
         package.check(outdated)
 
 

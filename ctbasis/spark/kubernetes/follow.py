@@ -156,7 +156,7 @@ class Follower:
         if current == FAILING:
             if refused := error_in_log(self._log.tail):
                 # The driver program refused its input; the restart policy would only repeat that.
-                raise CtbasisError(refused)
+                raise CtbasisError.from_text(refused)
             return False
         if current == FAILED:
             if quota_is_full(message(self._application)):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, TypeVar
 
 from ctbasis.errors import CtbasisError
+from ctbasis.printable import say
 from ctbasis.spark.kubernetes.api_server import (
     BROKEN,
     HTTP_CONFLICT,
@@ -124,5 +124,4 @@ def refusal(error: ApiError, doing: str) -> CtbasisError:
 
 def log(line: str) -> None:
     """Write a line to the log of the step, unbuffered."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    say(line.expandtabs())

@@ -34,7 +34,7 @@ def message(application: dict[str, Any]) -> str:
     if answer:
         return answer[1]
     lines = [line for line in text.splitlines() if not SUBMIT_NOISE.search(line)]
-    return ("\n".join(lines) or text)[:LONGEST_MESSAGE]
+    return ("; ".join(filter(None, map(str.strip, lines))) or text)[:LONGEST_MESSAGE]
 
 
 def failure_error(
@@ -50,15 +50,16 @@ def failure_error(
     """
     refused = error_in_log(log)
     if refused:
-        return ApplicationStaysError(refused)
+        return ApplicationStaysError.from_text(refused)
     driver = pods.driver.ending if pods.driver is not None else ""
     reasons = [message(application), f"driver: {driver}" if driver else "", pods.executor_ends()]
     reason = "; ".join(filter(None, reasons)) or "the operator gives no reason"
-    last = "\n".join(log[-SHOWN_LINES:])
+    last = log[-SHOWN_LINES:]
     return ApplicationStaysError(
         f"the SparkApplication {application['metadata']['name']} {event}: {reason}",
         remedy=_remedy(reason),
-        cause=f"see the last lines of the driver's log:\n{last}" if last else "",
+        cause="see the last lines of the driver's log:" if last else "",
+        details=last,
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
+from ctbasis.printable import say
 from ctbasis.svd.method import ctbasis_error_in, factorize_with
 from ctbasis.svd.passes import fold, merged, nbytes
 from ctbasis.svd.workers import Workers, block_reader, operands, ranges
@@ -154,8 +154,7 @@ def _connect(settings: dict[str, Any]) -> None:
             if attempt == CONNECT_ATTEMPTS:
                 raise
             retry = f"trying again, attempt {attempt + 1} of {CONNECT_ATTEMPTS}"
-            sys.stderr.write(f"svd: the Ray head started no server for this client; {retry}\n")
-            sys.stderr.flush()
+            say(f"svd: the Ray head started no server for this client; {retry}")
         else:
             return
 

@@ -184,6 +184,7 @@ def spark_context(cluster: str = "") -> SparkContext:
 
 def error_of_task(error: Py4JJavaError) -> CtbasisError | None:
     """Return the `CtbasisError` that a task raised, from the Java exception with its Python traceback; None if none."""
-    kind = f"{CtbasisError.__module__}.{CtbasisError.__qualname__}: "
-    _, prefix, text = str(error.java_exception.getMessage()).rpartition(kind)
-    return CtbasisError(text.split("\n\n")[0].strip()) if prefix else None
+    # The name of the class starts a line of a traceback; within a line, a name from outside could contain it.
+    kind = f"\n{CtbasisError.__module__}.{CtbasisError.__qualname__}: "
+    _, prefix, text = f"\n{error.java_exception.getMessage()}".rpartition(kind)
+    return CtbasisError.from_text(text.split("\n\n")[0].strip()) if prefix else None
