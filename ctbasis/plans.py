@@ -7,8 +7,8 @@ A plan is a frozen dataclass whose fields are declared by `parameter()`:
         tau: float = parameter(3.0, "Threshold in standard deviations of noise.", group=Group.PATCH_MODE, least=0)
 
 The declaration is the only one: `ParameterPlan.parameters()` gives the command line and the documentation the name,
-type, default, bounds and help text of each field. A plan is validated when it is constructed, so an invalid one does not
-exist. It crosses from one process to another as one JSON value (`to_json`, `from_json`). A plan may contain other
+type, default, bounds and help text of each field. A plan is validated when it is constructed, so an invalid one does
+not exist. It crosses from one process to another as one JSON value (`to_json`, `from_json`). A plan may contain other
 plans; their parameters count as its own.
 """
 
