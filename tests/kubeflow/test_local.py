@@ -68,10 +68,11 @@ def test_the_error_message_names_the_step_that_refused_its_input(log_and_text: t
 
 
 def test_a_folder_with_other_files_is_not_changed(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(CtbasisError, match="not the output folder of a ctbasis run"):
-        run({"source": str(tmp_path)}, out=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(CtbasisError, match=r"holds thesis\.tex, which ctbasis did not write"):
+        run({"source": str(tmp_path / "ct")}, out=tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "thesis.tex"]
 
 
 def test_the_outputs_of_a_run_have_fixed_names() -> None:

@@ -14,6 +14,7 @@ from ctbasis.demo.s3server import S3Server
 from ctbasis.errors import CtbasisError
 from ctbasis.kubeflow.local import run
 from ctbasis.patch.bases import PatchBases
+from ctbasis.storage.outputs import RESULT
 from tests.kubeflow.test_run import ctbasis, left_behind, stored
 from tests.patch.conftest import body, noisy
 
@@ -51,7 +52,7 @@ def test_a_run_writes_denoised_dicom_noise_maps_a_basis_and_a_report(
     finished: tuple[Path, subprocess.CompletedProcess[str]], phantom: tuple[Path, Path]
 ) -> None:
     out, _ = finished
-    assert {path.name for path in out.iterdir()} == OUTPUTS
+    assert {path.name for path in out.iterdir()} == OUTPUTS | {RESULT}
     assert stored(out / "denoised").shape == stored(out / "noise").shape == stored(phantom[0]).shape
     metrics = json.loads((out / "metrics.json").read_text())
     assert (metrics["mode"], metrics["engine"], metrics["cols"]) == ("patch", "numpy", 8)
@@ -119,7 +120,7 @@ def test_a_stored_basis_denoises_a_series_with_all_stores_on_s3(
         ({"target_noise": -2.0}, "target_noise is -2.0"),
         ({"basis": "{out}/nothing"}, "no basis at"),
         ({"basis": "{out}/denoised"}, "no basis at"),
-        ({"basis": "{out}/basis", "mode": "global"}, "is of a run in patch mode, and mode is global"),
+        ({"basis": "{out}/basis", "mode": "global"}, "was made in patch mode, but this run is in global mode"),
     ],
 )
 def test_invalid_parameters_are_refused_before_any_step_starts(
