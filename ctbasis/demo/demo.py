@@ -26,6 +26,7 @@ from ctbasis.kubeflow.local import LocalRun, run
 from ctbasis.printable import say
 from ctbasis.simulate.low_dose_series import simulate_low_dose
 from ctbasis.simulate.phantom import write_chest
+from ctbasis.storage.outputs import Results, list_files, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -73,7 +74,11 @@ def demo(out: Path, *, photons: float = PHOTONS, slices: int = SLICES, edge: int
     # Matplotlib is slow to import, and `ctbasis bench` imports this module for its environment() alone.
     from ctbasis.demo.picture import write_picture
 
-    with tempfile.TemporaryDirectory(prefix="ctbasis-demo-") as scratch, S3Server() as server:
+    with (
+        replaced([out], ours=Results()) as (new,),
+        tempfile.TemporaryDirectory(prefix="ctbasis-demo-") as scratch,
+        S3Server() as server,
+    ):
         clean, noisy = Path(scratch) / "clean", Path(scratch) / "low-dose"
         _report("making the chest phantom (a stand-in for a patient)")
         write_chest(clean, slices=slices, rows=edge, columns=edge, seed=seed)
@@ -85,15 +90,16 @@ def demo(out: Path, *, photons: float = PHOTONS, slices: int = SLICES, edge: int
         arguments = {"source": f"{BUCKET}/{noisy.name}", "truth": f"{BUCKET}/{clean.name}", "seed": seed}
         with environment(server.environment()):
             _report(f"denoising by the talk's method: global mode, rank {RANK}")
-            by_rank = run({**arguments, "mode": "global", "rank": str(RANK)}, out=out)
+            by_rank = run({**arguments, "mode": "global", "rank": str(RANK)}, out=new)
             _report("denoising the same series in patch mode")
-            by_patches = run({**arguments, "mode": "patch"}, out=out / "patch")
+            by_patches = run({**arguments, "mode": "patch"}, out=new / "patch")
         done = Demo(out, _scores(by_rank, by_patches))
-        images = {"truth": clean, "low dose": noisy, "global": out / "denoised", "patch": out / "patch" / "denoised"}
-        write_picture(out / "demo.png", images, done.scores)
-    settings = {"photons": photons, "slices": slices, "edge": edge, "seed": seed}
-    rows = {name: asdict(scores) for name, scores in done.scores.items()}
-    (out / "demo.json").write_text(json.dumps({"phantom": settings, "scores": rows}, indent=2))
+        images = {"truth": clean, "low dose": noisy, "global": new / "denoised", "patch": new / "patch" / "denoised"}
+        write_picture(new / "demo.png", images, done.scores)
+        settings = {"photons": photons, "slices": slices, "edge": edge, "seed": seed}
+        rows = {name: asdict(scores) for name, scores in done.scores.items()}
+        (new / "demo.json").write_text(json.dumps({"phantom": settings, "scores": rows}, indent=2))
+        list_files(new)
     return done
 
 

@@ -93,7 +93,9 @@ class Nothing:
 def list_files(folder: Path) -> None:
     """Write the list of all files below `folder` to `RESULT` in it, by which `Results` recognises the folder."""
     files = {
-        path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / RESULT
     }
     (folder / RESULT).write_text(json.dumps({"written_by": "ctbasis", "files": files}, indent=1) + "\n")
 

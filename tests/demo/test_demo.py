@@ -14,6 +14,7 @@ from ctbasis.cli import main
 from ctbasis.demo.comparison import HEADER, Scores, table
 from ctbasis.demo.picture import middle_slice, write_picture
 from ctbasis.errors import CtbasisError
+from ctbasis.storage.outputs import Results
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,9 @@ def test_a_small_demo_leaves_both_runs_their_comparison_and_a_picture(tmp_path: 
         assert {"basis", "figure1.png", "report.html", "metrics.json", "qc.json"} <= {p.name for p in folder.iterdir()}
     with Image.open(out / "demo.png") as picture:
         picture.verify()
+    # Another demo may replace the folder.
+    assert Results().foreign(out) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
     rows = json.loads((out / "demo.json").read_text())["scores"]
     noisy, by_rank, by_patches = rows.values()
     assert list(rows) == ["low dose", "global mode, rank 50 (mahout)", "patch mode (numpy)"]
