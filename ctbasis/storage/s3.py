@@ -24,7 +24,10 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
+from ctbasis.addresses import Address, parse_address
 from ctbasis.errors import CtbasisError, TransientError
+from ctbasis.storage.least_rate import meter, rate_fault
+from ctbasis.storage.s3_answers import ANSWERS, CHECK_KEYS, DENIED_WITHOUT_REASON, TOO_SKEWED, Answer, skew_answer
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 20
@@ -32,17 +35,9 @@ READ_SECONDS = 20
 REQUEST_ATTEMPTS = 2
 """Attempts that botocore makes for one request; the callers repeat the whole operation."""
 
-ACCESS_DENIED = {
-    "403",
-    "AccessDenied",
-    "AllAccessDisabled",
-    "AuthorizationHeaderMalformed",
-    "ExpiredToken",
-    "Forbidden",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "SignatureDoesNotMatch",
-}
+ENDPOINT = "AWS_ENDPOINT_URL"
+
+EXAMPLE_ENDPOINT = "https://s3.eu-central-1.amazonaws.com or http://minio:9000"
 
 TRANSIENT_ERRORS = (
     BotoConnectionError,
@@ -89,7 +84,7 @@ class Bucket:
     Attributes:
         name: Name of the bucket.
         client: boto3's S3 client.
-        endpoint: Host and port of the server, without a user name or password.
+        endpoint: Host and port of the server.
 
     Args:
         name: Name of the bucket.
@@ -106,27 +101,28 @@ class Bucket:
         self.name = name
         self._what = what
         self._use = use
+        for variable in (f"{ENDPOINT}_S3", ENDPOINT):
+            if os.environ.get(variable):
+                _parse_endpoint(os.environ[variable], variable)
         try:
             session = boto3.session.Session()
             self._signed = session.get_credentials() is not None
             self.client = _client(session, connections, signed=self._signed, settings=settings)
+            # A profile may name the endpoint too.
+            address = _parse_endpoint(self.client.meta.endpoint_url, "the endpoint URL of the AWS profile")
         except (BotoCoreError, ValueError) as error:
             raise CtbasisError(
                 f"the AWS configuration is not valid ({type(error).__name__})",
                 expected="AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, or neither; AWS_ENDPOINT_URL as a full URL",
                 remedy="check the AWS_* variables and the profile",
             ) from None
-        # AWS_ENDPOINT_URL may carry a user name and a password.
-        address = urlsplit(self.client.meta.endpoint_url)
-        self.endpoint = f"{address.hostname}:{address.port}" if address.port else str(address.hostname)
+        self.endpoint = str(address)
 
     def translate(self, error: BotoCoreError | ClientError) -> CtbasisError | TransientError:
         """Return the error for the user. It does not repeat botocore's message, which may hold signed headers."""
         name = type(error).__name__
         if isinstance(error, ClientError):
-            return self._error_answer(
-                error_code(error), int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            )
+            return self._error_answer(error)
         if isinstance(error, SSLError):
             return CtbasisError(
                 f"the TLS certificate of {self.endpoint} cannot be verified (SSLError)",
@@ -141,7 +137,7 @@ class Bucket:
                 remedy=f"correct the {self._what}",
             )
         if isinstance(error, TRANSIENT_ERRORS):
-            return TransientError(name)
+            return TransientError(rate_fault(error) or name)
         if isinstance(error, (NoCredentialsError, CredentialRetrievalError)):
             return self._access_denied(name)
         return self.unreachable(name)
@@ -155,7 +151,8 @@ class Bucket:
             remedy="check AWS_ENDPOINT_URL and the network, and run the step again",
         )
 
-    def _error_answer(self, code: str, status: int) -> CtbasisError | TransientError:
+    def _error_answer(self, error: ClientError) -> CtbasisError | TransientError:
+        code, status = error_code(error), int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if code == "NoSuchBucket":
             return CtbasisError(
                 f"there is no bucket {self.name!r} at {self.endpoint}",
@@ -163,10 +160,19 @@ class Bucket:
                 cause="the name is misspelt, or AWS_ENDPOINT_URL names another server",
                 remedy=f"check the {self._what} and AWS_ENDPOINT_URL",
             )
-        if code in ACCESS_DENIED or status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        answer = skew_answer(dict(error.response)) if code == TOO_SKEWED else ANSWERS.get(code)
+        if answer:
+            return self._refused(code, answer)
+        if code in DENIED_WITHOUT_REASON or (not code and status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}):
             return self._access_denied(code or str(status))
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
             return TransientError(f"{code or status}")
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            return CtbasisError(
+                f"{self.endpoint} refuses a request for bucket {self.name!r}: {code} ({status})",
+                expected=f"permission to {self._use} it",
+                remedy=f"look {code} up in the documentation of the server",
+            )
         return CtbasisError(
             f"{self.endpoint} answers {code or status} to a request for bucket {self.name!r}",
             expected="an S3-compatible server that knows the bucket",
@@ -174,10 +180,24 @@ class Bucket:
             remedy=f"check the {self._what}, AWS_ENDPOINT_URL and AWS_REGION",
         )
 
+    def _refused(self, code: str, answer: Answer) -> CtbasisError:
+        denied = f"{self.endpoint} denies access to bucket {self.name!r} ({code})"
+        return CtbasisError(
+            f"{self.endpoint} refuses a request for bucket {self.name!r} ({code}): {answer.found}"
+            if answer.found
+            else denied,
+            expected=f"permission to {self._use} it",
+            cause=answer.cause,
+            remedy=answer.remedy,
+        )
+
     def _access_denied(self, reason: str) -> CtbasisError:
         if self._signed:
-            cause = "the keys are wrong or expired, or lack the permission"
-            remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
+            cause = (
+                "the keys lack the permission, a policy of the bucket forbids the access, or the bucket is a Requester "
+                "Pays bucket"
+            )
+            remedy = f"ask the bucket's owner which permissions these keys have, and {CHECK_KEYS}"
         else:
             cause = "no keys were found, so the request was unsigned, as for a public bucket"
             remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
@@ -187,6 +207,10 @@ class Bucket:
             cause=cause,
             remedy=remedy,
         )
+
+
+def _parse_endpoint(text: str, what: str) -> Address:
+    return parse_address(text, what=what, schemes=("http", "https"), example=EXAMPLE_ENDPOINT)
 
 
 def _client(session: boto3.session.Session, connections: int, *, signed: bool, settings: dict[str, Any]) -> Any:
@@ -202,7 +226,9 @@ def _client(session: boto3.session.Session, connections: int, *, signed: bool, s
     # boto3 itself reads AWS_DEFAULT_REGION only; the other SDKs read AWS_REGION.
     region = session.region_name or os.environ.get("AWS_REGION")
     client = session.client("s3", region_name=region, config=Config(**options))
-    if str(urlsplit(client.meta.endpoint_url).hostname).endswith((".amazonaws.com", ".amazonaws.com.cn")):
-        return client
-    # Few S3-compatible servers answer at bucket.host, the address style that boto3 prefers.
-    return session.client("s3", region_name=region, config=Config(s3={"addressing_style": "path"}, **options))
+    host = str(urlsplit(client.meta.endpoint_url).hostname)
+    if not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+        # Few S3-compatible servers answer at bucket.host, the address style that boto3 prefers.
+        client = session.client("s3", region_name=region, config=Config(s3={"addressing_style": "path"}, **options))
+    meter(client)
+    return client

@@ -87,7 +87,7 @@ def test_an_endpoint_that_is_not_a_url_is_not_a_valid_configuration(
     images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"user:{SECRET}@nowhere")
-    assert "AWS_ENDPOINT_URL" in refusal(images, tmp_path / "out")
+    assert "AWS_ENDPOINT_URL contains an @" in refusal(images, tmp_path / "out")
 
 
 @pytest.mark.usefixtures("aws")
@@ -109,7 +109,7 @@ def test_an_empty_prefix_is_refused(images: str, tmp_path: Path) -> None:
 def test_a_refused_connection_fails_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET}@127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     start = time.monotonic()
     assert f"S3 at 127.0.0.1:{port} does not answer" in refusal("s3://images/x", tmp_path / "out")
     assert time.monotonic() - start < 10
