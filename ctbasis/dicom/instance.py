@@ -23,6 +23,7 @@ from ctbasis.dicom.pixeldata import StoredValues, locate_frames, read_frame
 from ctbasis.dicom.resource_limits import MAX_FILE_VOXELS, MAX_HEADER_BYTES, MAX_IMAGE_VOXELS
 from ctbasis.dicom.set_aside import SetAside, UnusableFileError
 from ctbasis.dicom.tolerance import tolerant
+from ctbasis.dicom.traits import traits_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,29 +61,6 @@ NOT_AXIAL = {
 }
 """Values of ImageType that mark an image as something else than a reconstructed slice, and a description of it."""
 
-TRAITS = (
-    "StackID",
-    "TemporalPositionIndex",
-    "TemporalPositionIdentifier",
-    "TemporalPositionTimeOffset",
-    "NominalPercentageOfCardiacPhase",
-    "NominalPercentageOfRespiratoryPhase",
-    "NominalCardiacTriggerDelayTime",
-    "ConvolutionKernel",
-    "TriggerTime",
-    "AcquisitionNumber",
-    "KVP",
-    "ImageType",
-    "FrameAcquisitionDateTime",
-    "AcquisitionTime",
-)
-"""Attributes that distinguish phases, kernels and acquisitions within a series, the preferred first; see `series`."""
-
-TRAIT_TAGS = {keyword: int(pydicom.datadict.tag_for_keyword(keyword) or 0) for keyword in TRAITS}
-BINARY_TRAITS = {
-    tag for tag in TRAIT_TAGS.values() if pydicom.datadict.dictionary_VR(tag) in {"FD", "FL", "SL", "SS", "UL", "US"}
-}
-
 ORTHONORMAL_TOLERANCE = 1e-2
 """Largest deviation of the direction cosines from unit length and from a right angle."""
 
@@ -102,7 +80,7 @@ class Slice:
         stored: Location of the stored values.
         pixels: Pixel format.
         frame: Number of the frame in a multi-frame file, from 1; 0 in a single-frame file.
-        traits: Keyword and value (as text) of the attributes in `TRAITS` that the file has.
+        traits: Keyword and value (as text) of the attributes that distinguish volumes, from `traits_of`.
         tolerated: Deviations in the header that were tolerated, as text for the user.
     """
 
@@ -295,17 +273,9 @@ def _describe(
         stored=stored,
         pixels=pixels,
         frame=frame,
-        traits=tuple((keyword, _text(ds, tag)) for keyword, tag in TRAIT_TAGS.items() if tag in ds),
+        traits=traits_of(ds),
         tolerated=(*tolerated, *pixels.tolerated),
     )
-
-
-def _text(ds: Dataset, tag: int) -> str:
-    """Return a value as text for comparison. A value that is text in the file is not parsed, to save time."""
-    raw = ds.get_item(tag).value
-    if isinstance(raw, bytes) and tag not in BINARY_TRAITS:
-        return raw.decode("latin-1").strip("\0 ")
-    return str(ds[tag].value)
 
 
 def _required(ds: Dataset, keyword: str) -> Any:

@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctbasis.dicom.instance import TRAITS
+from ctbasis.dicom.joining import join_single_slices
+from ctbasis.dicom.separation import (
+    GAP_FACTOR,
+    POSITION_TOLERANCE,
+    Part,
+    alternates,
+    is_even,
+    positions_of,
+    separate,
+    separate_phases,
+)
 from ctbasis.dicom.set_aside import SetAside
 from ctbasis.errors import CtbasisError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -22,31 +32,6 @@ if TYPE_CHECKING:
 
 ORIENTATION_TOLERANCE = 1e-3
 """Largest difference of direction cosines within a series, as in highdicom: scanners write them with 4 to 6 digits."""
-
-POSITION_TOLERANCE = 1e-3
-"""Distance along the normal in mm below which two slices are at the same position."""
-
-GAP_FACTOR = 1.5
-"""A step along the normal that exceeds the usual step by this factor is a gap."""
-
-UNEVEN, UNEVEN_MM = 0.01, 0.01 + 1e-9
-"""Deviations from the usual step, relative and in mm, above which the spacing is reported as varying. highdicom allows
-the relative deviation, 3D Slicer the hundredth of a mm, to which many scanners round positions."""
-
-PHASES = (
-    "StackID",
-    "TemporalPositionIndex",
-    "TemporalPositionIdentifier",
-    "TemporalPositionTimeOffset",
-    "NominalPercentageOfCardiacPhase",
-    "NominalPercentageOfRespiratoryPhase",
-    "NominalCardiacTriggerDelayTime",
-    "ConvolutionKernel",
-)
-"""Traits that differ between volumes but never within one. Slices are always separated by them."""
-
-MIN_PHASE_SLICES = 2
-"""Slices of a phase at least. A trait with fewer slices per value numbers the slices, not the phases."""
 
 MIN_REPORTED_TILT = 0.1
 """Angle in degrees from which a gantry tilt is reported."""
@@ -101,13 +86,21 @@ class CTSeries:
 def set_copies_aside(slices: Iterable[Slice]) -> tuple[list[Slice], list[SetAside]]:
     """Keep one of several files with the same instance at the same position; exports often contain it repeatedly.
 
+    A SOPInstanceUID that slices at several positions share identifies no instance. Slices with such a UID are kept.
+
     Returns:
         The slices to keep, and the copies.
     """
-    kept: dict[tuple[str, str, int, tuple[float, ...]], Slice] = {}
+    listed = list(slices)
+    places: defaultdict[tuple[str, int], set[tuple[float, ...]]] = defaultdict(set)
+    for entry in listed:
+        places[entry.SOPInstanceUID, entry.frame].add(entry.ImagePositionPatient)
+    kept: dict[tuple[object, ...], Slice] = {}
     aside = []
-    for entry in slices:
-        key = entry.SeriesInstanceUID, entry.SOPInstanceUID, entry.frame, entry.ImagePositionPatient
+    for entry in listed:
+        instance = entry.SOPInstanceUID, entry.frame
+        shared = len(places[instance]) > 1
+        key = entry.SeriesInstanceUID, entry.traits, entry.ImagePositionPatient, *(entry.place if shared else instance)
         if key in kept:
             reason = "a copy of another file: the same SOPInstanceUID"
             aside.append(SetAside(entry.file, reason, frame=entry.frame, twin=kept[key].name))
@@ -117,19 +110,16 @@ def set_copies_aside(slices: Iterable[Slice]) -> tuple[list[Slice], list[SetAsid
 
 
 def arrange(slices: Iterable[Slice]) -> list[CTSeries]:
-    """Group slices into series, split series by phase, kernel and acquisition, and order the slices of each part.
+    """Group slices into series, separate the volumes within each series, and order the slices of each volume.
 
     Returns:
         The series, ordered by SeriesNumber, then SeriesInstanceUID, then the order of `slices`.
 
     Raises:
-        CtbasisError: A series has several orientations or image sizes, or several slices at the same position; or two
-            series have different image sizes.
+        CtbasisError: A series has several orientations or image sizes, several slices at the same position, or two
+            volumes whose slices lie between each other's; or two series have different image sizes.
     """
-    grouped: defaultdict[str, list[Slice]] = defaultdict(list)
-    for entry in slices:
-        grouped[entry.SeriesInstanceUID].append(entry)
-    series = [_ordered(uid, part, label) for uid, group in grouped.items() for label, part in _parts(group)]
+    series = [_ordered(uid, part) for uid, whole in _whole_series(slices) for part in separate(whole)]
     series.sort(key=lambda entry: (entry.slices[0].SeriesNumber, entry.SeriesInstanceUID))
     for other in series[1:]:
         first = series[0]
@@ -144,86 +134,31 @@ def arrange(slices: Iterable[Slice]) -> list[CTSeries]:
     return series
 
 
-def slices_at_same_position(slices: Sequence[Slice]) -> list[tuple[Slice, Slice]]:
-    """Return the pairs of slices that are at the same position of the same part of a series."""
+def slices_at_same_position(slices: Iterable[Slice]) -> list[list[Slice]]:
+    """Return the groups of slices that are at the same position of the same phase of a series.
+
+    They may belong to different acquisitions, and may be the same image with another SOPInstanceUID.
+    """
+    groups: list[list[Slice]] = []
+    for _, whole in _whole_series(slices):
+        for part in separate_phases(whole):
+            positions = positions_of(part.slices)
+            order = np.argsort(positions, kind="stable")
+            starts = np.flatnonzero(np.diff(positions[order]) >= POSITION_TOLERANCE) + 1
+            groups += [[part.slices[at] for at in group] for group in np.split(order, starts) if len(group) > 1]
+    return groups
+
+
+def _whole_series(slices: Iterable[Slice]) -> Iterator[tuple[str, Part]]:
+    """Yield the SeriesInstanceUID and the slices of each series."""
     grouped: defaultdict[str, list[Slice]] = defaultdict(list)
     for entry in slices:
         grouped[entry.SeriesInstanceUID].append(entry)
-    pairs: list[tuple[Slice, Slice]] = []
-    for group in grouped.values():
-        for _, part in _parts(group):
-            positions = _positions(part)
-            order = np.argsort(positions, kind="stable")
-            close = np.flatnonzero(np.diff(positions[order]) < POSITION_TOLERANCE)
-            pairs += [(part[order[index]], part[order[index + 1]]) for index in close]
-    return pairs
+    yield from join_single_slices(grouped).items()
 
 
-def _parts(slices: Sequence[Slice]) -> list[tuple[str, list[Slice]]]:
-    """Split a series into its parts (phases, kernels, acquisitions), each with a label.
-
-    The traits in `PHASES` always split a series. The other traits split it only if slices would otherwise be at the
-    same position, and only if the spacing of each part is then as regular as that of the whole.
-    """
-    parts = [("", list(slices))]
-    for trait in PHASES:
-        parts = [smaller for label, part in parts for smaller in _split(part, trait, label)]
-    return [smaller for label, part in parts for smaller in _split_overlapping(part, label)]
-
-
-def _split(slices: list[Slice], trait: str, label: str) -> list[tuple[str, list[Slice]]]:
-    values: defaultdict[str | None, list[Slice]] = defaultdict(list)
-    for entry in slices:
-        values[dict(entry.traits).get(trait)].append(entry)
-    if len(values) == 1 or min(map(len, values.values())) < MIN_PHASE_SLICES:
-        return [(label, slices)]
-    return [(f"{label}, {_trait_label(trait, value)}".removeprefix(", "), part) for value, part in values.items()]
-
-
-def _trait_label(trait: str, value: str | None) -> str:
-    if value is None:
-        return f"no {trait}"
-    # The label does not repeat the time of the examination, which may identify the patient.
-    return f"another {trait}" if trait.endswith("Time") else f"{trait} {value}"
-
-
-def _split_overlapping(slices: list[Slice], label: str) -> list[tuple[str, list[Slice]]]:
-    """Split slices by the first trait that separates slices at the same position into regular parts."""
-    usual = _usual_step(slices)
-    if usual is None:
-        return [(label, slices)]
-    for trait in TRAITS:
-        parts = _split(slices, trait, label)
-        steps = [_usual_step(part, distinct=True) for _, part in parts]
-        if len(parts) > 1 and all(step is not None and step <= GAP_FACTOR * usual for step in steps):
-            return parts
-    return [(label, slices)]
-
-
-def _usual_step(slices: Sequence[Slice], *, distinct: bool = False) -> float | None:
-    """Return the median distance in mm between different positions of the slices.
-
-    Args:
-        slices: The slices.
-        distinct: Return None if two slices are at the same position. Otherwise return None if no two slices are.
-    """
-    steps = np.diff(np.sort(_positions(slices)))
-    same = steps < POSITION_TOLERANCE
-    if same.any() == distinct:
-        return None
-    return float(np.median(steps[~same])) if not same.all() else 0.0
-
-
-def _positions(slices: Sequence[Slice]) -> NDArray[np.float64]:
-    """Return the positions along the normal of the first slice, in mm."""
-    cosines = np.asarray(slices[0].ImageOrientationPatient)
-    positions: NDArray[np.float64] = np.asarray([entry.ImagePositionPatient for entry in slices]) @ np.cross(
-        cosines[:3], cosines[3:]
-    )
-    return positions
-
-
-def _ordered(uid: str, slices: Sequence[Slice], part: str) -> CTSeries:
+def _ordered(uid: str, part: Part) -> CTSeries:
+    slices: Sequence[Slice] = part.slices
     _check_sizes(uid, slices)
     normal = _normal(uid, slices)
     origins = np.asarray([entry.ImagePositionPatient for entry in slices])
@@ -246,10 +181,11 @@ def _ordered(uid: str, slices: Sequence[Slice], part: str) -> CTSeries:
         ),
         tilt=tilt,
         tolerated=(
-            *((f"separated from other slices of its series by {part}",) if part else ()),
+            *((f"separated from other slices of its series by {part.label}",) if part.label else ()),
+            *part.remarks,
             *_tolerated(slices, steps[~wide], spacing, tilt),
         ),
-        part=part,
+        part=part.label,
     )
 
 
@@ -300,6 +236,15 @@ def _check_positions(
             cause="several phases or reconstructions have the same SeriesInstanceUID, and no attribute separates them",
             remedy="remove all but one of them from the source",
         )
+    if alternates(steps):
+        raise CtbasisError(
+            f"series {uid} has slices at alternating distances of {np.median(steps[::2]):.3f} and "
+            f"{np.median(steps[1::2]):.3f} mm",
+            expected="slices at one distance",
+            cause="two volumes whose slices lie between each other's have the same SeriesInstanceUID, and no attribute "
+            "separates them",
+            remedy="remove the slices of one of them from the source",
+        )
 
 
 def _tilt(drift: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
@@ -315,11 +260,11 @@ def _tilt(drift: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
 def _tolerated(slices: Sequence[Slice], steps: NDArray[np.float64], spacing: float, tilt: float) -> Iterable[str]:
     if len(slices) == 1:
         yield "one slice: its matrix has one column, so signal and noise cannot be separated"
-    if steps.size and float(np.abs(steps - spacing).max()) > max(UNEVEN * spacing, UNEVEN_MM):
+    if not is_even(steps, spacing):
         yield f"the spacing varies, from {steps.min():.3f} to {steps.max():.3f} mm"
     if tilt > MIN_REPORTED_TILT:
         yield f"the gantry is tilted by {tilt:.1f} degrees: slices are compared voxel by voxel without correction"
     if len({entry.PixelSpacing for entry in slices}) > 1:
         yield "PixelSpacing varies: that of the first slice is used for all"
-    if len({entry.SOPInstanceUID for entry in slices}) < len(slices):
+    if len({(entry.SOPInstanceUID, entry.frame) for entry in slices}) < len(slices):
         yield "several slices have the same SOPInstanceUID"

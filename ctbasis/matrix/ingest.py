@@ -145,7 +145,7 @@ class _Ingestion:
             attempt += 1
             dtype = dtype if fits else "float32"
             aside += broken
-            slices = drop_broken(slices, broken)
+            slices = drop_broken(series, broken)
         warn_about(aside)
         report = qc_report(files=len(files) + len(links), dtype=dtype, series=series, results=results, aside=aside)
         report["deidentified"] = self.deidentification.describe() if self.deidentification else None
@@ -245,18 +245,19 @@ def set_duplicates_aside(
     Returns:
         The slices to keep, and the duplicates.
     """
-    pairs = slices_at_same_position(slices)
-    if not pairs:
+    groups = slices_at_same_position(slices)
+    if not groups:
         return slices, []
-    involved = list({entry.place: entry for pair in pairs for entry in pair}.values())
+    involved = [entry for group in groups for entry in group]
     known = {entry.place: digest for entry, digest in zip(involved, digests(involved), strict=True)}
-    duplicates = {
-        second.place: SetAside(
-            second.file, "same position and values as another slice", frame=second.frame, twin=first.name
-        )
-        for first, second in pairs
-        if known[first.place] == known[second.place]
-    }
+    duplicates: dict[tuple[str, int], SetAside] = {}
+    for group in groups:
+        kept: dict[str, Slice] = {}
+        for entry in group:
+            first = kept.setdefault(known[entry.place], entry)
+            if first is not entry:
+                reason = "same position and values as another slice"
+                duplicates[entry.place] = SetAside(entry.file, reason, frame=entry.frame, twin=first.name)
     return [entry for entry in slices if entry.place not in duplicates], list(duplicates.values())
 
 
@@ -315,17 +316,16 @@ def require_slices(place: Path | str, slices: Sequence[Slice], aside: Sequence[S
     )
 
 
-def drop_broken(slices: Sequence[Slice], broken: Iterable[SetAside]) -> list[Slice]:
-    """Return the slices that are not in `broken`.
+def drop_broken(series: Sequence[CTSeries], broken: Iterable[SetAside]) -> list[Slice]:
+    """Return the slices of all series that are not in `broken`.
 
     Raises:
         CtbasisError: All slices of a series are broken.
     """
     problems = {(entry.file, entry.frame): entry.reason for entry in broken}
-    kept = [entry for entry in slices if entry.place not in problems]
-    failed = {entry.SeriesInstanceUID for entry in slices} - {entry.SeriesInstanceUID for entry in kept}
-    for entry in slices:
-        if entry.SeriesInstanceUID in failed:
+    for part in series:
+        if all(entry.place in problems for entry in part.slices):
+            entry = part.slices[0]
             raise CtbasisError(
                 f"no slice of series {entry.SeriesInstanceUID} can be decoded; "
                 f"the first, {entry.name}: {problems[entry.place]}",
@@ -333,7 +333,7 @@ def drop_broken(slices: Sequence[Slice], broken: Iterable[SetAside]) -> list[Sli
                 cause="the files are damaged, or no installed decoder supports their TransferSyntaxUID",
                 remedy="fetch the series again, or decompress it with another tool",
             )
-    return kept
+    return [entry for part in series for entry in part.slices if entry.place not in problems]
 
 
 def series_columns(series: Sequence[CTSeries]) -> list[Series]:

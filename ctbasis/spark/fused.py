@@ -228,7 +228,7 @@ class Fused:
             decoded.unpersist()
             dtype = dtype if fits else "float32"
             aside += broken
-            slices = drop_broken(slices, broken)
+            slices = drop_broken(series, broken)
         warn_about(aside)
         return self._describe(series, columns, headers, decodings, aside, dtype), decoded
 

@@ -148,14 +148,29 @@ def test_series_of_different_sizes_are_refused_with_a_remedy() -> None:
     assert "select the series" in str(caught.value)
 
 
-def test_copies_are_set_aside_but_not_slices_with_equal_uids_at_other_positions() -> None:
-    first, copy = slice_at(1.0), slice_at(1.0, file="copy")
-    other = slice_at(2.0, SOPInstanceUID=first.SOPInstanceUID)
+def test_copies_are_set_aside() -> None:
+    first, copy, other = slice_at(1.0), slice_at(1.0, file="copy"), slice_at(2.0)
     kept, aside = set_copies_aside([first, copy, other])
     assert kept == [first, other]
     assert [(entry.file, entry.twin, entry.broken) for entry in aside] == [("copy", "1.0.dcm", False)]
-    (series,) = arrange(kept)
-    assert any("SOPInstanceUID" in remark for remark in series.tolerated)
+
+
+def test_a_sop_instance_uid_that_several_slices_share_makes_none_of_them_a_copy() -> None:
+    # Two phases of two slices each, all with one SOPInstanceUID: at equal positions, the pixels may differ.
+    slices = [slice_at(z, file=f"{phase}-{z}", SOPInstanceUID="1.2.9") for z in (1.0, 2.0) for phase in "ab"]
+    assert set_copies_aside(slices) == (slices, [])
+    (series,) = arrange(slices[::2])
+    assert any("several slices have the same SOPInstanceUID" in remark for remark in series.tolerated)
+
+
+def test_phases_with_the_same_sop_instance_uid_are_no_copies() -> None:
+    slices = [slice_at(1.0, file=phase, traits=(("TemporalPositionIndex", phase),)) for phase in "12"]
+    assert set_copies_aside(slices) == (slices, [])
+
+
+def test_the_frames_of_one_object_share_its_sop_instance_uid_without_a_remark() -> None:
+    (series,) = arrange([slice_at(z, SOPInstanceUID="1.2.9", frame=frame) for frame, z in enumerate((1.0, 2.0), 1)])
+    assert series.tolerated == ()
 
 
 def phases(trait: str, values: list[str], heights: list[float]) -> list[Slice]:
@@ -188,7 +203,7 @@ def test_acquisitions_are_separated_only_if_they_overlap(trait: str) -> None:
 
 def test_acquisitions_are_separated_by_time_without_repeating_the_time() -> None:
     parts = arrange(phases("AcquisitionTime", ["101500", "101600"], [0, 5, 10]))
-    assert [series.part for series in parts] == ["another AcquisitionTime"] * 2
+    assert [series.part for series in parts] == ["AcquisitionTime number 1 of 2", "AcquisitionTime number 2 of 2"]
 
 
 def test_a_trait_that_numbers_the_slices_does_not_split_a_series() -> None:

@@ -75,6 +75,17 @@ def edit_at(index: int, **tags: Any) -> Callable[[Dataset, int], None]:
     return edit
 
 
+def edit_all(**tags: Any) -> Callable[[Dataset, int], None]:
+    """Return a function that sets attributes of every data set."""
+
+    def edit(ds: Dataset, index: int) -> None:
+        del index
+        for keyword, value in tags.items():
+            setattr(ds, keyword, value)
+
+    return edit
+
+
 def refusal(folder: Path, out: Path) -> str:
     """Return the message of a failing ingestion, after a check that no output and no patient data appear."""
     with pytest.raises(CtbasisError) as caught:
@@ -559,11 +570,14 @@ def test_every_folder_of_the_robustness_archive_is_ingested_or_refused(
     assert {"Philips_tilt", "GE_tilt_varspacing", "RLE", "J2KR", "JLSL"} <= set(ingested)
 
 
+ONE_SERIES = {"SeriesInstanceUID": "1.2.3", "StudyInstanceUID": "1.2.1", "FrameOfReferenceUID": "1.2.2"}
+
+
 def test_two_phases_of_one_series_become_adjacent_columns(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     for phase in (0, 1):
-        write_series(folder / str(phase), volume + phase, SeriesInstanceUID="1.2.3", AcquisitionNumber=phase)
+        write_series(folder / str(phase), volume + phase, **ONE_SERIES, AcquisitionNumber=phase)
     result = Ingested(folder, tmp_path)
     np.testing.assert_array_equal(result.hu, np.hstack([as_columns(volume), as_columns(volume + 1)]))
     assert [entry["part"] for entry in result.qc["series"]] == ["AcquisitionNumber 0", "AcquisitionNumber 1"]
@@ -573,12 +587,46 @@ def test_a_slice_with_two_sop_instance_uids_is_kept_once(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     for name in ("a", "b"):
-        write_series(folder / name, volume, SeriesInstanceUID="1.2.3")
+        write_series(folder / name, volume, **ONE_SERIES)
     result = Ingested(folder, tmp_path)
     np.testing.assert_array_equal(result.hu, as_columns(volume))
     twins = {entry["file"]: entry["twin"] for entry in result.qc["set_aside"]}
     assert twins == {f"b/slice-000{z}.dcm": f"a/slice-000{z}.dcm" for z in range(6)}
     assert {entry["reason"] for entry in result.qc["set_aside"]} == {"same position and values as another slice"}
+
+
+def test_one_sop_instance_uid_for_all_slices_of_two_phases_loses_no_slice(
+    folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
+) -> None:
+    for phase in (0, 1, 2):
+        # The last is the second once more.
+        write_series(
+            folder / str(phase),
+            volume + min(phase, 1),
+            edit=edit_all(SOPInstanceUID="1.2.9"),
+            **ONE_SERIES,
+            AcquisitionNumber=min(phase, 1),
+        )
+    result = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(result.hu, np.hstack([as_columns(volume), as_columns(volume + 1)]))
+    twins = {entry["file"]: entry["twin"] for entry in result.qc["set_aside"]}
+    assert twins == {f"2/slice-000{z}.dcm": f"1/slice-000{z}.dcm" for z in range(6)}
+
+
+def test_a_broken_slice_with_a_series_instance_uid_of_its_own_costs_one_slice(
+    folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
+) -> None:
+    def edit(ds: Dataset, z: int) -> None:
+        ds.SeriesInstanceUID = f"1.2.3.{z + 1}"
+        if z == 2:
+            ds.PixelData = bytes(len(ds.PixelData))
+            ds.RescaleIntercept = 1e9
+
+    write_series(folder, volume, edit=edit)
+    result = Ingested(folder, tmp_path)
+    np.testing.assert_array_equal(result.hu, as_columns(volume[[0, 1, 3, 4, 5]]))
+    assert [entry["SeriesInstanceUID"] for entry in result.qc["series"]] == ["1.2.3.1"]
+    assert [entry["missing"] for entry in result.qc["series"][0]["gaps"]] == [1]
 
 
 def test_every_frame_of_an_enhanced_ct_becomes_a_column(folder: Path, tmp_path: Path) -> None:
