@@ -114,6 +114,8 @@ def _split_fault(text: str) -> str:
     authority = authority.partition("/")[0]
     if authority.count(":") > 1 and "[" not in authority:
         return "is an IPv6 address without brackets"
+    if authority.count("[") != authority.count("]"):
+        return "cannot be parsed: a bracket is missing"
     _, separator, port = authority.rpartition(":")
     if separator and not port.endswith("]"):
         # What is no number may be a password.

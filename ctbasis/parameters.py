@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctbasis.choices import AUTO, COMPRESSIONS, ENGINES, METHODS, MODES, RETAIN_OPTIONS, UNCOMPRESSED
 from ctbasis.errors import CtbasisError
-from ctbasis.parsing import parse_memory, parse_rank, parse_ranks, parse_retain, validate_store
+from ctbasis.parsing import parse_cluster, parse_memory, parse_rank, parse_ranks, parse_retain, validate_store
 from ctbasis.plans import Group, Parameter, ParameterPlan, parameter
 
 if TYPE_CHECKING:
@@ -226,6 +226,7 @@ class SvdPlan(ParameterPlan):
         "DASK_SCHEDULER_ADDRESS or RAY_ADDRESS say, the Spark operator in a pod, else this machine.",
         group=Group.PLACE,
         metavar="ADDRESS",
+        parse=parse_cluster,
     )
     global_mode: GlobalMode = field(default_factory=GlobalMode)
     patch_mode: PatchMode = field(default_factory=PatchMode)

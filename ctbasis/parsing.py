@@ -1,4 +1,4 @@
-"""Parsers of the parameters whose value is a text with a syntax of its own: rank, ranks, memory, retain, store.
+"""Parsers of the parameters whose value is a text with a syntax of its own: rank, memory, cluster, retain, store.
 
 A rank is a number of basis vectors, or a rule that chooses it from the singular values:
 
@@ -18,6 +18,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from ctbasis.addresses import Address, parse_address
 from ctbasis.choices import AUTO, RETAIN_OPTIONS
 from ctbasis.errors import CtbasisError
 
@@ -101,6 +102,46 @@ def parse_memory(text: str) -> int:
     if match is None or float(match[1]) == 0:
         raise CtbasisError(f"memory {text.strip()!r}", expected="a size such as 512MiB, 3GiB or 3g, or auto")
     return int(float(match[1]) * MEMORY_UNITS[match[2]])
+
+
+CLUSTER_SCHEMES = ("spark", "tcp", "tls", "ucx", "ws", "wss", "ray")
+"""Schemes of the clusters that are addressed by host and port; Spark has masters of other forms besides."""
+
+OTHER_MASTERS = re.compile(r"auto|yarn|local(\[(\*|\d{1,4})(,\d{1,4})?\])?")
+"""Ray's `auto`, and Spark's masters without an address."""
+
+
+def parse_cluster(text: str) -> tuple[Address, ...]:
+    """Parse the parameter `cluster`: the addresses of a cluster; none if it is empty or a word such as `yarn`.
+
+    >>> [str(address) for address in parse_cluster("spark://one:7077,two:7077")]
+    ['one:7077', 'two:7077']
+
+    Raises:
+        CtbasisError: `text` is no address that an engine knows.
+    """
+    text = text.strip()
+    if not text or OTHER_MASTERS.fullmatch(text):
+        return ()
+    if text.startswith("k8s://"):
+        kubernetes = text.removeprefix("k8s://")
+        return (
+            parse_address(kubernetes, what="the cluster", schemes=("https", "http", ""), example="k8s://host:6443"),
+        )
+    scheme, separator, hosts = text.partition("://")
+    # Spark's standby masters are separated by commas.
+    members = [f"{scheme}://{host}" for host in hosts.split(",")] if separator and scheme == "spark" else [text]
+    return tuple(
+        parse_address(
+            member,
+            what="the cluster",
+            schemes=(*CLUSTER_SCHEMES, ""),
+            example="spark://host:7077, tcp://host:8786 or ray://host:10001",
+            needs_port=True,
+            path_allowed=False,
+        )
+        for member in members
+    )
 
 
 def parse_retain(text: str) -> tuple[str, ...]:

@@ -7,12 +7,12 @@ import os
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import kfp_server_api
 import urllib3
 from kfp.client import Client
 
+from ctbasis.addresses import parse_address
 from ctbasis.errors import CtbasisError
 
 if TYPE_CHECKING:
@@ -70,13 +70,13 @@ def connect(host: str, *, token: str = "", namespace: str = "") -> Client:
     Raises:
         CtbasisError: `host` is not an address, the server does not answer or refuses, or it is another server.
     """
-    address = urlsplit(host)
-    if address.scheme not in {"http", "https"} or not address.hostname:
+    if "@" in host:
+        raise CtbasisError("the host's URL contains a password", remedy=f"remove it and set {TOKEN_VARIABLE}")
+    if not host.lower().startswith(("http://", "https://")):
         raise CtbasisError(
             "the host is not an http or https address", expected="such as http://localhost:8080", remedy="give its URL"
         )
-    if address.password is not None:
-        raise CtbasisError("the host's URL contains a password", remedy=f"remove it and set {TOKEN_VARIABLE}")
+    parse_address(host, what="the host", schemes=("http", "https"), example="http://localhost:8080")
     with server_errors(host), warnings.catch_warnings():
         # Every client warns: "only works with Kubeflow Pipelines 2".
         warnings.simplefilter("ignore", FutureWarning)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
+from ctbasis.parsing import parse_cluster
 from ctbasis.svd.method import factorize_with
 from ctbasis.svd.passes import fold, merged, nbytes
 from ctbasis.svd.workers import Workers, block_reader, operands, ranges
@@ -97,6 +98,8 @@ def connected(cluster: str) -> Iterator[Client]:
         ):
             yield client
         return
+    # The environment's address has not been validated with the plan.
+    parse_cluster(address)
     try:
         client = Client(address, timeout=CONNECT_TIMEOUT_SECONDS)
     except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
+from ctbasis.parsing import parse_cluster
 from ctbasis.printable import say
 from ctbasis.svd.method import ctbasis_error_in, factorize_with
 from ctbasis.svd.passes import fold, merged, nbytes
@@ -106,6 +107,8 @@ def connected(cluster: str) -> Iterator[None]:
         yield
         return
     address = cluster or os.environ.get("RAY_ADDRESS", "")
+    # The environment's address has not been validated with the plan.
+    parse_cluster(address)
     settings = (
         {"address": address}
         if address
