@@ -35,6 +35,15 @@ start with their full heap (images/spark/entrypoint.sh)."""
 
 LOOPBACK = "127.0.0.1"
 
+KUBERNETES_SETTINGS = ("spark.kubernetes.", "spark.blockManager.port")
+"""Beginnings of the settings that mean something only on Kubernetes. On one machine, a fixed port of the block manager
+would be one that another run uses."""
+
+CHANNEL_SETTINGS = ("spark.authenticate", "spark.network.crypto.", "spark.io.encryption.")
+"""Beginnings of the settings that authenticate and encrypt Spark's connections. A Spark master at an address shares one
+secret with all its applications: its workers refuse an application with another secret, or with none. The secret is in
+the master's `spark-defaults.conf`, never in a manifest, and these settings stand beside it."""
+
 TAIL_LINES = 200
 
 
@@ -82,7 +91,10 @@ def spark_submit(manifest: Mapping[str, Any], *, master: str = "") -> list[str]:
     """Translate the manifest of a SparkApplication into the command that runs it on this machine.
 
     One JVM is driver and executors, so it gets the larger memory of the two and the Java options of both.
-    `spark.kubernetes.*` settings have no meaning here and are left out.
+    Settings that mean something only on Kubernetes (`KUBERNETES_SETTINGS`) are left out. The application authenticates
+    and encrypts its connections on this machine as on Kubernetes, with a secret that Spark draws; other users of the
+    machine reach its ports too. With `master`, these settings (`CHANNEL_SETTINGS`) are left out as well: those of
+    `spark-defaults.conf` in SPARK_CONF_DIR apply.
 
     Args:
         manifest: Manifest, as from `SparkApplication.to_manifest`.
@@ -99,8 +111,9 @@ def spark_submit(manifest: Mapping[str, Any], *, master: str = "") -> list[str]:
     java_options = [f"-Xms{min(FIRST_HEAP, int(_mebibytes(memory)))}m"]
     # The manifest's come last: of two equal options Java uses the last.
     java_options += dict.fromkeys(f"{driver.get('javaOptions', '')} {executor.get('javaOptions', '')}".split())
+    without = (*KUBERNETES_SETTINGS, *CHANNEL_SETTINGS) if master else KUBERNETES_SETTINGS
     conf = {
-        **{key: value for key, value in spec.get("sparkConf", {}).items() if not key.startswith("spark.kubernetes.")},
+        **{key: value for key, value in spec.get("sparkConf", {}).items() if not key.startswith(without)},
         "spark.driver.extraJavaOptions": " ".join(java_options),
         "spark.ui.enabled": "false",
     }

@@ -13,6 +13,7 @@ from kubernetes.utils import parse_quantity
 
 from ctbasis.errors import CtbasisError
 from ctbasis.installed import LAYOUT
+from ctbasis.kubeflow.lint.spark import PROTECTED
 from ctbasis.spark import launch_local
 from ctbasis.spark.application import RUN_LABEL, TEMPLATE, SparkApplication
 from ctbasis.spark.placement import Placement
@@ -87,8 +88,18 @@ def test_the_local_command_has_the_file_arguments_settings_and_jars_of_the_manif
     assert command[command.index("--jars") + 1] == str(jars / "ctbasis-mahout.jar")
     assert command[command.index("--name") + 1] == "ctbasis-svd-x"
     conf = options(command)
-    expected = {k: v for k, v in manifest["spec"]["sparkConf"].items() if not k.startswith("spark.kubernetes.")}
+    left_out = ("spark.kubernetes.", "spark.blockManager.port")
+    expected = {k: v for k, v in manifest["spec"]["sparkConf"].items() if not k.startswith(left_out)}
     assert {key: conf[key] for key in expected} == expected
+    assert not [key for key in conf if key.startswith(left_out)]
+
+
+@pytest.mark.usefixtures("jars")
+def test_connections_are_protected_on_one_machine_and_a_masters_settings_are_its_own(manifest: Any) -> None:
+    protected = {key: value for key, (value, _) in PROTECTED.items()}
+    assert manifest["spec"]["sparkConf"].items() >= protected.items()
+    assert options(launch_local.spark_submit(manifest)).items() >= protected.items()
+    assert not options(launch_local.spark_submit(manifest, master="spark://host:7077")).keys() & protected.keys()
 
 
 @pytest.mark.usefixtures("jars")

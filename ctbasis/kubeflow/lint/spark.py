@@ -9,7 +9,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from ctbasis.kubeflow.lint import core, crds
-from ctbasis.kubeflow.lint.paths import Document, Faults, children, look_up, select
+from ctbasis.kubeflow.lint.paths import Document, Faults, children, join_path, look_up, select
 
 SIZE = r"(?i:\d+([bkmgtp]|[kmgtp]b)?)", "not a size that Spark reads", "write it as 512m or 4g"
 COUNT = r"[1-9]\d*", "not positive", "expected 1 or more"
@@ -19,6 +19,19 @@ VALUES = {
     **dict.fromkeys(("driver.cores", "executor.cores", "executor.instances"), COUNT),
 }
 """Values that the schema allows and that the operator, Kubernetes or Spark refuses: pattern, message, remedy."""
+
+PROTECTED = {
+    "spark.authenticate": ("true", "lets every pod that reaches the driver register as an executor"),
+    "spark.network.crypto.enabled": ("true", "lets Spark send patient data and its key in clear"),
+    "spark.network.crypto.authEngineVersion": ("2", "selects a key exchange that Spark's manual advises against"),
+    "spark.network.crypto.cipher": ("AES/GCM/NoPadding", "selects a cipher that does not notice changed messages"),
+    "spark.network.crypto.saslFallback": ("false", "lets a client choose SASL with its older ciphers"),
+    "spark.io.encryption.enabled": ("true", "lets Spark write patient data to local disks in clear"),
+}
+"""Settings by which Spark authenticates and encrypts its connections and files: the value, and what any other does."""
+
+SPEC = {"SparkApplication": "spec", "ScheduledSparkApplication": "spec.template"}
+"""Path of the specification of an application in the kinds that start one."""
 
 
 def faults(document: Document, where: str, *, partial: bool) -> Faults:
@@ -45,6 +58,13 @@ def faults(document: Document, where: str, *, partial: bool) -> Faults:
     if kind == "SparkApplication":
         reported = {place for place, *_ in violations}
         yield from (fault for fault in _values(document, where) if fault[0] not in reported)
+    if kind in SPEC:
+        reported = {place for place, *_ in violations}
+        protection = _protection(look_up(document, f"{SPEC[kind]}.sparkConf"), partial=partial)
+        for key, message, remedy in protection:
+            place = join_path(where, *SPEC[kind].split("."), "sparkConf", key)
+            if place not in reported:
+                yield place, message, remedy
 
 
 @cache
@@ -69,3 +89,13 @@ def _values(document: Document, where: str) -> Faults:
                 yield place, f"is {value!r}, {message}", remedy
     if look_up(document, "spec.type") in ("Java", "Scala") and not look_up(document, "spec.mainClass"):
         yield f"{where}.spec.mainClass", "is missing", "name the main class of the JVM application"
+
+
+def _protection(settings: Any, *, partial: bool) -> Faults:
+    """Yield the settings of `PROTECTED` that have another value, and unless the manifest is a patch, are missing."""
+    given = settings if isinstance(settings, dict) else {}
+    for key, (value, effect) in PROTECTED.items():
+        if key not in given and not partial:
+            yield key, f"is missing, which {effect}", f"set it to {value!r}"
+        elif key in given and given[key] != value:
+            yield key, f"is {given[key]!r}, which {effect}", f"set it to {value!r}"

@@ -91,6 +91,12 @@ spec:
     spark.serializer: org.apache.spark.serializer.KryoSerializer
     spark.hadoop.fs.s3a.aws.credentials.provider: com.amazonaws.auth.EnvironmentVariableCredentialsProvider
     spark.kubernetes.driver.secretKeyRef.AWS_SECRET_ACCESS_KEY: s3:key
+    spark.authenticate: "true"
+    spark.network.crypto.enabled: "true"
+    spark.network.crypto.authEngineVersion: "2"
+    spark.network.crypto.cipher: AES/GCM/NoPadding
+    spark.network.crypto.saslFallback: "false"
+    spark.io.encryption.enabled: "true"
   restartPolicy:
     type: OnFailure
     onFailureRetries: 2

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from ctbasis.kubeflow.lint import committed, lint
+from ctbasis.kubeflow.lint import committed, lint, spark
 from tests.kubeflow.lint.samples import APPLICATION, POD, assert_reported, drop, put, saved
 
 if TYPE_CHECKING:
@@ -141,6 +141,26 @@ def test_a_fault_in_a_spark_application_is_reported_at_its_place(name: str, tmp_
     mutate(manifest)
     kind = "SparkApplication/svd" if name != "no name" else "SparkApplication"
     assert_reported(lint([saved(tmp_path / "m.yaml", manifest)]), f"{kind}.{where}", message)
+
+
+@pytest.mark.parametrize("kind", ["SparkApplication", "ScheduledSparkApplication"])
+@pytest.mark.parametrize("setting", spark.PROTECTED)
+@pytest.mark.parametrize("value", ["missing", "AES/CTR/NoPadding", "1"])
+def test_an_application_with_open_connections_or_clear_files_is_reported(
+    value: str, setting: str, kind: str, tmp_path: Path
+) -> None:
+    manifest = yaml.safe_load(APPLICATION)
+    manifest["spec"]["sparkConf"][setting] = value
+    if value == "missing":
+        del manifest["spec"]["sparkConf"][setting]
+    above = "spec"
+    if kind == "ScheduledSparkApplication":
+        manifest |= {"kind": kind, "spec": {"schedule": "@daily", "template": manifest["spec"]}}
+        above = "spec.template"
+    faults = lint([saved(tmp_path / "m.yaml", manifest)])
+    message = "is missing, which" if value == "missing" else f"is {value!r}, which"
+    assert_reported(faults, f"{kind}/svd.{above}.sparkConf[{setting}]", message)
+    assert len(faults) == 1
 
 
 @pytest.mark.parametrize("name", POD_FAULTS)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ctbasis.installed import LAYOUT
-from ctbasis.kubeflow.lint import crds, lint, rendered
+from ctbasis.kubeflow.lint import crds, lint, rendered, spark
 from ctbasis.spark.application import TEMPLATE, SparkApplication
 
 if TYPE_CHECKING:
@@ -28,7 +28,15 @@ spec:
   type: Python
   sparkVersion: 3.5.9
   mainApplicationFile: local:///job.py
-  sparkConf: {spark.a: "1", spark.b: "2"}
+  sparkConf:
+    spark.a: "1"
+    spark.b: "2"
+    spark.authenticate: "true"
+    spark.network.crypto.enabled: "true"
+    spark.network.crypto.authEngineVersion: "2"
+    spark.network.crypto.cipher: AES/GCM/NoPadding
+    spark.network.crypto.saslFallback: "false"
+    spark.io.encryption.enabled: "true"
   volumes: [{name: one, emptyDir: {}}]
   driver: {serviceAccount: spark}
   executor: {instances: 2, serviceAccount: spark}
@@ -93,7 +101,8 @@ def test_nulls_lists_and_labels_are_merged_as_kustomize_merges_them(overlay: Pat
     write_kustomization(overlay, namespace="elsewhere", labels=[{"pairs": {"part-of": "ctbasis"}}])
     made = by_name(rendered.render(overlay))
     spec = made["SparkApplication", "svd"]["spec"]
-    assert spec["sparkConf"] == {"spark.a": "1", "spark.c": "3"}
+    own = {key: value for key, value in spec["sparkConf"].items() if key not in spark.PROTECTED}
+    assert own == {"spark.a": "1", "spark.c": "3"}
     assert spec["volumes"] == [{"name": "two", "emptyDir": {}}]
     assert "instances" not in spec["executor"]
     assert made == by_kubectl(overlay)
@@ -134,6 +143,12 @@ def test_a_fault_that_only_the_rendered_overlay_has_is_reported(patch: str, mess
     faults = reported(overlay)
     assert f"{overlay / 'kustomization.yaml'}:rendered" in faults
     assert message in faults
+
+
+def test_a_patch_that_removes_the_protection_of_connections_is_reported(overlay: Path) -> None:
+    write_kustomization(overlay, PATCH.replace("spark.b: null", "spark.authenticate: null"))
+    place = "patches[0].patch: SparkApplication/svd.spec.sparkConf[spark.authenticate]"
+    assert f"{place}: is None, which lets every pod" in reported(overlay)
 
 
 def test_an_object_that_is_defined_twice_is_reported(overlay: Path) -> None:
