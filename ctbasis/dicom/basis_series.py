@@ -105,11 +105,12 @@ class BasisTemplate:
 
     @classmethod
     def of(cls, basis: Factors, derivation: Derivation) -> Self:
-        """Create the template. Patient and study are copied from the source if all slices are of one study."""
+        """Create the template. Patient and study are copied from the source if all slices are of one of each."""
         firsts = [read_header(basis.header(series.first)) for series in basis.series]
         studies = sorted({str(header.get("StudyInstanceUID", "")) for header in firsts})
         common = Dataset()
-        if len(studies) == 1:
+        patients = {str(header.get("PatientID") or "") for header in firsts}
+        if len(studies) == len(patients) == 1:
             _copy_study(firsts[0], common)
         else:
             common.StudyInstanceUID = derivation.uid(" ".join(studies))

@@ -24,16 +24,16 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import (
     CTImageStorage,
-    EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLSNearLossless,
-    LegacyConvertedEnhancedCTImageStorage,
 )
 from pydicom.valuerep import DSfloat
 
 from ctbasis.dicom import ct_image
+from ctbasis.dicom.frames import is_frame
+from ctbasis.dicom.source_series import SourceSeries
 from ctbasis.dicom.stored_values import BITS
 
 if TYPE_CHECKING:
@@ -41,10 +41,6 @@ if TYPE_CHECKING:
     from ctbasis.dicom.stored_values import StoredImage
 
 PRODUCT = "ctbasis"
-
-MULTI_FRAME = {EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
-"""Multi-frame objects. Each frame is a column of A and has the SOPInstanceUID of the object; InstanceNumber is the
-frame number."""
 
 # Attributes that describe the pixels or the creation of the source, or that certify its bytes.
 STALE = (
@@ -217,7 +213,14 @@ def read_header(header: bytes) -> Dataset:
     return pydicom.dcmread(BytesIO(header))
 
 
-def derive(source: Dataset, image: StoredImage, derivation: Derivation) -> Dataset:
+def derive(
+    source: Dataset,
+    image: StoredImage,
+    derivation: Derivation,
+    *,
+    series: SourceSeries | None = None,
+    number: int = 0,
+) -> Dataset:
     """Turn the data set of a slice into that of the derived slice, in place.
 
     Study, patient, frame of reference, geometry and windows are kept, so that viewers show both series side by side and
@@ -229,19 +232,25 @@ def derive(source: Dataset, image: StoredImage, derivation: Derivation) -> Datas
         source: Header of the slice, from `read_header`.
         image: Stored values of the derived slice.
         derivation: How it was computed.
+        series: The series of the slice; by default the one that its header names.
+        number: Number of the slice in its matrix or volume. Slices with the same SOPInstanceUID need different numbers,
+            because the SOPInstanceUID of the derived slice follows from both.
 
     Returns:
         `source`, ready to be saved: Explicit VR Little Endian, with PixelData.
     """
     lossy = lossy_compression_attributes(source)
-    reference, origin = reference_to(source), _origin(source)
+    frame = f" frame {source.InstanceNumber}" if is_frame(source) else ""
+    reference, instance = reference_to(source), f"{source.SOPInstanceUID}{frame} slice {number}"
+    series = series or SourceSeries(str(source.SeriesInstanceUID))
     ct_image.drop_other_attributes(source)
     for keyword in (*STALE, *PALETTE_KEYWORDS):
         if keyword in source:
             delattr(source, keyword)
     ct_image.repair(source)
     _drop_overlays_in_pixels(source)
-    identify(source, derivation, series=source.SeriesInstanceUID, instance=origin)
+    series.unify(source)
+    identify(source, derivation, series=series.key, instance=instance)
     _name(source, derivation)
     source.update(lossy)
     source.SourceImageSequence = Sequence([reference])
@@ -293,7 +302,7 @@ def reference_to(source: Dataset) -> Dataset:
     reference = Dataset()
     reference.ReferencedSOPClassUID = source.get("SOPClassUID") or CTImageStorage
     reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
-    if reference.ReferencedSOPClassUID in MULTI_FRAME:
+    if is_frame(source):
         reference.ReferencedFrameNumber = source.InstanceNumber
     purpose = codes.cid7202.SourceImageForImageProcessingOperation
     reference.PurposeOfReferenceCodeSequence = Sequence([code_item(purpose)])
@@ -365,12 +374,6 @@ def set_pixels(dataset: Dataset, image: StoredImage) -> None:
         if last != first:
             dataset.add_new("PixelPaddingRangeLimit", kind, last)
     dataset.add_new("PixelData", "OW", image.values.tobytes())
-
-
-def _origin(source: Dataset) -> str:
-    """Return a text that identifies a slice: its SOPInstanceUID, and its frame number in a multi-frame object."""
-    instance = str(source.SOPInstanceUID)
-    return f"{instance} frame {source.InstanceNumber}" if source.get("SOPClassUID") in MULTI_FRAME else instance
 
 
 def _name(dataset: Dataset, derivation: Derivation) -> None:

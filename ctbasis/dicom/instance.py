@@ -11,12 +11,10 @@ import pydicom
 from pydicom.uid import (
     UID,
     CTImageStorage,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
     MediaStorageDirectoryStorage,
 )
 
-from ctbasis.dicom.frames import single_frames
+from ctbasis.dicom.frames import MULTI_FRAME, PER_FRAME, single_frames
 from ctbasis.dicom.header import HEADER_KEPT_WHOLE, HEADER_READ, PREAMBLE, TOO_DEEP, parse, slim_header
 from ctbasis.dicom.hounsfield import Pixels
 from ctbasis.dicom.pixeldata import StoredValues, locate_frames, read_frame
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset, FileDataset
-
-MULTI_FRAME = {EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
 
 OTHER_OBJECTS = {MediaStorageDirectoryStorage: "a DICOMDIR, the index of a medium"}
 
@@ -162,7 +158,10 @@ def _read(stream: BinaryIO, file: str) -> list[ReadResult]:
     _check_object(ds)
     tolerated = () if part_10 else ("no preamble and file meta information (Part 10)",)
     frames = int(ds.get("NumberOfFrames") or 1)
-    if UID(ds.SOPClassUID) in MULTI_FRAME:
+    converted = PER_FRAME in ds and (frames != 1 or "ImagePositionPatient" not in ds)
+    if UID(ds.SOPClassUID) in MULTI_FRAME or converted:
+        if converted and ds.SOPClassUID == CTImageStorage:
+            tolerated += ("CT Image Storage with functional groups: read as an enhanced object",)
         return _read_frames(ds, frames, file, data, end, tolerated)
     if frames != 1:
         raise UnusableFileError("a multi-frame image without the geometry of its frames")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from ctbasis.dicom.derived_series import Derivation
+    from ctbasis.dicom.source_series import SourceSeries
 
 SLOPES = (0.01, 0.1, 1.0)
 """Values of RescaleSlope; the smallest one is used that can represent the largest sigma of a series."""
@@ -35,7 +36,15 @@ def noise_slope(sigma: NDArray[np.floating[Any]]) -> float:
     return next((slope for slope in SLOPES if largest <= slope * SPAN), SLOPES[-1])
 
 
-def noise_instance(source: Dataset, sigma: NDArray[np.float32], derivation: Derivation, slope: float) -> Dataset:
+def noise_instance(
+    source: Dataset,
+    sigma: NDArray[np.float32],
+    derivation: Derivation,
+    slope: float,
+    *,
+    series: SourceSeries | None = None,
+    number: int = 0,
+) -> Dataset:
     """Turn the data set of a slice into that of its noise map, in place.
 
     Args:
@@ -43,12 +52,14 @@ def noise_instance(source: Dataset, sigma: NDArray[np.float32], derivation: Deri
         sigma: Standard deviation of the noise, HU, (Rows, Columns).
         derivation: From `Derivation.of_patch_mode`.
         slope: From `noise_slope`.
+        series: As in `derive`.
+        number: As in `derive`.
 
     Returns:
         `source`, ready to be saved.
     """
     stored = np.minimum(np.rint(sigma.ravel() / slope), SPAN).astype(UNSIGNED)
-    derived = derive(source, StoredImage(stored, slope, 0.0), derivation)
+    derived = derive(source, StoredImage(stored, slope, 0.0), derivation, series=series, number=number)
     derived.PhotometricInterpretation = "MONOCHROME2"
     derived.ImageType = ["DERIVED", "SECONDARY", "AXIAL", "NOISE"]
     derived.ImageComments = "No image of the patient: the estimated standard deviation of the noise at every voxel."

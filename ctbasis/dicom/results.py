@@ -19,6 +19,16 @@ class SeriesColumns(Protocol):
     """The columns of one DICOM series in the matrix."""
 
     @property
+    def SeriesInstanceUID(self) -> str:  # noqa: N802 - DICOM's keyword
+        """SeriesInstanceUID of the source images."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Number of its columns."""
+        ...
+
+    @property
     def first(self) -> int:
         """Index of its first column."""
         ...

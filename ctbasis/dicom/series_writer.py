@@ -22,6 +22,7 @@ from ctbasis.choices import UNCOMPRESSED
 from ctbasis.dicom.compression import check_compression, compress
 from ctbasis.dicom.derived_series import PRODUCT, SCHEME, Derivation, SeriesKind, derive, read_header
 from ctbasis.dicom.hounsfield import Pixels
+from ctbasis.dicom.source_series import SourceSeries
 from ctbasis.dicom.stored_values import avoid_padding, to_stored_values
 from ctbasis.dicom.tolerance import tolerant
 from ctbasis.errors import CtbasisError
@@ -94,6 +95,8 @@ def write_series(
     check_compression(compression, (volume.shape[1], volume.shape[2]))
     target = Path(folder)
     derivation = _derivation(volume, description)
+    with header_errors(1):
+        source = _source(volume)
     with replacing_folders([target]) as (partial,):
         paths = slice_paths(partial, len(volume.hu))
 
@@ -106,6 +109,7 @@ def write_series(
                 derivation,
                 compression=compression,
                 number=index + 1,
+                series=source,
                 measured=measured,
             )
 
@@ -113,6 +117,13 @@ def write_series(
             for _ in progress(pool.map(write, range(len(paths))), "write", total=len(paths), unit="slice"):
                 pass
     return [target / path.name for path in paths]
+
+
+def _source(volume: Volume) -> SourceSeries:
+    """Return the series that a volume was read from."""
+    part = volume.qc.get("series", {}).get("part", "")
+    uid = volume.SeriesInstanceUID or str(read_header(volume.headers[0]).SeriesInstanceUID)
+    return SourceSeries.of(f"{uid} {part}".strip(), volume.headers[0])
 
 
 def _derivation(volume: Volume, description: str) -> Derivation:
@@ -166,6 +177,7 @@ def write_slice(
     *,
     compression: str,
     number: int,
+    series: SourceSeries | None = None,
     measured: NDArray[np.bool_] | None = None,
 ) -> None:
     """Write one derived slice.
@@ -176,7 +188,8 @@ def write_slice(
         hu: HU of all voxels including padding, (Rows x Columns,).
         derivation: Describes the processing.
         compression: One of `COMPRESSIONS`.
-        number: Number of the slice in error messages, from 1 on.
+        number: Number of the slice in its matrix or volume, from 1 on.
+        series: The source series; by default the one that the header names.
         measured: True for voxels that are not padding, (Rows x Columns,). They never get the value of padding.
 
     Raises:
@@ -188,7 +201,7 @@ def write_slice(
         stored = to_stored_values(hu, Pixels.of(source))
         if measured is not None:
             avoid_padding(stored, measured)
-        save(derive(source, stored, derivation), path, compression)
+        save(derive(source, stored, derivation, series=series, number=number), path, compression)
 
 
 def save(dataset: Dataset, path: Path, compression: str) -> None:

@@ -21,6 +21,7 @@ from ctbasis.dicom.hounsfield import to_hounsfield
 from ctbasis.dicom.instance import read_slices, read_values
 from ctbasis.dicom.series import arrange, set_copies_aside
 from ctbasis.dicom.set_aside import SetAside
+from ctbasis.dicom.source_series import SourceSeries
 from ctbasis.dicom.stored_values import StoredImage, avoid_padding, to_stored_values
 from ctbasis.errors import CtbasisError
 from ctbasis.progress import progress
@@ -169,13 +170,16 @@ def _write(
 ) -> None:
     """Write the noisy series into the first of `parts`, and the series with nodules only into the second."""
     series_headers = series_headers_of(scan.dose, beam, scan.nodules)
+    first = scan.slices[0]
+    series = SourceSeries.of(first.SeriesInstanceUID, headers[first.place])
     # Everything that computes here runs in numba's threads.
     with _threads(workers):
         images = _noisy_slices(scan, beam, added_noise)
         for index, stored in enumerate(progress(images, "low dose", total=len(scan.slices), unit="slice")):
-            source = headers[scan.slices[index].place]
-            for part, values, header in zip(parts, stored, series_headers, strict=False):
-                _write_derived(read_header(source), values, header, part / f"{index + 1:05d}.dcm")
+            header = headers[scan.slices[index].place]
+            for part, values, settings in zip(parts, stored, series_headers, strict=False):
+                path, number = part / f"{index + 1:05d}.dcm", index + 1
+                _write_derived(read_header(header), values, settings, path, series=series, number=number)
     if len(parts) > 1:
         write_nodules(scan.nodules, parts[1] / NODULES)
 
@@ -336,13 +340,16 @@ class _SeriesHeader:
     number: int
 
 
-def _write_derived(source: Dataset, stored: StoredImage, header: _SeriesHeader, path: Path) -> None:
-    described = str(source.get("SeriesDescription") or "CT").strip()
-    dataset = derive(source, stored, header.derivation)
+def _write_derived(
+    header: Dataset, stored: StoredImage, settings: _SeriesHeader, path: Path, *, series: SourceSeries, number: int
+) -> None:
+    series.unify(header)
+    described = str(header.get("SeriesDescription") or "CT").strip()
+    dataset = derive(header, stored, settings.derivation, series=series, number=number)
     # `derive` describes a series by its rank; this series has none.
-    dataset.SeriesDescription = described[: 64 - len(header.suffix)] + header.suffix
-    dataset.SeriesNumber += header.number
-    dataset.ContributingEquipmentSequence[-1].ContributionDescription = header.contribution
+    dataset.SeriesDescription = described[: 64 - len(settings.suffix)] + settings.suffix
+    dataset.SeriesNumber += settings.number
+    dataset.ContributingEquipmentSequence[-1].ContributionDescription = settings.contribution
     dataset.save_as(path, enforce_file_format=True)
 
 

@@ -23,6 +23,7 @@ from ctbasis.dicom.compression import check_compression
 from ctbasis.dicom.derived_series import Derivation, read_header
 from ctbasis.dicom.noise_series import noise_instance, noise_slope
 from ctbasis.dicom.series_writer import header_errors, replacing_folders, save, slice_paths, write_slice
+from ctbasis.dicom.source_series import source_keys, sources_of_columns
 from ctbasis.dicom.stored_values import to_full_range
 from ctbasis.patch.result import PatchStore
 from ctbasis.progress import progress
@@ -172,11 +173,11 @@ def _write(
     written = [
         DerivedSeries(
             f"series-{number:02d}" if several else "",
-            derivation.uid(series.SeriesInstanceUID),
+            derivation.uid(key),
             series.SeriesInstanceUID,
             series.count,
         )
-        for number, series in enumerate(basis.series, start=1)
+        for number, (key, series) in enumerate(zip(source_keys(basis.series), basis.series, strict=True), start=1)
     ]
     slices = _slices(basis, _paths(folder, written), derivation, images, compression)
     for _ in progress(slices, "reconstruct", total=basis.cols, unit="slice"):
@@ -200,6 +201,8 @@ def _slices(
     compression: str,
 ) -> Iterator[None]:
     """Write slice after slice, one column group at a time; threads write files while the next ones are computed."""
+    with header_errors(1):
+        sources = sources_of_columns(basis.series, basis.header)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for group in basis.column_groups:
             images, aside = images_of(group)
@@ -210,7 +213,15 @@ def _slices(
                 hu = images[:, column - first]
                 restore_set_aside(hu, aside[:, column - first])
                 header = basis.header(column)
-                write_slice(paths[column], header, hu, derivation, compression=compression, number=column + 1)
+                write_slice(
+                    paths[column],
+                    header,
+                    hu,
+                    derivation,
+                    compression=compression,
+                    number=column + 1,
+                    series=sources[column],
+                )
 
             yield from pool.map(write, range(group.start, group.stop))
 
@@ -218,6 +229,8 @@ def _slices(
 def _write_noise(store: PatchStore, folder: Path, derivation: Derivation, compression: str) -> None:
     """Write sigma of every slice below `folder`."""
     several = len(store.series) > 1
+    with header_errors(1):
+        sources = sources_of_columns(store.series, store.header)
     for number, series in enumerate(store.series):
         noise = store.noise(number)
         slope = noise_slope(noise.sigma)
@@ -226,7 +239,10 @@ def _write_noise(store: PatchStore, folder: Path, derivation: Derivation, compre
             column = series.first + at
             with header_errors(column + 1):
                 header = read_header(store.header(column))
-                save(noise_instance(header, store.sigma_image(column), derivation, slope), path, compression)
+                image = noise_instance(
+                    header, store.sigma_image(column), derivation, slope, series=sources[column], number=column + 1
+                )
+                save(image, path, compression)
 
 
 def _write_basis(basis: FactorStore, folder: Path, rank: int, compression: str) -> None:

@@ -24,7 +24,9 @@ from pydicom.uid import (
 
 from ctbasis.dicom import ct_image
 from ctbasis.dicom.derived_series import Derivation, derive, read_header
+from ctbasis.dicom.source_series import SourceSeries, source_keys
 from ctbasis.dicom.stored_values import StoredImage
+from ctbasis.matrix.slice_store import Series
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,6 +198,34 @@ def test_equal_factors_give_equal_bytes_and_other_factors_other_uids(source: Dat
     other = Derivation(rank=3, version="1.0", description="Rank-3 approximation", fingerprint="e" * 64)
     assert saved(DERIVATION) == saved(DERIVATION)
     assert saved(DERIVATION)[1] != saved(other)[1]
+
+
+def test_slices_with_one_sop_instance_uid_get_a_derived_one_each(source: Dataset) -> None:
+    def derive_at(number: int) -> Dataset:
+        return derive(header(source), image_of(source), DERIVATION, number=number)
+
+    uids = {derive_at(number).SOPInstanceUID for number in range(1, 25)}
+    assert len(uids) == 24
+    assert derive_at(3).SOPInstanceUID == derive_at(3).SOPInstanceUID
+    assert len({derive_at(number).SeriesInstanceUID for number in range(1, 4)}) == 1
+
+
+def test_slices_with_a_series_instance_uid_each_get_one_derived_series(source: Dataset) -> None:
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, header(source), enforce_file_format=True)
+    series = SourceSeries.of("1.2.3", buffer.getvalue())
+    source.SeriesInstanceUID, source.SeriesNumber = "1.2.4", 7
+    source.SeriesDescription, source.FrameOfReferenceUID = "slice 7", "1.2.5"
+    image = derive(header(source), image_of(source), DERIVATION, series=series, number=2)
+    first = derive(read_header(buffer.getvalue()), image_of(source), DERIVATION, series=series, number=1)
+    for keyword in ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "FrameOfReferenceUID"):
+        assert image[keyword].value == first[keyword].value
+    assert image.SOPInstanceUID != first.SOPInstanceUID
+
+
+def test_volumes_of_one_series_get_different_keys() -> None:
+    columns = [Series("1.2.3", 0, 4), Series("1.2.4", 4, 2), Series("1.2.3", 6, 4)]
+    assert source_keys(columns) == ["1.2.3 volume 1", "1.2.4", "1.2.3 volume 2"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     CTImageStorage,
@@ -23,8 +24,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from ctbasis.dicom import ct_image as iod
 from ctbasis.dicom import header as header_module
 from ctbasis.dicom import pixeldata
+from ctbasis.dicom.derived_series import reference_to
 from ctbasis.dicom.hounsfield import Pixels, to_hounsfield
 from ctbasis.dicom.instance import Slice, read_slices, read_values
 from ctbasis.dicom.resource_limits import MAX_IMAGE_VOXELS, MAX_SEQUENCE_DEPTH
@@ -168,6 +171,54 @@ def test_a_legacy_converted_object_keeps_attributes_without_a_functional_group(t
     entry, header = read(to_bytes(ds), tmp_path)[1]
     assert pydicom.dcmread(io.BytesIO(header)).PatientPosition == "HFS"
     assert entry.Rows == stored_values().shape[1]
+
+
+def test_the_identity_of_an_object_is_never_taken_from_its_functional_groups(tmp_path: Path) -> None:
+    ds = enhanced_ct(stored_values(2))
+    ds.PatientID, ds.SeriesDescription = "OWN", "own"
+    modules = {"patient", "patient-study", "general-study", "general-series", "sop-common", "frame-of-reference"}
+    names = {entry.keyword for entry in iod.attributes().values() if entry.module in modules}
+    strings = {name for name in names if dictionary_VR(name) in {"LO", "SH", "CS", "UI", "PN", "LT", "ST"}}
+    assert {"PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"} <= strings
+    for keyword in strings:
+        if keyword not in ds and keyword != "SpecificCharacterSet":
+            setattr(ds, keyword, "1.2.3" if dictionary_VR(keyword) == "UI" else "OWN")
+    own = {keyword: ds[keyword].value for keyword in strings & {element.keyword for element in ds}}
+    for group, name in (
+        (ds.SharedFunctionalGroupsSequence[0], "UnassignedSharedConvertedAttributesSequence"),
+        (ds.PerFrameFunctionalGroupsSequence[1], "UnassignedPerFrameConvertedAttributesSequence"),
+    ):
+        unassigned = Dataset()
+        for keyword in own:
+            setattr(unassigned, keyword, "1.9.9" if dictionary_VR(keyword) == "UI" else "OLD")
+        unassigned.ImageComments = "taken over"
+        setattr(group, name, [unassigned])
+    for entry, header in read(to_bytes(ds), tmp_path):
+        parsed = pydicom.dcmread(io.BytesIO(header))
+        assert {keyword: parsed[keyword].value for keyword in own} == own
+        assert parsed.ImageComments == "taken over"
+        assert (entry.SOPInstanceUID, entry.SeriesInstanceUID) == (ds.SOPInstanceUID, ds.SeriesInstanceUID)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_ct_image_storage_object_with_functional_groups_is_read(frames: int, tmp_path: Path) -> None:
+    ds = enhanced_ct(stored_values(frames))
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    results = read(to_bytes(ds), tmp_path)
+    assert [entry.frame for entry, _ in results] == list(range(1, frames + 1))
+    for (entry, header), values in zip(results, stored_values(frames), strict=True):
+        np.testing.assert_array_equal(read_values(tmp_path, entry), values)
+        assert "CT Image Storage with functional groups" in str(entry.tolerated)
+        reference = reference_to(pydicom.dcmread(io.BytesIO(header)))
+        assert (reference.ReferencedFrameNumber, reference.ReferencedSOPClassUID) == (entry.frame, CTImageStorage)
+
+
+def test_a_multi_frame_object_without_functional_groups_is_set_aside_as_such(tmp_path: Path) -> None:
+    ds = enhanced_ct(stored_values(2))
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    del ds.PerFrameFunctionalGroupsSequence
+    (tmp_path / "file").write_bytes(to_bytes(ds))
+    assert read_slices(tmp_path, "file") == [SetAside("file", "a multi-frame image without the geometry of its frames")]
 
 
 def test_a_modality_lut_is_applied_and_removed_from_the_header(tmp_path: Path) -> None:

@@ -187,6 +187,48 @@ def test_each_source_series_becomes_one_derived_series_in_order(
     assert len({pydicom.dcmread(path).SOPInstanceUID for path in files(out)}) == 6
 
 
+def derived_uids(out: Path) -> tuple[list[str], list[str]]:
+    """Return SOPInstanceUID and SeriesInstanceUID of every file in the order of the file names."""
+    images = [pydicom.dcmread(path) for path in files(out)]
+    return [image.SOPInstanceUID for image in images], [image.SeriesInstanceUID for image in images]
+
+
+def test_one_sop_instance_uid_and_a_series_instance_uid_for_each_slice_give_one_valid_series(
+    write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
+) -> None:
+    def edit(dataset: FileDataset, z: int) -> None:
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+        dataset.SeriesInstanceUID, dataset.SeriesNumber = f"1.2.4.{z}", 10 + z
+
+    out = tmp_path / "out"
+    (written,) = reconstruct(write_basis(write_series(tmp_path / "a", volume, edit=edit), rank=4), out, rank=4)
+    instances, series = derived_uids(out)
+    assert len(set(instances)) == len(volume)
+    assert set(series) == {written.SeriesInstanceUID}
+    assert len({pydicom.dcmread(path).SeriesNumber for path in files(out)}) == 1
+
+
+def test_two_patients_in_one_series_get_a_derived_series_each(
+    write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
+) -> None:
+    def edit(dataset: FileDataset, _: int) -> None:
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+
+    sources = [
+        write_series(tmp_path / name, images, edit=edit, SeriesInstanceUID="1.2.4", PatientID=f"patient {name}")
+        for name, images in (("0", volume[:3]), ("1", volume[3:]))
+    ]
+    out = tmp_path / "out"
+    written = reconstruct(write_basis(*sources, rank=4), out, rank=4)
+    assert [entry.source for entry in written] == ["1.2.4", "1.2.4"]
+    for number, entry in enumerate(written):
+        images = [pydicom.dcmread(path) for path in files(out / entry.folder)]
+        assert {image.PatientID for image in images} == {f"patient {number}"}
+        assert {image.SeriesInstanceUID for image in images} == {entry.SeriesInstanceUID}
+    instances, series = derived_uids(out)
+    assert (len(set(instances)), len(set(series))) == (len(volume), 2)
+
+
 def test_more_slices_than_a_column_group_are_all_written(
     write_series: WriteSeries,
     write_basis: WriteBasis,
