@@ -1,8 +1,8 @@
 """The matrix A (voxels x slices, HU) as a chunked zarr 3 store. No other module knows the layout of the store.
 
 zarr 3 is an open, documented format. Its chunks are plain files or objects, so NumPy, Spark executors, Dask and Ray can
-read and write separate blocks in parallel without a server, on a PVC and on S3. Each chunk has a checksum, and the
-metadata is readable JSON.
+read and write separate blocks in parallel without a server, on a PVC and on S3. Each chunk has a checksum, a manifest
+lists the checksums of all chunks (ctbasis/storage/array_store.py), and the metadata is readable JSON.
 
     A               (m, n) int16 or float32   HU, clipped to at least AIR; row i of column j is voxel i of slice j
     aside           (m, n) like A             the original HU of voxels that A does not hold (padding, HU below AIR)
@@ -10,7 +10,7 @@ metadata is readable JSON.
     header_offsets  (n + 1,) int64            the first byte of each header
     attributes      complete, image (Rows, Columns), series ([{SeriesInstanceUID, first, count, ...}])
 
-The store is in a folder or below `s3://bucket/prefix` (see ctbasis/storage/stores.py).
+The store is in a folder or below `s3://bucket/prefix`.
 
 A chunk is the intersection of a row block and a column group of A (`block_rows` x `column_chunk`, at most
 `COLUMN_CHUNK`). A task of any engine reads one row block, and a writer holds one column group in memory. Both have a
@@ -20,23 +20,21 @@ bounded size for any m and n.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from zarr.codecs import Crc32cCodec
 
-from ctbasis.matrix.slice_store import SliceArrays, array_of, create_array, create_aside, open_complete, write_headers
-from ctbasis.storage import stores
-from ctbasis.storage.chunks import write_rows
+from ctbasis.matrix.slice_store import SliceArrays, write_headers
+from ctbasis.storage.array_store import ArrayStore, StoreWriter
+from ctbasis.storage.schemas import DENOISED, MATRIX, StoreSchema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Literal
 
-    import zarr
     from numpy.typing import DTypeLike, NDArray
 
     from ctbasis.matrix.slice_store import Series
+    from ctbasis.storage.stored_array import StoredArray
 
 COLUMN_CHUNK = 128
 """Maximum columns per chunk. A writer buffers this many slices: 64 MiB for int16 and 512 x 512 pixels."""
@@ -46,6 +44,9 @@ GROUP_ELEMENTS = COLUMN_CHUNK * 512 * 512
 
 BLOCK_ELEMENTS = 4 * 1024 * 1024
 """Target elements of a row block over all columns: 32 MiB as float64, which engines compute in."""
+
+COPIED = ("aside", "headers", "header_offsets")
+"""Arrays that a store copies from the matrix from which it is computed."""
 
 
 def block_rows_for(n: int) -> int:
@@ -65,24 +66,28 @@ class MatrixStore(SliceArrays):
     """A complete matrix, opened for reading.
 
     Args:
-        group: The zarr group of the store.
-        uri: URI of the store.
+        store: A complete store of the kind `matrix` or `denoised`.
     """
 
-    step = "matrix"
+    schemas: ClassVar[tuple[StoreSchema, ...]] = (MATRIX, DENOISED)
+    """The kinds of stores that `open` accepts."""
 
-    def __init__(self, group: zarr.Group, uri: str) -> None:
-        super().__init__(group, uri)
-        self._A = array_of(group, "A")
+    def __init__(self, store: ArrayStore) -> None:
+        super().__init__(store)
+        self._A = store.array("A")
 
     @classmethod
-    def open(cls, uri: str) -> Self:
+    def open(cls, uri: str, *, listing: bool = True) -> Self:
         """Open the matrix at `uri`.
 
+        Args:
+            uri: URI of the store.
+            listing: Check that no chunk is missing. A worker omits it if the process that sent it has checked it.
+
         Raises:
-            CtbasisError: There is no matrix, or the step that wrote it did not finish.
+            CtbasisError: There is no matrix, the step that wrote it did not finish, or it is damaged.
         """
-        return cls(open_complete(uri, "matrix"), uri)
+        return cls(ArrayStore.open(uri, *cls.schemas, listing=listing))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -101,7 +106,7 @@ class MatrixStore(SliceArrays):
     def chunks(self) -> tuple[int, int]:
         """Rows and columns per chunk of A."""
         rows, columns = self._A.chunks
-        return int(rows), int(columns)
+        return rows, columns
 
     def read_rows(self, rows: slice, columns: slice) -> NDArray[Any]:
         """Return A[rows, columns], HU, in the stored dtype. Only the chunks that overlap are read.
@@ -124,17 +129,16 @@ class MatrixWriter:
     """Writes a matrix. Any number of processes may write disjoint row blocks of a column group concurrently.
 
     Args:
-        uri: URI of the store.
-        mode: `r+` opens a store that another process created; `w` replaces what exists.
+        uri: URI of the store, which another process has created.
+        store: The store, if this process has created it.
 
     Raises:
-        CtbasisError: S3 denies access or does not answer.
-        OSError: The folder cannot be written.
+        CtbasisError: There is no store, or S3 denies access or does not answer.
     """
 
-    def __init__(self, uri: str, *, mode: Literal["r+", "w"] = "r+") -> None:
+    def __init__(self, uri: str, *, store: StoreWriter | None = None) -> None:
         self.uri = uri
-        self._group = stores.open_group(uri, mode=mode)
+        self._store = store or StoreWriter(uri, MATRIX, DENOISED)
 
     @classmethod
     def create(
@@ -153,37 +157,34 @@ class MatrixWriter:
             CtbasisError: S3 denies access or does not answer.
             OSError: The folder cannot be written.
         """
-        writer = cls(uri, mode="w")
-        writer._group.attrs.update({"complete": False, "image": [int(edge) for edge in image]})
+        store = StoreWriter.create(uri, MATRIX, {"image": [int(edge) for edge in image]})
         m = int(image[0]) * int(image[1])
         chunks = (min(block_rows_for(cols), m), column_chunk or column_chunk_for(cols, m))
         # A is not compressed: its values are noisy, so compression would save little and cost time.
-        create_array(writer._group, "A", (m, cols), chunks, dtype, [Crc32cCodec()])
-        create_aside(writer._group, (m, cols), chunks, dtype)
-        return writer
+        store.create_array("A", (m, cols), dtype, chunks=chunks)
+        store.create_array("aside", (m, cols), dtype, chunks=chunks)
+        return cls(uri, store=store)
 
     @classmethod
     def like(cls, uri: str, matrix: MatrixStore, *, dtype: DTypeLike) -> Self:
         """Create a matrix at `uri` with the shape, chunks and columns of `matrix`; complete it with `finish_like`."""
-        writer = cls(uri, mode="w")
-        writer._group.attrs.update({"complete": False, "image": list(matrix.image)})
-        create_array(writer._group, "A", (matrix.rows, matrix.cols), matrix.chunks, dtype, [Crc32cCodec()])
-        return writer
+        store = StoreWriter.create(uri, DENOISED, {"image": list(matrix.image)})
+        store.create_array("A", (matrix.rows, matrix.cols), dtype, chunks=matrix.chunks)
+        return cls(uri, store=store)
 
     @cached_property
-    def _arrays(self) -> tuple[zarr.Array[Any], zarr.Array[Any]]:
-        """The arrays A and aside, opened once, because opening an array reads its metadata from the store."""
-        return array_of(self._group, "A"), array_of(self._group, "aside")
+    def _values(self) -> StoredArray:
+        return self._store.array("A")
 
     @property
     def block_rows(self) -> int:
         """Rows per block; the last block may have fewer."""
-        return int(self._arrays[0].chunks[0])
+        return self._values.chunks[0]
 
     @property
     def column_chunk(self) -> int:
         """Columns per column group; the last group may have fewer."""
-        return int(self._arrays[0].chunks[1])
+        return self._values.chunks[1]
 
     def write(self, rows: slice, columns: slice, A: NDArray[Any], aside: NDArray[Any] | None) -> None:
         """Write whole chunks of A and of `aside`.
@@ -193,32 +194,29 @@ class MatrixWriter:
             columns: One whole column group.
             A: HU, clipped to at least AIR, (rows, columns).
             aside: The original HU of voxels that were clipped or are padding, else `absent`, (rows, columns). None if
-                there are no such voxels, because a chunk that is not written reads as `absent`.
+                there are no such voxels.
         """
-        A_array, aside_array = self._arrays
-        A_array[rows, columns] = A
-        if aside is not None:
-            aside_array[rows, columns] = aside
+        self._values.write(A, rows, columns)
+        aside_array = self._store.array("aside")
+        if aside is None:
+            aside_array.write_fill(rows, columns)
+        else:
+            aside_array.write(aside, rows, columns)
 
     def finish(self, *, series: Sequence[Series], headers: Sequence[bytes]) -> None:
         """Write the series and the headers, one per column, and mark the matrix as complete: readers now accept it."""
-        write_headers(self._group, headers)
-        self._group.attrs.update({"series": [vars(entry) for entry in series], "complete": True})
+        write_headers(self._store, headers)
+        self._store.finish({"series": [vars(entry) for entry in series]})
 
     def write_block(self, rows: slice, A: NDArray[Any]) -> None:
         """Write one row block of A, HU, (block rows, all n columns)."""
-        write_rows(self._values, rows, A)
-
-    @cached_property
-    def _values(self) -> zarr.Array[Any]:
-        return array_of(self._group, "A")
+        self._values.write(A, rows)
 
     def finish_like(
         self, matrix: MatrixStore, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]
     ) -> None:
         """Copy `aside` and the headers from `matrix`, add arrays and attributes, and mark the matrix as complete."""
-        stores.copy_arrays(matrix.uri, self.uri, ("aside", "headers", "header_offsets"))
+        self._store.copy_arrays(ArrayStore.open(matrix.uri, *MatrixStore.schemas), COPIED)
         for name, values in arrays.items():
-            self._group.create_array(name, data=np.ascontiguousarray(values))
-        all_attributes: dict[str, Any] = {"series": [vars(entry) for entry in matrix.series], **attributes}
-        self._group.attrs.update({**all_attributes, "complete": True})
+            self._store.put(name, values)
+        self._store.finish({"series": [vars(entry) for entry in matrix.series], **attributes})

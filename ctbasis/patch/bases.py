@@ -1,6 +1,6 @@
 """The patch bases of a run as one artifact (`basis/`): learned on the series of the run, for use on these or on others.
 
-    attributes    kind: patch, version, complete, count
+    attributes    kind: patch, version, complete, count, manifest
     1/ 2/ ...     one `PatchBasis` for each group of series with similar patches and noise
 
 Series with the same kernel and spacing share a basis, even if they belong to different patients. A run on a cohort
@@ -11,14 +11,14 @@ of millions of patches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.slice_store import open_complete
-from ctbasis.patch.basis import VERSION, PatchBasis
-from ctbasis.storage import stores
+from ctbasis.patch.basis import PatchBasis
+from ctbasis.storage.array_store import ArrayStore, StoreWriter
+from ctbasis.storage.schemas import FACTORS, PATCH_BASES, PATCH_BASIS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,11 +58,10 @@ class PatchBases:
 
     def save(self, uri: str) -> None:
         """Write the bases to `uri`. The attribute `complete` becomes true last, so that a partial write is detected."""
-        group = stores.open_group(uri, mode="w")
-        group.attrs.update({"complete": False})
+        writer = StoreWriter.create(uri, PATCH_BASES)
         for number, basis in enumerate(self.bases, start=1):
             basis.save(f"{uri}/{number}")
-        group.attrs.update({"kind": "patch", "version": VERSION, "count": len(self.bases), "complete": True})
+        writer.finish({"count": len(self.bases)}, members=len(self.bases))
 
     @classmethod
     def open(cls, uri: str) -> Self:
@@ -72,24 +71,16 @@ class PatchBases:
             CtbasisError: There are no bases at `uri`, they are incomplete, or they have another kind or version.
         """
         uri = uri.rstrip("/")
-        attributes: dict[str, Any] = dict(open_complete(uri, "basis").attrs)
-        if basis_kind(attributes) != "patch":
+        store = ArrayStore.open(uri, PATCH_BASES, PATCH_BASIS, FACTORS)
+        if store.schema is FACTORS:
             raise CtbasisError(
                 f"the basis at {uri} is a basis of slices, from a run in global mode",
                 expected="the basis of a run in patch mode",
                 remedy="apply it with `ctbasis denoise`, which recognizes the kind, or run with --mode global",
             )
-        if "count" not in attributes:
-            return cls((PatchBasis.open(uri),), uri)
-        if attributes["version"] != VERSION:
-            raise CtbasisError(
-                f"the basis at {uri} is of version {attributes['version']}",
-                expected=f"version {VERSION}",
-                cause="another version of ctbasis wrote it",
-                remedy="learn the basis again with this version",
-            )
-        numbers = range(1, int(attributes["count"]) + 1)
-        return cls(tuple(PatchBasis.open(f"{uri}/{number}") for number in numbers), uri)
+        if store.schema is PATCH_BASIS:
+            return cls((PatchBasis.read(store),), uri)
+        return cls(tuple(PatchBasis.read(member) for member in store.members(PATCH_BASIS)), uri)
 
     def select(self, volume: Volume, noise: Noise) -> tuple[int, list[str]]:
         """Select the basis that fits a series best.
@@ -134,18 +125,14 @@ class PatchBases:
         return chosen, notes
 
 
-def basis_kind(attributes: dict[str, Any]) -> str:
-    """Return the kind of a stored basis from the attributes of its store: `patch`, or `global` (a basis of slices)."""
-    return "patch" if attributes.get("kind") == "patch" else "global"
-
-
 def kind_at(uri: str) -> str:
     """Return the kind of the basis at `uri`: `patch`, or `global` (a basis of slices).
 
     Raises:
-        CtbasisError: There is no basis at `uri`, or it is incomplete.
+        CtbasisError: There is no basis at `uri`, or it is incomplete or damaged.
     """
-    return basis_kind(dict(open_complete(uri.rstrip("/"), "basis").attrs))
+    store = ArrayStore.open(uri.rstrip("/"), FACTORS, PATCH_BASES, PATCH_BASIS)
+    return "global" if store.schema is FACTORS else "patch"
 
 
 def incompatibility(basis: PatchBasis, volume: Volume) -> str:

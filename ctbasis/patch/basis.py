@@ -14,19 +14,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ctbasis.errors import CtbasisError
-from ctbasis.matrix.slice_store import array_of, open_complete
+from ctbasis.matrix.slice_store import checked_attributes
 from ctbasis.patch.classes import Classes
-from ctbasis.storage import stores
+from ctbasis.storage.array_store import ArrayStore, StoreWriter
+from ctbasis.storage.schemas import PATCH_BASIS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctbasis.patch.noise import Noise
     from ctbasis.patch.rows import Shape
-
-VERSION = 2
-"""Version of the layout of a stored basis and of the meaning of its arrays."""
 
 MIN_EIGENVALUE = 5e-2
 """Smallest eigenvalue of the noise covariance that is used, relative to the mean eigenvalue. A soft kernel leaves some
@@ -89,61 +86,78 @@ class PatchBasis:
         )
 
     def save(self, uri: str) -> None:
-        """Write the basis to `uri`. The attribute `complete` becomes true last, so that a partial write is detected."""
-        group = stores.open_group(uri, mode="w")
-        group.attrs.update({"complete": False})
+        """Write the basis to `uri`. The attribute `complete` becomes true last, so that a partial write is detected.
+
+        Raises:
+            CtbasisError: There are files at `uri` that are not those of a store.
+            OSError: The folder cannot be written.
+        """
+        writer = StoreWriter.create(uri, PATCH_BASIS)
         arrays: dict[str, NDArray[Any]] = {"covariance": self.covariance}
         for number, texture in enumerate(self.textures, start=1):
             arrays |= {f"{name}-{number}": getattr(texture, name) for name in STORED}
             arrays |= {f"class_{name}-{number}": getattr(texture.classes, name) for name in ("centre", "forms")}
         for name, values in arrays.items():
-            group.create_array(name, data=np.ascontiguousarray(values))
-        attributes: dict[str, Any] = {
-            "kind": "patch",
-            "version": VERSION,
-            "shape": list(self.shape),
-            "spacing": list(self.spacing),
-            "textures": len(self.textures),
-        }
-        group.attrs.update({**attributes, "provenance": self.provenance, "complete": True})
+            writer.put(name, values)
+        writer.finish(
+            {
+                "shape": list(self.shape),
+                "spacing": list(self.spacing),
+                "textures": len(self.textures),
+                "provenance": self.provenance,
+            }
+        )
 
     @classmethod
     def open(cls, uri: str) -> Self:
         """Read the basis at `uri`.
 
         Raises:
-            CtbasisError: There is no basis at `uri`, it is incomplete, or it has another kind or version.
+            CtbasisError: There is no basis at `uri`, it is incomplete or damaged, or it has another kind or version.
         """
-        group = open_complete(uri, "patch basis")
-        kind, version = group.attrs.get("kind"), group.attrs.get("version")
-        if (kind, version) != ("patch", VERSION):
-            raise CtbasisError(
-                f"the basis at {uri} is of kind {kind}, version {version}",
-                expected=f"kind patch, version {VERSION}",
-                cause="it is a basis of slices (global mode), or another version of ctbasis wrote it",
-                remedy="learn the basis again with this version, in patch mode",
-            )
-        attributes: dict[str, Any] = dict(group.attrs)
+        return cls.read(ArrayStore.open(uri, PATCH_BASIS))
 
-        def read(name: str) -> NDArray[Any]:
-            return np.asarray(array_of(group, name)[:])
+    @classmethod
+    def read(cls, store: ArrayStore) -> Self:
+        """Read the basis from an open store.
 
+        Raises:
+            CtbasisError: A chunk is missing or damaged, or an attribute is not valid.
+        """
+        attributes = store.attributes
         textures = tuple(
             TextureBasis(
-                classes=Classes(read(f"class_centre-{number}"), read(f"class_forms-{number}")),
-                **{name: read(f"{name}-{number}") for name in STORED},
+                classes=Classes(
+                    store.array(f"class_centre-{number}").read(), store.array(f"class_forms-{number}").read()
+                ),
+                **{name: store.array(f"{name}-{number}").read() for name in STORED},
             )
             for number in range(1, int(attributes["textures"]) + 1)
         )
-        rows, columns, slices = attributes["shape"]
-        dy, dx, dz = attributes["spacing"]
-        return cls(
-            shape=(rows, columns, slices),
-            spacing=(dy, dx, dz),
-            covariance=read("covariance"),
-            textures=textures,
-            provenance=attributes["provenance"],
-        )
+        with checked_attributes(store):
+            rows, columns, slices = map(int, attributes["shape"])
+            dy, dx, dz = map(float, attributes["spacing"])
+            covariance = store.array("covariance").read()
+            if min(rows, columns, slices) < 1 or rows * columns * slices != len(covariance):
+                raise ValueError(f"a patch of {rows} x {columns} x {slices} voxels has not {len(covariance)}")
+            if not textures or min(dy, dx, dz) < 0:
+                raise ValueError("there is no texture, or a spacing is negative")
+            basis = cls(
+                shape=(rows, columns, slices),
+                spacing=(dy, dx, dz),
+                covariance=covariance,
+                textures=textures,
+                provenance=dict(attributes["provenance"]),
+            )
+            if not all(np.isfinite(values).all() for values in basis.arrays()):
+                raise ValueError("an array holds NaN or Inf")
+        return basis
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """Return all arrays of the basis."""
+        stored = [getattr(texture, name) for texture in self.textures for name in STORED]
+        classes = [array for texture in self.textures for array in (texture.classes.centre, texture.classes.forms)]
+        return [self.covariance, *stored, *classes]
 
 
 def nearest_covariances(candidates: NDArray[np.float64], covariances: NDArray[np.float64]) -> NDArray[np.intp]:

@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from ctbasis.matrix.slice_store import array_of
 from ctbasis.patch.learn import ClassBases, bases_of_moments
 from ctbasis.patch.sampling import sampling_slabs
 from ctbasis.patch.volume import SLAB_HEIGHT
 from ctbasis.progress import progress
 from ctbasis.storage import stores
+from ctbasis.storage.array_store import StoreWriter
+from ctbasis.storage.schemas import PATCH_ROWS
 from ctbasis.svd.engines.mahout import is_orthonormal
 from ctbasis.svd.engines.mahout_bridge import (
     check_limits,
@@ -46,7 +47,6 @@ from ctbasis.threads import in_order
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import zarr
     from numpy.typing import NDArray
     from pyspark import SparkContext
 
@@ -89,7 +89,7 @@ class MahoutFactor:
         spark = spark_context()
         # Chosen in this thread, because the threads below do not inherit its local properties.
         kernels = resolve_kernels(spark)
-        stores.open_group(self.scratch, mode="w")
+        StoreWriter.create(self.scratch, PATCH_ROWS)
         try:
             moments = [
                 volume.sum_slabs(
@@ -168,15 +168,9 @@ class RowWriter:
         parts = list(self.rows(volume, slab))
         sums, grams, counts = self.rows.moments_of(parts)
         if parts:
-            group = stores.open_group(self.scratch, mode="r+")
             values = np.concatenate([part for _, part in parts])
-            group.create_array(
-                _array_name(self.number, slab.first // SLAB_HEIGHT),
-                data=values,
-                chunks=(min(CHUNK_ROWS, len(values)), self.rows.size),
-                compressors=None,
-                overwrite=True,
-            )
+            name = _array_name(self.number, slab.first // SLAB_HEIGHT)
+            StoreWriter(self.scratch, PATCH_ROWS).put(name, values, chunks=(CHUNK_ROWS, self.rows.size))
         by_slab = np.zeros((math.ceil(volume.shape[0] / SLAB_HEIGHT), len(counts)), np.intp)
         by_slab[slab.first // SLAB_HEIGHT] = counts
         return sums, grams, counts, by_slab
@@ -215,11 +209,11 @@ def gather_blocks(parts: Sequence[Part], count: int) -> list[tuple[int, list[Par
 def encode_rows(scratch: str, mean: NDArray[np.float32], block: tuple[int, list[Part]]) -> Iterator[bytes | memoryview]:
     """Yield a block of rows of a class, minus their mean, in the encoding that Blocks.decode reads in the JVM."""
     first_row, parts = block
-    group = _open_group(scratch)
-    values = np.concatenate([np.asarray(array_of(group, name)[first:stop]) for name, first, stop in parts]) - mean
+    store = _open_rows(scratch)
+    values = np.concatenate([store.array(name).read(slice(first, stop)) for name, first, stop in parts]) - mean
     yield from encode(first_row, np.asarray(values, np.float32))
 
 
 @lru_cache(maxsize=1)
-def _open_group(scratch: str) -> zarr.Group:
-    return stores.open_group(scratch, mode="r")
+def _open_rows(scratch: str) -> StoreWriter:
+    return StoreWriter(scratch, PATCH_ROWS)

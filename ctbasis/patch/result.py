@@ -14,16 +14,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ctbasis.matrix.slice_store import array_of
+from ctbasis.matrix.slice_store import checked_attributes
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.patch.noise import Noise
 from ctbasis.patch.plan import PatchPlan
+from ctbasis.storage.schemas import DENOISED
 
 if TYPE_CHECKING:
-    import zarr
+    import numpy as np
     from numpy.typing import NDArray
+
+    from ctbasis.storage.array_store import ArrayStore
 
 
 ARRAYS = {
@@ -66,13 +67,16 @@ class PatchStore(MatrixStore):
         plan: The plan as run.
     """
 
-    step = "svd"
+    schemas = (DENOISED,)
 
-    def __init__(self, group: zarr.Group, uri: str) -> None:
-        super().__init__(group, uri)
-        attributes: dict[str, Any] = dict(group.attrs)
-        self.plan = PatchPlan.from_attributes(attributes["patch"])
-        self._noise_attributes: list[dict[str, Any]] = attributes["noise"]
+    def __init__(self, store: ArrayStore) -> None:
+        super().__init__(store)
+        attributes = store.attributes
+        with checked_attributes(store):
+            self.plan = PatchPlan.from_attributes(attributes["patch"])
+            self._noise_attributes: list[dict[str, Any]] = [dict(entry) for entry in attributes["noise"]]
+            if len(self._noise_attributes) != len(self.series):
+                raise ValueError("there is not one noise for each series")
         self._last: tuple[int, Noise] | None = None
 
     @property
@@ -94,8 +98,7 @@ class PatchStore(MatrixStore):
     def _read_noise(self, number: int) -> Noise:
         values = {ATTRIBUTES[key]: value for key, value in self._noise_attributes[number].items()}
         arrays: dict[str, Any] = {
-            attribute: np.asarray(array_of(self._group, f"{name}-{number + 1}")[:])
-            for name, attribute in ARRAYS.items()
+            attribute: self._store.array(f"{name}-{number + 1}").read() for name, attribute in ARRAYS.items()
         }
         return Noise(**{**values, "notes": tuple(values["notes"])}, **arrays)
 

@@ -37,8 +37,11 @@ def run_step(workspace: Path, store: str = "", run: str = "", *, succeeded: bool
         return
     folder = stores.run_folder(str(workspace), store, run)
     try:
-        if stores.delete(folder):
+        removed, kept = stores.delete_run(folder)
+        if removed:
             say(f"cleanup: removed the run's stores below {store}")
+        if kept:
+            say(f"cleanup: kept {len(kept)} objects below {folder} that are no part of a store")
     except CtbasisError as error:
         if succeeded:
             raise

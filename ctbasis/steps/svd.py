@@ -24,6 +24,7 @@ from ctbasis.spark import driver
 from ctbasis.spark.driver import Job
 from ctbasis.steps.engine_choice import choose_engine
 from ctbasis.storage import stores
+from ctbasis.storage.copies import copy
 from ctbasis.svd.engines import engine_named
 from ctbasis.svd.factors import FactorStore, FactorWriter
 from ctbasis.svd.plan import fit_plan
@@ -208,7 +209,7 @@ def publish(factors_uri: str, folder: Path) -> None:
         CtbasisError: The disk is full, or S3 cannot be reached.
     """
     try:
-        stores.copy(factors_uri, str(folder))
+        copy(factors_uri, str(folder))
     except OSError as error:
         raise CtbasisError(
             f"the basis cannot be copied to {folder} ({error})", cause="the disk is full", remedy="free some space"

@@ -16,12 +16,12 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
 from ctbasis.errors import TransientError
 from ctbasis.printable import say
-from ctbasis.storage.s3 import NO_SUCH_KEY, Bucket, error_code, split_uri
+from ctbasis.storage.s3 import MALFORMED_ANSWER, NO_SUCH_KEY, REQUEST_ERRORS, Bucket, error_code, malformed, split_uri
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -35,6 +35,9 @@ T = TypeVar("T")
 
 MAX_CONNECTIONS = 16
 """Concurrent requests of one process; zarr itself sends ten."""
+
+PARALLEL_REQUESTS = 10
+"""Requests for chunks that one process sends concurrently."""
 
 READ_SECONDS = 60
 """Read timeout in seconds. A chunk has megabytes, and a loaded server may take long to store one."""
@@ -104,9 +107,9 @@ class ObjectStore(Store):
             buffer.data[:] = content
         return None if content is None else len(content)
 
-    def read_end(self, key: str) -> bytes:
-        """Return the checksum at the end of an object; empty if there is no object."""
-        return self.read(key, SuffixByteRequest(CHECKSUM_BYTES)) or b""
+    def read_end(self, key: str, count: int) -> bytes:
+        """Return the last `count` bytes of an object; empty if there is no object."""
+        return self.read(key, SuffixByteRequest(count)) or b""
 
     def write_chunk(self, key: str, values: NDArray[Any], checksum: bytes) -> None:
         """Create or replace an object that holds the bytes of `values` and a checksum."""
@@ -176,8 +179,10 @@ class ObjectStore(Store):
         while True:
             try:
                 return request(bucket)
-            except (BotoCoreError, ClientError) as error:
+            except REQUEST_ERRORS as error:
                 translated = bucket.translate(error)
+            except MALFORMED_ANSWER as error:
+                translated = bucket.unreachable(f"its answer {malformed(error)}")
             # Raised outside of the handler: botocore's message may repeat signed headers and must not become the
             # context of our error.
             if not isinstance(translated, TransientError):

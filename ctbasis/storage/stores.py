@@ -1,35 +1,30 @@
-"""The location of zarr stores: a folder, or objects below `s3://bucket/prefix`. Other modules only pass the URI on.
+"""The location of stores: a folder, or objects below `s3://bucket/prefix`. Other modules only pass the URI on.
 
-The root metadata of a store is written first and marks the store as incomplete. It is deleted first and copied last.
-Readers therefore refuse the remains of any interrupted operation, and the operation can be repeated.
+A store is recognized by its root metadata (ctbasis/storage/root.py), which is written first and deleted last. Only
+objects whose keys are keys of a store are ever deleted or replaced; anything else at the location is kept, and the
+operation is refused by name.
 """
 
 from __future__ import annotations
 
-import shutil
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-import zarr
+from typing import TYPE_CHECKING
 
 from ctbasis.errors import CtbasisError
+from ctbasis.storage.array_layout import ROOT
+from ctbasis.storage.objects import KEY, PARTIAL, FolderObjects, is_s3, open_objects
+from ctbasis.storage.root import encode_root, is_marked
+from ctbasis.storage.schemas import MATRIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from ctbasis.storage.object_store import ObjectStore
-
-ROOT = "zarr.json"
-"""The key of a store's root metadata."""
 
 PARALLEL_COPIES = 8
 """Chunks copied concurrently between S3 and a folder; all of them are in memory at once."""
 
 
-def is_s3(uri: str) -> bool:
-    """Tell whether `uri` is an S3 URI rather than a folder."""
-    return uri.lower().startswith("s3://")
+class ForeignFilesError(CtbasisError):
+    """A location holds files or objects that are not those of a store of ctbasis; nothing was deleted."""
 
 
 def run_folder(workspace: str, store: str, run: str) -> str:
@@ -67,130 +62,117 @@ def validate_prefix(store: str) -> None:
         )
 
 
-def open_group(uri: str, *, mode: Literal["r", "r+", "w"]) -> zarr.Group:
-    """Open the zarr 3 group at `uri`.
-
-    Args:
-        uri: A folder, or `s3://bucket/prefix`.
-        mode: `r` opens an existing group for reading, `r+` an existing group for reading and writing, which several
-            processes may do concurrently; `w` deletes what exists and creates a new group.
-
-    Raises:
-        FileNotFoundError: There is no group (r, r+).
-        CtbasisError: S3 denies access or does not answer.
-        OSError: The folder cannot be written.
-    """
-    if mode == "w":
-        delete(uri)
-    target = _objects(uri).with_read_only(mode == "r") if is_s3(uri) else uri
-    return zarr.open_group(target, mode="a" if mode == "w" else mode, zarr_format=3)
-
-
 def delete(uri: str) -> bool:
-    """Delete everything below `uri`; return whether anything existed.
+    """Delete the store at `uri`; return whether there was one. An empty folder is kept.
+
+    The root is marked as incomplete first and deleted last: what an interruption leaves is refused by readers and
+    deleted by the next call.
 
     Raises:
-        CtbasisError: `uri` is a whole bucket, or S3 denies access or does not answer.
+        ForeignFilesError: There are files or objects at `uri` that are not those of a store. Nothing is deleted.
+        CtbasisError: `uri` is a whole bucket or no location of a store, or S3 denies access or does not answer.
         OSError: The folder cannot be written.
     """
-    if is_s3(uri):
-        objects = _objects(uri)
-        objects.remove([ROOT])
-        return objects.remove(objects.keys_below()) > 0
-    folder = Path(uri)
-    if not folder.exists():
+    objects = open_objects(uri)
+    if isinstance(objects, FolderObjects) and objects.root.exists() and not objects.root.is_dir():
+        raise _foreign(uri, "is a file")
+    found = list(objects.sizes())
+    if not found:
         return False
-    (folder / ROOT).unlink(missing_ok=True)
-    shutil.rmtree(folder)
+    foreign = [key for key in found if not is_key(key)]
+    if foreign or not is_marked(objects.read(ROOT)):
+        raise _foreign(uri, f"holds {(foreign or found)[0]!r}, which is not part of a store of ctbasis")
+    objects.write(ROOT, encode_root(MATRIX, {}, None))
+    objects.remove(key for key in found if key != ROOT)
+    objects.remove([ROOT])
     return True
 
 
-def copy(source: str, target: str) -> None:
-    """Copy the store at `source` to `target` and replace what exists there; the root metadata is copied last.
+def delete_run(folder: str) -> tuple[list[str], list[str]]:
+    """Delete the stores directly below `folder`, and nothing else.
 
-    Chunks are copied in their encoded form, a few at a time. The server copies between two S3 prefixes; folders get
-    hard links where the file system supports them.
-
-    Raises:
-        CtbasisError: S3 denies access or does not answer.
-        OSError: The folder cannot be written.
-    """
-    delete(target)
-    _copy(source, target, [key for key in keys(source) if key != ROOT])
-    _copy(source, target, [ROOT])
-
-
-def copy_arrays(source: str, target: str, names: Iterable[str]) -> None:
-    """Copy the named arrays of the store at `source` into the store at `target`, as `copy` does.
+    Returns:
+        The names of the stores, and the keys of what is not part of a store and is kept.
 
     Raises:
-        CtbasisError: S3 denies access or does not answer.
+        CtbasisError: `folder` is a whole bucket, or S3 denies access or does not answer.
         OSError: The folder cannot be written.
     """
-    for name in names:
-        _copy(source, target, [key for key in keys(source) if key.startswith(f"{name}/")])
+    found = list(open_objects(folder).sizes())
+    removed: list[str] = []
+    kept: list[str] = []
+    for name in dict.fromkeys(key.partition("/")[0] for key in found):
+        below = [key for key in found if key.startswith(f"{name}/")]
+        if not below or name in {"", ".", ".."}:
+            kept += below or [name]
+            continue
+        try:
+            delete(f"{folder}/{name}")
+            removed.append(name)
+        except ForeignFilesError:
+            kept += below
+    return removed, kept
 
 
-def _copy(source: str, target: str, keys: Iterable[str]) -> None:
+def is_key(key: str) -> bool:
+    """Tell whether `key` is a key of a store, or of a file of a store that was being written."""
+    return KEY.fullmatch(PARTIAL.sub("", key)) is not None
+
+
+def _foreign(uri: str, found: str) -> ForeignFilesError:
+    return ForeignFilesError(
+        f"{uri} {found}",
+        expected="an empty or new folder or prefix, or a former store of ctbasis, which is replaced",
+        cause="the path names a folder with other files",
+        remedy="choose another folder or prefix, or remove its content",
+    )
+
+
+def copy_keys(source: str, target: str, keys: Iterable[str]) -> None:
+    """Copy objects of the store at `source` to `target` in their encoded form, a few at a time.
+
+    The server copies between two S3 prefixes; folders get hard links where the file system supports them.
+
+    Raises:
+        CtbasisError: A key is not one of a store, or an object no longer exists.
+        OSError: The folder cannot be written.
+    """
     copy_key = _key_copier(source, target)
+
+    def copy(key: str) -> None:
+        if KEY.fullmatch(key) is None:
+            raise _foreign(source, f"names {key!r}, which is no key of a store")
+        copy_key(key)
+
     with ThreadPoolExecutor(PARALLEL_COPIES) as pool:
         # Consuming the iterator drops each result at once, and raises the first error.
-        for _ in pool.map(copy_key, keys):
+        for _ in pool.map(copy, keys):
             pass
 
 
 def _key_copier(source: str, target: str) -> Callable[[str], None]:
     """Return the function that copies the object or file of one key."""
-    if is_s3(source) and is_s3(target):
-        origin, destination = _objects(source), _objects(target)
+    from ctbasis.storage.object_store import ObjectStore
+
+    origin, destination = open_objects(source), open_objects(target)
+    if isinstance(origin, ObjectStore) and isinstance(destination, ObjectStore):
         return lambda key: destination.copy_from(origin, key)
-    if is_s3(target):
-        destination = _objects(target)
-        return lambda key: destination.write(key, Path(source, key).read_bytes())
-    if is_s3(source):
-        origin = _objects(source)
-        return lambda key: _write(Path(target, key), _existing(origin.read(key), key, source))
-    return lambda key: _link_or_copy(Path(source, key), Path(target, key))
+    if isinstance(origin, FolderObjects) and isinstance(destination, FolderObjects):
+        return lambda key: destination.link(key, origin.root / key)
+    return lambda key: destination.write(key, _existing(origin.read(key), key, source))
 
 
 def keys(uri: str) -> Iterable[str]:
     """Return the keys of all objects, or the relative paths of all files, below `uri`."""
-    if is_s3(uri):
-        return _objects(uri).keys_below()
-    root = Path(uri)
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    return list(open_objects(uri).sizes())
 
 
 def _existing(content: bytes | None, key: str, uri: str) -> bytes:
     if content is None:
         raise CtbasisError(
             f"the object {key} of {uri} no longer exists",
-            expected="every object that the listing named",
+            expected="every object that the manifest lists",
             cause="another process deleted it during the copy",
             remedy="run the step again",
         )
     return content
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def _objects(uri: str) -> ObjectStore:
-    from ctbasis.storage.object_store import ObjectStore
-    from ctbasis.storage.s3 import split_uri
-
-    if not split_uri(uri, what="store")[1]:
-        raise CtbasisError(
-            "the store is a whole bucket", expected="s3://bucket/prefix", remedy="add a prefix to the store's URI"
-        )
-    return ObjectStore(uri)

@@ -12,33 +12,29 @@
 
 U and aside are tall and never pass through a driver. The workers of each engine write their own blocks of U, and aside
 is copied chunk by chunk as it is stored, by hard links or by the S3 server itself. The store is in a folder or below
-`s3://bucket/prefix` (see ctbasis/storage/stores.py).
+`s3://bucket/prefix`. ctbasis/storage/array_store.py checks arrays on opening, and every chunk that is read.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
-from zarr.codecs import Crc32cCodec
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.slice_store import SliceArrays, array_of, create_aside, open_complete, write_headers
-from ctbasis.matrix.store import MatrixStore
-from ctbasis.storage import stores
-from ctbasis.storage.chunks import read_rows, write_rows
-from ctbasis.storage.voxels import holds_absent
+from ctbasis.matrix.slice_store import SliceArrays, checked_attributes, write_headers
+from ctbasis.matrix.store import COPIED, MatrixStore
+from ctbasis.storage.array_store import ArrayStore, StoreWriter
+from ctbasis.storage.schemas import FACTORS, PATCH_BASES, PATCH_BASIS
 from ctbasis.svd.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Literal
 
-    import zarr
     from numpy.typing import DTypeLike, NDArray
 
     from ctbasis.matrix.slice_store import Series
+    from ctbasis.storage.stored_array import StoredArray
     from ctbasis.svd.rank import Choice
     from ctbasis.svd.spectrum import Accuracy
 
@@ -88,34 +84,38 @@ class FactorStore(SliceArrays):
         projection: How much the basis of other slices leaves out; empty if the matrix itself was factored.
     """
 
-    step = "svd"
-
-    def __init__(self, group: zarr.Group, uri: str) -> None:
-        super().__init__(group, uri)
-        self._U = array_of(group, "U")
-        self.s: NDArray[np.float64] = np.asarray(array_of(group, "s")[:], np.float64)
-        self.V: NDArray[np.float64] = np.asarray(array_of(group, "V")[:], np.float64)
-        self.plan = Plan(**group.attrs["plan"])  # type: ignore[arg-type]
-        attributes: dict[str, Any] = dict(group.attrs)
-        self.choice: dict[str, Any] = dict(attributes.get("choice", {}))
-        self.accuracy: dict[str, Any] = dict(attributes.get("accuracy", {}))
-        self.projection: dict[str, Any] = dict(attributes.get("projection", {}))
+    def __init__(self, store: ArrayStore) -> None:
+        super().__init__(store)
+        self._U = store.array("U")
+        self.s: NDArray[np.float64] = store.array("s").read()
+        self.V: NDArray[np.float64] = store.array("V").read()
+        attributes = store.attributes
+        with checked_attributes(store):
+            self.plan = Plan(**attributes["plan"])
+            self.choice: dict[str, Any] = dict(attributes.get("choice", {}))
+            self.accuracy: dict[str, Any] = dict(attributes.get("accuracy", {}))
+            self.projection: dict[str, Any] = dict(attributes.get("projection", {}))
+            if not (np.isfinite(self.s).all() and np.isfinite(self.V).all()):
+                raise ValueError("s or V holds NaN or Inf")
+            if len(self.s) > min(self.rows, self.cols):
+                raise ValueError(f"the rank {len(self.s)} exceeds the size of the matrix")
 
     @classmethod
     def open(cls, uri: str) -> Self:
         """Open the factors at `uri`.
 
         Raises:
-            CtbasisError: There is no store, the step that wrote it did not finish, or it is a basis of patch mode.
+            CtbasisError: There is no store, the step that wrote it did not finish, it is a basis of patch mode, or it
+                is damaged.
         """
-        group = open_complete(uri, "basis")
-        if group.attrs.get("kind") == "patch":
+        store = ArrayStore.open(uri, FACTORS, PATCH_BASES, PATCH_BASIS)
+        if store.schema is not FACTORS:
             raise CtbasisError(
                 f"the basis at {uri} is a basis of patches, from a run in patch mode",
                 expected="a basis of slices, from a run in global mode",
                 remedy="apply it with `ctbasis denoise --basis`, or run with --mode patch",
             )
-        return cls(group, uri)
+        return cls(store)
 
     @property
     def rank(self) -> int:
@@ -138,20 +138,23 @@ class FactorStore(SliceArrays):
 
     def read_basis_image(self, index: int) -> NDArray[Any]:
         """Return column `index` of U as an image, (Rows, Columns)."""
-        return np.asarray(self._U[:, index]).reshape(self.image)
+        return self._read(self._U, slice(None), slice(index, index + 1)).reshape(self.image)
 
 
 class FactorWriter:
     """A factor store that is being written. Any number of workers may write disjoint row blocks of U at once.
 
     Args:
-        uri: URI of a store that `create` started.
-        mode: Mode in which zarr opens it.
+        uri: URI of a store that `create` started, in this or another process.
+        store: The store, if this process has created it.
+
+    Raises:
+        CtbasisError: There is no store, or S3 denies access or does not answer.
     """
 
-    def __init__(self, uri: str, *, mode: Literal["r", "r+", "w"] = "r+") -> None:
+    def __init__(self, uri: str, *, store: StoreWriter | None = None) -> None:
         self.uri = uri
-        self._group = stores.open_group(uri, mode=mode)
+        self._store = store or StoreWriter(uri, FACTORS)
 
     @classmethod
     def create(
@@ -166,17 +169,9 @@ class FactorWriter:
             dtype: dtype of U. float32 gives a reconstruction to about 1e-3 HU at half the size of float64, which is for
                 proofs.
         """
-        writer = cls(uri, mode="w")
-        writer._group.attrs.update({"complete": False})
-        writer._group.create_array(
-            "U",
-            shape=(matrix.rows, rank),
-            chunks=(matrix.block_rows, rank),
-            dtype=np.dtype(dtype),
-            fill_value=float("nan"),
-            compressors=[Crc32cCodec()],
-        )
-        return writer
+        store = StoreWriter.create(uri, FACTORS)
+        store.create_array("U", (matrix.rows, rank), dtype, chunks=(matrix.block_rows, rank))
+        return cls(uri, store=store)
 
     @property
     def dtype(self) -> str:
@@ -190,57 +185,44 @@ class FactorWriter:
             rows: Rows of the block, as `MatrixStore.block` gives them.
             U: (block rows, k).
         """
-        write_rows(self._left_vectors, rows, U)
+        self._left_vectors.write(U, rows)
 
     def read_back(self, rows: slice) -> NDArray[Any]:
-        """Return a row block of U as it was stored, (block rows, k), to check it."""
-        return read_rows(self._left_vectors, rows)
+        """Return a row block of U as it was stored, (block rows, k), to check it.
+
+        Raises:
+            CtbasisError: Its chunk is missing or damaged.
+        """
+        return self._left_vectors.read(rows)
 
     def create_sketch(self, width: int) -> None:
         """Create the array of a sketch of A beside U, (m, width) float64, with the row blocks of U."""
         rows, block_rows = self._left_vectors.shape[0], self._left_vectors.chunks[0]
-        self._group.create_array(
-            SKETCH,
-            shape=(rows, width),
-            chunks=(block_rows, width),
-            dtype=np.float64,
-            fill_value=float("nan"),
-            compressors=[Crc32cCodec()],
-            overwrite=True,
-        )
+        self._store.create_array(SKETCH, (rows, width), np.float64, chunks=(block_rows, width))
 
     def write_sketch(self, rows: slice, Y: NDArray[np.float64]) -> None:
         """Write a row block of the sketch, (block rows, width)."""
-        write_rows(self._sketch, rows, Y)
+        self._sketch.write(Y, rows)
 
     def read_sketch(self, rows: slice) -> NDArray[np.float64]:
         """Return a row block of the sketch, (block rows, width).
 
         Raises:
-            CtbasisError: Its chunk is missing.
+            CtbasisError: Its chunk is missing or damaged.
         """
-        Y = read_rows(self._sketch, rows)
-        if holds_absent(Y):
-            raise CtbasisError(
-                f"the sketch beside {self.uri} lacks rows {rows.start} to {rows.stop}",
-                expected="all rows, which an earlier pass wrote",
-                cause="a file or object of the store was deleted meanwhile",
-                remedy="run the svd step again",
-            )
-        return Y
+        return self._sketch.read(rows)
 
     def drop_sketch(self) -> None:
         """Remove the sketch."""
-        del self._group[SKETCH]
+        self._store.drop(SKETCH)
 
-    @cached_property
-    def _sketch(self) -> zarr.Array[Any]:
-        return array_of(self._group, SKETCH)
+    @property
+    def _sketch(self) -> StoredArray:
+        return self._store.array(SKETCH)
 
-    @cached_property
-    def _left_vectors(self) -> zarr.Array[Any]:
-        """U, opened once, since each opening reads metadata and a writer writes many blocks."""
-        return array_of(self._group, "U")
+    @property
+    def _left_vectors(self) -> StoredArray:
+        return self._store.array("U")
 
     def create_aside(self, cols: int, column_chunk: int, dtype: DTypeLike) -> None:
         """Create the array `aside` for a matrix that is in no store, from which it could be copied.
@@ -251,19 +233,19 @@ class FactorWriter:
             dtype: dtype of A.
         """
         rows, block_rows = self._left_vectors.shape[0], self._left_vectors.chunks[0]
-        create_aside(self._group, (rows, cols), (block_rows, column_chunk), dtype)
+        self._store.create_array("aside", (rows, cols), dtype, chunks=(block_rows, column_chunk))
 
     def write_aside(self, rows: slice, aside: NDArray[Any]) -> None:
         """Write a row block of `aside`, (block rows, n)."""
-        array_of(self._group, "aside")[rows] = aside
+        self._store.array("aside").write(aside, rows)
 
     def record_choice(self, choice: Choice) -> None:
         """Store how a rule chose the rank of the denoised series, for the report."""
-        self._group.attrs.update({"choice": vars(choice)})
+        self._store.update({"choice": vars(choice)})
 
     def record_projection(self, projection: dict[str, Any]) -> None:
         """Store that A was projected onto a basis of other slices, and how much this leaves out, for the report."""
-        self._group.attrs.update({"projection": projection})
+        self._store.update({"projection": projection})
 
     def finish(
         self,
@@ -285,14 +267,14 @@ class FactorWriter:
             matrix: The matrix that was factored.
             accuracy: The error report, if there is one.
         """
-        self._group.create_array("s", data=np.ascontiguousarray(s, np.float64))
-        self._group.create_array("V", data=np.ascontiguousarray(V, np.float64))
-        self._group.create_array("weights", data=np.ascontiguousarray(V * s, np.float64))
+        self._store.put("s", np.asarray(s, np.float64))
+        self._store.put("V", np.asarray(V, np.float64))
+        self._store.put("weights", np.asarray(V * s, np.float64))
         if isinstance(matrix, MatrixStore):
-            stores.copy_arrays(matrix.uri, self.uri, ("aside", "headers", "header_offsets"))
+            self._store.copy_arrays(ArrayStore.open(matrix.uri, *MatrixStore.schemas), COPIED)
         else:
-            write_headers(self._group, matrix.headers)
+            write_headers(self._store, matrix.headers)
         described: dict[str, Any] = {"image": list(matrix.image), "series": [vars(entry) for entry in matrix.series]}
         if accuracy is not None:
             described["accuracy"] = vars(accuracy)
-        self._group.attrs.update({**described, "plan": plan.attributes(), "complete": True})
+        self._store.finish({**described, "plan": plan.attributes()})

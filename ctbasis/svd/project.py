@@ -66,7 +66,7 @@ class ProjectOntoBasis:
 
     @cached_property
     def _basis(self) -> FactorWriter:
-        return FactorWriter(self.basis_uri, mode="r")
+        return FactorWriter(self.basis_uri)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class WriteRotatedU:
 
     @cached_property
     def _basis(self) -> FactorWriter:
-        return FactorWriter(self.basis_uri, mode="r")
+        return FactorWriter(self.basis_uri)
 
     @cached_property
     def _factors(self) -> FactorWriter:

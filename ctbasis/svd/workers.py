@@ -96,7 +96,8 @@ class StoredMatrix:
 
 @lru_cache(maxsize=1)
 def _opened(matrix: StoredMatrix) -> MatrixStore:
-    return MatrixStore.open(matrix.uri)
+    # The process that made `matrix` has opened the store with a listing; a worker checks each chunk as it reads it.
+    return MatrixStore.open(matrix.uri, listing=False)
 
 
 def read_blocks(

@@ -16,6 +16,7 @@ from ctbasis.matrix.slice_store import Series
 from ctbasis.matrix.store import BLOCK_ELEMENTS, COLUMN_CHUNK, MatrixStore, MatrixWriter, block_rows_for
 from ctbasis.storage import stores
 from ctbasis.storage.object_store import ObjectStore
+from ctbasis.storage.objects import open_objects
 from ctbasis.storage.voxels import absent, is_absent
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def write_matrix(uri: str, dtype: str = "int16") -> NDArray[Any]:
     rng = np.random.default_rng(0)
     A = rng.integers(-1000, 2000, (300 * 200, COLS)).astype(dtype)
     writer = MatrixWriter.create(uri, image=(300, 200), cols=COLS, dtype=dtype)
-    for start in range(0, COLS, COLUMN_CHUNK):
-        columns = slice(start, min(COLS, start + COLUMN_CHUNK))
+    for start in range(0, COLS, writer.column_chunk):
+        columns = slice(start, min(COLS, start + writer.column_chunk))
         aside = np.full_like(A[:, columns], absent(dtype))
         aside[5] = -2048
         for first in range(0, len(A), writer.block_rows):
@@ -85,25 +86,29 @@ def test_a_missing_matrix_is_reported(place: str) -> None:
 
 def test_a_missing_chunk_raises_an_error(place: str) -> None:
     write_matrix(f"{place}/m")
-    stores.delete(f"{place}/m/A/c/1")
     matrix = MatrixStore.open(f"{place}/m")
+    open_objects(f"{place}/m").remove(["A/c/1/0"])
     matrix.read_block(0)
-    with pytest.raises(CtbasisError, match="values are missing"):
+    with pytest.raises(CtbasisError, match="rows 16384 to 32768: the chunk A/c/1/0 is missing"):
         matrix.read_block(1)
+    with pytest.raises(CtbasisError, match="rows 16384 to 32768: the chunk A/c/1/0 is missing"):
+        MatrixStore.open(f"{place}/m")
 
 
 def test_the_checksum_detects_a_flipped_bit(place: str) -> None:
     write_matrix(f"{place}/m")
     modify(f"{place}/m", "A/c/1/0", lambda content: content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
-    with pytest.raises(CtbasisError, match="does not decode"):
+    with pytest.raises(CtbasisError, match="A/c/1/0 has the checksum"):
         MatrixStore.open(f"{place}/m").read_block(1)
 
 
 def test_a_truncated_chunk_is_detected(place: str) -> None:
     write_matrix(f"{place}/m")
     modify(f"{place}/m", "A/c/1/0", lambda content: content[:-1])
-    with pytest.raises(CtbasisError, match="does not decode"):
-        MatrixStore.open(f"{place}/m").read_block(1)
+    with pytest.raises(CtbasisError, match="A/c/1/0 has 2195459 bytes\n  expected: 2195460"):
+        MatrixStore.open(f"{place}/m")
+    with pytest.raises(CtbasisError, match="A/c/1/0 has 2195459 bytes"):
+        MatrixStore.open(f"{place}/m", listing=False).read_block(1)
 
 
 def test_replacing_a_matrix_by_a_smaller_one_leaves_no_old_chunks(place: str) -> None:
@@ -117,9 +122,10 @@ def test_replacing_a_matrix_by_a_smaller_one_leaves_no_old_chunks(place: str) ->
     matrix = MatrixStore.open(f"{place}/m")
     np.testing.assert_array_equal(matrix.read_block(0), small)
     assert [matrix.header(column) for column in range(3)] == [b"a", b"", b"c"]
-    # A chunk of `aside` whose values are all absent is not stored.
     assert {key for key in stores.keys(f"{place}/m") if "/c/" in key} == {
         "A/c/0/0",
+        # A chunk of `aside` is stored also if all its values are absent, so that a reader notices its loss.
+        "aside/c/0/0",
         "header_offsets/c/0",
         "headers/c/0",
     }

@@ -10,10 +10,17 @@ import pytest
 import zarr
 
 from ctbasis.errors import CtbasisError
+from ctbasis.matrix.store import MatrixStore
 from ctbasis.patch.bases import PatchBases, covariance_distance, group_series, kind_at
 from ctbasis.patch.learn import learn_basis
 from ctbasis.patch.noise import Noise
 from ctbasis.patch.volume import ArrayVolume
+from ctbasis.storage.array_store import StoreWriter
+from ctbasis.storage.schemas import FACTORS
+from ctbasis.svd.factors import FactorWriter
+from ctbasis.svd.plan import plan_factorization
+from tests.store_edits import edit_root
+from tests.svd.conftest import write_matrix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +65,7 @@ def test_bases_are_read_as_they_were_written_together_and_one_alone(stored: str,
 def test_a_stored_basis_records_its_version_its_noise_covariance_and_its_provenance(stored: str) -> None:
     group = zarr.open_group(stored, mode="r")
     assert group.attrs["kind"] == "patch"
-    assert group.attrs["version"] == 2
+    assert group.attrs["version"] == 3
     basis = PatchBases.open(stored).bases[0]
     assert basis.covariance.shape == (75, 75)
     assert {"ctbasis", "patches", "seed", "factored_by"} <= set(basis.provenance)
@@ -67,21 +74,29 @@ def test_a_stored_basis_records_its_version_its_noise_covariance_and_its_provena
 def test_a_missing_incomplete_or_other_basis_is_rejected_with_the_reason(stored: str, tmp_path: Path) -> None:
     with pytest.raises(CtbasisError, match="no basis at"):
         PatchBases.open(f"{tmp_path}/nothing")
-    group = zarr.open_group(stored, mode="r+")
-    group.attrs.update({"version": 99})
-    with pytest.raises(CtbasisError, match="of version 99"):
+    edit_root(stored, version=99)
+    with pytest.raises(CtbasisError, match=r"of version 99\n  expected: version 3"):
         PatchBases.open(stored)
-    group.attrs.update({"version": 2, "complete": False})
+    edit_root(stored, version=3, complete=False)
     with pytest.raises(CtbasisError, match="not complete"):
         PatchBases.open(stored)
-    zarr.open_group(f"{tmp_path}/global", mode="w").attrs.update({"complete": True, "plan": {}})
+    StoreWriter.create(f"{tmp_path}/global", FACTORS)
+    edit_root(f"{tmp_path}/global", complete=True, manifest={name: [0, 0] for name in FACTORS.arrays})
+    with pytest.raises(CtbasisError, match=r"the manifest of .* lists"):
+        PatchBases.open(f"{tmp_path}/global")
+    values = np.random.default_rng(0).standard_normal((30, 4))
+    factors = FactorWriter.create(f"{tmp_path}/global", write_matrix(f"{tmp_path}/matrix", values), rank=2)
+    U, s, Vt = np.linalg.svd(values, full_matrices=False)
+    factors.write_block(slice(0, 30), U[:, :2])
+    plan = plan_factorization(engine="numpy", rows=30, cols=4, rank=2, oversample=0, power_iters=0, seed=0)
+    factors.finish(s=s[:2], V=Vt[:2].T, plan=plan, matrix=MatrixStore.open(f"{tmp_path}/matrix"))
     with pytest.raises(CtbasisError, match="a basis of slices, from a run in global mode"):
         PatchBases.open(f"{tmp_path}/global")
 
 
 def test_bases_with_a_missing_member_are_rejected(stored: str) -> None:
-    zarr.open_group(stored, mode="r+").attrs.update({"count": 2})
-    with pytest.raises(CtbasisError):
+    edit_root(stored, count=2)
+    with pytest.raises(CtbasisError, match=r"the manifest of .* lists 1"):
         PatchBases.open(stored)
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import zarr
 from PIL import Image
 
 from ctbasis.errors import CtbasisError
@@ -21,6 +20,7 @@ from ctbasis.report.global_report import write_report
 from ctbasis.report.page import REASONS_LISTED
 from ctbasis.steps.svd import factorize, noise_norm
 from ctbasis.svd.project import project_matrix
+from tests.store_edits import edit_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -239,16 +239,14 @@ def test_a_second_run_replaces_the_report_and_keeps_other_files(stores: Any, tmp
 
 
 def test_the_truth_of_another_series_is_rejected(stores: Any, tmp_path: Path) -> None:
-    group = zarr.open_group(stores.truth.uri, mode="r+")
-    group.attrs["series"] = [{**entry, "spacing": 5.0} for entry in group.attrs["series"]]  # type: ignore[dict-item, union-attr]
+    edit_root(stores.truth.uri, series=[{**vars(entry), "spacing": 5.0} for entry in stores.truth.series])
     with pytest.raises(CtbasisError, match=r"12 slices 5 mm apart.*\n.*12 slices 2\.5 mm apart"):
         run(stores, tmp_path / "out", truth=True)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_basis_of_another_matrix_is_rejected(stores: Any, tmp_path: Path) -> None:
-    group = zarr.open_group(stores.basis.uri, mode="r+")
-    group.attrs["image"] = [40, 48]
+    edit_root(stores.basis.uri, image=[40, 48])
     with pytest.raises(CtbasisError, match="40 x 48 voxels"):
         run(stores, tmp_path / "out")
 
@@ -309,7 +307,7 @@ def test_a_projection_on_a_stored_basis_is_never_treated_as_full_rank(
 ) -> None:
     first, stores = make_stores(rank=4), make_stores(rank=12)
     basis = project_matrix(stores.matrix, first.basis, str(tmp_path / "projected.zarr"), rank=4, noise_norm=noise_norm)
-    zarr.open_group(basis.uri, mode="r+").attrs.update({"projection": {**basis.projection, "own": None, "lost": 0.5}})
+    edit_root(basis.uri, projection={**basis.projection, "own": None, "lost": 0.5})
     write_report(stores.matrix.uri, basis.uri, rank=12, ranks=(12, 300), qc=stores.qc, out=tmp_path / "out")
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     text = Page((tmp_path / "out" / "report.html").read_text()).text

@@ -13,13 +13,16 @@ import pytest
 from PIL import Image
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.store import MatrixStore, MatrixWriter
+from ctbasis.matrix.store import MatrixStore
 from ctbasis.patch.matrix import denoise_matrix
 from ctbasis.patch.plan import PatchPlan
 from ctbasis.patch.result import PatchStore
 from ctbasis.report.figures import png
 from ctbasis.report.patch_figures import SliceViews, choose_profiles, patch_figure1
 from ctbasis.report.patch_report import write_patch_report
+from ctbasis.storage.array_store import StoreWriter
+from ctbasis.storage.schemas import DENOISED
+from tests.store_edits import edit_root
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,9 +116,10 @@ def test_a_warning_says_that_anatomy_was_removed(denoised: tuple[Stores, Path], 
     result = MatrixStore.open(f"{place}/blurred.zarr")
     T = stores.T.reshape(*stores.matrix.image, 12)
     blurred = (T + np.roll(T, 2, 0) + np.roll(T, -2, 0)).reshape(-1, 12) / 3
-    writer = MatrixWriter(result.uri)
-    for index in range(result.block_count):
-        writer.write_block(result.block(index), blurred[result.block(index)].astype(np.float32))
+    edit_root(result.uri, complete=False)
+    writer = StoreWriter(result.uri, DENOISED)
+    writer.create_array("A", blurred.shape, np.float32, chunks=result.chunks).write(blurred)
+    writer.finish({})
     _, metrics = report(denoised, tmp_path / "out", result="blurred.zarr")
     assert metrics["edge_ratio"] > 1.5
     assert "anatomy was removed with the noise" in (tmp_path / "out" / "report.html").read_text()

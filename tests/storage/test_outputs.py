@@ -225,4 +225,4 @@ def test_no_other_module_removes_folders_or_names_temporary_files_by_itself() ->
     assert {name for name, text in texts.items() if "rmtree(" in text} <= set(REMOVERS)
     named = {name for name, text in texts.items() if re.search(r"[\"'.}](partial|former|tmp)[\"']", text)}
     # The chunks of an array have random names, so that two workers may write one.
-    assert named <= {"storage/outputs.py", "storage/chunks.py"}
+    assert named <= {"storage/outputs.py", "storage/objects.py"}

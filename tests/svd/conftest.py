@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ctbasis.matrix.slice_store import Series
-from ctbasis.matrix.store import COLUMN_CHUNK, MatrixStore, MatrixWriter
+from ctbasis.matrix.store import MatrixStore, MatrixWriter
 from ctbasis.storage.voxels import absent
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ def write_matrix(uri: str, A: NDArray[Any]) -> MatrixStore:
     """Write A, (m, n), to a matrix store of one series in which no voxel is set aside."""
     m, n = A.shape
     writer = MatrixWriter.create(uri, image=(m, 1), cols=n, dtype=A.dtype)
-    for start in range(0, n, COLUMN_CHUNK):
-        columns = slice(start, min(n, start + COLUMN_CHUNK))
+    for start in range(0, n, writer.column_chunk):
+        columns = slice(start, min(n, start + writer.column_chunk))
         part = A[:, columns]
         writer.write(slice(0, m), columns, part, np.full_like(part, absent(A.dtype)))
     writer.finish(series=[Series("1.2.3", 0, n)], headers=[b"header"] * n)
