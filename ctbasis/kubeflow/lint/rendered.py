@@ -30,6 +30,9 @@ MERGED_HERE = "sparkoperator.k8s.io/"
 because their lists are merged by the keys of the items."""
 
 CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterRole", "ClusterRoleBinding", "StorageClass", "PersistentVolume"}
+"""The kinds that get no namespace. As in kubectl, newer kinds of the whole cluster, such as ValidatingAdmissionPolicy,
+are not among them: the API server drops their namespace."""
+
 COMMANDS = (("kustomize", "build"), ("kubectl", "kustomize"))
 TIMEOUT_SECONDS = 60
 
