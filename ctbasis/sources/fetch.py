@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ctbasis.errors import CtbasisError, TransientError
 from ctbasis.progress import progress
+from ctbasis.sources.disk_space import require_space
 from ctbasis.sources.etag import Digest, Verdict
 from ctbasis.sources.fetch_index import FetchIndex, Record
 from ctbasis.sources.file_names import OWN_PREFIX, FileNames
@@ -88,6 +89,7 @@ def fetch(source: str, destination: Path, *, workers: int = 8, opaque: bool = Fa
     _refuse_overlap(opened, destination)
     try:
         index = _prepared(destination)
+        _require_space(opened, destination, index, opaque=opaque)
         unzipped = UnzippedSource(
             opened, partial(download_with_retries, opened), destination / UNFINISHED, show_keys=not opaque
         )
@@ -222,6 +224,30 @@ def _refuse_overlap(source: Source, destination: Path) -> None:
             expected="two separate folders",
             remedy="choose another destination",
         )
+
+
+def _require_space(source: Source, destination: Path, index: FetchIndex, *, opaque: bool) -> None:
+    """Refuse a source whose objects take more space than the volume of the destination has.
+
+    This reads the listing once more, a request per 1,000 objects, so that a fetch that cannot succeed does not first
+    run for an hour. Objects that an earlier fetch has left in the destination do not count.
+
+    Raises:
+        CtbasisError: The volume has too little space.
+    """
+    if isinstance(source, FolderSource) and source.root.stat().st_dev == destination.stat().st_dev:
+        # Hard links take no space.
+        return
+    total = 0
+    for entry, name in list_objects(source, opaque=opaque):
+        recorded = index.records.get(entry.key)
+        present = recorded is not None and (recorded.name, recorded.size, recorded.etag) == (
+            name,
+            entry.size,
+            entry.etag,
+        )
+        total += 0 if present else entry.size
+    require_space(total, destination, "the source")
 
 
 def _prepared(destination: Path) -> FetchIndex:

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from ctbasis.errors import CtbasisError
 from ctbasis.printable import say
+from ctbasis.sources.disk_space import require_space
 from ctbasis.sources.source import RemoteObject
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class FolderSource:
             )
         self.root = folder.resolve()
         self.place = self.root / self._file_name
+        self._reported: set[Path] = set()
 
     def objects(self) -> Iterator[RemoteObject]:
         """Yield the files of each folder in the order of their names."""
@@ -79,6 +81,7 @@ class FolderSource:
             descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError as error:
             raise self._refusal(error, entry) from None
+        require_space(entry.size, target.parent, f"{entry.key!r}")
         with os.fdopen(descriptor, "rb") as original, target.open("wb") as copy:
             shutil.copyfileobj(original, copy, 1 << 20)
         return False
@@ -106,7 +109,8 @@ class FolderSource:
             if path.is_file() and path.is_relative_to(self.root):
                 status = path.stat()
                 yield RemoteObject(key, str(path), status.st_size, f"{status.st_mtime_ns:x}")
-            elif entry.is_symlink():
+            elif entry.is_symlink() and entry not in self._reported:
+                self._reported.add(entry)
                 # The name may contain a patient's name and is not shown.
                 say("WARNING: a symbolic link out of the source, or to a folder, is left out")
 

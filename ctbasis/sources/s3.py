@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import PaginationError
 
 from ctbasis.errors import CtbasisError, TransientError
+from ctbasis.sources.disk_space import require_space
 from ctbasis.sources.etag import Digest, Verdict
 from ctbasis.sources.source import RemoteObject
-from ctbasis.storage.s3 import NO_SUCH_KEY, Bucket, error_code, split_uri
+from ctbasis.storage.s3 import (
+    MALFORMED_ANSWER,
+    NO_SUCH_KEY,
+    REQUEST_ERRORS,
+    Bucket,
+    error_code,
+    invalid_answer,
+    malformed,
+    split_uri,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +27,12 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1 << 20
 """Bytes per read from the network."""
+
+MAX_EMPTY_PAGES = 1000
+"""Consecutive pages of a listing without an object, at most. A server may send a few, while it skips deleted keys."""
+
+LISTING_ELEMENTS = {"Name", "Prefix", "KeyCount", "IsTruncated", "Contents"}
+"""Elements of an answer to ListObjectsV2; each server sends some of them for an empty listing too."""
 
 OBJECT_CHANGED = {"412", "PreconditionFailed", *NO_SUCH_KEY}
 """Codes of the answer to a download whose object was replaced or deleted after it had been listed."""
@@ -49,7 +65,7 @@ class S3Source:
         empty = True
         for entry in self._listing(folder):
             if not entry.get("Key", "").startswith(folder):
-                raise _invalid_listing("an entry has no key, or a key outside of the prefix")
+                raise invalid_answer("an entry has no key, or a key outside of the prefix")
             empty = False
             yield _remote_object(entry, entry["Key"].removeprefix(folder))
         if empty and self._prefix:
@@ -65,19 +81,27 @@ class S3Source:
 
         Raises:
             TransientError: The download failed, or the content differs from the listing; another attempt may succeed.
-            CtbasisError: Access is denied, or the object was replaced or deleted.
+            CtbasisError: Access is denied, the object was replaced or deleted, or the volume has no room for it.
             OSError: `target` cannot be written.
         """
+        require_space(entry.size, target.parent, f"{entry.key!r}")
         digest = Digest(entry.etag, entry.size)
+        received = 0
         try:
             condition = {"IfMatch": f'"{entry.etag}"'} if entry.etag else {}
             answer = self._bucket.client.get_object(Bucket=self._bucket.name, Key=entry.location, **condition)
             with target.open("wb") as file:
                 for data in answer["Body"].iter_chunks(READ_BYTES):
+                    received += len(data)
+                    if received > entry.size:
+                        answer["Body"].close()
+                        raise TransientError("it has more bytes than the listing states; the content differs")
                     digest.update(data)
                     file.write(data)
-        except (BotoCoreError, ClientError) as error:
+        except REQUEST_ERRORS as error:
             raise self._object_changed(error) or self._bucket.translate(error) from None
+        except MALFORMED_ANSWER as error:
+            raise TransientError(f"the answer {malformed(error)}") from None
         verdict = digest.verdict()
         # The ETag of an object encrypted with SSE-C or SSE-KMS has the form of an MD5 but is not one.
         if answer.get("SSECustomerAlgorithm") or str(answer.get("ServerSideEncryption")).startswith("aws:kms"):
@@ -88,19 +112,26 @@ class S3Source:
 
     def _listing(self, prefix: str) -> Iterator[Any]:
         paginator = self._bucket.client.get_paginator("list_objects_v2")
+        empty = 0
         try:
             for page in paginator.paginate(Bucket=self._bucket.name, Prefix=prefix):
+                if not page.keys() & LISTING_ELEMENTS:
+                    raise invalid_answer("it has no element of a listing")
+                empty = 0 if "Contents" in page else empty + 1
+                if empty > MAX_EMPTY_PAGES:
+                    raise invalid_answer(f"it does not end: {MAX_EMPTY_PAGES} pages hold no object")
                 yield from page.get("Contents", [])
-        except (BotoCoreError, ClientError) as error:
+        except PaginationError:
+            raise invalid_answer("it does not end: a continuation token is repeated") from None
+        except REQUEST_ERRORS as error:
             translated = self._bucket.translate(error)
             if isinstance(translated, TransientError):
                 translated = self._bucket.unreachable(str(translated))
             raise translated from None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            # botocore's parser assumes a well-formed answer and raises any of these for others.
-            raise _invalid_listing("it does not parse") from error
+        except MALFORMED_ANSWER as error:
+            raise invalid_answer(f"it {malformed(error)}") from None
 
-    def _object_changed(self, error: BotoCoreError | ClientError) -> CtbasisError | None:
+    def _object_changed(self, error: Exception) -> CtbasisError | None:
         if error_code(error) not in OBJECT_CHANGED:
             return None
         return CtbasisError(
@@ -114,14 +145,5 @@ class S3Source:
 def _remote_object(entry: Any, key: str) -> RemoteObject:
     size = entry.get("Size", -1)
     if size < 0:
-        raise _invalid_listing("an object has no size, or a negative one")
+        raise invalid_answer("an object has no size, or a negative one")
     return RemoteObject(key, entry["Key"], int(size), str(entry.get("ETag", "")).strip('"').lower())
-
-
-def _invalid_listing(fault: str) -> CtbasisError:
-    return CtbasisError(
-        f"the answer to the listing request is not an S3 listing: {fault}",
-        expected="the answer of an S3-compatible server to ListObjectsV2",
-        cause="the endpoint is not an S3 server, or is faulty",
-        remedy="check AWS_ENDPOINT_URL",
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
+import struct
 import uuid
 import zipfile
 import zlib
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctbasis.printable import say
+from ctbasis.sources.disk_space import require_space
 from ctbasis.sources.source import RemoteObject
 
 if TYPE_CHECKING:
@@ -26,6 +29,37 @@ MAX_RATIO = 200
 """Largest ratio of unpacked to packed size: CT compresses to a third, an image of air alone to a fiftieth."""
 
 READ_BYTES = 1 << 20
+
+METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+"""Compression methods that Python unpacks."""
+
+METHOD_NAMES = {
+    1: "Shrink",
+    6: "Implode",
+    9: "Deflate64",
+    93: "Zstandard",
+    95: "XZ",
+    97: "WavPack",
+    98: "PPMd",
+    99: "AES encryption",
+}
+"""Names of other methods, as in section 4.4.5 of PKWARE's APPNOTE.TXT."""
+
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+"""Exceptions of zipfile and its decompressors for a damaged archive, an unknown method or a wrong size; bz2 raises
+OSError."""
 
 
 class UnzippedSource:
@@ -81,12 +115,19 @@ class UnzippedSource:
         name = entry.key if self._show_keys else f"archive {self._archives}"
         self._download(entry, path)
         try:
-            with zipfile.ZipFile(path) as archive:
+            archive = _opened(path)
+            if archive is None:
+                # The matrix step sets the file aside, and names what it is.
+                yield entry
+                return
+            with archive:
                 members = [member for member in archive.infolist() if not member.is_dir()]
                 fault = _archive_fault(members, path.stat().st_size)
                 if fault:
                     self._leave_out(name, fault)
                     return
+                size = sum(member.file_size for member in members)
+                require_space(size, self._scratch, f"the content of {name}")
                 for number, member in enumerate(members, start=1):
                     fault = _member_fault(member)
                     unpacked = "" if fault else self._extract(archive, member)
@@ -95,24 +136,24 @@ class UnzippedSource:
                         continue
                     etag = f"{member.CRC:08x} in {entry.etag}"
                     yield RemoteObject(f"{entry.key}/{member.filename}", unpacked, member.file_size, etag)
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError):
-            yield entry
         finally:
             path.unlink(missing_ok=True)
 
     def _extract(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
-        """Unpack a member to a file, at most to its declared size; return the path, or "" if it is damaged."""
+        """Unpack a member to a file, at most to its declared size; return the path, or "" if it is damaged.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         path = self._scratch / uuid.uuid4().hex
         size = 0
-        try:
-            with archive.open(member) as content, path.open("wb") as file:
-                while data := content.read(READ_BYTES):
-                    size += len(data)
-                    if size > member.file_size:
-                        break
-                    file.write(data)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError):
-            size = -1
+        with path.open("wb") as file:
+            for data in _content(archive, member):
+                if data is None or size + len(data) > member.file_size:
+                    size = -1
+                    break
+                size += len(data)
+                file.write(data)
         if size != member.file_size:
             path.unlink(missing_ok=True)
             return ""
@@ -122,6 +163,24 @@ class UnzippedSource:
     def _leave_out(self, name: str, reason: str) -> None:
         self.left_out.append(f"{name}: {reason}")
         say(f"WARNING: {name} is left out: {reason}")
+
+
+def _opened(path: Path) -> zipfile.ZipFile | None:
+    """Return the opened archive, or None if it is no zip archive or its directory is damaged."""
+    try:
+        return zipfile.ZipFile(path)
+    except DAMAGED:
+        return None
+
+
+def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes | None]:
+    """Yield the content of a member in pieces, and None in place of a piece that is damaged."""
+    try:
+        with archive.open(member) as content:
+            while data := content.read(READ_BYTES):
+                yield data
+    except DAMAGED:
+        yield None
 
 
 def _archive_fault(members: list[zipfile.ZipInfo], size: int) -> str:
@@ -136,5 +195,8 @@ def _archive_fault(members: list[zipfile.ZipInfo], size: int) -> str:
 def _member_fault(member: zipfile.ZipInfo) -> str:
     if member.flag_bits & 1:
         return "it is encrypted"
+    if member.compress_type not in METHODS:
+        method = METHOD_NAMES.get(member.compress_type, "a method")
+        return f"it is compressed by {method} (method {member.compress_type}), which ctbasis cannot unpack"
     kind = stat.S_IFMT(member.external_attr >> 16)
     return "" if kind in {0, stat.S_IFREG} else "it is a link or a device"

@@ -115,7 +115,7 @@ class MeteredResponse(HTTPResponse):
     def __init__(self, sock: socket.socket, *arguments: Any, has_object: bool = False, **named: Any) -> None:
         super().__init__(sock, *arguments, **named)
         self._has_object = has_object
-        self._reader = MeteredReader(self.fp.detach())  # type: ignore[attr-defined] # fp is a BufferedReader
+        self._reader = MeteredReader(self.fp.detach())
         self.fp = io.BufferedReader(self._reader)
 
     def begin(self) -> None:
@@ -138,11 +138,11 @@ class _Metered:
         return super().request(method, url, *arguments, **named)  # type: ignore[misc] # of the other base class
 
 
-class MeteredConnection(_Metered, AWSHTTPConnection):
+class MeteredConnection(_Metered, AWSHTTPConnection):  # type: ignore[misc] # botocore's own bases disagree
     """A connection of botocore whose answers have a least rate and a largest size."""
 
 
-class MeteredSecureConnection(_Metered, AWSHTTPSConnection):
+class MeteredSecureConnection(_Metered, AWSHTTPSConnection):  # type: ignore[misc] # the same
     """The same over TLS."""
 
 

@@ -23,6 +23,8 @@ from botocore.exceptions import (
     SSLError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from ctbasis.addresses import Address, parse_address
 from ctbasis.errors import CtbasisError, TransientError
@@ -40,6 +42,7 @@ ENDPOINT = "AWS_ENDPOINT_URL"
 EXAMPLE_ENDPOINT = "https://s3.eu-central-1.amazonaws.com or http://minio:9000"
 
 TRANSIENT_ERRORS = (
+    HTTPError,
     BotoConnectionError,
     HTTPClientError,
     IncompleteReadError,
@@ -47,12 +50,38 @@ TRANSIENT_ERRORS = (
     ResponseStreamingError,
 )
 
+REQUEST_ERRORS = (BotoCoreError, ClientError, HTTPError)
+"""Exceptions of a request that `Bucket.translate` explains; urllib3's own is raised where an answer breaks off."""
+
+MALFORMED_ANSWER = (ResponseParserError, RecursionError, ValueError, TypeError, KeyError, AttributeError)
+"""Exceptions of botocore for an answer that no S3 server gives; its parser assumes a well-formed one."""
+
 NO_SUCH_KEY = {"404", "NoSuchKey", "NotFound"}
 
 
 def error_code(error: Exception) -> str:
     """Return the S3 error code of a server's answer, such as NoSuchKey; empty for any other exception."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+
+
+def malformed(error: Exception) -> str:
+    """Return what is wrong with an answer for which botocore raised one of `MALFORMED_ANSWER`."""
+    # botocore follows redirects to another region by calling itself.
+    return "redirects in a circle" if isinstance(error, RecursionError) else f"does not parse ({type(error).__name__})"
+
+
+def invalid_answer(fault: str) -> CtbasisError:
+    """Return the error for an answer to a listing request that is no listing.
+
+    Args:
+        fault: What is wrong with the answer.
+    """
+    return CtbasisError(
+        f"the answer to the listing request is not an S3 listing: {fault}",
+        expected="the answer of an S3-compatible server to ListObjectsV2",
+        cause="the endpoint is not an S3 server, or is faulty",
+        remedy="check AWS_ENDPOINT_URL",
+    )
 
 
 def split_uri(uri: str, *, what: str) -> tuple[str, str]:
@@ -118,7 +147,7 @@ class Bucket:
             ) from None
         self.endpoint = str(address)
 
-    def translate(self, error: BotoCoreError | ClientError) -> CtbasisError | TransientError:
+    def translate(self, error: BotoCoreError | ClientError | HTTPError) -> CtbasisError | TransientError:
         """Return the error for the user. It does not repeat botocore's message, which may hold signed headers."""
         name = type(error).__name__
         if isinstance(error, ClientError):
@@ -166,7 +195,8 @@ class Bucket:
         if code in DENIED_WITHOUT_REASON or (not code and status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}):
             return self._access_denied(code or str(status))
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
-            return TransientError(f"{code or status}")
+            # botocore reports an answer that is no XML, such as a web page, as 500 without a code.
+            return TransientError(f"{status}: not an answer of S3" if code in {"", str(status)} else code)
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             return CtbasisError(
                 f"{self.endpoint} refuses a request for bucket {self.name!r}: {code} ({status})",
