@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, BinaryIO
+import re
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import pydicom
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -44,28 +48,102 @@ MAX_META_BYTES = 1 << 12
 PREAMBLE = 128
 TRANSFER_SYNTAX = b"\x02\x00\x10\x00UI"
 ICON = 0x00880200
+RESCALE_INTERCEPT = 0x00281052
+MAX_DS = 1 << 12
+"""Bytes of a value in which a decimal comma is searched."""
+
+DECIMAL = re.compile(rb" *[+-]?\d*[.,]?\d*([eE][+-]?\d+)? *")
+THOUSANDS = re.compile(rb" *[+-]?\d{1,3},\d{3} *")
+"""Numbers with a comma that may separate thousands: -1,024 is -1024 or -1.024."""
+
 ITEMS = {b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"}
 
 TOO_DEEP = f"its sequences nest deeper than {MAX_SEQUENCE_DEPTH} levels"
 
 
-def parse(head: bytes, stream: BinaryIO) -> tuple[FileDataset, int, BinaryIO]:
+class ParsedHeader(NamedTuple):
+    """The data set before PixelData.
+
+    Attributes:
+        ds: The data set. Its `original_encoding` is the encoding that it really has, whatever TransferSyntaxUID states.
+        end: Offset of the PixelData element.
+        data: The stream to which `end` refers: the file itself, or the inflated data set of a deflated file.
+        tolerated: Deviations of the encoding that were tolerated, as text for the user. With any, the bytes of the file
+            are not a valid header.
+    """
+
+    ds: FileDataset
+    end: int
+    data: BinaryIO
+    tolerated: tuple[str, ...]
+
+
+def parse(head: bytes, stream: BinaryIO) -> ParsedHeader:
     """Parse the data set before PixelData.
 
     Args:
         head: The first bytes of the file, `HEADER_READ[0]` of them or the whole file.
         stream: The file, positioned after these bytes.
 
-    Returns:
-        The data set; the offset of the PixelData element; and the stream to which the offset refers, which is the file
-        itself, or the inflated data set of a deflated file.
-
     Raises:
-        UnusableFileError: The header is too long or too deeply nested, or cannot be inflated.
+        UnusableFileError: The header is too long or too deeply nested, cannot be inflated, or has another byte order
+            than TransferSyntaxUID states.
         Exception: Any exception of pydicom.
     """
     deflated = head[PREAMBLE : PREAMBLE + 4] == b"DICM" and _is_deflated(head)
-    return (_parse_deflated if deflated else _parse)(head, stream)
+    ds, end, data = (_parse_deflated if deflated else _parse)(head, stream)
+    return ParsedHeader(ds, end, data, (*_set_real_encoding(ds), *_replace_decimal_commas(ds)))
+
+
+def _set_real_encoding(ds: FileDataset) -> Iterator[str]:
+    """Set `original_encoding` to the encoding in which pydicom parsed the elements; it finds out explicit VRs itself.
+
+    Yields:
+        A remark if it is not the encoding that TransferSyntaxUID states.
+    """
+    first = next(iter(ds.keys()), None)
+    if first is not None and first.group and first.group & 0xFF == 0:
+        raise UnusableFileError("its byte order is not the one that its TransferSyntaxUID states", broken=True)
+    implicit, little = ds.original_encoding
+    found = next((element.is_implicit_VR for element in ds.values() if isinstance(element, RawDataElement)), implicit)
+    if found != implicit:
+        ds.set_original_encoding(found, little, ds.original_character_set)
+        names = {True: "implicit", False: "explicit"}
+        yield f"TransferSyntaxUID states {names[not found]} VR, but the data set has {names[found]} VR"
+
+
+def _replace_decimal_commas(ds: Dataset) -> Iterator[str]:
+    """Replace decimal commas in numbers (VR DS) by points, in the data set and in its sequences, in place.
+
+    A comma that may separate thousands stays, so that the number is refused.
+
+    Yields:
+        A remark if there are any.
+    """
+    replaced = set()
+    level: list[Dataset] = [ds]
+    while level:
+        for parent in level:
+            for tag, element in list(parent.items()):
+                if not isinstance(element, RawDataElement) or not element.value or b"," not in element.value[:MAX_DS]:
+                    continue
+                numbers = element.value.rstrip(b"\0 ").split(b"\\")
+                if not all(map(DECIMAL.fullmatch, numbers)) or _vr_of(element) != "DS":
+                    continue
+                if tag == RESCALE_INTERCEPT and any(map(THOUSANDS.fullmatch, numbers)):
+                    continue
+                parent[tag] = element._replace(value=element.value.replace(b",", b"."))
+                replaced.add(keyword_for_tag(tag) or "a private element")
+        level = [item for parent in level for sequence in _sequences(parent) for item in sequence]
+    if replaced:
+        yield f"decimal commas instead of points in {', '.join(sorted(replaced))}"
+
+
+def _vr_of(element: RawDataElement) -> str:
+    try:
+        return element.VR if element.VR not in {None, "UN"} else dictionary_VR(element.tag)
+    except KeyError:
+        return ""
 
 
 def _is_deflated(head: bytes) -> bool:
@@ -149,6 +227,12 @@ def slim_header(ds: Dataset, whole: FileDataset, pixels: Pixels) -> bytes:
     slim.file_meta = _own_meta(whole)
     # Elements that pydicom has not parsed are written in the encoding in which they were read.
     implicit, little = whole.original_encoding
+    syntax = UID(slim.file_meta.TransferSyntaxUID)
+    if syntax.is_transfer_syntax and not syntax.is_private and syntax.is_implicit_VR != implicit:
+        # The header gets the encoding that its TransferSyntaxUID states, so all elements are parsed.
+        for _ in slim.iterall():
+            pass
+        implicit = syntax.is_implicit_VR
     slim.set_original_encoding(implicit, little, whole.original_character_set)
     out = io.BytesIO()
     pydicom.dcmwrite(out, slim, enforce_file_format=True)

@@ -20,11 +20,15 @@ TISSUE_HU = (-900.0, 3000.0)
 MAX_HU = 2.0**24
 """Largest absolute HU: up to here float32 represents every integer. Real scanners end at 32,767, even for metal."""
 
-HOUNSFIELD_LUT_TYPES = {"HU", "HU_MOD", "US"}
-"""Values of ModalityLUTType that mean HU; US means unspecified, which in a CT image is HU."""
+HOUNSFIELD = {"HU", "HUMOD", "H", "HOUNSFIELD", "HOUNSFIELDUNIT", "HOUNSFIELDUNITS"}
+"""Values of RescaleType and ModalityLUTType that mean HU, in capitals and without spaces and punctuation."""
+
+UNSPECIFIED = {"US", "UNSPECIFIED"}
+"""Values for unspecified units, which in a CT image are HU (PS3.3 C.11.1.1.2)."""
 
 OTHER_UNITS = {"OD", "MGML", "Z_EFF", "ED", "EDW", "PCT", "HGML"}
-"""Values of RescaleType for other quantities (PS3.3 C.11.1.1.2): densities, effective atomic numbers, percentages."""
+"""Defined terms of RescaleType for other quantities (PS3.3 C.11.1.1.2): densities, effective atomic numbers,
+percentages. Other terms are permitted; each but those above is another quantity too."""
 
 INT16 = np.iinfo(np.int16)
 
@@ -52,9 +56,7 @@ class ModalityLUT:
         Raises:
             ValueError: The table is not in HU, or its attributes contradict each other.
         """
-        kind = str(item.get("ModalityLUTType") or "US")
-        if kind not in HOUNSFIELD_LUT_TYPES:
-            raise ValueError("ModalityLUTType is not HU: no Hounsfield units")
+        _check_units("ModalityLUTType", item.get("ModalityLUTType"))
         count, first, bits = (int(number) for number in _required(item, "LUTDescriptor"))
         count = (count % (1 << 16)) or 1 << 16
         first = _with_sign(first, 16, signed)
@@ -269,12 +271,27 @@ def _rescale(ds: Dataset) -> tuple[float, float, tuple[str, ...]]:
     slope, intercept = values
     if slope == 0:
         raise ValueError(f"RescaleSlope is {slope:g}, which gives no HU")
-    kind = str(ds.get("RescaleType") or "HU").strip()
-    if kind in OTHER_UNITS:
-        raise ValueError(f"RescaleType {kind}: no Hounsfield units")
-    if kind != "HU":
-        tolerated.append("RescaleType is not HU, taken as HU")
+    kind = _check_units("RescaleType", ds.get("RescaleType"))
+    if kind in UNSPECIFIED:
+        tolerated.append("RescaleType is unspecified, taken as HU")
+    elif kind != "HU":
+        tolerated.append("RescaleType is another term for HU, taken as HU")
     return slope, intercept, tuple(tolerated)
+
+
+def _check_units(keyword: str, value: Any) -> str:
+    """Return the units in capital letters; HU if there are none.
+
+    Raises:
+        ValueError: The units are not Hounsfield units.
+    """
+    kind = str(value or "HU").strip()
+    letters = "".join(character for character in kind.upper() if character not in " ._-")
+    if kind and letters not in HOUNSFIELD | UNSPECIFIED:
+        # Only defined terms are repeated: another text may identify the patient.
+        named = f" {kind}" if kind in OTHER_UNITS else ""
+        raise ValueError(f"{keyword}{named} states units other than HU: no Hounsfield units")
+    return letters or "HU"
 
 
 def _padding(ds: Dataset, allocated: int, signed: int) -> tuple[int, int] | None:

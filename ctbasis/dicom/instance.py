@@ -63,7 +63,18 @@ ORTHONORMAL_TOLERANCE = 1e-2
 MAX_DISTANCE_MM = 1e5
 """Largest coordinate of a slice in mm: a hundred metres. Positions beyond it are not plausible."""
 
-ZIP = b"PK\x03\x04"
+ARCHIVES = (
+    (0, b"PK\x03\x04", "a zip archive that cannot be opened, or is inside another one"),
+    (0, b"\x1f\x8b", "a gzip file such as .tar.gz or .dcm.gz, which is not unpacked: only .zip archives are"),
+    (0, b"BZh", "a bzip2 file such as .tar.bz2, which is not unpacked: only .zip archives are"),
+    (0, b"\xfd7zXZ\0", "an xz file such as .tar.xz, which is not unpacked: only .zip archives are"),
+    (0, b"\x28\xb5\x2f\xfd", "a Zstandard file such as .tar.zst, which is not unpacked: only .zip archives are"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive, which is not unpacked: only .zip archives are"),
+    (0, b"Rar!\x1a\x07", "a RAR archive, which is not unpacked: only .zip archives are"),
+    (257, b"ustar", "a tar archive, which is not unpacked: only .zip archives are"),
+)
+"""Offset and first bytes of archives and compressed files, and their description."""
+
 FIRST_GROUPS = {struct.pack("<H", group) for group in (0x0002, 0x0008)} | {struct.pack(">H", 0x0008)}
 
 
@@ -153,10 +164,10 @@ def _read(stream: BinaryIO, file: str) -> list[ReadResult]:
     head = stream.read(HEADER_READ[0])
     part_10 = head[PREAMBLE : PREAMBLE + 4] == b"DICM"
     if not part_10 and head[:2] not in FIRST_GROUPS:
-        raise UnusableFileError(_describe_other_file(head), broken=not head or head[:4] == ZIP)
-    ds, end, data = parse(head, stream)
+        raise UnusableFileError(_describe_other_file(head), broken=not head or _archive(head) != "")
+    ds, end, data, deviations = parse(head, stream)
     _check_object(ds)
-    tolerated = () if part_10 else ("no preamble and file meta information (Part 10)",)
+    tolerated = deviations if part_10 else ("no preamble and file meta information (Part 10)", *deviations)
     frames = int(ds.get("NumberOfFrames") or 1)
     converted = PER_FRAME in ds and (frames != 1 or "ImagePositionPatient" not in ds)
     if UID(ds.SOPClassUID) in MULTI_FRAME or converted:
@@ -169,7 +180,7 @@ def _read(stream: BinaryIO, file: str) -> list[ReadResult]:
     pixels = _pixels(ds)
     stored, pixel_remarks = _values(ds, pixels, data, end, 1)
     entry = _describe(ds, file, 0, stored[0], pixels, (*tolerated, *pixel_remarks))
-    verbatim = part_10 and data is stream and 0 < end <= HEADER_KEPT_WHOLE and pixels.lut is None
+    verbatim = part_10 and not deviations and data is stream and 0 < end <= HEADER_KEPT_WHOLE and pixels.lut is None
     return [(entry, head[:end] if verbatim else slim_header(ds, ds, pixels))]
 
 
@@ -197,9 +208,15 @@ def _read_frames(
 
 
 def _describe_other_file(head: bytes) -> str:
-    if head[:4] == ZIP:
-        return "a zip archive that cannot be opened, or is inside another one"
+    archive = _archive(head)
+    if archive:
+        return archive
     return "not DICOM" if head else "an empty file"
+
+
+def _archive(head: bytes) -> str:
+    """Return the description of an archive or compressed file; empty for another file."""
+    return next((text for at, magic, text in ARCHIVES if head[at : at + len(magic)] == magic), "")
 
 
 def _check_object(ds: FileDataset) -> None:
