@@ -184,6 +184,8 @@ def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[byte
 
 
 def _archive_fault(members: list[zipfile.ZipInfo], size: int) -> str:
+    if not members:
+        return "it holds no file"
     if len(members) > MAX_MEMBERS:
         return f"it has more than {MAX_MEMBERS} members"
     unpacked = sum(member.file_size for member in members)
