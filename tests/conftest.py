@@ -82,7 +82,8 @@ def write_series() -> WriteSeries:
         **tags: Any,
     ) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
-        study, series, frame = generate_uid(), generate_uid(), generate_uid()
+        # All series are of one patient, in one study and one frame of reference.
+        study, series, frame = "2.25.1001", generate_uid(), "2.25.1002"
         paths = []
         for z, image in enumerate(hu):
             meta = FileMetaDataset()

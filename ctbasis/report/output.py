@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctbasis.errors import CtbasisError
+from ctbasis.matrix.geometry import match_slices
 from ctbasis.storage.outputs import replaced_file
 
 if TYPE_CHECKING:
@@ -76,10 +77,11 @@ def read_qc(path: Path) -> dict[str, Any]:
 
 
 def validate_geometry(matrix: MatrixStore, other: SliceArrays) -> None:
-    """Check that another store has the same slices as `matrix`, as far as shapes and spacings show.
+    """Check that another store has the same slices as `matrix`.
 
     Raises:
-        CtbasisError: Image size, spacing, or number of slices differ.
+        CtbasisError: Image size, spacing, number, order, position or orientation of the slices differ, or the patient
+            or frame of reference.
     """
 
     def layout(series: Series) -> tuple[int, int, tuple[float, ...]]:
@@ -91,7 +93,15 @@ def validate_geometry(matrix: MatrixStore, other: SliceArrays) -> None:
         return f"{store.image[0]} x {store.image[1]} voxels of {spacing[0]:g} x {spacing[1]:g} mm, {slices}"
 
     if matrix.image == other.image and [*map(layout, matrix.series)] == [*map(layout, other.series)]:
-        return
+        columns = match_slices(matrix, other, f"store {other.uri}")
+        if columns is None or (np.diff(columns) > 0).all():
+            return
+        raise CtbasisError(
+            f"the slices of {other.uri} are those of {matrix.uri} in another order",
+            expected="series with ascending SeriesNumber in the same order",
+            cause="SeriesNumber or SeriesInstanceUID of the two sources order their series differently",
+            remedy="run each series by itself, with its own truth",
+        )
     raise CtbasisError(
         f"{other.uri} has {description(other)}",
         expected=f"the same as {matrix.uri}: {description(matrix)}",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctbasis.errors import CtbasisError
+from ctbasis.matrix.geometry import match_slices
 from ctbasis.matrix.ingest import ingest
 from ctbasis.matrix.read import load
 from ctbasis.matrix.store import MatrixStore
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctbasis.matrix.read import ImageLike
+    from ctbasis.matrix.slice_store import Series
     from ctbasis.simulate.nodules import InsertedNodule, Spacing
 
 EDGE_SLICES = 24
@@ -156,9 +158,8 @@ def compare_with_truth(
     images = {"truth": truth, "image": image} | ({} if noisy is None else {"noisy": noisy})
     with tempfile.TemporaryDirectory(prefix="ctbasis-score-") as scratch:
         stores = {name: _stored(one, spacing, Path(scratch), name) for name, one in images.items()}
-        for name, store in stores.items():
-            _same_geometry(stores["truth"], store, name)
-        return _measured(stores, inserted)
+        orders = {name: _same_geometry(stores["truth"], store, name) for name, store in stores.items()}
+        return _measured({name: Slices(store, orders[name]) for name, store in stores.items()}, inserted)
 
 
 def _stored(image: ImageLike, spacing: tuple[float, float, float] | None, scratch: Path, name: str) -> MatrixStore:
@@ -174,7 +175,8 @@ def _stored(image: ImageLike, spacing: tuple[float, float, float] | None, scratc
     return MatrixStore.open(uri)
 
 
-def _same_geometry(truth: MatrixStore, other: MatrixStore, name: str) -> None:
+def _same_geometry(truth: MatrixStore, other: MatrixStore, name: str) -> NDArray[np.intp] | None:
+    """Check that two stores have the same slices, and return the columns of `other` as from `match_slices`."""
     shapes = [(store.cols, *store.image) for store in (truth, other)]
     if shapes[0] != shapes[1]:
         raise CtbasisError(
@@ -183,7 +185,7 @@ def _same_geometry(truth: MatrixStore, other: MatrixStore, name: str) -> None:
             cause="they are not copies of one scan, or a folder holds another series",
         )
     spacings = [
-        [round(mm, 3) for entry in store.series for mm in (entry.spacing, *entry.pixel_spacing)]
+        sorted((round(entry.spacing, 3), *(round(mm, 3) for mm in entry.pixel_spacing)) for entry in store.series)
         for store in (truth, other)
     ]
     if spacings[0] != spacings[1]:
@@ -197,9 +199,38 @@ def _same_geometry(truth: MatrixStore, other: MatrixStore, name: str) -> None:
             f"the images have {truth.image[0]} x {truth.image[1]} pixels",
             expected=f"at least {SMALLEST} x {SMALLEST}, the window of SSIM",
         )
+    return match_slices(truth, other, name)
 
 
-def _measured(stores: dict[str, MatrixStore], nodules: Sequence[InsertedNodule]) -> Comparison:
+@dataclass(frozen=True)
+class Slices:
+    """The slices of a store in the order of the truth's.
+
+    Attributes:
+        store: The store.
+        columns: The column of the store for each slice, (n,); None for the store's own order.
+    """
+
+    store: MatrixStore
+    columns: NDArray[np.intp] | None
+
+    @property
+    def cols(self) -> int:
+        """Number of slices."""
+        return self.store.cols
+
+    @property
+    def image(self) -> tuple[int, int]:
+        """Rows and columns of a slice."""
+        return self.store.image
+
+    @property
+    def series(self) -> list[Series]:
+        """The series of the store, in its own order."""
+        return self.store.series
+
+
+def _measured(stores: dict[str, Slices], nodules: Sequence[InsertedNodule]) -> Comparison:
     truth, image, noisy = stores["truth"], stores["image"], stores.get("noisy")
     series = truth.series[0]
     dy, dx = series.pixel_spacing
@@ -299,7 +330,7 @@ class Measures:
         }
 
 
-def _compared(truth: MatrixStore, image: MatrixStore, name: str) -> dict[str, Any]:
+def _compared(truth: Slices, image: Slices, name: str) -> dict[str, Any]:
     images = progress(images_of(image), f"similarity of {name}", total=image.cols, unit="slice")
     try:
         return compare(images_of(truth), images).to_dict()
@@ -309,7 +340,7 @@ def _compared(truth: MatrixStore, image: MatrixStore, name: str) -> dict[str, An
         ) from error
 
 
-def _edge_ratios(stores: dict[str, MatrixStore]) -> dict[str, float | None]:
+def _edge_ratios(stores: dict[str, Slices]) -> dict[str, float | None]:
     """Return the edge ratios of the removed component and of the true noise."""
 
     def ratio(of: str) -> float | None:
@@ -326,9 +357,13 @@ def _edge_ratios(stores: dict[str, MatrixStore]) -> dict[str, float | None]:
     return {"edge_ratio": ratio("image"), "noise_edge_ratio": ratio("truth")}
 
 
-def images_of(store: MatrixStore) -> Iterator[NDArray[np.float32]]:
-    """Yield the slices of a store, HU, (rows, columns), with the values that the store keeps aside."""
-    for group in store.column_groups:
+def images_of(slices: Slices) -> Iterator[NDArray[np.float32]]:
+    """Yield slices, HU, (rows, columns), with the values that their store keeps aside."""
+    store, columns = slices.store, slices.columns
+    groups = store.column_groups
+    if columns is not None and (np.diff(columns) < 0).any():
+        groups = [slice(column, column + 1) for column in columns.tolist()]
+    for group in groups:
         hu = store.read_columns(group)
         restore_set_aside(hu, store.read_aside(group))
         for column in hu.T:

@@ -570,14 +570,11 @@ def test_every_folder_of_the_robustness_archive_is_ingested_or_refused(
     assert {"Philips_tilt", "GE_tilt_varspacing", "RLE", "J2KR", "JLSL"} <= set(ingested)
 
 
-ONE_SERIES = {"SeriesInstanceUID": "1.2.3", "StudyInstanceUID": "1.2.1", "FrameOfReferenceUID": "1.2.2"}
-
-
 def test_two_phases_of_one_series_become_adjacent_columns(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     for phase in (0, 1):
-        write_series(folder / str(phase), volume + phase, **ONE_SERIES, AcquisitionNumber=phase)
+        write_series(folder / str(phase), volume + phase, SeriesInstanceUID="1.2.3", AcquisitionNumber=phase)
     result = Ingested(folder, tmp_path)
     np.testing.assert_array_equal(result.hu, np.hstack([as_columns(volume), as_columns(volume + 1)]))
     assert [entry["part"] for entry in result.qc["series"]] == ["AcquisitionNumber 0", "AcquisitionNumber 1"]
@@ -587,7 +584,7 @@ def test_a_slice_with_two_sop_instance_uids_is_kept_once(
     folder: Path, tmp_path: Path, write_series: WriteSeries, volume: NDArray[np.int16]
 ) -> None:
     for name in ("a", "b"):
-        write_series(folder / name, volume, **ONE_SERIES)
+        write_series(folder / name, volume, SeriesInstanceUID="1.2.3")
     result = Ingested(folder, tmp_path)
     np.testing.assert_array_equal(result.hu, as_columns(volume))
     twins = {entry["file"]: entry["twin"] for entry in result.qc["set_aside"]}
@@ -604,7 +601,7 @@ def test_one_sop_instance_uid_for_all_slices_of_two_phases_loses_no_slice(
             folder / str(phase),
             volume + min(phase, 1),
             edit=edit_all(SOPInstanceUID="1.2.9"),
-            **ONE_SERIES,
+            SeriesInstanceUID="1.2.3",
             AcquisitionNumber=min(phase, 1),
         )
     result = Ingested(folder, tmp_path)

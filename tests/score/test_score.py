@@ -137,6 +137,69 @@ def test_series_of_different_geometry_are_refused(folders: Path, write_series: A
         score_image(tmp_path / "tiny", tmp_path / "tiny")
 
 
+def moved(**tags: Any) -> Any:
+    """Return an edit that places slices as those of `folders`, then sets attributes of each data set."""
+
+    def edit(ds: Any, z: int) -> None:
+        ds.ImagePositionPatient = [0, 0, SPACING[0] * z]
+        for keyword, value in tags.items():
+            setattr(ds, keyword, value(z) if callable(value) else value)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("tags", "difference"),
+    [
+        (
+            {"ImagePositionPatient": lambda z: [0, 0, 60 + 4 * z]},
+            r"ImagePositionPatient is \(0, 0, 0\) and \(0, 0, 60\) mm",
+        ),
+        ({"ImagePositionPatient": lambda z: [0.1, 0, 4 * z]}, "ImagePositionPatient is"),
+        (
+            {"ImageOrientationPatient": [-1, 0, 0, 0, -1, 0]},
+            r"ImageOrientationPatient is \(1, 0, 0, 0, 1, 0\) and \(-1",
+        ),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, -1, 0]}, "ImageOrientationPatient is"),
+        ({"FrameOfReferenceUID": "2.25.77"}, "another frame of reference"),
+        ({"PatientID": "TEST-2"}, "another patient"),
+    ],
+)
+def test_a_series_of_another_place_or_patient_is_refused_by_name(
+    folders: Path, write_series: Any, tmp_path: Path, tags: dict[str, Any], difference: str
+) -> None:
+    write_series(tmp_path / "other", volumes()["image"], edit=moved(**tags), **TAGS)
+    with pytest.raises(CtbasisError, match=difference) as refused:
+        score_image(folders / "truth", tmp_path / "other")
+    assert "TEST-" not in str(refused.value)
+    with pytest.raises(CtbasisError, match=difference):
+        score_image(folders / "truth", folders / "image", tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"FrameOfReferenceUID": ""}, {"PatientIdentityRemoved": "YES", "PatientID": "x", "FrameOfReferenceUID": "2.25.7"}],
+)
+def test_an_unknown_or_removed_identity_is_not_compared(
+    folders: Path, write_series: Any, tmp_path: Path, scores: dict[str, Any], tags: dict[str, Any]
+) -> None:
+    write_series(tmp_path / "other", volumes()["image"], edit=moved(**tags), **TAGS)
+    assert score_image(folders / "truth", tmp_path / "other")["rmse"] == scores["rmse"]
+
+
+def test_series_in_another_order_are_matched_by_position(write_series: Any, tmp_path: Path) -> None:
+    hu = volumes()["truth"]
+    halves = {"upper": (slice(0, 3), 0), "lower": (slice(3, 7), 100)}
+    for folder, numbers, added in (("truth", (1, 2), 0), ("image", (2, 1), 5)):
+        for (name, (part, start)), number in zip(halves.items(), numbers, strict=True):
+
+            def at(ds: Any, z: int, start: int = start) -> None:
+                ds.ImagePositionPatient = [0, 0, start + SPACING[0] * z]
+
+            write_series(tmp_path / folder / name, hu[part] + added, edit=at, SeriesNumber=number, **TAGS)
+    assert score_image(tmp_path / "truth", tmp_path / "image")["rmse"] == pytest.approx(5, abs=1e-3)
+
+
 def test_nodules_of_another_series_are_refused(folders: Path, tmp_path: Path) -> None:
     write_nodules([InsertedNodule(90.0, 10.0, 10.0, 5.0, 150.0)], tmp_path / "other.json")
     with pytest.raises(CtbasisError, match="outside the 7 slices"):
