@@ -6,13 +6,14 @@ import base64
 import hashlib
 import hmac
 import os
-import re
 import secrets
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Self
 
+from ctbasis.dicom.deidentify.allow_list import STANDARD_UIDS
+from ctbasis.dicom.deidentify.values import parse_date, parse_date_time
 from ctbasis.errors import CtbasisError
 
 SALT = "CTBASIS_DEIDENTIFY_SALT"
@@ -22,11 +23,6 @@ MIN_SALT_LENGTH = 16
 """Characters of a salt at least. UIDs and patient IDs can be guessed, so a guessed salt would reveal the patient."""
 
 MAX_SHIFT_DAYS = 3650
-
-STANDARD_ROOT = "1.2.840.10008."
-"""Root of the UIDs that the standard defines (SOP classes, transfer syntaxes), which identify nobody."""
-
-DATE = re.compile(r"(\d{8})(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,8 @@ class Pseudonyms:
         return cls(salt.encode())
 
     def uid(self, original: str) -> str:
-        """Return the pseudonym of a UID: a UUID under 2.25 (PS3.5 B.2). UIDs of the standard are returned unchanged."""
-        if not original or original.startswith(STANDARD_ROOT):
+        """Return the pseudonym of a UID: a UUID under 2.25 (PS3.5 B.2). UIDs that PS3.6 registers are kept."""
+        if not original or original in STANDARD_UIDS:
             return original
         return f"2.25.{uuid.UUID(bytes=self._digest('uid', original)[:16], version=4).int}"
 
@@ -74,7 +70,7 @@ class Pseudonyms:
         return f"#{self._digest('token', original)[:4].hex()}"
 
     def shift_date(self, date: str, patient: str) -> str | None:
-        """Shift a DA or DT value into the past by 1 to `MAX_SHIFT_DAYS` days, constant for each patient.
+        """Shift a DA value into the past by 1 to `MAX_SHIFT_DAYS` days, constant for each patient.
 
         Args:
             date: The value.
@@ -83,14 +79,26 @@ class Pseudonyms:
         Returns:
             The shifted value, or None if `date` is not a valid date.
         """
-        match = DATE.fullmatch(date.strip())
+        valid = parse_date(date)
+        if valid is None:
+            return None
         days = 1 + int.from_bytes(self._digest("days", patient)[:8], "big") % MAX_SHIFT_DAYS
         try:
-            shifted = datetime.strptime(match[1] if match else "", "%Y%m%d") - timedelta(days)  # noqa: DTZ007 - a date
-        except (ValueError, OverflowError):
+            shifted = datetime.strptime(valid, "%Y%m%d") - timedelta(days)  # noqa: DTZ007 - a date
+        except OverflowError:
             return None
         # %Y has no leading zeros for years before 1000.
-        return f"{shifted.year:04d}{shifted:%m%d}{match[2] if match else ''}"
+        return f"{shifted.year:04d}{shifted:%m%d}"
+
+    def shift_date_time(self, value: str, patient: str) -> str | None:
+        """Shift the date of a DT value as `shift_date` does; time of day and offset from UTC stay.
+
+        Returns:
+            The shifted value, or None if `value` is not valid or has no day.
+        """
+        parts = parse_date_time(value)
+        shifted = self.shift_date(parts[0], patient) if parts else None
+        return None if parts is None or shifted is None else f"{shifted}{parts[1]}{parts[2]}"
 
     def _digest(self, what: str, original: str) -> bytes:
         return hmac.digest(self._salt, f"{what} {original.strip()}".encode(errors="surrogateescape"), hashlib.sha256)

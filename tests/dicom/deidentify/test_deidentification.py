@@ -148,19 +148,29 @@ def test_a_uid_has_the_same_pseudonym_everywhere_and_standard_uids_are_kept(plai
     assert image.FrameOfReferenceUID == deidentification().uid(plain.FrameOfReferenceUID)
 
 
-def test_codes_of_local_schemes_are_replaced_and_published_codes_kept(plain: FileDataset) -> None:
-    def code(value: str, scheme: str, meaning: str) -> Dataset:
-        item = Dataset()
-        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
-        return item
+def code(value: str, scheme: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
 
+
+def test_codes_are_kept_as_the_dictionary_has_them_and_others_are_removed(plain: FileDataset) -> None:
     plain.ContrastBolusAgentSequence = Sequence(
-        [code("44588005", "SCT", "Iodine"), code("DOE-1", "99SITE", "for Doe"), code("DOE-2", "L", "for Doe")]
+        [
+            code("44588005", "SCT", "Iodine for Mrs. Doe"),
+            code("T-D3000", "SRT", "Doe"),
+            code("44588005", "99SITE", "Iodine"),
+            code("DOE-1", "SCT", "Doe"),
+            code("DOE-2", "L", "Doe"),
+        ]
     )
-    published, *local = deidentified(plain).ContrastBolusAgentSequence
-    assert (published.CodeValue, published.CodeMeaning) == ("44588005", "Iodine")
-    assert "doe" not in str(local).lower()
-    assert local[0].CodeValue != local[1].CodeValue
+    kept = deidentified(plain).ContrastBolusAgentSequence
+    assert [(item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning) for item in kept] == [
+        ("44588005", "SCT", "Iodine"),
+        ("51185008", "SCT", "Thoracic structure (body structure)"),
+    ]
+    plain.ContrastBolusAgentSequence = Sequence([code("DOE-1", "99SITE", "Doe")])
+    assert "ContrastBolusAgentSequence" not in deidentified(plain)
 
 
 def test_pseudonyms_are_equal_for_equal_salts_only(plain: FileDataset) -> None:
@@ -229,12 +239,99 @@ def test_an_option_retains_its_attributes_which_are_removed_otherwise(
         ("CHEST w contrast, Mrs. Smith 1953", "CHEST contrast"),
         ("CT Chest^ROUTINE (Adult) for Dr. Lee 3mm", "CT 3mm"),
         ("Doe 4711", ""),
+        # Words that are also names.
+        ("SHARP Small Wall", ""),
+        ("Lung Single", ""),
+        ("CT Thorax SHARP Small Wall", "CT Thorax"),
+        ("CT B53 1953", "CT"),
     ],
 )
 def test_only_radiological_terms_of_a_description_are_kept(plain: FileDataset, description: str, expected: str) -> None:
     plain.SeriesDescription = description
     assert deidentified(plain, deidentification("clean-descriptors")).SeriesDescription == expected
     assert not deidentified(plain).get("SeriesDescription")
+
+
+def test_a_description_repeats_no_word_of_a_name_or_an_identifier_of_its_header(plain: FileDataset) -> None:
+    physician = Dataset()
+    physician.PersonIdentificationCodeSequence = Sequence([code("1", "99SITE", "x")])
+    physician.PersonName = "Pulmonary^Contrast"
+    plain.PatientName, plain.PatientID, plain.InstitutionName = "Lung^Native", "routine-7", "Cardiac Center"
+    plain.ReferringPhysicianName = "Chest^Thick"
+    plain.ReferringPhysicianIdentificationSequence = Sequence([physician])
+    plain.SeriesDescription = "CT Thorax lung native cardiac chest thick pulmonary axial"
+    assert deidentified(plain, deidentification("clean-descriptors")).SeriesDescription == "CT Thorax axial"
+
+
+def test_a_uid_that_only_begins_like_one_of_the_standard_is_replaced(plain: FileDataset) -> None:
+    plain.FrameOfReferenceUID = "1.2.840.10008.1.4.1.1"
+    assert deidentified(plain).FrameOfReferenceUID == "1.2.840.10008.1.4.1.1"
+    plain.FrameOfReferenceUID = "1.2.840.10008.1.4.1.1.19530713"
+    assert deidentified(plain).FrameOfReferenceUID.startswith("2.25.")
+
+
+@pytest.mark.parametrize("retain", ["full-dates", "modified-dates"])
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("AcquisitionDate", "20200303Doe"),
+        ("AcquisitionTime", "101500Doe"),
+        ("AcquisitionTime", "256161"),
+        ("AcquisitionDateTime", "20200303101500Doe"),
+        ("AcquisitionDateTime", "20200303101500+Doe"),
+        ("AcquisitionDateTime", "20200303101500+9999"),
+        ("TimezoneOffsetFromUTC", "+01Doe"),
+    ],
+)
+def test_what_stands_behind_a_date_is_never_kept(plain: FileDataset, retain: str, keyword: str, value: str) -> None:
+    with config.disable_value_validation():
+        setattr(plain, keyword, value)
+        assert not deidentified(plain, deidentification(retain)).get(keyword)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "expected"),
+    [
+        ("StudyDate", "2020.03.03", "20200303"),
+        ("StudyTime", "10:15:00.25", "101500.25"),
+        ("StudyTime", "1015", "1015"),
+        ("AcquisitionDateTime", "20200303101500.5-0730", "20200303101500.5-0730"),
+        ("AcquisitionDateTime", "202003", "202003"),
+        ("TimezoneOffsetFromUTC", "-0730", "-0730"),
+    ],
+)
+def test_dates_and_times_are_parsed_whole_and_written_again(
+    plain: FileDataset, keyword: str, value: str, expected: str
+) -> None:
+    with config.disable_value_validation():
+        setattr(plain, keyword, value)
+    assert deidentified(plain, deidentification("full-dates"))[keyword].value == expected
+
+
+def test_text_that_no_list_has_is_removed_and_defined_terms_stay(plain: FileDataset) -> None:
+    plain.ConvolutionKernel, plain.Manufacturer, plain.BodyPartExamined = "B30f", "SIEMENS", "CHEST"
+    plain.ManufacturerModelName, plain.FilterType, plain.PositionReferenceIndicator = "Doe", "Doe", "Doe"
+    plain.WindowCenter, plain.WindowWidth, plain.WindowCenterWidthExplanation = [40, -600], [400, 1500], ["Doe", "LUNG"]
+    plain.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL", "DOE", "CT_SOM5 SPI"]
+    image = deidentified(plain)
+    assert (image.ConvolutionKernel, image.Manufacturer, image.BodyPartExamined) == ("B30f", "SIEMENS", "CHEST")
+    assert (image.WindowCenter, image.WindowWidth) == ([40, -600], [400, 1500])
+    assert image.ImageType == ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"]
+    assert image["PositionReferenceIndicator"].is_empty
+    assert "FilterType" not in image
+    assert b"oe" not in header(image)
+    plain.ConvolutionKernel, plain.Manufacturer, plain.BodyPartExamined = "Doe", "Dr. Doe", "DOE"
+    image = deidentified(plain)
+    assert image["Manufacturer"].is_empty
+    assert {"ConvolutionKernel", "BodyPartExamined"} & set(image.dir()) == set()
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("ConvolutionKernel", "Doe"), ("AcquisitionNumber", "Doe"), ("ImageType", "ORIGINAL\\DOE"), ("StackID", "Doe")],
+)
+def test_traits_with_text_become_tokens(keyword: str, value: str) -> None:
+    assert deidentification().trait(keyword, value).startswith("#")
 
 
 @pytest.mark.parametrize(
