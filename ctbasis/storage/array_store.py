@@ -91,7 +91,7 @@ class _Store:
 
     def _check_listed(self, name: str, key: str, content: bytes) -> None:
         """Compare metadata with the manifest of the root."""
-        listed = self._listed().get(name)
+        listed = self.manifest.get(name)
         if listed is None:
             raise self._error(f"the manifest of {self.uri} does not list {name}", "every array", _FOREIGN)
         found = [len(content), crc32c(content)]
@@ -102,8 +102,13 @@ class _Store:
                 _FOREIGN,
             )
 
-    def _listed(self) -> dict[str, list[int]]:
-        """Return the manifest of the root."""
+    @property
+    def manifest(self) -> dict[str, list[int]]:
+        """Size and CRC-32C of the metadata of each array and inner store by its name, as the root lists them.
+
+        Raises:
+            CtbasisError: The root has no manifest.
+        """
         listed = self._root.get(CONTENT)
         if not isinstance(listed, dict) or not all(
             isinstance(entry, list) and len(entry) == 2 and all(type(number) is int and number >= 0 for number in entry)  # noqa: PLR2004 - size and checksum
@@ -159,7 +164,7 @@ class ArrayStore(_Store):
         sizes = self._objects.sizes()
         self._check_names()
         shapes = _Shapes()
-        for name in self._listed():
+        for name in self.manifest:
             if self.schema.members:
                 continue
             if sizes.get(f"{name}/{ROOT}", 0) > MAX_METADATA_BYTES:
@@ -171,14 +176,14 @@ class ArrayStore(_Store):
 
     def _check_names(self) -> None:
         """Compare the names in the manifest with those of the schema."""
-        names = self._listed().keys()
+        names = self.manifest.keys()
         fixed = [name for name, schema in self.schema.arrays.items() if not schema.per and not schema.temporary]
         numbered = {name: self._count(schema.per) for name, schema in self.schema.arrays.items() if schema.per}
         if self.schema.members:
             numbered["*"] = self._count(self.schema.members)
         # The comparison of numbers comes first, so that an attribute that claims 10^9 arrays costs nothing.
         if len(names) != len(fixed) + sum(numbered.values()):
-            expected: set[str] = set()
+            expected: set[str] | None = None
         else:
             expected = {*fixed} | {
                 name.replace("*", str(number)) for name, count in numbered.items() for number in range(1, count + 1)
@@ -208,7 +213,7 @@ class ArrayStore(_Store):
 
     def object_keys(self) -> Iterator[str]:
         """Yield the key of every object of the store, the root last. The keys come from the manifest, not a listing."""
-        for name in self._listed():
+        for name in self.manifest:
             if self.schema.members:
                 inner = ArrayStore.open(f"{self.uri}/{name}", SCHEMAS[self.schema.member_kind], listing=False)
                 yield from (f"{name}/{key}" for key in inner.object_keys())
