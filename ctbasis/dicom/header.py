@@ -108,8 +108,8 @@ def _set_real_encoding(ds: FileDataset) -> Iterator[str]:
     found = next((element.is_implicit_VR for element in ds.values() if isinstance(element, RawDataElement)), implicit)
     if found != implicit:
         ds.set_original_encoding(found, little, ds.original_character_set)
-        names = {True: "implicit", False: "explicit"}
-        yield f"TransferSyntaxUID states {names[not found]} VR, but the data set has {names[found]} VR"
+        stated, has = ("explicit", "implicit") if found else ("implicit", "explicit")
+        yield f"TransferSyntaxUID states {stated} VR, but the data set has {has} VR"
 
 
 def _replace_decimal_commas(ds: Dataset) -> Iterator[str]:

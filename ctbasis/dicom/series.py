@@ -78,6 +78,12 @@ class CTSeries:
     part: str = ""
 
     @property
+    def breaks(self) -> tuple[int, ...]:
+        """Indices of the slices that follow a gap."""
+        before = {gap.before for gap in self.gaps}
+        return tuple(index for index, position in enumerate(self.positions) if position in before)
+
+    @property
     def image(self) -> tuple[int, int]:
         """Rows and Columns of every slice."""
         return self.slices[0].Rows, self.slices[0].Columns

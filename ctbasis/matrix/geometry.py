@@ -29,6 +29,9 @@ ORIENTATION_TOLERANCE = 1e-3
 SPACING_TOLERANCE = 1e-3
 """Largest difference of PixelSpacing in mm."""
 
+PREAMBLE = 128
+"""Bytes before the prefix of a DICOM file."""
+
 KEYWORDS = [
     "PatientID",
     "FrameOfReferenceUID",
@@ -59,8 +62,8 @@ class SlicePlace:
 
     @classmethod
     def of(cls, header: bytes) -> SlicePlace | None:
-        """Read a header, a DICOM file without PixelData. None if it is empty or has no position."""
-        if not header:
+        """Read a header, a DICOM file without PixelData. None if it is no DICOM file or has no position."""
+        if header[PREAMBLE : PREAMBLE + 4] != b"DICM":
             return None
         with tolerant():
             ds = pydicom.dcmread(BytesIO(header), specific_tags=KEYWORDS)

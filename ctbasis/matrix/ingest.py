@@ -344,7 +344,12 @@ def series_columns(series: Sequence[CTSeries]) -> list[Series]:
         spacing = entry.slices[0].PixelSpacing
         columns.append(
             Series(
-                entry.SeriesInstanceUID, first, len(entry.slices), entry.spacing, (float(spacing[0]), float(spacing[1]))
+                entry.SeriesInstanceUID,
+                first,
+                len(entry.slices),
+                entry.spacing,
+                (float(spacing[0]), float(spacing[1])),
+                entry.breaks,
             )
         )
         first += len(entry.slices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def _describe_series(series: CTSeries, first: int) -> dict[str, Any]:
         "PixelSpacing": series.slices[0].PixelSpacing,
         "spacing": series.spacing,
         "gaps": [asdict(gap) for gap in series.gaps],
+        "runs": [stop - start for start, stop in pairwise((0, *series.breaks, len(series.slices)))],
         "tilt": series.tilt,
         "tolerated": series.tolerated,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Series:
         count: Number of columns (slices), which are ordered along the slice normal.
         spacing: Distance between neighbouring slices along the normal in mm; 0 for a single slice.
         pixel_spacing: Distance between rows and between columns in mm (PixelSpacing).
+        breaks: Indices within the series, ascending, of the slices before which slices are missing.
     """
 
     SeriesInstanceUID: str
@@ -44,6 +46,13 @@ class Series:
     count: int
     spacing: float = 0.0
     pixel_spacing: tuple[float, float] = (1.0, 1.0)
+    breaks: tuple[int, ...] = ()
+
+    @property
+    def shortest_run(self) -> int:
+        """Number of slices of the shortest run without missing slices."""
+        ends = (0, *self.breaks, self.count)
+        return min(stop - start for start, stop in pairwise(ends))
 
     @property
     def columns(self) -> slice:
@@ -76,7 +85,14 @@ class SliceArrays:
             rows, columns = map(int, attributes["image"])
             self.image: tuple[int, int] = (rows, columns)
             self.series = [
-                Series(**{**entry, "pixel_spacing": tuple(entry["pixel_spacing"])}) for entry in attributes["series"]
+                Series(
+                    **{
+                        **entry,
+                        "pixel_spacing": tuple(entry["pixel_spacing"]),
+                        "breaks": tuple(entry.get("breaks", ())),
+                    }
+                )
+                for entry in attributes["series"]
             ]
             firsts = np.cumsum([0, *(entry.count for entry in self.series)]).tolist()
             if rows * columns != self.rows or min(rows, columns) < 1:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctbasis.dicom.derived_series import read_header
+from ctbasis.dicom.separation import GAP_FACTOR
 from ctbasis.dicom.tolerance import tolerant
 from ctbasis.dicom.volume import LPS_AXES, Volume
 from ctbasis.matrix.slice_store import Series
@@ -45,9 +46,18 @@ def write_volume(volume: Volume, uri: str) -> MatrixStore:
             slice(0, rows * columns), group, _as_columns(A[group]), None if aside is None else _as_columns(aside)
         )
     dz, dy, dx = volume.spacing
-    series = Series(volume.SeriesInstanceUID, 0, slices, dz if slices > 1 else 0.0, (dy, dx))
+    series = Series(volume.SeriesInstanceUID, 0, slices, dz if slices > 1 else 0.0, (dy, dx), _breaks(volume))
     writer.finish(series=[series], headers=volume.headers or [b""] * slices)
     return MatrixStore.open(uri)
+
+
+def _breaks(volume: Volume) -> tuple[int, ...]:
+    """Return the indices of the slices before which slices are missing, by the positions that reading noted."""
+    positions = [entry["position"] for entry in volume.qc.get("slices", ())]
+    if len(positions) != volume.shape[0]:
+        return ()
+    steps = np.diff(np.asarray(positions, np.float64))
+    return tuple((np.flatnonzero(steps > GAP_FACTOR * volume.spacing[0]) + 1).tolist())
 
 
 def read_volumes(store: MatrixStore, qc: Mapping[str, Any]) -> list[Volume]:

@@ -218,7 +218,7 @@ class SlabDenoiser:
         sigma = self.noise.sigma_rows(slab.low, slab.high, columns)
         texture = self.noise.texture_rows(slab.low, slab.high, columns)
         y = np.ascontiguousarray(x / sigma)
-        patches = SlabPatches(self.basis.shape, options, sigma, texture, self.transforms)
+        patches = SlabPatches(self.basis.shape, options, sigma, texture, self.transforms, volume.breaks)
         if options.two_stages:
             # Stage 1 covers the rows that the patches of stage 2 extend into.
             margin = (self.basis.shape[0] - 1) + options.stride
@@ -272,6 +272,7 @@ class SlabPatches:
         sigma: Standard deviation of the noise at every voxel of the slab, HU, (rows, columns, slices).
         texture: Texture of the noise at every voxel.
         transforms: Transforms by texture.
+        breaks: Indices of the slices before which slices are missing.
     """
 
     shape: Shape
@@ -279,18 +280,21 @@ class SlabPatches:
     sigma: NDArray[np.float32]
     texture: NDArray[np.uint8]
     transforms: Sequence[ClassTransforms]
+    breaks: tuple[int, ...] = ()
 
     @cached_property
     def grid(self) -> PatchGrid:
         """The patches of the slab."""
         rows, columns, slices = self.sigma.shape
-        return PatchGrid(self.shape, (rows, columns, slices))
+        return PatchGrid(self.shape, (rows, columns, slices), self.breaks)
 
     def pilot(self, y: NDArray[np.float32], slab: Slab, rows: int) -> Pilot:
         """Return the result of stage 1; for the arguments see `estimate`."""
         # At stride 1, half of the patches on a checkerboard give nearly the same pilot as all of them.
         image = self.estimate(y, slab, rows, half=self.options.stride == 1)
-        return Pilot(image, uniform_filter(image * self.sigma, self.shape, mode="nearest") < LUNG)
+        runs = np.split(image * self.sigma, self.breaks, axis=2)
+        mean = np.concatenate([uniform_filter(run, self.shape, mode="nearest") for run in runs], axis=2)
+        return Pilot(image, mean < LUNG)
 
     def estimate(
         self,

@@ -176,6 +176,11 @@ class EngineVolume:
         return self._stored.shape
 
     @property
+    def breaks(self) -> tuple[int, ...]:
+        """Indices of the slices before which slices are missing."""
+        return self._stored.breaks
+
+    @property
     def spacing(self) -> tuple[float, float, float]:
         """Distance in mm between rows, columns and slices."""
         return self._stored.spacing

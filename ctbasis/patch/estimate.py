@@ -13,7 +13,7 @@ import numpy as np
 
 from ctbasis.matrix.read import load
 from ctbasis.patch.noise_fit import fit_noise
-from ctbasis.patch.rows import patch_shape
+from ctbasis.patch.rows import patch_shape, shape_without_breaks
 from ctbasis.patch.volume import ArrayVolume
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def estimate_noise(image: ImageLike, spacing: tuple[float, float, float] | None 
     volume = load(image, spacing)
     dz, dy, dx = volume.spacing
     stored = ArrayVolume(np.moveaxis(volume.clipped_hu(), 0, -1), (dy, dx, dz))
-    rows, columns, slices = patch_shape(stored.shape, stored.spacing)
+    rows, columns, slices = patch_shape(shape_without_breaks(stored.shape, stored.breaks), stored.spacing)
     return noise_estimate(fit_noise(stored, reach=(rows - 1, columns - 1, slices - 1)), volume.shape)
 
 

@@ -25,7 +25,7 @@ from ctbasis.patch.engine import EngineVolume, SeriesAddress, TaskMatrix, worker
 from ctbasis.patch.learn import learn_shared_basis
 from ctbasis.patch.noise_fit import MIN_SIGMA, fit_noise
 from ctbasis.patch.result import PatchStore, noise_arrays, noise_attributes
-from ctbasis.patch.rows import patch_shape
+from ctbasis.patch.rows import patch_shape, shape_without_breaks
 from ctbasis.patch.volume import SLAB_HEIGHT, Slab, StoredVolume
 from ctbasis.printable import say
 from ctbasis.storage.voxels import AIR
@@ -159,7 +159,7 @@ class _Run:
         noises, shapes = [], []
         for number, volume in enumerate(self.volumes, start=1):
             start = time.monotonic()
-            shape = patch_shape(volume.shape, volume.spacing)
+            shape = patch_shape(shape_without_breaks(volume.shape, volume.breaks), volume.spacing)
             edges = np.max([shape, *(basis.shape for basis in given.bases)] if given else [shape], axis=0)
             rows, columns, slices = (int(edge) - 1 for edge in edges)
             noise = fit_noise(volume, reach=(rows, columns, slices), target_noise=self.plan.target_noise)
@@ -168,6 +168,8 @@ class _Run:
                 f"{noise.quiet_cells} quiet cells, {time.monotonic() - start:.1f} s; "
                 f"{noise.scanner or 'properties of the scan unknown'}"
             )
+            if volume.breaks:
+                _log(f"series {number} has {len(volume.breaks)} gaps: patches span {shape[2]} slices and cross no gap")
             noises.append(noise)
             shapes.append(shape)
         return noises, shapes
@@ -228,7 +230,7 @@ class _Run:
         options = DenoiseOptions(**plan.values())
         denoisers = tuple(SlabDenoiser(noise, basis, options) for noise, basis in zip(noises, bases, strict=True))
         for denoiser, volume in zip(denoisers, self.volumes, strict=True):
-            denoiser.check(volume.shape)
+            denoiser.check(shape_without_breaks(volume.shape, volume.breaks))
         runs = row_runs(self.matrix)
         work = DenoisePass(denoisers, self.stored, runs, out)
         writer = MatrixWriter.like(out, self.matrix, dtype=np.float32)

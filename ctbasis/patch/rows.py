@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,31 @@ def patch_shape(volume: Shape, spacing: tuple[float, float, float]) -> Shape:
     along = 3 if spacing[2] > THICK_SLICE_RATIO * min(spacing[:2]) else 5
     rows, columns, slices = volume
     return min(5, rows), min(5, columns), min(along, slices)
+
+
+def shape_without_breaks(shape: Shape, breaks: tuple[int, ...]) -> Shape:
+    """Return the shape of a volume with the slices of its shortest run, the most that a patch of it can span.
+
+    Args:
+        shape: Number of rows, columns and slices of the volume.
+        breaks: Indices of the slices before which slices are missing.
+    """
+    rows, columns, slices = shape
+    return rows, columns, min(stop - start for start, stop in pairwise((0, *breaks, slices)))
+
+
+def positions_along(slices: int, edge: int, breaks: tuple[int, ...]) -> NDArray[np.intp]:
+    """Return the first slices of patches that span `edge` slices without a break.
+
+    Args:
+        slices: Slices of the volume.
+        edge: Slices of a patch.
+        breaks: Indices of the slices before which slices are missing.
+    """
+    first = np.arange(slices - edge + 1)
+    for at in breaks:
+        first = first[(first >= at) | (first + edge <= at)]
+    return first
 
 
 def patch_positions(length: int, edge: int, stride: int) -> NDArray[np.intp]:
@@ -71,10 +97,12 @@ class PatchGrid:
     Attributes:
         shape: Rows, columns and slices of a patch.
         slab: Rows, columns and slices of the slab; arrays of the slab are C-contiguous.
+        breaks: Indices of the slices before which slices are missing; no patch crosses them.
     """
 
     shape: Shape
     slab: Shape
+    breaks: tuple[int, ...] = ()
 
     @cached_property
     def _offsets(self) -> NDArray[np.intp]:
@@ -83,7 +111,7 @@ class PatchGrid:
 
     def patches_in_row(self, row: int, columns: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the patches whose first voxel lies in row `row` and in one of `columns`, at every slice."""
-        along = np.arange(self.slab[2] - self.shape[2] + 1)
+        along = positions_along(self.slab[2], self.shape[2], self.breaks)
         return np.asarray(((row * self.slab[1] + columns)[:, None] * self.slab[2] + along).ravel())
 
     def at_centres(self, values: NDArray[Any], patches: NDArray[np.intp]) -> NDArray[Any]:

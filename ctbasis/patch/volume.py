@@ -43,7 +43,13 @@ class Volume(Protocol):
     Attributes:
         shape: Number of rows, columns and slices.
         spacing: Distance in mm between rows, columns and slices.
+        breaks: Indices of the slices before which slices are missing. Patches do not cross a break.
     """
+
+    @property
+    def breaks(self) -> tuple[int, ...]:
+        """Indices of the slices before which slices are missing."""
+        ...
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -97,10 +103,12 @@ class ArrayVolume(ThreadedVolume):
     Attributes:
         hu: HU, (rows, columns, slices).
         spacing: Distance in mm between rows, columns and slices.
+        breaks: Indices of the slices before which slices are missing.
     """
 
     hu: NDArray[Any]
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    breaks: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -129,6 +137,11 @@ class StoredVolume(ThreadedVolume):
     def shape(self) -> tuple[int, int, int]:
         """Number of rows, columns and slices."""
         return (*self.matrix.image, self.series.count)
+
+    @property
+    def breaks(self) -> tuple[int, ...]:
+        """Indices of the slices before which slices are missing."""
+        return self.series.breaks
 
     @property
     def spacing(self) -> tuple[float, float, float]:

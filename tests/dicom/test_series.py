@@ -83,6 +83,7 @@ def test_missing_slices_are_reported_as_a_gap_with_position_and_number() -> None
     (series,) = arrange(stack([0, 2.5, 5, 12.5, 15]))
     (gap,) = series.gaps
     assert (gap.after, gap.before, gap.missing) == (5, 12.5, 2)
+    assert series.breaks == (3,)
     assert series.spacing == 2.5
     assert series.tolerated == ()
 

@@ -26,6 +26,7 @@ from ctbasis.matrix import ingest as ingest_module
 from ctbasis.matrix import store as store_module
 from ctbasis.matrix.ingest import ingest
 from ctbasis.matrix.store import MatrixStore
+from ctbasis.matrix.volumes import read_volumes, write_volume
 from ctbasis.simulate.awkward import enhanced_ct, stored_values, to_bytes
 from ctbasis.sources.fetch import fetch
 from ctbasis.storage.voxels import AIR, is_absent
@@ -624,6 +625,12 @@ def test_a_broken_slice_with_a_series_instance_uid_of_its_own_costs_one_slice(
     np.testing.assert_array_equal(result.hu, as_columns(volume[[0, 1, 3, 4, 5]]))
     assert [entry["SeriesInstanceUID"] for entry in result.qc["series"]] == ["1.2.3.1"]
     assert [entry["missing"] for entry in result.qc["series"][0]["gaps"]] == [1]
+    assert result.qc["series"][0]["runs"] == [2, 3]
+    assert [(entry.breaks, entry.shortest_run) for entry in result.store.series] == [((2,), 2)]
+    (volume_read,) = read_volumes(result.store, result.qc)
+    again = write_volume(volume_read, str(tmp_path / "again.zarr"))
+    assert [entry.breaks for entry in again.series] == [(2,)]
+    assert [entry.breaks for entry in write_volume(volume_read[1:4], str(tmp_path / "part.zarr")).series] == [(1,)]
 
 
 def test_every_frame_of_an_enhanced_ct_becomes_a_column(folder: Path, tmp_path: Path) -> None:

@@ -172,6 +172,26 @@ def test_a_volume_with_fewer_slices_than_a_patch_is_denoised(slices: int) -> Non
     assert (clean - truth)[inside].std() < 0.8 * 30.0
 
 
+def test_slices_behind_a_gap_have_no_effect_on_those_before_it() -> None:
+    hu = body(96, 8) + white_noise((96, 96, 8))
+    noise = constant_noise(hu.shape, 30.0)
+    other = hu.copy()
+    other[:, :, 4:] = 900 - other[:, :, 4:]
+
+    def before(images: NDArray[np.float32], breaks: tuple[int, ...]) -> NDArray[np.float32]:
+        basis = learn_basis(ArrayVolume(hu, (1.4, 1.4, 2.5), (4,)), noise, shape=SHAPE, classes=4)
+        return denoise_volume(ArrayVolume(images, (1.4, 1.4, 2.5), breaks), noise, basis)[:, :, :4]
+
+    np.testing.assert_array_equal(before(hu, (4,)), before(other, (4,)))
+    assert np.abs(before(hu, ()) - before(other, ())).max() > 1
+    alone = denoise_volume(
+        ArrayVolume(hu[:, :, :4], (1.4, 1.4, 2.5)),
+        constant_noise((96, 96, 4), 30.0),
+        learn_basis(ArrayVolume(hu, (1.4, 1.4, 2.5), (4,)), noise, shape=SHAPE, classes=4),
+    )
+    np.testing.assert_allclose(before(hu, (4,)), alone, atol=1e-3)
+
+
 @pytest.mark.parametrize("slices", [1, 2])
 def test_one_or_two_slices_are_denoised_blind(slices: int) -> None:
     truth = body(256, slices)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ctbasis.patch.rows import PatchGrid, checkerboard, patch_positions, patch_shape
+from ctbasis.patch.rows import (
+    PatchGrid,
+    checkerboard,
+    patch_positions,
+    patch_shape,
+    positions_along,
+    shape_without_breaks,
+)
 from ctbasis.patch.volume import slabs
 from tests.patch.volumes import SHAPE, white_noise
 
@@ -71,3 +78,20 @@ def test_a_patch_has_fewer_slices_where_they_are_thick_and_is_no_larger_than_the
     assert patch_shape((512, 512, 200), (0.7, 0.7, 5.0)) == (5, 5, 3)
     assert patch_shape((512, 512, 2), (0.7, 0.7, 5.0)) == (5, 5, 2)
     assert patch_shape((512, 512, 1), (0.7, 0.7, 5.0)) == (5, 5, 1)
+
+
+@pytest.mark.parametrize("breaks", [(), (5,), (5, 10), (7,), (5, 11)])
+def test_no_patch_crosses_a_break_and_every_slice_is_covered(breaks: tuple[int, ...]) -> None:
+    slices, edge = 16, 5
+    first = positions_along(slices, edge, breaks)
+    spans = [set(range(start, start + edge)) for start in first.tolist()]
+    assert all(not {at - 1, at} <= span for span in spans for at in breaks)
+    assert set().union(*spans) == set(range(slices))
+    grid = PatchGrid((1, 1, edge), (1, 1, slices), breaks)
+    assert grid.patches_in_row(0, np.array([0])).tolist() == first.tolist()
+
+
+def test_patches_span_no_more_slices_than_the_shortest_run() -> None:
+    assert shape_without_breaks((512, 512, 133), (60,)) == (512, 512, 60)
+    assert patch_shape(shape_without_breaks((512, 512, 133), (60, 132)), (0.7, 0.7, 0.7)) == (5, 5, 1)
+    assert patch_shape(shape_without_breaks((512, 512, 133), ()), (0.7, 0.7, 0.7)) == (5, 5, 5)
