@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 INDEX = f"{OWN_PREFIX}fetch.jsonl"
+
+UNSAFE_NAME = re.compile(r"[\x00-\x1f\x7f\\]|[\ud800-\udfff]")
+"""Characters that no name in an index has, because `FileNames` encodes them."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,22 @@ class Record:
     checked: bool
 
 
+def _is_valid(record: Record, destination: Path) -> bool:
+    """Tell whether a record is one that the fetch step writes.
+
+    Its attributes have their types, and its name is one that `FileNames` could give: a file in the destination, not one
+    above it, elsewhere, behind a symbolic link or of the fetch itself.
+    """
+    texts = all(isinstance(value, str) for value in (record.key, record.name, record.etag))
+    numbers = all(type(value) is int for value in (record.size, record.mtime_ns))
+    if not texts or not numbers or not isinstance(record.checked, bool) or UNSAFE_NAME.search(record.name):
+        return False
+    parts = record.name.split("/")
+    if {"", ".", ".."} & set(parts) or any(part.startswith(OWN_PREFIX) for part in parts):
+        return False
+    return (destination / record.name).parent.resolve().is_relative_to(destination.resolve())
+
+
 class FetchIndex:
     """The index of one destination.
 
@@ -59,14 +79,17 @@ class FetchIndex:
         self.exists = self._path.exists()
         self.records: dict[str, Record] = {}
         self.names: set[str] = set()
-        text = self._path.read_text(encoding="utf-8") if self.exists else ""
+        text = self._path.read_text(encoding="utf-8", errors="replace") if self.exists else ""
         # If the last line is incomplete, the next record starts on a new line.
         self._start = "" if not text or text.endswith("\n") else "\n"
         for line in text.splitlines():
             try:
                 record = Record(**json.loads(line))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 # The fetch that wrote this line was killed while it wrote.
+                continue
+            if not _is_valid(record, destination):
+                # Another program wrote this line. The object is fetched again; its file, if any, is not touched.
                 continue
             self.records[record.key] = record
             self.names.add(record.name)
