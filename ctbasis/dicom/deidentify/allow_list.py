@@ -84,7 +84,6 @@ TERMS: dict[str, frozenset[str]] = {
         {"ISO_10918_1", "ISO_14495_1", "ISO_15444_1", "ISO_15444_2", "ISO_15444_15", "ISO_18181_1"}
     ),
     "Modality": frozenset({"CT"}),
-    "MultienergyCTAcquisition": YES_NO,
     "PatientOrientation": frozenset({"A", "P", "R", "L", "H", "F"}),
     "PatientPosition": frozenset({"HFS", "HFP", "HFDR", "HFDL", "FFS", "FFP", "FFDR", "FFDL", "LFS", "LFP"}),
     "PhotometricInterpretation": frozenset({"MONOCHROME1", "MONOCHROME2"}),

@@ -16,15 +16,17 @@ from ctbasis.dicom.deidentify.deidentification import Deidentification
 from ctbasis.dicom.deidentify.profile import OPTIONS, Profile, parse_retain, rows
 from ctbasis.dicom.deidentify.pseudonyms import Pseudonyms
 from ctbasis.dicom.tolerance import tolerant
+from ctbasis.matrix.ingest import ingest
 from tests.dicom.deidentify.dictionary import (
     NUMBER,
     SENTINELS,
     STANDARD_ROOT,
     attributes,
+    filled,
     planted,
     sentinel,
 )
-from tests.dicom.deidentify.identity import DATE, MARK, TIME
+from tests.dicom.deidentify.identity import DATE, MARK, TEXT, TIME, leaks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -166,3 +168,26 @@ def test_modified_dates_keeps_times_of_day_and_no_date(valid: list[bytes]) -> No
 def test_clean_descriptors_keeps_no_sentinel(valid: list[bytes], invalid: list[bytes]) -> None:
     for header in deidentified([*valid[:2], *invalid[:2]], "clean-descriptors"):
         assert found(header) == set()
+
+
+def test_no_sentinel_reaches_the_store_the_report_or_the_log(
+    write_series: WriteSeries, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [entry for entry in attributes() if entry.vr in {*TEXT, "PN", "UI"} - {"UR"}]
+
+    def edit(dataset: FileDataset, index: int) -> None:
+        dataset.update({tag: value for tag, value in filled(texts, valid=True).items() if tag not in dataset})
+        dataset.SeriesInstanceUID, dataset.SOPInstanceUID = f"{STANDARD_ROOT}.1", f"{STANDARD_ROOT}.2.{index + 1}"
+        dataset.PatientID = dataset.SeriesDescription = f"{MARK}1"
+        dataset.BurnedInAnnotation = "NO"
+
+    with tolerant():
+        write_series(tmp_path / "source", np.zeros((3, 8, 8), np.int16), edit=edit)
+    how = Deidentification(Profile(parse_retain("clean-descriptors")), Pseudonyms(b"a salt of no secrecy"))
+    (tmp_path / "out").mkdir()
+    ingest(tmp_path / "source", str(tmp_path / "out" / "A.zarr"), tmp_path / "out" / "qc.json", deidentification=how)
+    assert found((tmp_path / "source" / "slice-0000.dcm").read_bytes()) == {MARK.encode(), STANDARD_ROOT.encode()}
+    assert leaks(tmp_path / "out") == []
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert found(written + capsys.readouterr().err.encode()) == set()
+    assert "slice-0000.dcm" in (tmp_path / "out" / "qc.json").read_text()
