@@ -1,7 +1,7 @@
 # ctbasis: `make help` lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -eu -o pipefail
-.PHONY: help setup demo test ci ci-e2e lock-check style types layers package-check lint bench bench-quality images cluster-check e2e chaos scaling overhead fuzz clean
+.PHONY: help setup demo test ci ci-e2e lock-check audit style types layers package-check lint bench bench-quality images cluster-check e2e chaos scaling overhead fuzz clean
 
 UV_VERSION := 0.13.9
 MAHOUT := images/spark/mahout
@@ -28,13 +28,16 @@ demo: setup ## Denoise a simulated low-dose chest CT on this machine with the wh
 test: setup ## Run all tests that need no cluster
 	env -u KUBECONFIG $(PY) -m pytest
 
-ci: setup lock-check style types layers test package-check lint ci-e2e ## Run all checks and tests, exactly as CI does
+ci: setup lock-check audit style types layers test package-check lint ci-e2e ## Run all checks and tests, exactly as CI does
 
 ci-e2e: setup ## Run the e2e tests on the cluster of KUBECONFIG or on one that CLUSTER_KIT starts, if there is either
 	CLUSTER_KIT=$(CLUSTER_KIT) .ci/e2e
 
 lock-check: .venv/.ready ## Check that uv.lock matches pyproject.toml
 	$(UV) lock --check
+
+audit: .venv/.ready ## Compare the locked packages with the known vulnerabilities at osv.dev
+	.ci/audit $(UV)
 
 style: .venv/.ready ## Check lint rules and format with ruff
 	.venv/bin/ruff check .
