@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ctbasis.sources.file_names import OWN_PREFIX
 from ctbasis.storage.outputs import replaced_file
@@ -48,9 +48,9 @@ def _is_valid(record: Record, destination: Path) -> bool:
     Its attributes have their types, and its name is one that `FileNames` could give: a file in the destination, not one
     above it, elsewhere, behind a symbolic link or of the fetch itself.
     """
-    texts = all(isinstance(value, str) for value in (record.key, record.name, record.etag))
-    numbers = all(type(value) is int for value in (record.size, record.mtime_ns))
-    if not texts or not numbers or not isinstance(record.checked, bool) or UNSAFE_NAME.search(record.name):
+    values: dict[str, Any] = vars(record)
+    kinds = {"key": str, "name": str, "etag": str, "size": int, "mtime_ns": int, "checked": bool}
+    if any(type(values[name]) is not kind for name, kind in kinds.items()) or UNSAFE_NAME.search(record.name):
         return False
     parts = record.name.split("/")
     if {"", ".", ".."} & set(parts) or any(part.startswith(OWN_PREFIX) for part in parts):

@@ -225,7 +225,7 @@ def decompress(content: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     Raises:
         ValueError: The content is not a Blosc buffer of that size.
     """
-    from numcodecs.blosc import decompress as blosc_decompress  # type: ignore[import-untyped]
+    from numcodecs.blosc import decompress as blosc_decompress
 
     if content.size < BLOSC_HEADER.size:
         raise ValueError("it is shorter than the header of a compressed chunk")
