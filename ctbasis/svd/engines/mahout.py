@@ -30,6 +30,7 @@ from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
 from ctbasis.svd.basis import complete_basis, fixed_signs
+from ctbasis.svd.broadcast import broadcast
 from ctbasis.svd.engines.mahout_bridge import (
     check_limits,
     decode,
@@ -200,7 +201,7 @@ class _DsSvdRun:
         from pyspark.serializers import NoOpSerializer
 
         task = partial(write_blocks, matrix=self.stored, signs=signs)
-        shared = self.spark.broadcast(check)
+        shared = broadcast(self.spark, check)
         self.reads += 1
         return self.total(RDD(U, self.spark, NoOpSerializer()).mapPartitions(lambda blocks: task(blocks, check=shared)))
 
@@ -214,7 +215,7 @@ class _DsSvdRun:
         if 2 * width < n:
             Omega = np.random.default_rng(self.seed).standard_normal((n, 2 * width))
         self.spark.setJobDescription("count the singular values above zero")
-        task = partial(project_blocks, self.stored, self.spark.broadcast(Omega))
+        task = partial(project_blocks, self.stored, broadcast(self.spark, Omega))
         self.reads += 1
         (gram,) = self.total(self.blocks().mapPartitions(task))
         return np.asarray(np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0)))

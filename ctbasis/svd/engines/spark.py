@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
+from ctbasis.svd.broadcast import broadcast
 from ctbasis.svd.method import factorize_with
 from ctbasis.svd.passes import fold, merged
 from ctbasis.svd.workers import Workers, block_reader, operands
@@ -116,7 +117,7 @@ class SparkWorkers(Workers):
     def _run(self, work: Pass) -> Parts:
         from py4j.protocol import Py4JJavaError
 
-        shared = self._spark.broadcast(work)
+        shared = broadcast(self._spark, work)
         self._spark.setJobDescription(f"svd: {work.name}")
         blocks = self._source.blocks(reads=work.reads)
         parts = blocks.mapPartitions(lambda partition: fold_partition(shared, partition))
