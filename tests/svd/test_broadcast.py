@@ -13,7 +13,7 @@ from ctbasis.installed import LAYOUT
 PROGRAM = """
 import numpy as np
 from pyspark import SparkConf, SparkContext
-from ctbasis.svd.broadcast import broadcast
+from ctbasis.svd.engines.spark import broadcast
 
 conf = {
     "spark.master": "local[1]",
@@ -42,4 +42,4 @@ def test_an_array_above_64_kib_reaches_the_tasks_of_an_application_that_encrypts
 
 def test_no_other_module_broadcasts() -> None:
     calling = [path.name for path in LAYOUT.package.rglob("*.py") if ".broadcast(" in path.read_text()]
-    assert calling == ["broadcast.py"]
+    assert calling == ["spark.py"]

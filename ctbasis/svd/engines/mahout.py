@@ -30,7 +30,6 @@ from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
 from ctbasis.svd.basis import complete_basis, fixed_signs
-from ctbasis.svd.broadcast import broadcast
 from ctbasis.svd.engines.mahout_bridge import (
     check_limits,
     decode,
@@ -39,7 +38,7 @@ from ctbasis.svd.engines.mahout_bridge import (
     resolve_kernels,
     spark_context,
 )
-from ctbasis.svd.engines.spark import TASKS_PER_CORE, SparkWorkers, StoredBlocks, error_of_task
+from ctbasis.svd.engines.spark import TASKS_PER_CORE, SparkWorkers, StoredBlocks, broadcast, error_of_task
 from ctbasis.svd.factor_passes import completed
 from ctbasis.svd.factors import FactorWriter
 from ctbasis.svd.randomized import resolve_seed

@@ -9,20 +9,20 @@ one in this process.
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
-from ctbasis.svd.broadcast import broadcast
 from ctbasis.svd.method import factorize_with
 from ctbasis.svd.passes import fold, merged
 from ctbasis.svd.workers import Workers, block_reader, operands
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
     from py4j.protocol import Py4JJavaError
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ctbasis.svd.plan import Plan
     from ctbasis.svd.spectrum import Spectrum
     from ctbasis.svd.workers import RowBlocks, WorkersFactory
+
+T = TypeVar("T")
 
 TASKS_PER_CORE = 3
 """Enough tasks that no core is idle for long at the end of a pass, and few enough that adding up is cheap."""
@@ -138,6 +140,30 @@ class SparkWorkers(Workers):
     def _executors(self) -> int:
         # The Java side of a context is private in PySpark, and there is no public way to it.
         return max(1, int(self._spark._jsc.sc().getExecutorMemoryStatus().size()))  # noqa: SLF001
+
+
+def broadcast(spark: SparkContext, value: T) -> Broadcast[T]:
+    """Return a broadcast variable with `value`, which may hold arrays of any size.
+
+    With `spark.io.encryption.enabled`, PySpark pickles a broadcast value into a stream that takes bytes and no other
+    buffer (`ChunkedStream` in pyspark/serializers.py). The pickle of an object hands an array above 64 KiB to the stream
+    as a `PickleBuffer`, and fails. This function hands it over as bytes.
+
+    Args:
+        spark: Context of the application.
+        value: An object that can be pickled. It is pickled once, now; each Python worker unpickles it once.
+    """
+    return cast("Broadcast[T]", spark.broadcast(_PickledAsBytes(value)))
+
+
+class _PickledAsBytes:
+    """An object whose pickle is one string of bytes, and unpickles to `value` itself."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
+        return pickle.loads, (pickle.dumps(self.value, pickle.HIGHEST_PROTOCOL),)
 
 
 def fold_partition(work: Broadcast[Pass], blocks: Iterable[tuple[slice, NDArray[Any]]]) -> Iterator[Parts]:
