@@ -30,6 +30,9 @@ NUMBER_OPTIONAL = frozenset({"gd", "mp"})
 SYNTAX = "a whole number from 1, auto, auto:gd[=HU], auto:mp[=HU], auto:energy=SHARE or auto:noise=HU"
 
 
+LARGEST_SIZE = 1e15
+"""Number before the unit of a size, at most; more is no memory of any machine, and Python refuses to convert it."""
+
 MEMORY_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -99,7 +102,7 @@ def parse_memory(text: str) -> int:
     if normalized in {"", AUTO}:
         return 0
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", normalized)
-    if match is None or float(match[1]) == 0:
+    if match is None or not 0 < float(match[1]) < LARGEST_SIZE:
         raise CtbasisError(f"memory {text.strip()!r}", expected="a size such as 512MiB, 3GiB or 3g, or auto")
     return int(float(match[1]) * MEMORY_UNITS[match[2]])
 

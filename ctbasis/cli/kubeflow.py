@@ -15,6 +15,7 @@ from ctbasis.cli.mode import resolve_mode
 from ctbasis.cli.options import (
     PATH,
     SERVER,
+    PathType,
     given_parameters,
     grouped,
     mode_option,
@@ -73,7 +74,7 @@ from ctbasis.printable import say, show
     own_option(
         SERVER,
         "--package",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=PathType(exists=True, dir_okay=False, path_type=Path),
         help="A package that `ctbasis compile --out` wrote. By default the committed package.",
     ),
     own_option(Group.OUTPUT, "--out", type=PATH, essential=True, help="Folder for metrics.json and figure1.png."),

@@ -20,13 +20,38 @@ from ctbasis.choices import AUTO
 from ctbasis.errors import CtbasisError
 from ctbasis.parameters import MODE, PARAMETERS
 from ctbasis.plans import Group, Parameter
+from ctbasis.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
-PATH = click.Path(path_type=Path)
+STREAMS = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr"})
+"""Devices that results may be written to."""
+
+
+class PathType(click.Path):
+    """A path of a regular file, of a folder, or of something that does not exist yet.
+
+    A pipe or a device, which a verb could read for ever, and a text that no path can be are refused as bad values.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; refuse a bad one by `click.BadParameter`."""
+        try:
+            path = Path(value)
+            path.resolve()
+            special = path.exists() and not (path.is_file() or path.is_dir())
+        except (OSError, RuntimeError, ValueError) as error:
+            # A NUL, a name that is too long, or a circle of symbolic links.
+            self.fail(f"{printable(str(value)[:100])} is no path ({type(error).__name__})", param, ctx)
+        if special and str(value) not in STREAMS:
+            self.fail(f"{printable(value)} is a pipe or a device, not a file or a folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = PathType(path_type=Path)
 
 ESSENTIAL: dict[str, str] = {
     "truth": "Clean copy of the same series, to score the result against.",
@@ -240,4 +265,14 @@ def given_parameters() -> set[str]:
 
 def absolute(place: str) -> str:
     """Return a folder as an absolute path, for steps that run in another folder; a URI or an empty string unchanged."""
-    return place if "://" in place or not place else str(Path(place).resolve())
+    if "://" in place or not place:
+        return place
+    try:
+        return str(Path(place).resolve())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CtbasisError(
+            f"{place[:100]} is no path ({type(error).__name__})",
+            expected="a folder, a file or s3://bucket/prefix",
+            cause="a NUL, a name that is too long, or a circle of symbolic links",
+            remedy="correct the path",
+        ) from None
