@@ -146,8 +146,8 @@ def broadcast(spark: SparkContext, value: T) -> Broadcast[T]:
     """Return a broadcast variable with `value`, which may hold arrays of any size.
 
     With `spark.io.encryption.enabled`, PySpark pickles a broadcast value into a stream that takes bytes and no other
-    buffer (`ChunkedStream` in pyspark/serializers.py). The pickle of an object hands an array above 64 KiB to the stream
-    as a `PickleBuffer`, and fails. This function hands it over as bytes.
+    buffer (`ChunkedStream` in pyspark/serializers.py). The pickle of an object hands an array above 64 KiB to the
+    stream as a `PickleBuffer`, and fails. This function hands it over as bytes.
 
     Args:
         spark: Context of the application.
