@@ -112,7 +112,7 @@ def test_the_run_reports_whether_it_de_identifies(open_run: Finished, closed_run
         assert json.loads((done.out / "metrics.json").read_text())["deidentified"] is expected
         page = (done.out / "report.html").read_text()
         assert ("Confidentiality Profile" in page) is expected
-        assert ("names the patient as the source does" in page) is not expected
+        assert ("identify the patient as the source does" in page) is not expected
     described = json.loads((closed_run.out / "qc.json").read_text())["deidentified"]
     assert described["codes"] == ["113100", "113105"]
     assert json.loads((open_run.out / "qc.json").read_text())["deidentified"] is None
