@@ -276,7 +276,7 @@ def test_a_failure_while_writing_leaves_no_metrics_json(
     replace = Path.replace
 
     def full_disk(path: Path, target: Path) -> Path:
-        if path.name == "report.md":
+        if Path(target).name == "report.md":
             raise OSError("No space left on device")
         return replace(path, target)
 
@@ -284,7 +284,7 @@ def test_a_failure_while_writing_leaves_no_metrics_json(
     with pytest.raises(CtbasisError, match="No space left"):
         run(stores, tmp_path / "out")
     assert not (tmp_path / "out" / "metrics.json").exists()
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".ctbasis")]
 
 
 @pytest.mark.data

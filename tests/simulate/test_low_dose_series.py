@@ -256,8 +256,11 @@ def test_an_interrupted_run_leaves_no_output(
 
 def test_an_existing_series_is_not_overwritten(write_series: Any, volume: NDArray[np.int16], tmp_path: Path) -> None:
     write_series(tmp_path / "clean", volume)
-    with pytest.raises(CtbasisError, match="is not empty"):
-        simulate_low_dose(tmp_path / "clean", tmp_path / "clean")
+    write_series(tmp_path / "other", volume)
+    for out, message in (("clean", "lie in each other"), ("clean/noisy", "lie in each other"), ("other", "not empty")):
+        with pytest.raises(CtbasisError, match=message):
+            simulate_low_dose(tmp_path / "clean", tmp_path / out)
+    assert len([*tmp_path.rglob("*.dcm")]) == 2 * len(volume)
 
 
 def test_the_noise_in_a_clinical_series_falls_with_the_number_of_photons(real_data: Any, tmp_path: Path) -> None:
