@@ -172,7 +172,16 @@ def test_ray_runs_on_the_head_at_the_given_address_directly_and_as_a_client(
 
 
 @pytest.mark.java
-def test_spark_runs_on_the_master_at_the_given_address(matrix: MatrixStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("secret", ["", "a secret of the whole cluster"], ids=["open", "authenticated"])
+def test_spark_runs_on_the_master_at_the_given_address(
+    secret: str, matrix: MatrixStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protected = {"spark.authenticate": "true", "spark.authenticate.secret": secret} if secret else {}
+    protected |= {"spark.network.crypto.enabled": "true"} if secret else {}
+    defaults = tmp_path / "conf" / "spark-defaults.conf"
+    defaults.parent.mkdir()
+    defaults.write_text("".join(f"{key} {value}\n" for key, value in protected.items()))
+    monkeypatch.setenv("SPARK_CONF_DIR", str(defaults.parent))
     spark_class = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
     master = [spark_class, "org.apache.spark.deploy.master.Master", "--host", "127.0.0.1", "--port", "0"]
     with running(*master, "--webui-port", "0", until=r"Starting Spark master at (spark://\S+)") as match:
