@@ -100,9 +100,10 @@ def import_with(packages: set[str], modules: tuple[str, ...]) -> subprocess.Comp
 
 def spark_packages() -> set[str]:
     """Return the packages that the Dockerfile of the Spark image installs, with their dependencies."""
-    text = re.sub(r"\\\n", " ", (ROOT / "images" / "spark" / "Dockerfile").read_text())
-    (line,) = re.findall(r"--constraint /locked\.txt +(.+)", text)
-    return with_dependencies([Requirement(name.strip("'")) for name in line.split()])
+    text = (ROOT / "images" / "spark" / "Dockerfile").read_text()
+    pruned = {canonicalize_name(name) for name in re.findall(r"--prune (\S+)", text)}
+    assert {"kfp", "kubernetes", "matplotlib"} <= pruned
+    return with_dependencies(requirements_of(Requirement("ctbasis")), excluded=pruned)
 
 
 def step_packages() -> set[str]:
