@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from botocore.exceptions import ClientError
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
-from ctbasis.errors import TransientError
+from ctbasis.errors import CtbasisError, TransientError
 from ctbasis.printable import say
 from ctbasis.storage.s3 import MALFORMED_ANSWER, NO_SUCH_KEY, REQUEST_ERRORS, Bucket, error_code, malformed, split_uri
 
@@ -160,12 +160,22 @@ class ObjectStore(Store):
 
     def _pages(self, prefix: str, **options: Any) -> Iterator[dict[str, Any]]:
         token: dict[str, str] = {}
+        used: set[str] = set()
         while True:
             page = self._page(self._below + prefix, {**options, **token})
             yield page
             if not page.get("IsTruncated"):
                 return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+            following = str(page.get("NextContinuationToken", ""))
+            if not following or following in used:
+                raise CtbasisError(
+                    f"the listing of {self.uri} does not end: a continuation token is missing or repeated",
+                    expected="a listing as S3 gives it",
+                    cause="the server is no S3 server, or a proxy caches its answers",
+                    remedy="check AWS_ENDPOINT_URL",
+                )
+            used.add(following)
+            token = {"ContinuationToken": following}
 
     def _page(self, prefix: str, options: dict[str, Any]) -> dict[str, Any]:
         return self._with_retries(

@@ -238,6 +238,13 @@ def test_a_store_refuses_the_same_answers(
     assert time.monotonic() - start < PATIENCE_SECONDS
 
 
+@pytest.mark.usefixtures("patience")
+def test_a_store_refuses_a_listing_that_repeats_a_continuation_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = listed(page(entry("store/zarr.json", 0), token="same"))  # noqa: S106 - a continuation token
+    with serving(Case(listing=listing), monkeypatch), pytest.raises(CtbasisError, match="does not end"):
+        list(ObjectStore("s3://b/store").keys_below())
+
+
 @pytest.mark.parametrize(
     ("hours", "words"), [(5, "this machine's clock is off by 5.0 hours: it is slow"), (-0.5, "30 minutes: it is fast")]
 )
