@@ -106,7 +106,8 @@ class Parameter(Generic[T]):
             return True
         least = -math.inf if self.least is None else self.least
         most = math.inf if self.most is None else self.most
-        return math.isfinite(value) and least <= value <= most
+        # An int is finite, and one beyond the largest float cannot be asked.
+        return (isinstance(value, int) or math.isfinite(value)) and least <= value <= most
 
     def _bounds(self) -> str:
         kind = TYPE_NAMES[self.type]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctbasis.bench.contenders import CONTENDERS
 from ctbasis.errors import CtbasisError
+from ctbasis.parsing import parse_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +96,8 @@ def chosen_cases(names: Sequence[str], own: dict[str, Any], *, series: bool) -> 
         series: Whether the matrix is that of a CT series, for which one case is run.
 
     Raises:
-        CtbasisError: A name or a contender is unknown, or both names and a described case are given.
+        CtbasisError: A name or a contender is unknown, the memory is no size, or both names and a described case are
+            given.
     """
     for given, known, what in (
         (names, tuple(dict.fromkeys(case.name for case in CASES)), "case"),
@@ -104,6 +106,8 @@ def chosen_cases(names: Sequence[str], own: dict[str, Any], *, series: bool) -> 
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise CtbasisError(f"{what} {', '.join(unknown)} is unknown", expected=f"some of {', '.join(known)}")
+    if "memory" in own:
+        parse_memory(own["memory"])
     if series:
         return [replace(Case("series", rank=50), **own)]
     if own and names:

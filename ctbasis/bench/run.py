@@ -11,6 +11,7 @@ from ctbasis.bench.ingest import bench_ingest
 from ctbasis.bench.pipeline import bench_pipeline
 from ctbasis.bench.quality import bench_quality
 from ctbasis.bench.svd import bench_svd
+from ctbasis.errors import CtbasisError
 from ctbasis.simulate.phantom import write_chest
 
 if TYPE_CHECKING:
@@ -52,8 +53,17 @@ def bench(
         cases: Cases of svd.
         settings: Settings of quality.
         results: List to which the results of quality are appended.
+
+    Raises:
+        CtbasisError: A series is no folder, or a benchmark failed.
     """
     names = list(what or BENCHES)
+    for folder in series:
+        # An S3 server would be started for it otherwise.
+        if not folder.is_dir():
+            raise CtbasisError(
+                f"{folder} is no folder", expected="the folder of one CT series", remedy="correct the path of --series"
+            )
     first = series[0] if series else None
     rows: list[dict[str, Any]] = []
     if set(names) & {"pipeline", "ingest"}:

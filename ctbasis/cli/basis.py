@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from ctbasis.cli.options import PATH, absolute, grouped, own_option, parameter_option, verb
+from ctbasis.cli.options import OUTPUT_FILE, PATH, absolute, grouped, own_option, parameter_option, verb
 from ctbasis.parameters import (
     CLUSTER,
     COMPRESS,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     own_option(
         Group.OUTPUT,
         "--qc",
-        type=PATH,
+        type=OUTPUT_FILE,
         essential=True,
         help="JSON file that lists what was read, set aside and tolerated.",
     ),

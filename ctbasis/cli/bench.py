@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from ctbasis.cli.options import PATH
+from ctbasis.cli.options import OUTPUT_FILE, OUTPUT_FOLDER, PATH
 from ctbasis.printable import show
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ctbasis.bench.quality import CaseResult
+
+MOST = 10**12
+"""Largest size or number; more fits no machine, and no float holds a number of thousands of digits."""
 
 
 @cloup.command()
@@ -33,16 +36,16 @@ if TYPE_CHECKING:
     help="svd: float64, int16, rank-50, stock, wide, growth, or out-of-core, which takes a quarter of an hour. By "
     "default all but out-of-core. Repeatable.",
 )
-@click.option("--rows", type=click.IntRange(min=1), help="svd, own case: rows of the generated matrix.")
-@click.option("--cols", type=click.IntRange(min=1), help="svd, own case: columns of the matrix.")
+@click.option("--rows", type=click.IntRange(1, MOST), help="svd, own case: rows of the generated matrix.")
+@click.option("--cols", type=click.IntRange(1, MOST), help="svd, own case: columns of the matrix.")
 @click.option(
     "--dtype",
     type=click.Choice(["float64", "float32", "int16"]),
     help="svd, own case: data type of the matrix on disk.",
 )
-@click.option("--rank", type=click.IntRange(min=1), help="svd, own case or --series: rank k.")
-@click.option("--oversample", type=click.IntRange(min=0), help="svd, own case or --series: oversampling p.")
-@click.option("--power-iters", type=click.IntRange(min=0), help="svd, own case or --series: power iterations q.")
+@click.option("--rank", type=click.IntRange(1, MOST), help="svd, own case or --series: rank k.")
+@click.option("--oversample", type=click.IntRange(0, MOST), help="svd, own case or --series: oversampling p.")
+@click.option("--power-iters", type=click.IntRange(0, MOST), help="svd, own case or --series: power iterations q.")
 @click.option("--memory", help="svd, own case or --series: memory that the engine numpy may take, such as 3GiB.")
 @click.option(
     "--engine",
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--slices",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST),
     help="quality: number of slices scored of each series; the time is proportional to it.",
 )
 @click.option("--noise", "levels", type=float, multiple=True, help="quality: noise in the body, HU; repeatable.")
@@ -71,8 +74,8 @@ if TYPE_CHECKING:
     help="quality: resolution of the truth, by default binned 2 x 2; native takes four times as long; repeatable.",
 )
 @click.option("--method", "methods", multiple=True, help="quality: peers and modes to run, by default all; repeatable.")
-@click.option("--json", "json_file", type=PATH, help="JSON file to which the rows are written too.")
-@click.option("--page", type=PATH, help="svd, quality: folder for tables and pictures.")
+@click.option("--json", "json_file", type=OUTPUT_FILE, help="JSON file to which the rows are written too.")
+@click.option("--page", type=OUTPUT_FOLDER, help="svd, quality: folder for tables and pictures.")
 def bench(
     what: tuple[str, ...],
     series: tuple[Path, ...],
@@ -92,6 +95,7 @@ def bench(
     from ctbasis.bench.quality_page import write_quality_page
     from ctbasis.bench.run import bench as measure
     from ctbasis.bench.run import table
+    from ctbasis.storage.outputs import write_file
 
     given = {name: value for name, value in own.items() if value not in (None, ())}
     quality = {name: given.pop(name) for name in list(given) if name in QualitySettings.__dataclass_fields__}
@@ -101,7 +105,7 @@ def bench(
     )
     show(*table(rows).split("\n"))
     if json_file is not None:
-        json_file.write_text(json.dumps({"rows": rows}, indent=2))
+        write_file(json_file, json.dumps({"rows": rows}, indent=2))
     if page is not None:
         own_rows = [row for row in rows if row["bench"] == "svd"]
         if own_rows:

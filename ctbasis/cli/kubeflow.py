@@ -13,6 +13,8 @@ import cloup
 from ctbasis.choices import AUTO
 from ctbasis.cli.mode import resolve_mode
 from ctbasis.cli.options import (
+    OUTPUT_FILE,
+    OUTPUT_FOLDER,
     PATH,
     SERVER,
     PathType,
@@ -77,7 +79,9 @@ from ctbasis.printable import say, show
         type=PathType(exists=True, dir_okay=False, path_type=Path),
         help="A package that `ctbasis compile --out` wrote. By default the committed package.",
     ),
-    own_option(Group.OUTPUT, "--out", type=PATH, essential=True, help="Folder for metrics.json and figure1.png."),
+    own_option(
+        Group.OUTPUT, "--out", type=OUTPUT_FOLDER, essential=True, help="Folder for metrics.json and figure1.png."
+    ),
     mode_option(),
     *parameter_options(but=(SOURCE, MODE), essential=("rank", "deidentify")),
 )
@@ -163,7 +167,9 @@ def _mode_of(basis: str) -> str:
 @cloup.command(name="compile")
 @click.option("--check", is_flag=True, help="Only report whether the committed package is what the source compiles to.")
 @click.option(
-    "--out", type=PATH, help="File to write for `submit --package`; pipeline/denoise.yaml is then left unchanged."
+    "--out",
+    type=OUTPUT_FILE,
+    help="File to write for `submit --package`; pipeline/denoise.yaml is then left unchanged.",
 )
 @click.option(
     "--access-mode",

@@ -9,8 +9,21 @@ from typing import Any
 import click
 import cloup
 
-from ctbasis.cli.options import PATH
+from ctbasis.cli.options import OUTPUT_FILE, OUTPUT_FOLDER, PATH, PathType
 from ctbasis.printable import show
+
+MOST_NODULES = 1000
+"""Nodules of each kind that can be asked for, at most; a pair of lungs has room for far fewer."""
+
+
+class NodulesType(PathType):
+    """A number of nodules, or a path."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number or the path; refuse a bad one by `click.BadParameter`."""
+        if not str(value).isdecimal():
+            return super().convert(value, param, ctx)
+        return click.IntRange(min=1, max=MOST_NODULES).convert(value, param, ctx)
 
 
 @cloup.command(name="simulate-dose")
@@ -57,6 +70,7 @@ from ctbasis.printable import show
 )
 @click.option(
     "--nodules",
+    type=NodulesType(path_type=Path),
     metavar="FILE|N",
     help="Spheres to insert before the noise: a JSON file that lists them, or a number N to place N of each kind (3, "
     "5, 8 mm; +150, +600 HU).",
@@ -67,12 +81,11 @@ from ctbasis.printable import show
     help="With --nodules: folder for the series with nodules and without noise, and nodules.json.",
 )
 @click.option("--workers", type=int, help="Number of threads; by default one per core. The files do not depend on it.")
-def simulate_dose(series: Path, out: Path, nodules: str | None, truth_out: Path | None, **settings: Any) -> None:
+def simulate_dose(series: Path, out: Path, nodules: Path | int | None, truth_out: Path | None, **settings: Any) -> None:
     """Insert the noise of a lower dose into SERIES, in the projection domain; print the settings as JSON."""
     from ctbasis.simulate.low_dose_series import simulate_low_dose
 
-    inserted = int(nodules) if nodules and nodules.isdecimal() else Path(nodules) if nodules else None
-    show(json.dumps(simulate_low_dose(series, out, nodules=inserted, truth=truth_out, **settings)))
+    show(json.dumps(simulate_low_dose(series, out, nodules=nodules, truth=truth_out, **settings)))
 
 
 @cloup.command()
@@ -86,8 +99,8 @@ def simulate_dose(series: Path, out: Path, nodules: str | None, truth_out: Path 
 @click.option(
     "--nodules", type=PATH, help="JSON file with the nodules in the truth; by default nodules.json in its folder."
 )
-@click.option("--page", type=PATH, help="HTML file for the numbers with pictures; self-contained.")
-@click.option("--out", type=PATH, help="Folder for score.json and score.html.")
+@click.option("--page", type=OUTPUT_FILE, help="HTML file for the numbers with pictures; self-contained.")
+@click.option("--out", type=OUTPUT_FOLDER, help="Folder for score.json and score.html.")
 def score(
     truth: Path, image: Path, noisy: Path | None, nodules: Path | None, page: Path | None, out: Path | None
 ) -> None:

@@ -21,6 +21,7 @@ from ctbasis.errors import CtbasisError
 from ctbasis.parameters import MODE, PARAMETERS
 from ctbasis.plans import Group, Parameter
 from ctbasis.printable import printable
+from ctbasis.storage.paths import absolute_path, refuse_unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -51,7 +52,34 @@ class PathType(click.Path):
         return super().convert(value, param, ctx)
 
 
+class OutputType(PathType):
+    """A path that a verb writes late: one at which nothing can be written is refused before the work for it starts.
+
+    Args:
+        folder: Whether the verb writes a folder there, in place of a file.
+    """
+
+    def __init__(self, *, folder: bool) -> None:
+        super().__init__(path_type=Path)
+        self.folder = folder
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; refuse a bad one by `click.BadParameter`."""
+        path = super().convert(value, param, ctx)
+        if str(value) in STREAMS and not self.folder:
+            return path
+        try:
+            refuse_unwritable(path, folder=self.folder)
+        except CtbasisError as error:
+            self.fail(str(error), param, ctx)
+        return path
+
+
 PATH = PathType(path_type=Path)
+
+OUTPUT_FILE = OutputType(folder=False)
+OUTPUT_FOLDER = OutputType(folder=True)
+"""Files and folders that a verb writes when its work is done."""
 
 ESSENTIAL: dict[str, str] = {
     "truth": "Clean copy of the same series, to score the result against.",
@@ -267,12 +295,4 @@ def absolute(place: str) -> str:
     """Return a folder as an absolute path, for steps that run in another folder; a URI or an empty string unchanged."""
     if "://" in place or not place:
         return place
-    try:
-        return str(Path(place).resolve())
-    except (OSError, RuntimeError, ValueError) as error:
-        raise CtbasisError(
-            f"{place[:100]} is no path ({type(error).__name__})",
-            expected="a folder, a file or s3://bucket/prefix",
-            cause="a NUL, a name that is too long, or a circle of symbolic links",
-            remedy="correct the path",
-        ) from None
+    return str(absolute_path(place))

@@ -89,5 +89,6 @@ def _mode_of(basis: str) -> str:
 def _run(source: str, out: Path, parameters: dict[str, Any]) -> None:
     from ctbasis.kubeflow.local import run as run_locally
 
-    done = run_locally({**parameters, "source": absolute(source)}, out=out)
+    places = {"source": absolute(source), "truth": absolute(parameters["truth"])}
+    done = run_locally({**parameters, **places}, out=out)
     show(f"{done.out}: {', '.join(sorted(path.name for path in done.out.glob('[!.]*')))} in {done.seconds:.0f} s")

@@ -24,8 +24,9 @@ from ctbasis.demo.comparison import Scores
 from ctbasis.demo.s3server import S3Server
 from ctbasis.kubeflow.local import LocalRun, run
 from ctbasis.printable import say
+from ctbasis.simulate.dose import Dose
 from ctbasis.simulate.low_dose_series import simulate_low_dose
-from ctbasis.simulate.phantom import write_chest
+from ctbasis.simulate.phantom import check_phantom, write_chest
 from ctbasis.storage.outputs import Results, list_files, replaced
 
 if TYPE_CHECKING:
@@ -69,11 +70,15 @@ def demo(out: Path, *, photons: float = PHOTONS, slices: int = SLICES, edge: int
         seed: Seed of the phantom, of the noise and of both runs.
 
     Raises:
-        CtbasisError: `out` holds something else, the S3 server does not start, or a run failed.
+        CtbasisError: A setting is out of bounds, `out` holds something else, the S3 server does not start, or a run
+            failed.
     """
     # Matplotlib is slow to import, and `ctbasis bench` imports this module for its environment() alone.
     from ctbasis.demo.picture import write_picture
 
+    # Refused before a server is started.
+    Dose(photons, seed=seed)
+    check_phantom(slices, edge, edge, seed=seed)
     with (
         replaced([out], ours=Results()) as (new,),
         tempfile.TemporaryDirectory(prefix="ctbasis-demo-") as scratch,

@@ -23,7 +23,8 @@ from ctbasis.parameters import MODE, check
 from ctbasis.patch.bases import kind_at
 from ctbasis.printable import say
 from ctbasis.storage import stores
-from ctbasis.storage.outputs import Results, list_files, refuse_overlap, replaced
+from ctbasis.storage.outputs import Results, list_files, replaced
+from ctbasis.storage.paths import refuse_overlap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -27,6 +27,7 @@ from ctbasis.report.figures import (
     set_axes,
 )
 from ctbasis.report.page import SCORES, number
+from ctbasis.storage.outputs import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,15 +61,16 @@ def write_page(comparison: Comparison, path: Path) -> None:
     Args:
         comparison: The measurements.
         path: HTML file; its folder is created if it does not exist.
+
+    Raises:
+        CtbasisError: The file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(comparison), encoding="utf-8")
+    write_file(path, render(comparison))
 
 
 def write_folder(comparison: Comparison, out: Path) -> None:
     """Write score.json and score.html into the folder `out`."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "score.json").write_text(json.dumps(comparison.scores, indent=2) + "\n", encoding="utf-8")
+    write_file(out / "score.json", json.dumps(comparison.scores, indent=2) + "\n")
     write_page(comparison, out / "score.html")
 
 

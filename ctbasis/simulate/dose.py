@@ -27,7 +27,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -45,6 +44,12 @@ if TYPE_CHECKING:
 
 MU_WATER = 0.02
 """Attenuation coefficient of water at CT's effective energy of about 65 keV, 1/mm."""
+
+LEAST_PHOTONS = 1.0
+"""Photons sent by a detector element at least; far fewer leave no measurement to reconstruct."""
+
+MOST_ELECTRONIC, MOST_BOW_TIE = 1e6, 1000.0
+"""Largest read-out noise in photons and largest radius in mm; far larger ones overflow floats."""
 
 MOST_PHOTONS = 1e15
 """Largest number of photons whose Poisson draw is still exact; its noise is far below the step of stored values."""
@@ -89,16 +94,20 @@ class Dose:
     kernel: Kernel = "hann"
 
     def __post_init__(self) -> None:
-        if not 0 < self.photons <= MOST_PHOTONS:
-            raise CtbasisError(f"photons is {self.photons}", expected=f"above 0, at most {MOST_PHOTONS:g}, such as 6e4")
-        if not (math.isfinite(self.electronic) and self.electronic >= 0):
-            raise CtbasisError(f"electronic is {self.electronic}", expected="a number, at least 0")
+        if not LEAST_PHOTONS <= self.photons <= MOST_PHOTONS:
+            raise CtbasisError(
+                f"photons is {self.photons}", expected=f"from {LEAST_PHOTONS:g} to {MOST_PHOTONS:g}, such as 6e4"
+            )
+        if not 0 <= self.electronic <= MOST_ELECTRONIC:
+            raise CtbasisError(f"electronic is {self.electronic}", expected=f"photons, from 0 to {MOST_ELECTRONIC:g}")
         if self.seed < 0:
             raise CtbasisError(f"seed is {self.seed}", expected="a whole number, at least 0")
         if not 0 <= self.modulation <= 1:
             raise CtbasisError(f"modulation is {self.modulation}", expected="from 0 (constant current) to 1")
-        if not (math.isfinite(self.bow_tie) and self.bow_tie >= 0):
-            raise CtbasisError(f"bow_tie is {self.bow_tie}", expected="a radius in mm, at least 0, such as 160")
+        if not 0 <= self.bow_tie <= MOST_BOW_TIE:
+            raise CtbasisError(
+                f"bow_tie is {self.bow_tie}", expected=f"a radius in mm, from 0 to {MOST_BOW_TIE:g}, such as 160"
+            )
         if self.kernel not in KERNELS:
             raise CtbasisError(f"kernel is {self.kernel}", expected=f"one of {', '.join(KERNELS)}")
 

@@ -28,7 +28,8 @@ from ctbasis.progress import progress
 from ctbasis.simulate.dose import Dose, image_noise
 from ctbasis.simulate.nodules import NODULES, check_places, insert, place, read_nodules, write_nodules
 from ctbasis.simulate.projection import ParallelBeam
-from ctbasis.storage.outputs import Nothing, refuse_overlap, replaced
+from ctbasis.storage.outputs import Nothing, refuse_foreign, replaced
+from ctbasis.storage.paths import refuse_overlap
 from ctbasis.storage.voxels import AIR, absent
 from ctbasis.svd.rank_k import restore_set_aside
 
@@ -60,6 +61,9 @@ FEWEST_SLICES = 3
 
 BATCH = 16
 """Slices that are projected together: enough to fill vector registers, few enough for the cache."""
+
+MOST = 100_000
+"""Largest number of views, threads or nodules; the views of a slice of 512 x 512 then take 0.3 GB."""
 
 
 def simulate_low_dose(
@@ -139,8 +143,8 @@ def simulate_low_dose(
 
 def _check(**counts: int | None) -> None:
     for name, value in counts.items():
-        if value is not None and value < 1:
-            raise CtbasisError(f"{name} is {value}", expected="a whole number, at least 1")
+        if value is not None and not 1 <= value <= MOST:
+            raise CtbasisError(f"{name} is {value}", expected=f"a whole number from 1 to {MOST}")
 
 
 def _folders(folder: Path, out: Path, nodules: Path | int | None, truth: Path | None) -> list[Path]:
@@ -155,8 +159,7 @@ def _folders(folder: Path, out: Path, nodules: Path | int | None, truth: Path | 
     folders = [out] if truth is None else [out, truth]
     for entry in folders:
         refuse_overlap(entry, [folder])
-        if entry.exists() and any(entry.iterdir()):
-            raise CtbasisError(f"{entry} is not empty", expected="a new folder", remedy="name another one or remove it")
+        refuse_foreign(entry, Nothing())
     return folders
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 FIELD_OF_VIEW = 384.0
 """Width of the image in mm: 256 pixels of 1.5 mm."""
+
+MOST_SIZE = 100_000
+"""Slices, rows or columns of a phantom, at most."""
+
+VOXEL_BYTES = 6
+"""Bytes of memory a voxel takes while a phantom is made: HU as float32, as int16 at the end."""
 
 RESCALE_INTERCEPT = -1024
 PIXEL_PADDING = -2000
@@ -96,13 +103,10 @@ def chest(slices: int = 301, rows: int = 256, columns: int = 256, *, spacing: fl
         seed: Seed of vessels, airways, nodules and texture; the other organs are the same in every phantom.
 
     Raises:
-        CtbasisError: There is no slice, there are fewer than 8 rows or columns, or the spacing is not positive.
+        CtbasisError: There is no slice, there are fewer than 8 rows or columns, or the spacing is not positive, the
+            seed is negative, or the memory is too small.
     """
-    if slices < 1 or min(rows, columns) < 8 or not spacing > 0:  # noqa: PLR2004 - fewer pixels show no organ
-        raise CtbasisError(
-            f"a phantom of {slices} slices of {rows} x {columns} at {spacing} mm was requested",
-            expected="at least 1 slice, 8 x 8 pixels and a positive spacing",
-        )
+    check_phantom(slices, rows, columns, spacing=spacing, seed=seed)
     pixel = FIELD_OF_VIEW / max(rows, columns)
     x, y = _centred(columns, pixel), _centred(rows, pixel)
     z = anatomy.HEIGHT / 2 + _centred(slices, spacing)
@@ -126,6 +130,30 @@ def chest(slices: int = 301, rows: int = 256, columns: int = 256, *, spacing: fl
     return Phantom(np.round(hu).astype(np.int16), spacing, (pixel, pixel), tuple(nodules), seed)
 
 
+def check_phantom(slices: int, rows: int, columns: int, *, spacing: float = 1.0, seed: int = 0) -> None:
+    """Refuse a phantom that `chest` cannot make.
+
+    Raises:
+        CtbasisError: See `chest`.
+    """
+    least, most = min(rows, columns), max(slices, rows, columns)
+    if slices < 1 or least < 8 or most > MOST_SIZE or not spacing > 0:  # noqa: PLR2004 - fewer pixels show no organ
+        raise CtbasisError(
+            f"a phantom of {slices} slices of {rows} x {columns} at {spacing} mm was requested",
+            expected=f"at least 1 slice, 8 x 8 pixels and a positive spacing; at most {MOST_SIZE} of each",
+        )
+    if seed < 0:
+        raise CtbasisError(f"seed is {seed}", expected="a whole number, at least 0", remedy="choose another seed")
+    need, free = VOXEL_BYTES * slices * rows * columns, int(psutil.virtual_memory().available)
+    if need > free:
+        raise CtbasisError(
+            f"a phantom of {slices} slices of {rows} x {columns} needs {need // 10**9} GB of memory, and "
+            f"{free // 10**9} GB are free",
+            expected="a phantom that fits the memory",
+            remedy="choose fewer slices, rows and columns",
+        )
+
+
 def write_series(phantom: Phantom, folder: Path) -> list[Path]:
     """Write `phantom` as a DICOM CT series, signed 16 bit with padding outside the circular field of view.
 
@@ -141,8 +169,6 @@ def write_series(phantom: Phantom, folder: Path) -> list[Path]:
     Raises:
         CtbasisError: `folder` exists and is not empty.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise CtbasisError(f"{folder} is not empty", expected="a new folder", remedy="name another one or remove it")
     with replaced([folder], ours=Nothing()) as (part,):
         part.mkdir()
         outside = ~phantom.field_of_view

@@ -27,14 +27,15 @@ import sys
 import time
 import uuid
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ctbasis.errors import CtbasisError
 from ctbasis.printable import say
+from ctbasis.storage.paths import absolute_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 WORK = ".ctbasis-work-"
 """Part of the name of every working folder, between the target's name and a random number."""
@@ -124,7 +125,7 @@ def replaced(targets: Sequence[Path], *, ours: Recognises) -> Iterator[list[Path
         CtbasisError: A target is a file or holds files that are not ours, or another process writes to it.
         OSError: The file system refuses to write.
     """
-    targets = [_absolute(target) for target in targets]
+    targets = [absolute_path(target) for target in targets]
     with _Locks() as locks:
         works = []
         try:
@@ -132,7 +133,7 @@ def replaced(targets: Sequence[Path], *, ours: Recognises) -> Iterator[list[Path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 locks.take(target)
                 remove_remains(target.parent)
-                _refuse_foreign(target, ours)
+                refuse_foreign(target, ours)
                 works.append(_Work(target))
             yield [work.new for work in works]
             for work in works:
@@ -153,7 +154,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The file system refuses to write.
     """
-    path = _absolute(path)
+    path = absolute_path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.ctbasis")
     try:
         yield temporary
@@ -162,29 +163,27 @@ def replaced_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def refuse_overlap(out: Path, inputs: Iterable[str | Path]) -> None:
-    """Refuse an output folder that holds an input, or lies in one, or is one.
-
-    Args:
-        out: Folder to write.
-        inputs: Folders and files to read; URIs of other schemes than `file` are skipped.
+def write_file(path: Path, text: str) -> None:
+    """Write `text` to the file `path` completely or not at all; its folder is created if it does not exist.
 
     Raises:
-        CtbasisError: `out` and an input overlap.
+        CtbasisError: The file system refuses to write, or `path` is a folder.
     """
-    resolved = out.resolve()
-    for given in inputs:
-        text = str(given)
-        if not text or ("://" in text and not text.startswith("file://")):
-            continue
-        place = Path(text.removeprefix("file://")).resolve()
-        if place == resolved or resolved in place.parents or place in resolved.parents:
-            raise CtbasisError(
-                f"the output folder {out} and the input {given} lie in each other",
-                expected="an output folder outside every input, and every input outside the output folder",
-                cause="the output folder is replaced as a whole, and what it holds would be lost",
-                remedy="choose another output folder",
-            )
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            # A stream such as /dev/stdout cannot be replaced.
+            path.write_text(text, encoding="utf-8")
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CtbasisError(
+            f"{path} cannot be written ({error.strerror or error})",
+            expected="the path of a file, in a folder with free space that this user may write to",
+            cause="the disk is full or write-protected, or the path names a folder or lies below a file",
+            remedy="choose another path, or free some space",
+        ) from error
 
 
 def remove_remains(folder: Path) -> list[Path]:
@@ -254,7 +253,7 @@ class _Work:
         if not self.target.is_dir():
             _rename(self.new, self.target)
             return
-        _refuse_foreign(self.target, ours)
+        refuse_foreign(self.target, ours)
         _exchange(self.new, self.target, self.former)
         old = self.former if self.former.is_dir() else self.new
         if any(old.iterdir()) and ours.foreign(old) is not None:
@@ -335,18 +334,24 @@ def _same_file(path: Path, file: Any) -> bool:
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
-def _absolute(path: Path) -> Path:
-    """Return the absolute path, with links resolved so that the lock of one folder has one name."""
-    return path.resolve()
+def refuse_foreign(target: Path, ours: Recognises) -> None:
+    """Refuse a target that is a file, or a folder with a file that is not ours, as `replaced` does.
 
-
-def _refuse_foreign(target: Path, ours: Recognises) -> None:
+    Raises:
+        CtbasisError: The target exists and may not be replaced.
+    """
     if not target.exists():
         return
     if not target.is_dir():
         raise CtbasisError(f"{target} is a file", expected="a new folder, or one that ctbasis wrote")
     if not any(target.iterdir()) or (found := ours.foreign(target)) is None:
         return
+    if isinstance(ours, Nothing):
+        raise CtbasisError(
+            f"{target} is not empty: it holds {found.name}",
+            expected="a new or empty folder",
+            remedy="choose another folder, or move what it holds elsewhere",
+        )
     raise CtbasisError(
         f"{target} holds {found.relative_to(target)}, which ctbasis did not write or which was changed since",
         expected="a new or empty folder, or one that holds nothing but a former result of ctbasis, which is replaced",

@@ -16,7 +16,8 @@ import pytest
 
 from ctbasis.errors import CtbasisError
 from ctbasis.storage import outputs
-from ctbasis.storage.outputs import Results, list_files, refuse_overlap, remove_remains, replaced, replaced_file
+from ctbasis.storage.outputs import Results, list_files, remove_remains, replaced, replaced_file
+from ctbasis.storage.paths import refuse_overlap
 
 WRITER = """
 import sys, time
