@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SEED_DRAWN = -1
 """Value of the parameter `seed` that draws a new seed."""
 
+LARGEST_SEED = 10**15
+"""A pipeline passes numbers as floats, which would round a much larger seed in silence."""
+
 LARGEST_TAU = 20.0
 """Standard deviations of noise. A larger threshold would leave nothing but the mean of every class of patches."""
 
@@ -210,6 +213,7 @@ class SvdPlan(ParameterPlan):
         f"patch mode, seed of the sample of patches; {SEED_DRAWN} is 0.",
         group=Group.METHOD,
         least=SEED_DRAWN,
+        most=LARGEST_SEED,
     )
     memory: str = parameter(
         AUTO,

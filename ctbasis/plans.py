@@ -30,6 +30,9 @@ T = TypeVar("T", bound=str | int | bool | float)
 DECLARATION = "ctbasis.parameter"
 """Key of a dataclass field's metadata under which its declaration stands."""
 
+MOST_DIGITS = 40
+"""Digits of a whole number that an error message prints, at most."""
+
 TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -93,7 +96,10 @@ class Parameter(Generic[T]):
         # bool is a subclass of int.
         mistaken = isinstance(value, bool) and self.type is not bool
         if mistaken or not isinstance(value, accepted) or not self._in_bounds(value):
-            raise CtbasisError(f"{self.name} is {value!r}", expected=self.expected or self._bounds())
+            # Python refuses to print an int of thousands of digits.
+            long = isinstance(value, int) and abs(value) >= 10**MOST_DIGITS
+            found = f"a whole number of more than {MOST_DIGITS} digits" if long else repr(value)
+            raise CtbasisError(f"{self.name} is {found}", expected=self.expected or self._bounds())
         value = self.type(value)
         if self.choices and value not in self.choices:
             raise CtbasisError(f"{self.name} is {value!r}", expected=f"one of {', '.join(self.choices)}")
