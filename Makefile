@@ -26,7 +26,7 @@ demo: setup ## Denoise a simulated low-dose chest CT on this machine with the wh
 	$(CTBASIS) demo --out demo
 
 test: setup ## Run all tests that need no cluster
-	env -u KUBECONFIG $(PY) -m pytest
+	env -u KUBECONFIG $(PY) -m pytest -n auto --dist loadfile
 
 ci: setup lock-check audit style types layers test package-check lint ci-e2e ## Run all checks and tests, exactly as CI does
 
