@@ -69,10 +69,11 @@ def write_decaying(uri: str, *, rows: int, cols: int, dtype: str, seed: int = 0,
 
 def repeat_block(store: Path, index: int, other: int) -> None:
     """Make row block `other` of the matrix store a copy of row block `index`, by hard links to its chunks."""
-    chunks = store / "A" / "c"
-    (chunks / str(other)).mkdir()
-    for chunk in (chunks / str(index)).iterdir():
-        (chunks / str(other) / chunk.name).hardlink_to(chunk)
+    for array in ("A", "aside"):
+        chunks = store / array / "c"
+        (chunks / str(other)).mkdir()
+        for chunk in (chunks / str(index)).iterdir():
+            (chunks / str(other) / chunk.name).hardlink_to(chunk)
 
 
 def _as(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
@@ -80,5 +81,5 @@ def _as(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
     if kind.kind != "i":
         return values.astype(kind)
     limits = np.iinfo(kind)
-    # The lowest value is the fill value of chunks that are not written.
+    # The lowest value marks an entry of `aside` that is empty; it is kept out of A too.
     return np.clip(np.round(values), limits.min + 1, limits.max).astype(kind)

@@ -106,7 +106,7 @@ def run(arguments: Mapping[str, Any], *, out: Path, package: Path = PACKAGE) -> 
         _end_children()
         if store:
             with suppress(CtbasisError):
-                stores.delete_run(store)
+                stores.delete_runs(store)
         raise
     return LocalRun(out=out, seconds=time.monotonic() - start, steps=steps)
 

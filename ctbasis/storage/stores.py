@@ -114,6 +114,18 @@ def delete_run(folder: str) -> tuple[list[str], list[str]]:
     return removed, kept
 
 
+def delete_runs(folder: str) -> None:
+    """Delete the stores of every run whose folder lies directly below `folder`, and nothing else.
+
+    Raises:
+        CtbasisError: `folder` is a whole bucket, or S3 denies access or does not answer.
+        OSError: The folder cannot be written.
+    """
+    keys = open_objects(folder).sizes()
+    for run in dict.fromkeys(key.partition("/")[0] for key in keys if "/" in key):
+        delete_run(f"{folder}/{run}")
+
+
 def is_key(key: str) -> bool:
     """Tell whether `key` is a key of a store, or of a file of a store that was being written."""
     return KEY.fullmatch(PARTIAL.sub("", key)) is not None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import generate_uid
 
 from ctbasis.dicom.basis_series import basis_images_hu
 from ctbasis.steps.reconstruct import reconstruct
@@ -77,7 +78,13 @@ def test_images_derived_from_several_patients_name_no_patient(
     write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
 ) -> None:
     both = [
-        write_series(tmp_path / name, part, PatientID=name, PatientName=f"{name}^Somebody")
+        write_series(
+            tmp_path / name,
+            part,
+            PatientID=name,
+            PatientName=f"{name}^Somebody",
+            StudyInstanceUID=generate_uid(),
+        )
         for name, part in (("a", volume[:3]), ("b", volume[3:]))
     ]
     images = write_basis_images(write_basis(*both, rank=2), tmp_path, rank=2)
