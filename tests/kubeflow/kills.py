@@ -3,8 +3,9 @@
     python -m tests.kubeflow.kills [KILLS] [SEED]
 
 Each round starts a run into a folder that holds a former result, kills it (SIGKILL) after a random time, waits until
-the watchdog has ended its steps, and looks: the folder must hold the former or the new result, whole; nothing else of
-ctbasis may be left beside it; a neighbour's files must be unchanged. A run that is not killed ends the measurement.
+the watchdog has ended its steps, and looks: the folder must hold the former or the new result, whole; nothing of the
+run's content may be left beside it; a neighbour's files must be unchanged. A run that is not killed ends the
+measurement; after it, nothing of ctbasis may be left beside the result.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from pathlib import Path
 import psutil
 
 from ctbasis.simulate.phantom import write_chest
-from ctbasis.storage.outputs import Results
+from ctbasis.storage.outputs import OWNER, Results
 
 CTBASIS = Path(sys.executable).with_name("ctbasis")
+
+PLACES = {"ct", "neighbour.partial", "out"}
+"""The series, the files of a neighbour, and the result."""
 
 SETTLED_SECONDS = 30.0
 """Time in seconds that the watchdog has to end the steps and to remove the working folder."""
@@ -36,6 +40,12 @@ def content(folder: Path) -> str:
         if path.is_file():
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def left_beside(folder: Path) -> list[Path]:
+    """Return what is in the folder beside the source, the result and the neighbour's files."""
+    others = [path for path in folder.iterdir() if path.name not in PLACES]
+    return [found for path in others for found in (path.rglob("*") if path.is_dir() else [])]
 
 
 def run_command(source: Path, out: Path) -> list[str]:
@@ -62,8 +72,9 @@ def kill_once(source: Path, folder: Path, seconds: float) -> str:
         time.sleep(0.05)
     if any(process.is_running() for process in below):
         return "process left"
-    if sorted(path.name for path in folder.iterdir()) != ["ct", "neighbour.partial", "out"]:
-        return "file left"
+    if left := left_beside(folder):
+        # A run that is killed before its watchdog is there leaves an empty working folder to the next run.
+        return "file left" if any(path.name != OWNER for path in left) else "former, working folder left"
     if Results().foreign(out) is not None:
         return "torn"
     return "former" if content(out) == former else "new"
@@ -88,8 +99,12 @@ def main(kills: int = 200, seed: int = 0) -> None:
             sys.stdout.flush()
         kept = (folder / "neighbour.partial" / "notes.txt").read_text() == "precious"
         subprocess.run(run_command(folder / "ct", folder / "out"), check=True, stdout=subprocess.DEVNULL)
-        sys.stdout.write(f"{dict(counts)}; the neighbour's file is {'unchanged' if kept else 'CHANGED'}; a run after\n")
-    sys.exit(bool(set(counts) - {"former", "new"}) or not kept)
+        clean = {path.name for path in folder.iterdir()} == PLACES and Results().foreign(folder / "out") is None
+        sys.stdout.write(
+            f"{dict(counts)}; the neighbour's file is {'unchanged' if kept else 'CHANGED'}; "
+            f"a run afterwards leaves {'nothing but its result' if clean else 'OTHER FILES'}\n"
+        )
+    sys.exit(bool(set(counts) & {"file left", "torn", "process left"}) or not kept or not clean)
 
 
 if __name__ == "__main__":
