@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix import store
+from ctbasis.parameters import LARGEST_SEED
 from ctbasis.svd.engines import mahout, mahout_bridge
 from ctbasis.svd.factors import FactorStore, FactorWriter
 from ctbasis.svd.plan import plan_factorization
@@ -207,7 +208,7 @@ def cases(draw: st.DrawFn) -> Case:
         rank=draw(st.integers(1, min(rows, cols))),
         oversample=draw(st.integers(0, 8)),
         power_iters=draw(st.integers(0, 2)),
-        seed=draw(st.integers(0, 2**63)),
+        seed=draw(st.integers(0, LARGEST_SEED)),
     )
 
 
