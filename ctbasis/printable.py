@@ -72,11 +72,6 @@ def show(*lines: object) -> None:
     say(*lines, to=sys.stdout)
 
 
-def printable_lines(text: str) -> list[str]:
-    """Return the lines of a text that this program or a library composed, such as the end of a log, each printable."""
-    return [printable(line.expandtabs()) for line in text.split("\n")]
-
-
 def printable_markdown(lines: Iterable[str]) -> str:
     """Return lines of Markdown as a text; a newline within a line does not start another line."""
     return "\n".join(printable(line) for line in lines)

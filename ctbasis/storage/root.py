@@ -60,12 +60,6 @@ def is_marked(content: bytes | None) -> bool:
     return attributes.get("format") == FORMAT or isinstance(attributes.get(COMPLETE), bool)
 
 
-def kind_of(content: bytes | None) -> str:
-    """Return the kind that root metadata names; empty if it names none."""
-    kind = _attributes(content).get("kind", "")
-    return kind if isinstance(kind, str) else ""
-
-
 def read_root(objects: Objects, uri: str, schemas: Sequence[StoreSchema], *, complete: bool) -> dict[str, Any]:
     """Read and check the root metadata of a store; return its attributes.
 
