@@ -1,9 +1,9 @@
 # ctbasis: `make help` lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -eu -o pipefail
-.PHONY: help setup demo test ci ci-e2e lock-check audit style types layers package-check lint bench bench-quality images cluster-check e2e chaos scaling overhead fuzz clean
+.PHONY: help setup demo test ci ci-e2e validator repositories browser lock-check audit style types layers package-check lint bench bench-quality images image-ray push cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
 
-UV_VERSION := 0.13.9
+UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' images/uv.txt)
 MAHOUT := images/spark/mahout
 JAR := $(MAHOUT)/target/ctbasis-mahout.jar
 PY := .venv/bin/python
@@ -13,11 +13,15 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 CLUSTER_KIT ?= ../shared/cluster
 # The first of these that works; docker without its daemon does not.
 BUILDER ?= $(shell for one in docker podman buildah; do $$one info >/dev/null 2>&1 && echo $$one && break; done)
+# Where `make push` writes the names of the images.
+PUSHED ?= here/images.env
 # The uv of this version on PATH, else a copy in .cache.
 UV := $(shell uv --version 2>/dev/null | grep -q '^uv $(UV_VERSION)' && command -v uv || echo .cache/uv/bin/uv)
 
+##@ Start
+
 help: ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready $(JAR) ## Install the Python environment, a JDK and Maven, and build the Mahout jar
 	@echo "ctbasis is ready: $(CTBASIS) --help"
@@ -28,13 +32,24 @@ demo: setup ## Denoise a simulated low-dose chest CT on this machine with the wh
 test: setup ## Run all tests that need no cluster
 	env -u KUBECONFIG $(PY) -m pytest -n auto --dist loadfile
 
-ci: setup lock-check audit style types layers test package-check lint ci-e2e ## Run all checks and tests, exactly as CI does
+##@ Checks
+
+ci: setup validator repositories browser lock-check audit style types layers test package-check lint ci-e2e ## Run all checks and tests, exactly as CI does
 
 ci-e2e: setup ## Run the e2e tests on the cluster of KUBECONFIG or on one that CLUSTER_KIT starts, if there is either
 	CLUSTER_KIT=$(CLUSTER_KIT) .ci/e2e
 
 lock-check: .venv/.ready ## Check that uv.lock matches pyproject.toml
 	$(UV) lock --check
+
+validator: ## Install dciodvfy, by which the tests check the DICOM files that are written
+	.ci/validator
+
+repositories: ## Install the servers on which the tests check the sources that are not S3, and the peers of the DICOM node
+	.ci/repositories
+
+browser: ## Install Chromium, in which the tests open the summary of a cohort
+	.ci/browser
 
 audit: .venv/.ready ## Compare the locked packages with the known vulnerabilities at osv.dev
 	.ci/audit $(UV)
@@ -55,6 +70,8 @@ package-check: .venv/.ready ## Check that the committed pipeline is the output o
 lint: .venv/.ready ## Check the compiled pipeline and the manifests
 	$(CTBASIS) lint
 
+##@ Measurements
+
 bench: setup ## Measure pipeline, ingest and SVD, with all contenders in one run
 	$(CTBASIS) bench
 
@@ -62,14 +79,27 @@ bench-quality: setup ## Compare denoisers, with BM3D and BM4D (non-commercial us
 	$(UV) sync --frozen --all-extras
 	$(CTBASIS) bench quality $(foreach one,$(SERIES),--series $(one))
 
+cohort-picture: setup browser ## Make docs/cohort.png: the summary of a cohort of phantoms and published scans, in a browser
+	$(PY) -m tests.cohort.picture docs/cohort.png
+
+##@ Images and clusters
+
+IMAGES := spark steps
 images: ## Build the images with docker, podman or buildah (BUILDER=); BASE= replaces the pinned Debian 12
 	@test -n "$(BUILDER)" || { echo "docker, podman and buildah do not work here; name a builder by BUILDER=..." >&2; exit 1; }
-	label=org.opencontainers.image; for image in spark steps; do \
+	label=org.opencontainers.image; for image in $(IMAGES); do \
 	  $(BUILDER) build --file images/$$image/Dockerfile --tag ctbasis/$$image:$(VERSION) \
 	    --build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) \
 	    --label $$label.source="$$(git remote get-url origin 2>/dev/null | sed -E 's#//[^/@]*@#//#')" \
 	    --label $$label.revision="$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)" \
 	    --label $$label.created="$$(git log -1 --format=%cI 2>/dev/null)" .; done
+
+image-ray: ## Build the image of a RayJob, which only the engine ray on Kubernetes needs
+	$(MAKE) images IMAGES=ray
+
+push: ## Push the images to REGISTRY=, and write their names with digests to PUSHED= (here/images.env)
+	@test -n "$(REGISTRY)" || { echo "name your registry and its folder: make push REGISTRY=registry.example.com/ctbasis" >&2; exit 1; }
+	images/push $(BUILDER) $(VERSION) $(REGISTRY) $(PUSHED) $(PUSH_OPTIONS)
 
 cluster-check:
 	@tests/e2e/needs
@@ -77,14 +107,24 @@ cluster-check:
 e2e: cluster-check setup ## Test the svd step, the manifests and the whole pipeline on the cluster of KUBECONFIG
 	$(PY) -m pytest -m e2e --capture=no tests/e2e
 
+e2e-operators: cluster-check setup ## Test the engines ray and dask, and Kueue, on the cluster of KUBECONFIG, which has their operators
+	@tests/e2e/needs operators
+	$(PY) -m pytest -m e2e --capture=no tests/e2e/test_operators.py tests/e2e/test_queue.py
+
+e2e-nodes: cluster-check setup ## Switch off the node CTBASIS_NODE of the cluster of KUBECONFIG in the middle of the svd step
+	@tests/e2e/needs nodes
+	$(PY) -m pytest -m chaos --capture=no tests/e2e/test_nodes.py
+
 chaos: cluster-check setup ## Inject faults on the cluster of KUBECONFIG one by one; prints the table of docs/explanation/cluster.md
 	$(PY) -m pytest -m chaos --capture=no tests/e2e
 
 scaling: cluster-check setup ## Measure the SVD with 1 and 2 executors on the cluster of KUBECONFIG
 	$(PY) -m tests.e2e.scaling
 
-overhead: cluster-check setup ## Measure what the svd step adds to a bare SparkApplication on the cluster of KUBECONFIG
+overhead: cluster-check setup ## Measure on the cluster of KUBECONFIG what the svd step adds to a bare SparkApplication, and Argo to a run
 	$(PY) -m tests.e2e.overhead
+
+##@ Other
 
 CASES ?= 20000
 SEED ?= 0
@@ -94,9 +134,10 @@ fuzz: setup ## Read CASES randomly damaged DICOM files, drawn from SEED
 clean: ## Remove the files that setup and demo have made
 	rm -rf .venv .cache demo demo.partial $(MAHOUT)/target
 
-.cache/uv/bin/uv:
+.cache/uv/bin/uv: images/uv.txt
 	python3 -m venv .cache/uv
-	.cache/uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
+	.cache/uv/bin/python -m pip install --quiet --require-hashes --only-binary :all: --requirement images/uv.txt
+	@touch $@
 
 .venv/.ready: pyproject.toml uv.lock | $(UV)
 	$(UV) sync --frozen --all-extras --no-extra peers

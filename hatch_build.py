@@ -1,4 +1,4 @@
-"""The build hook of the wheel and the sdist: puts the compiled pipeline, the manifests and the Mahout jar into them.
+"""The build hook of the wheel and the sdist: puts the compiled pipelines, the manifests and the Mahout jar into them.
 
 A hook and no table of pyproject.toml, for two reasons. An editable install, as `uv sync` makes it, must work before
 `make setup` has built the jar, so it is not asked for it. And a missing jar is refused with the command that builds it.
@@ -15,7 +15,11 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 JAR = "images/spark/mahout/target/ctbasis-mahout.jar"
 
-DATA = {"pipeline/denoise.yaml": "ctbasis/data/pipeline/denoise.yaml", "manifests": "ctbasis/data/manifests"}
+DATA = {
+    "pipeline/denoise.yaml": "ctbasis/data/pipeline/denoise.yaml",
+    "pipeline/cohort.yaml": "ctbasis/data/pipeline/cohort.yaml",
+    "manifests": "ctbasis/data/manifests",
+}
 """Files of the checkout, and where ctbasis/installed.py looks for them in the wheel."""
 
 JAR_TEXTS = {

@@ -92,6 +92,24 @@ def parse_address(
     return Address(scheme, host, port)
 
 
+def unusable_port(port: int, host: str, error: Exception, *, option: str) -> CtbasisError:
+    """Return the error for a port that cannot be listened on.
+
+    Args:
+        port: The port.
+        host: The address; empty for all of this machine.
+        error: The exception of the operating system.
+        option: Option that names the port.
+    """
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return CtbasisError(
+        f"port {port} of {host or 'this machine'} cannot be listened on ({reason})",
+        expected="a free port on an address of this machine",
+        cause="another program listens there, or ports below 1024 need more rights",
+        remedy=f"choose another {option}, or another --host",
+    )
+
+
 def _fault(text: str) -> str:
     """Return what is wrong with the characters of an address, or an empty string."""
     if not text:

@@ -76,8 +76,24 @@ def _rebuild(
     return kind(found, expected=expected, cause=cause, remedy=remedy, details=details)
 
 
+class UnreachableError(CtbasisError):
+    """A server did not answer, or broke off its answers; the same operation may succeed once the server is back."""
+
+
 class TransientError(Exception):
-    """A failure that may disappear when the operation is tried again; its message contains no secret."""
+    """A failure that may disappear when the operation is tried again; its message contains no secret.
+
+    Attributes:
+        retry_after: Seconds after which the server asks to try again; None if it does not say.
+
+    Args:
+        reason: What failed.
+        retry_after: As the attribute.
+    """
+
+    def __init__(self, reason: str, *, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
 
 
 LINE_PREFIX = "ctbasis: "

@@ -68,13 +68,13 @@ class Layout:
 
     @property
     def compiled_pipeline(self) -> Path:
-        """The compiled pipeline, a KFP package."""
+        """The compiled pipeline of one source, a KFP package."""
         return self.data / "pipeline" / "denoise.yaml"
 
     @property
-    def pipeline_source(self) -> Path:
-        """The pipeline's source, which a checkout alone has."""
-        return self.data / "pipeline" / "denoise.py"
+    def compiled_cohort(self) -> Path:
+        """The compiled pipeline of a cohort."""
+        return self.data / "pipeline" / "cohort.yaml"
 
     @property
     def manifests(self) -> Path:

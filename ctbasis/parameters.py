@@ -26,6 +26,12 @@ SEED_DRAWN = -1
 LARGEST_SEED = 10**15
 """A pipeline passes numbers as floats, which would round a much larger seed in silence."""
 
+LARGEST_OVERSAMPLE = 10_000
+"""More columns than most matrices have, so that a mistyped number is told instead of running as the full SVD."""
+
+LARGEST_POWER_ITERS = 100
+"""Far more than any spectrum needs; each costs at least one pass over the matrix."""
+
 LARGEST_TAU = 20.0
 """Standard deviations of noise. A larger threshold would leave nothing but the mean of every class of patches."""
 
@@ -41,12 +47,15 @@ class SourcePlan(ParameterPlan):
     """Input of the fetch step.
 
     Attributes:
-        source: `s3://bucket/prefix` or a folder with the CT.
+        source: Folder, `s3://bucket/prefix` or another source with the CT.
         truth: The same for a clean copy of the series; empty if there is none.
     """
 
     source: str = parameter(
-        "", "Where the CT is: s3://bucket/prefix or a folder.", group=Group.SOURCE, metavar="SOURCE"
+        "",
+        "Where the CT is: a folder, s3://bucket/prefix or another source of docs/reference/sources.md.",
+        group=Group.SOURCE,
+        metavar="SOURCE",
     )
     truth: str = parameter(
         "",
@@ -90,6 +99,7 @@ class GlobalMode(ParameterPlan):
         "slowly, and slower.",
         group=Group.GLOBAL_MODE,
         least=0,
+        most=LARGEST_OVERSAMPLE,
     )
     power_iters: int = parameter(
         2,
@@ -97,6 +107,7 @@ class GlobalMode(ParameterPlan):
         "Each costs two passes over the matrix with mahout, one with other engines, none with the exact method.",
         group=Group.GLOBAL_MODE,
         least=0,
+        most=LARGEST_POWER_ITERS,
     )
     method: str = parameter(
         AUTO,
@@ -226,8 +237,9 @@ class SvdPlan(ParameterPlan):
     cluster: str = parameter(
         "",
         "Address of the engine's own cluster: a Spark master (spark://host:7077), a Dask scheduler (tcp://host:8786) "
-        "or a Ray head (host:6379, ray://host:10001), whose workers have ctbasis and reach the stores. Empty: what "
-        "DASK_SCHEDULER_ADDRESS or RAY_ADDRESS say, the Spark operator in a pod, else this machine.",
+        "or a Ray head (host:6379, ray://host:10001), whose workers have ctbasis and reach the stores. Empty: in a "
+        "run on Kubeflow the operator of the engine (Spark, Ray, Dask), elsewhere what DASK_SCHEDULER_ADDRESS or "
+        "RAY_ADDRESS say, else this machine.",
         group=Group.PLACE,
         metavar="ADDRESS",
         parse=parse_cluster,
@@ -322,6 +334,48 @@ class OutputPlan(ParameterPlan):
     )
 
 
+@dataclass(frozen=True)
+class CohortOptions(ParameterPlan):
+    """Parameters that a cohort run has besides those of its series.
+
+    Attributes:
+        out: Folder or `s3://bucket/prefix` of the results.
+        template: Folder of each series below `out`; empty for the tree of the source, or of pseudonyms.
+        where: Expression that selects series; empty for all.
+        again: Whether settings other than those of the earlier run into `out` are meant.
+    """
+
+    out: str = parameter(
+        "",
+        "Folder or s3://bucket/prefix for the results: a folder for each series, and the summary as page, CSV and "
+        "Parquet. A run into an earlier output denoises only what is missing or changed.",
+        group=Group.OUTPUT,
+        metavar="DIR|s3://...",
+    )
+    template: str = parameter(
+        "",
+        "Folder of each series below the output, with the fields {SourceFolder}, {PatientID}, {StudyInstanceUID}, "
+        "{SeriesInstanceUID}, {Modality}, {Manufacturer}, {ManufacturerModelName} and {ConvolutionKernel}. By default "
+        "{SourceFolder}/{SeriesInstanceUID}, the tree of the source; with de-identification "
+        "{PatientID}/{StudyInstanceUID}/{SeriesInstanceUID}, of pseudonyms. A template that maps two series to one "
+        "folder is refused before anything runs.",
+        group=Group.OUTPUT,
+        metavar="PATH",
+    )
+    where: str = parameter(
+        "",
+        "Expression on the columns of `ctbasis inventory` that selects series, such as "
+        '\'modality == "CT" and slices > 40 and kernel =~ "B.*f"\'; empty for all.',
+        group=Group.SOURCE,
+        metavar="EXPRESSION",
+    )
+    again: bool = parameter(
+        False,
+        "Accept settings other than those of the earlier run into the output, and denoise again what they concern.",
+        group=Group.OUTPUT,
+    )
+
+
 PLANS: tuple[type[ParameterPlan], ...] = (SourcePlan, SvdPlan, StorePlan, DeidentificationPlan, OutputPlan)
 """The plans that together hold every parameter once."""
 
@@ -330,6 +384,15 @@ PARAMETERS: tuple[Parameter[Any], ...] = tuple(chain.from_iterable(plan.paramete
 
 PARAMETER: dict[str, Parameter[Any]] = {one.name: one for one in PARAMETERS}
 """The same by name."""
+
+COHORT_PARAMETERS: tuple[Parameter[Any], ...] = CohortOptions.parameters()
+"""The parameters that a cohort has besides, on the command line and in the pipeline of cohorts."""
+
+COHORT_PARAMETER: dict[str, Parameter[Any]] = {one.name: one for one in COHORT_PARAMETERS}
+"""The same by name."""
+
+NOT_OF_A_COHORT = ("truth", "store")
+"""Parameters of the pipeline of one source that the one of cohorts lacks: they concern one series, or one run."""
 
 SOURCE, MODE, BASIS, SEED = (PARAMETER[name] for name in ("source", "mode", "basis", "seed"))
 OVERSAMPLE, POWER_ITERS, METHOD = (PARAMETER[name] for name in ("oversample", "power_iters", "method"))

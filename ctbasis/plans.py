@@ -202,7 +202,7 @@ class ParameterPlan:
                 f"{cls.__name__} gets no {', '.join(missing)}",
                 expected="a value for each of its parameters",
                 cause="the parameter was added to ctbasis/parameters.py and not to a signature",
-                remedy="add it to the component's signature and to pipeline/denoise.py",
+                remedy="add it to the component's signature and to those in pipeline/",
             )
         return cls.of(**{name: arguments[name] for name in cls.names()})
 

@@ -23,6 +23,9 @@ INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories of controls, format characters (bidirectional overrides, zero width), lone surrogates, private
 use, unassigned code points, and separators of lines and paragraphs."""
 
+FORMULA = ("=", "+", "-", "@")
+"""First characters of a text that a spreadsheet takes for a formula."""
+
 SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -53,6 +56,18 @@ def _escaped(character: str) -> str:
     if code <= 0xFF:  # noqa: PLR2004 - the escape sequences of Python have 2, 4 or 8 hexadecimal digits
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004 - the same
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a value of a CSV table: text printable, and with an apostrophe before what a spreadsheet would calculate.
+
+    Args:
+        value: Text, a number or None, which becomes an empty cell.
+    """
+    if not isinstance(value, str):
+        return value
+    shown = printable(value)
+    return f"'{shown}" if shown.lstrip().startswith(FORMULA) else shown
 
 
 def say(*lines: object, to: TextIO | None = None) -> None:

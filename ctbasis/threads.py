@@ -17,10 +17,19 @@ R = TypeVar("R")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """cgroup v2 file with the container's CPU quota: microseconds of CPU time per period, and the period."""
 
+CPU_SHARE = "CTBASIS_CPUS"
+"""Environment variable: CPUs that a process may use at most, where several processes share those of the machine."""
+
 
 def available_cpus() -> int:
-    """Return the number of CPUs this process may use, from its affinity and its container's quota (cgroup v2)."""
+    """Return the number of CPUs this process may use.
+
+    It is the least of its affinity, its container's quota (cgroup v2) and the environment variable `CPU_SHARE`.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get(CPU_SHARE, "")
+    if share.isdecimal():
+        allowed = max(1, min(allowed, int(share)))
     try:
         quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
         return max(1, min(allowed, round(int(quota) / int(period))))

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-pytest_plugins = ["tests.services", "tests.basis_stores"]
+pytest_plugins = [
+    "tests.services",
+    "tests.repositories",
+    "tests.basis_stores",
+    "tests.browser",
+    "tests.certificates",
+    "tests.scans",
+]
 
 # The same examples on every machine, without a deadline, so that a failure in CI can be reproduced.
 settings.register_profile("same", derandomize=True, deadline=None)

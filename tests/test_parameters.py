@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 
+from components.inventory.component import inventory
 from components.svd.component import svd
 from ctbasis.choices import COMPRESSIONS, ENGINES, RETAIN_OPTIONS, UNCOMPRESSED
 from ctbasis.dicom.compression import SYNTAXES
 from ctbasis.dicom.deidentify.profile import CODES
 from ctbasis.errors import CtbasisError
 from ctbasis.parameters import (
+    NOT_OF_A_COHORT,
     PARAMETER,
     PARAMETERS,
     PLANS,
+    CohortOptions,
     DeidentificationPlan,
     GlobalMode,
     OutputPlan,
@@ -27,6 +30,7 @@ from ctbasis.parameters import (
 )
 from ctbasis.plans import Group, ParameterPlan, parameter
 from ctbasis.svd import engines
+from pipeline.cohort import cohort
 from pipeline.denoise import denoise
 
 
@@ -149,7 +153,9 @@ def test_a_missing_argument_is_refused_by_its_name() -> None:
             {"seed": 10**5000},
             "seed is a whole number of more than 40 digits\n  expected: a whole number from -1 to 1e\\+15",
         ),
-        ({"oversample": -1}, "oversample is -1\n  expected: a whole number, at least 0"),
+        ({"oversample": -1}, "oversample is -1\n  expected: a whole number from 0 to 10000"),
+        ({"oversample": 10_001}, "oversample is 10001\n  expected: a whole number from 0 to 10000"),
+        ({"power_iters": 101}, "power_iters is 101\n  expected: a whole number from 0 to 100"),
         ({"rank": "many"}, "rank 'many'"),
         ({"ranks": ""}, "ranks is empty"),
         ({"memory": "much"}, "memory 'much'"),
@@ -189,6 +195,10 @@ def test_the_component_and_the_pipeline_have_an_input_for_every_parameter_of_the
     assert not lacking, f"components/svd/component.py lacks {lacking}"
     lacking = set(PARAMETER) - set(inspect.signature(denoise.pipeline_func).parameters)
     assert not lacking, f"pipeline/denoise.py lacks {lacking}"
+    of_a_cohort = {*PARAMETER, *CohortOptions.names()} - {*NOT_OF_A_COHORT}
+    for function in (cohort.pipeline_func, inventory.python_func):
+        lacking = of_a_cohort - set(inspect.signature(function).parameters)
+        assert not lacking, f"{function.__name__} lacks {lacking}"
 
 
 def test_deidentification_and_output_take_their_parameters_by_position() -> None:

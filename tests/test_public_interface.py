@@ -18,8 +18,10 @@ import pydicom
 import pytest
 
 import ctbasis
+from ctbasis.dicom.excluded_voxels import excluded_voxels
 from ctbasis.errors import CtbasisError
 from ctbasis.parameters import PARAMETER
+from ctbasis.simulate.phantom import PIXEL_PADDING
 from ctbasis.svd.factors import FactorStore
 
 if TYPE_CHECKING:
@@ -40,14 +42,14 @@ HEAVY = {
 }
 
 SIGNATURES = {
-    "chest_phantom": "slices, rows, columns, *, spacing, seed",
+    "chest_phantom": "slices, rows, columns, *, spacing, seed, structured",
     "denoise": "image, *, spacing, mode, basis, keep_basis, rank, oversample, power_iters, method, tau, wiener, "
     "stride, target_noise, seed, engine, memory",
     "estimate_noise": "image, spacing",
     "factor": "matrix, rank, *, engine, oversample, power_iters, seed, method, memory, cluster, keep",
     "read": "source, *, series",
     "read_all": "source, *, series",
-    "score_image": "truth, image, noisy, *, spacing",
+    "score_image": "truth, image, noisy, *, spacing, truth_noise",
     "simulate_dose": "image, photons, *, spacing, electronic, views, seed, modulation, bow_tie, kernel",
     "write_series": "volume, folder, *, description, compression",
 }
@@ -230,7 +232,10 @@ def test_what_is_read_is_written_and_read_again_value_by_value(
     write_series(tmp_path / "source", hu, PixelPaddingValue=-2000)
     read = ctbasis.read(tmp_path / "source")
     np.testing.assert_array_equal(read.hu, hu)
-    np.testing.assert_array_equal(read.set_aside, hu < -1000)
+    excluded = np.stack([excluded_voxels(image, read.spacing[1:]) for image in hu])
+    assert excluded[:, 0, :5].all()
+    assert excluded[:, -1, :].all()
+    np.testing.assert_array_equal(read.set_aside, excluded)
     assert read.hu.dtype == np.int16
     ctbasis.write_series(read, tmp_path / "copy")
     copy = ctbasis.read(tmp_path / "copy")
@@ -346,10 +351,12 @@ def test_what_was_set_aside_and_tolerated_goes_with_the_volume(
 
 
 def test_arrays_are_volumes_of_the_spacing_that_is_given(noisy: Volume) -> None:
-    hu = noisy.clipped_hu()
+    # An array declares no padding: what is set aside is found in the HU alone.
+    plain = ctbasis.Volume(noisy.hu, noisy.spacing)
+    hu = noisy.hu
     of_array = ctbasis.denoise(hu, spacing=noisy.spacing, stride=3, wiener=False)
+    np.testing.assert_array_equal(of_array.hu, ctbasis.denoise(plain, stride=3, wiener=False).hu)
     of_volume = ctbasis.denoise(noisy, stride=3, wiener=False)
-    np.testing.assert_array_equal(of_array.hu[~noisy.set_aside], of_volume.hu[~noisy.set_aside])
     # Voxels that are set aside come back as they were.
     np.testing.assert_array_equal(of_volume.hu[noisy.set_aside], noisy.hu[noisy.set_aside])
     np.testing.assert_array_equal(np.asarray(noisy), noisy.hu)
@@ -451,7 +458,8 @@ def test_a_simulated_dose_is_that_of_the_command(phantom: Volume, tmp_path: Path
     command = ctbasis.read(tmp_path / "noisy")
     noisy = ctbasis.simulate_dose(source, **settings)
     assert np.abs(command.hu - noisy.hu).max() <= 0.5
-    np.testing.assert_array_equal(noisy.hu[phantom.set_aside], phantom.hu[phantom.set_aside])
+    padding = phantom.hu < -1000
+    np.testing.assert_array_equal(noisy.hu[padding], phantom.hu[padding])
 
 
 def test_a_score_of_volumes_is_that_of_their_folders(phantom: Volume, tmp_path: Path) -> None:
@@ -459,7 +467,10 @@ def test_a_score_of_volumes_is_that_of_their_folders(phantom: Volume, tmp_path: 
     ctbasis.write_series(phantom, tmp_path / "truth")
     ctbasis.write_series(brighter, tmp_path / "image")
     assert ctbasis.score_image(tmp_path / "truth", tmp_path / "image") == ctbasis.score_image(phantom, brighter)
-    assert ctbasis.score_image(phantom, brighter)["rmse"] == pytest.approx(7)
+    # The voxels that are set aside keep their values.
+    scored = phantom.hu > PIXEL_PADDING
+    changed = np.mean(~phantom.set_aside[scored])
+    assert ctbasis.score_image(phantom, brighter)["rmse"] == pytest.approx(7 * np.sqrt(changed))
     with pytest.raises(CtbasisError, match="slices, rows and columns"):
         ctbasis.score_image(phantom, brighter[1:])
     of_arrays = ctbasis.score_image(phantom.hu, brighter.hu, spacing=phantom.spacing)
@@ -619,7 +630,7 @@ def test_a_folder_of_others_is_not_replaced_and_an_array_has_no_headers(phantom:
 def test_computed_hu_are_described_by_the_user_and_keep_padding_apart(
     write_series: WriteSeries, tmp_path: Path, volume: NDArray[np.int16]
 ) -> None:
-    hu = np.maximum(volume, -900)
+    hu = np.maximum(volume, -600)
     hu[:, 0, :4] = -999
     # Padding whose value means -999 HU, which computed values can reach.
     write_series(tmp_path / "source", hu, PixelPaddingValue=25)

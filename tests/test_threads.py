@@ -25,6 +25,10 @@ def test_available_cpus_is_bounded_by_affinity_and_container_quota(
     for text, expected in (("max 100000", allowed), ("100000 100000", 1), ("50000 100000", 1), ("garbage", allowed)):
         quota.write_text(text)
         assert available_cpus() == expected
+    monkeypatch.setattr(threads, "CPU_QUOTA", tmp_path / "none")
+    for text, expected in (("1", 1), ("0", 1), (str(allowed + 1), allowed), ("", allowed), ("many", allowed)):
+        monkeypatch.setenv(threads.CPU_SHARE, text)
+        assert available_cpus() == expected
 
 
 def test_results_come_in_the_order_of_the_items_however_long_each_takes() -> None:

@@ -131,8 +131,9 @@ def test_the_wheel_installs_the_package_ctbasis_and_no_other(contents: Mapping[s
 
 
 @pytest.mark.wheel
-def test_the_wheel_holds_the_compiled_pipeline_and_the_manifests_of_the_checkout(contents: Mapping[str, bytes]) -> None:
+def test_the_wheel_holds_the_compiled_pipelines_and_manifests_of_the_checkout(contents: Mapping[str, bytes]) -> None:
     assert contents["ctbasis/data/pipeline/denoise.yaml"] == (ROOT / "pipeline" / "denoise.yaml").read_bytes()
+    assert contents["ctbasis/data/pipeline/cohort.yaml"] == (ROOT / "pipeline" / "cohort.yaml").read_bytes()
     manifests = [path for path in (ROOT / "manifests").rglob("*") if path.is_file()]
     assert manifests
     packed = {f"ctbasis/data/{path.relative_to(ROOT).as_posix()}": path.read_bytes() for path in manifests}

@@ -6,21 +6,31 @@ from ctbasis.kubeflow.images import STEPS
 
 
 @dsl.component(base_image=STEPS, install_kfp_package=False)
-def cleanup(workspace: str, store: str, run: str, status: dsl.PipelineTaskFinalStatus) -> None:
-    """Remove the run's intermediate files, whether the run succeeded or failed.
+def cleanup(
+    workspace: str,
+    store: str,
+    run: str,
+    status: dsl.PipelineTaskFinalStatus,
+    why_it_failed: dsl.Output[dsl.Markdown],
+) -> None:
+    """Say why the run failed, end its Spark application, and remove its intermediate files.
 
     Args:
         workspace: Root of the run's workspace.
         store: s3://bucket/prefix of matrix and factors, empty if they are in the workspace.
         run: Id of the run, the name of its folder below the store.
         status: Final status of the run.
+        why_it_failed: The step that failed and its reason, or that the run succeeded.
     """
     from pathlib import Path
 
-    from ctbasis.errors import exit_on_error
     from ctbasis.steps.cleanup import run_step
+    from ctbasis.steps.notes import step_of_run
 
-    with exit_on_error():
+    with step_of_run("cleanup", workspace):
         print(f"cleanup: the run {status.state}")
-        # kfp.local says SUCCEEDED, Kubeflow's back end COMPLETE, the word of ML Metadata.
-        run_step(Path(workspace), store, run, succeeded=status.state in {"SUCCEEDED", "COMPLETE"})
+        # kfp.local says SUCCEEDED. Kubeflow's back end says COMPLETE, the word of ML Metadata; FAILED if a program
+        # failed; and RUNNING if the run was terminated, or a pod was lost before it could say how it ended.
+        succeeded = status.state in {"SUCCEEDED", "COMPLETE"}
+        reason = run_step(Path(workspace), store, run, succeeded=succeeded, page=Path(why_it_failed.path))
+    why_it_failed.metadata.update(reason)

@@ -14,7 +14,7 @@ def fetch(source: str, truth: str, deidentify: bool, workspace: str) -> NamedTup
     """Copy the files of the source into the run's workspace.
 
     Args:
-        source: s3://bucket/prefix or a folder.
+        source: A folder, s3://bucket/prefix or another source of docs/reference/sources.md.
         truth: The same for a clean copy of the series, empty if there is none.
         deidentify: Whether file names, which may contain a patient's name, are replaced by numbers.
         workspace: Root of the run's workspace.
@@ -25,10 +25,14 @@ def fetch(source: str, truth: str, deidentify: bool, workspace: str) -> NamedTup
     """
     from pathlib import Path
 
-    from ctbasis.errors import exit_on_error
     from ctbasis.parameters import SourcePlan
-    from ctbasis.steps.fetch import run_step
+    from ctbasis.steps.fetch import StepResult, run_step
+    from ctbasis.steps.job import run_program
 
-    with exit_on_error():
-        fetched = run_step(SourcePlan(source, truth), Path(workspace), deidentify=deidentify)
+    fetched = run_program(
+        "fetch",
+        workspace,
+        lambda: run_step(SourcePlan(source, truth), Path(workspace), deidentify=deidentify),
+        otherwise=StepResult("", ""),
+    )
     return fetched.folder, fetched.truth_folder

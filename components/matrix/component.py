@@ -36,12 +36,14 @@ def matrix(
     """
     from pathlib import Path
 
-    from ctbasis.errors import exit_on_error
     from ctbasis.parameters import DeidentificationPlan
-    from ctbasis.steps.matrix import run_step
+    from ctbasis.steps.job import run_program
+    from ctbasis.steps.matrix import StepResult, run_step
 
-    with exit_on_error():
-        done = run_step(
+    done = run_program(
+        "matrix",
+        workspace,
+        lambda: run_step(
             Path(folder),
             Path(truth_folder) if truth_folder else None,
             DeidentificationPlan(deidentify, retain),
@@ -49,5 +51,8 @@ def matrix(
             workspace=workspace,
             store=store,
             run=run,
-        )
+        ),
+        otherwise=StepResult("", ""),
+        artifacts=[qc.path],
+    )
     return done.matrix, done.truth_matrix

@@ -14,6 +14,9 @@ def report(
     qc: dsl.Input[dsl.Artifact],
     rank: int,
     ranks: str,
+    workspace: str,
+    store: str,
+    run: str,
     figure1: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
@@ -29,6 +32,9 @@ def report(
         qc: qc.json of the matrix step.
         rank: Rank k of the denoised series in global mode.
         ranks: Ranks shown in Figure 1, comma-separated.
+        workspace: Root of the run's workspace.
+        store: s3://bucket/prefix of the run's stores, empty if they are in the workspace.
+        run: Id of the run.
         figure1: Figure 1 as PNG.
         page: report.html, the full report on one page.
         summary: report.md, a short form of the report.
@@ -36,12 +42,15 @@ def report(
     """
     from pathlib import Path
 
-    from ctbasis.errors import exit_on_error
+    from ctbasis.steps.cleanup import remove_after_retry
+    from ctbasis.steps.job import run_program
     from ctbasis.steps.report import run_step
 
     files = {"figure1.png": figure1, "report.html": page, "report.md": summary, "metrics.json": metrics}
-    with exit_on_error():
-        scalars = run_step(
+    scalars: dict[str, float] = run_program(
+        "report",
+        workspace,
+        lambda: run_step(
             matrix,
             basis.path,
             denoised_matrix,
@@ -50,6 +59,10 @@ def report(
             qc=Path(qc.path),
             rank=rank,
             ranks=ranks,
-        )
+        ),
+        otherwise={},
+        artifacts=[artifact.path for artifact in files.values()],
+    )
     for name, value in scalars.items():
         metrics.log_metric(name, value)
+    remove_after_retry(Path(workspace), store, run)

@@ -9,25 +9,10 @@ from typing import NamedTuple
 from kfp import dsl
 
 from ctbasis.kubeflow.images import STEPS
+from ctbasis.kubeflow.task_config import SPARK_PASSTHROUGHS
 
 
-@dsl.component(
-    base_image=STEPS,
-    install_kfp_package=False,
-    # The Spark application's pods go where this pod goes and see what it sees.
-    task_config_passthroughs=[
-        dsl.TaskConfigPassthrough(field=field, apply_to_task=True)
-        for field in (
-            dsl.TaskConfigField.KUBERNETES_VOLUMES,
-            dsl.TaskConfigField.ENV,
-            dsl.TaskConfigField.KUBERNETES_AFFINITY,
-            dsl.TaskConfigField.KUBERNETES_TOLERATIONS,
-            dsl.TaskConfigField.KUBERNETES_NODE_SELECTOR,
-        )
-    ]
-    # The task's resources are the driver's and the executors'; this pod only waits for them.
-    + [dsl.TaskConfigPassthrough(field=dsl.TaskConfigField.RESOURCES, apply_to_task=False)],
-)
+@dsl.component(base_image=STEPS, install_kfp_package=False, task_config_passthroughs=SPARK_PASSTHROUGHS)
 def svd(
     matrix: str,
     workspace: str,
@@ -51,7 +36,7 @@ def svd(
     task_config: dsl.TaskConfig,
     basis: dsl.Output[dsl.Model],
 ) -> NamedTuple("Factored", [("rank", int), ("denoised_matrix", str)]):
-    """Factor the matrix, or denoise it in patch mode; Spark engines run in a SparkApplication.
+    """Factor the matrix, or denoise it in patch mode; all but numpy run in a job of their operator.
 
     Args:
         matrix: URI of the matrix store.
@@ -66,7 +51,7 @@ def svd(
         seed: Seed of the random numbers, -1 to draw one.
         method: Global mode: exact, randomized, single-pass, or auto.
         memory: Memory that the engine numpy may take, such as 3GiB, or auto.
-        cluster: Address of the engine's own cluster, empty for the Spark operator or this pod.
+        cluster: Address of the engine's own cluster, empty for the engine's operator.
         stored_basis: URI of a stored basis to apply, empty to compute one from this matrix.
         tau: Patch mode: hard threshold in standard deviations of noise.
         wiener: Patch mode: whether the second, Wiener stage runs.
@@ -85,14 +70,16 @@ def svd(
 
     from pathlib import Path
 
-    from ctbasis.errors import exit_on_error
     from ctbasis.parameters import SvdPlan
-    from ctbasis.spark.placement import Placement
-    from ctbasis.steps.svd import run_step
+    from ctbasis.jobs.placement import Placement
+    from ctbasis.steps.job import run_program
+    from ctbasis.steps.svd import StepResult, run_step
 
     placement = Placement(**{name: value for name, value in vars(task_config).items() if value})
-    with exit_on_error():
-        done = run_step(
+    done = run_program(
+        "svd",
+        workspace,
+        lambda: run_step(
             matrix,
             SvdPlan.from_arguments(arguments),
             Path(basis.path),
@@ -100,6 +87,9 @@ def svd(
             store=store,
             run=run,
             placement=placement,
-        )
+        ),
+        otherwise=StepResult(0, ""),
+        artifacts=[basis.path],
+    )
     basis.metadata.update(done.metadata)
     return done.rank, done.denoised_matrix

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 NOT_STOCK = tuple(name for name in CONTENDERS if name not in {"bare-read", "mahout-stock"})
 """Contenders of most cases. Mahout's stock kernels take minutes where others take seconds, and have a smaller case."""
 
+PEERS = ("scikit-learn", "scikit-learn-pca", "dask")
+"""Contenders that are no engine of ctbasis."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -49,12 +52,13 @@ class Case:
 
 GROWTH = "growth"
 OUT_OF_CORE = "out-of-core"
-"""Names of two cases that are treated differently."""
+COHORT = "cohort"
+"""Names of cases that are treated differently."""
 
 CASES = (
     Case("float64"),
-    Case("int16", dtype="int16", contenders=("bare-blas", "scikit-learn", "numpy", "spark")),
-    Case("rank-50", rank=50, contenders=("bare-blas", "scikit-learn", "dask", "numpy", "spark", "mahout")),
+    Case("int16", dtype="int16", contenders=("bare-blas", "scikit-learn", "scikit-learn-pca", "numpy", "spark")),
+    Case("rank-50", rank=50, contenders=("bare-blas", *PEERS, "numpy", "spark", "mahout")),
     Case("stock", rows=65_536, rank=50, contenders=("bare-blas", "scikit-learn", "mahout", "mahout-stock")),
     # More columns than those for which the exact method is chosen.
     Case("wide", rows=16_384, cols=6000, dtype="int16", rank=50, contenders=("scikit-learn", "dask", "numpy", "spark")),
@@ -65,7 +69,7 @@ CASES = (
             rows=1 << power,
             dtype="int16",
             rank=50,
-            contenders=("bare-blas", "numpy", "spark"),
+            contenders=("bare-blas", "numpy", "spark", "mahout"),
             distinct=8,
             runs=runs,
         )
@@ -81,10 +85,19 @@ CASES = (
         contenders=("bare-read", "bare-blas", "numpy"),
         distinct=32,
     ),
+    # 16 GB: a quarter of a thousand patients in one matrix. --rows and --cols describe a smaller one.
+    Case(
+        COHORT,
+        cols=32_000,
+        dtype="int16",
+        rank=50,
+        memory="6GiB",
+        contenders=("bare-read", "bare-blas", "numpy", "spark"),
+    ),
 )
 
-USUAL = tuple(dict.fromkeys(case.name for case in CASES if case.name != OUT_OF_CORE))
-"""Cases that run by default; out-of-core takes a quarter of an hour and runs only if it is named."""
+USUAL = tuple(dict.fromkeys(case.name for case in CASES if case.name not in {OUT_OF_CORE, COHORT}))
+"""Cases that run by default; out-of-core and cohort take a quarter of an hour or more, and run only if named."""
 
 
 def chosen_cases(names: Sequence[str], own: dict[str, Any], *, series: bool) -> list[Case]:

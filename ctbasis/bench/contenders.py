@@ -8,8 +8,8 @@ within the measured time. With `--runs` a contender runs several times in its pr
 memory is touched before each run, or before the matrix is read into memory, so that all contenders find it in the same
 state (`touch_free_memory`).
 
-Two entries are bounds: `bare-blas`, the products of the exact method on float64 in memory, and `bare-read`, reading the
-bytes of A from disk.
+Two entries are bounds: `bare-blas`, the products on float64 in memory of the exact method or, for many columns, of the
+randomized one, and `bare-read`, reading the bytes of A from disk.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,15 +33,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from ctbasis.bench.bounds import exact_products, randomized_products, read_bytes
 from ctbasis.bench.meter import Meter, touch_free_memory
 from ctbasis.errors import CtbasisError, exit_on_error
+from ctbasis.jobs.spark_application import SparkApplication
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.parsing import parse_memory
 from ctbasis.printable import show
-from ctbasis.spark.application import SparkApplication
 from ctbasis.spark.launch_local import spark_submit
 from ctbasis.svd.engines import engine_named
 from ctbasis.svd.factors import FactorStore, FactorWriter
+from ctbasis.svd.method import EXACT_COLUMNS
 from ctbasis.svd.plan import plan_factorization
 from ctbasis.threads import available_cpus, in_order
 
@@ -65,8 +69,13 @@ MOST_TOUCHED = 4 << 30
 MATRICES_TOUCHED = 4
 """The same as a number of float64 matrices; the contender with the largest memory holds three and a half."""
 
-IN_MEMORY = ("bare-blas", "scikit-learn", "dask")
-"""Contenders that get A as a float64 array; dask is `dask.array.linalg.svd_compressed`."""
+IN_MEMORY = ("bare-blas", "scikit-learn", "scikit-learn-pca", "dask")
+"""Contenders that get A as a float64 array: scikit-learn is `randomized_svd`, scikit-learn-pca is
+`PCA(svd_solver="covariance_eigh")`, the exact method by the covariance, and dask is
+`dask.array.linalg.svd_compressed(compute=True)`."""
+
+DASK_CHUNKS = (1, 2, 4, 8)
+"""Row chunks per core among which dask gets the fastest, found on the same matrix before the measured run."""
 
 OURS = {
     "numpy": "numpy",
@@ -80,6 +89,7 @@ OURS = {
 
 EXTRAS = {
     "scikit-learn": ("sklearn", "demo"),
+    "scikit-learn-pca": ("sklearn", "demo"),
     "dask": ("dask", "dask"),
     "ctbasis-dask": ("distributed", "dask"),
     "ray": ("ray", "ray"),
@@ -120,9 +130,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         touch_free_memory(min(MATRICES_TOUCHED * 8 * matrix.rows * matrix.cols, MOST_TOUCHED))
 
     if options.name == "bare-read":
-        return _bound(lambda: _read(matrix), options.runs, before=settle)
+        return _bound(lambda: read_bytes(matrix), options.runs, before=settle)
+    if options.name == "bare-blas" and matrix.cols > EXACT_COLUMNS:
+        width = options.rank + options.oversample
+        return _bound(lambda: randomized_products(matrix, width, options.power_iters), options.runs, before=settle)
     if options.name == "bare-blas" and 8 * matrix.rows * matrix.cols > MOST_HELD:
-        return _bound(lambda: _products(matrix, options.rank), options.runs, before=settle)
+        return _bound(lambda: exact_products(matrix, options.rank), options.runs, before=settle)
     if options.name in IN_MEMORY:
         # The peak memory includes the matrix, because these contenders need it in memory.
         settle()
@@ -191,30 +204,6 @@ def _bound(work: Callable[[], None], runs: int, *, before: Callable[[], None]) -
     return measured(work, runs, before=before)[1] | {"residual": None}
 
 
-def _read(matrix: MatrixStore) -> None:
-    """Read the bytes of A once, with one thread per core, without decoding them."""
-    files = [path for path in Path(matrix.uri, "A").rglob("*") if path.is_file()]
-
-    def one(path: Path) -> int:
-        with path.open("rb", buffering=0) as file:
-            return sum(iter(lambda: len(file.read(1 << 20)), 0))
-
-    with ThreadPoolExecutor(available_cpus()) as pool:
-        for _ in pool.map(one, files):
-            pass
-
-
-def _products(matrix: MatrixStore, rank: int) -> None:
-    """Compute A^T A and A V for every row block, each time on the same block in memory, without reading or writing."""
-    A = matrix.read_block(0)
-    V = np.linalg.qr(np.random.default_rng(0).standard_normal((matrix.cols, rank)))[0]
-    G, U = np.empty((matrix.cols, matrix.cols)), np.empty((len(A), rank))
-    for _ in range(matrix.block_count):
-        np.matmul(A.T, A, out=G)
-    for _ in range(matrix.block_count):
-        np.matmul(A, V, out=U)
-
-
 def agreement(reference: FactorStore, blocks: Blocks, weights: NDArray[np.float64]) -> dict[str, float]:
     """Compare factors with the exact factors of the engine numpy.
 
@@ -222,7 +211,8 @@ def agreement(reference: FactorStore, blocks: Blocks, weights: NDArray[np.float6
         `sigma`: largest |s_i - s_i'| / s_1. `angle`: largest principal angle between the spans of the right singular
         vectors, degrees. `hu_rms` and `hu_max`: of the difference of the rank-k matrices, HU.
     """
-    s, exact = np.linalg.norm(weights, axis=0), reference.s
+    # U is orthonormal, so these are the singular values of the rank-k matrix.
+    s, exact = np.linalg.svd(weights, compute_uv=False), reference.s
     V, V_exact = np.linalg.qr(weights)[0], reference.V
     # The sine is accurate for small angles.
     sine = np.linalg.norm(V - V_exact @ (V_exact.T @ V), 2)
@@ -279,16 +269,37 @@ def _prepared(
             return U, Vt.T * s
 
         return scikit_learn
+    if options.name == "scikit-learn-pca":
+        from sklearn.decomposition import PCA
+
+        def pca() -> tuple[NDArray[Any], NDArray[np.float64]]:
+            # PCA subtracts the mean row, which is one of the k dimensions here. The scores sum to 0, so a constant
+            # column completes them to an orthonormal U.
+            fitted = PCA(n_components=k - 1, svd_solver="covariance_eigh", copy=False)
+            scores, m = fitted.fit_transform(A), len(A)
+            U = np.empty((m, k))
+            np.divide(scores, fitted.singular_values_, out=U[:, :-1])
+            U[:, -1] = 1 / math.sqrt(m)
+            components = fitted.components_.T * fitted.singular_values_
+            return U, np.column_stack([components, fitted.mean_ * math.sqrt(m)])
+
+        return pca
 
     import dask.array as da
 
-    def dask() -> tuple[NDArray[Any], NDArray[np.float64]]:
-        array = da.from_array(A, chunks=(max(1, len(A) // 16), A.shape[1]))
-        u, s, vt = da.linalg.svd_compressed(array, k, n_oversamples=p, n_power_iter=q, seed=0)
+    def factorized(per_core: int) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        chunks = -(-len(A) // (per_core * available_cpus()))
+        array = da.from_array(A, chunks=(chunks, A.shape[1]))
+        u, s, vt = da.linalg.svd_compressed(array, k, n_oversamples=p, n_power_iter=q, seed=0, compute=True)
         U, singular, Vt = da.compute(u, s, vt)
         return U, Vt.T * singular
 
-    return dask
+    def seconds(per_core: int) -> float:
+        start = time.perf_counter()
+        factorized(per_core)
+        return time.perf_counter() - start
+
+    return partial(factorized, min(DASK_CHUNKS, key=seconds))
 
 
 @contextmanager

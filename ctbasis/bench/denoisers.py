@@ -123,8 +123,11 @@ def _non_local_means(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[ND
 
 
 @contextmanager
-def _trapz() -> Iterator[None]:
-    """Restore `np.trapz`, which bm4d 4.2.5 (and BM3D through it) calls for a PSD; NumPy 2.4 has only `np.trapezoid`."""
+def restored_trapz() -> Iterator[None]:
+    """Restore `np.trapz`, which bm4d 4.2.5 (and BM3D through it) calls for a PSD; NumPy 2.4 has only `np.trapezoid`.
+
+    Threads that denoise at the same time need it around all of them.
+    """
     if hasattr(np, "trapz"):
         yield
         return
@@ -141,7 +144,7 @@ def _bm3d(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.fl
     level = setting["level"]
     # BM3D expects the PSD of an unnormalised transform: its sum over the squared number of pixels is the variance.
     psd = noisy.power * noisy.power.size * level**2
-    with _trapz():
+    with restored_trapz():
         images = [bm3d(image.astype(np.float64), psd) for image in noisy.scored_slices]
     return np.asarray(images, np.float32), len(images)
 
@@ -156,7 +159,7 @@ def _bm4d(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.fl
     else:
         # Inserted noise is white along the slices.
         power = np.broadcast_to(noisy.power, volume.shape)
-        with _trapz():
+        with restored_trapz():
             denoised = bm4d(volume, np.ascontiguousarray(power * power.size * level**2))
     return np.asarray(denoised, np.float32)[own], len(volume)
 

@@ -201,13 +201,18 @@ def _fault_of_header(entry: Slice, header: bytes, reference: pydicom.Dataset | N
         value = getattr(entry, keyword)
         if tuple(map(float, kept[keyword].value)) != value:
             return f"{keyword} of the kept header differs"
-        theirs = None if reference is None or entry.frame else reference.get(keyword)
-        if theirs is not None and tuple(map(float, theirs)) != value:
+        theirs = None if reference is None or entry.frame else _numbers(reference.get(keyword))
+        if theirs is not None and theirs != value:
             return f"{keyword} differs from pydicom's"
     (series,) = arrange([entry])
     if not np.isfinite(series.positions).all():
         return "a position is not finite"
     return ""
+
+
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    """Return the numbers of a decimal string; None if there is no value. pydicom leaves decimal commas as text."""
+    return None if value is None else tuple(float(str(number).replace(",", ".")) for number in value)
 
 
 def _fault_of_values(folder: Path, entry: Slice, reference: pydicom.Dataset | None) -> str:

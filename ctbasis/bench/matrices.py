@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 STRENGTH = 300.0
 """Root mean square of the values, about that of CT images in HU."""
 
+DIRECTIONS = 100
+NOISE = 8
+
 
 def write_decaying(uri: str, *, rows: int, cols: int, dtype: str, seed: int = 0, distinct: int = 0) -> MatrixStore:
     """Write a matrix with the singular values c / i, i = 1 ... n, and random singular vectors.
@@ -67,6 +70,37 @@ def write_decaying(uri: str, *, rows: int, cols: int, dtype: str, seed: int = 0,
     return MatrixStore.open(uri)
 
 
+def write_low_rank(uri: str, *, rows: int, cols: int, dtype: str, seed: int = 0) -> MatrixStore:
+    """Write a matrix of `DIRECTIONS` random directions and noise; unlike `write_decaying` it forms no n x n matrix.
+
+    The singular values of the directions decrease as 1 / i, and the noise is uniform in whole numbers up to `NOISE`.
+
+    Args:
+        uri: URI of the new store.
+        rows: Number of rows m.
+        cols: Number of columns n.
+        dtype: float64, float32 or int16.
+        seed: Seed of directions and noise.
+    """
+    column_chunk = column_chunk_for(cols, block_rows_for(cols))
+    writer = MatrixWriter.create(uri, image=(rows, 1), cols=cols, dtype=dtype, column_chunk=column_chunk)
+    s = 1.0 / np.arange(1, min(DIRECTIONS, rows, cols) + 1)
+    W = np.random.default_rng([seed, -1 % 2**32]).standard_normal((len(s), cols), np.float32)
+    W *= (STRENGTH * s / np.linalg.norm(s))[:, None]
+    firsts = range(0, rows, writer.block_rows)
+    for index, first in enumerate(progress(firsts, "bench: matrix", unit="block")):
+        block = slice(first, min(first + writer.block_rows, rows))
+        rng = np.random.default_rng([seed, index])
+        values = rng.standard_normal((block.stop - block.start, len(s)), np.float32) @ W
+        values += rng.integers(-NOISE, NOISE, values.shape, np.int8, endpoint=True)
+        A = _as(values, dtype)
+        for start in range(0, cols, writer.column_chunk):
+            columns = slice(start, min(start + writer.column_chunk, cols))
+            writer.write(block, columns, A[:, columns], None)
+    writer.finish(series=[Series("1.2.3", 0, cols)], headers=[b""] * cols)
+    return MatrixStore.open(uri)
+
+
 def repeat_block(store: Path, index: int, other: int) -> None:
     """Make row block `other` of the matrix store a copy of row block `index`, by hard links to its chunks."""
     for array in ("A", "aside"):
@@ -76,7 +110,7 @@ def repeat_block(store: Path, index: int, other: int) -> None:
             (chunks / str(other) / chunk.name).hardlink_to(chunk)
 
 
-def _as(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
+def _as(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     kind = np.dtype(dtype)
     if kind.kind != "i":
         return values.astype(kind)

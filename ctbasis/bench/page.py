@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import platform
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from ctbasis.bench.cases import GROWTH
 from ctbasis.bench.contenders import BOUNDS
 from ctbasis.report.figures import COLOURS, DASHES, DPI
+from ctbasis.storage.outputs import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,8 +47,10 @@ def write_page(rows: Sequence[Row], folder: Path) -> None:
     Args:
         rows: Rows of `bench_svd`.
         folder: Created if it does not exist; files of a former run are replaced.
+
+    Raises:
+        CtbasisError: The disk is full, or this user may not write there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     cases = {name: [row for row in rows if row["case"] == name] for name in dict.fromkeys(row["case"] for row in rows)}
     growth = cases.pop(GROWTH, [])
     introduction = (
@@ -63,7 +67,7 @@ def write_page(rows: Sequence[Row], folder: Path) -> None:
         lines += ["", f"## {name}: {size}, p = {first['oversample']}, q = {first['power_iters']}", "", *_table(own)]
     if cases:
         lines += ["", "![Seconds of every engine and peer, case by case](speed.png)"]
-        _save(_speed(cases), folder / "speed.png")
+        save(_speed(cases), folder / "speed.png")
     if growth:
         lines += [
             "",
@@ -73,8 +77,8 @@ def write_page(rows: Sequence[Row], folder: Path) -> None:
             "",
             "![Time a row against the number of rows](growth.png)",
         ]
-        _save(_growth(growth), folder / "growth.png")
-    (folder / "svd.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        save(_growth(growth), folder / "growth.png")
+    write_file(folder / "svd.md", "\n".join(lines) + "\n")
 
 
 def machine() -> str:
@@ -144,6 +148,9 @@ def _growth(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=DPI)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DPI)
+    write_file(path, content.getvalue())

@@ -1,7 +1,7 @@
 """Denoisers compared on the same noisy data with known truth: error, similarity, nodules, edges and time.
 
 The cases are those of ctbasis/bench/quality_cases.py. A truth binned 2 x 2 has hardly any noise; a native truth has the
-noise of its scanner, and a denoiser that removes this noise is penalized.
+noise of its scanner, and a denoiser that removes this noise is penalized by all but the noise-corrected errors.
 
 The setting of a peer is the one of its sweep (ctbasis/bench/denoisers.py) with the least RMSE over body and lung on the
 same case of another series: tuned on A and measured on B, and vice versa.
@@ -20,7 +20,9 @@ import numpy as np
 from ctbasis.bench.denoisers import PATCH, PEERS, Denoiser, global_modes
 from ctbasis.bench.quality_cases import CONTRASTS, Case, QualitySettings, make_case, phantom_truth, read_truth
 from ctbasis.printable import say
+from ctbasis.report.noisy_truth import paired_scores
 from ctbasis.report.quality import compare, edge_ratio
+from ctbasis.report.smoothed_removal import SmoothedRemoval
 from ctbasis.score.regions import Regions
 from ctbasis.simulate.nodules import Contrast
 
@@ -64,7 +66,9 @@ def bench_quality(
     Returns:
         A row for each case and method: case, series, resolution, kernel, noise_body, noise_lung, photons, slices,
         nodules, method, setting, tuned_on, rmse_body, rmse_lung, psnr, ssim, nodule_600, nodule_150 (3 mm, mean
-        contrast recovery), edge_ratio, seconds, seconds_per_slice (of the slices that the method processed). A peer
+        contrast recovery), edge_ratio, smoothed_removal (ctbasis/report/smoothed_removal.py; in the row `noisy` that of
+        the true noise, 1), rmse_body_corrected and rmse_lung_corrected (against the anatomy without the truth's own
+        noise; None if it has hardly any), seconds, seconds_per_slice (of the slices that the method processed). A peer
         that is not installed has a row whose setting says so.
 
     Raises:
@@ -153,6 +157,11 @@ def scores(case: Case, image: NDArray[np.float32], removed: NDArray[np.float32])
     for z, slices in zip(noisy.scored, zip(truth, image, strict=True), strict=True):
         contrast.add(z, *slices)
     ratio = edge_ratio(removed, truth).ratio
+    removal = SmoothedRemoval()
+    for true, component, input_slice in zip(truth, removed, noisy.scored_slices, strict=True):
+        removal.add(true, component, input_slice - true)
+    # A truth that is a scan has noise of its own.
+    corrected = paired_scores(truth, noisy.scored_slices, image)["noise_corrected"] or {}
     recovered = {kind["contrast_hu"]: kind["recovered"] for kind in contrast.kinds()}
     return {
         "rmse_body": quality.rmse_body,
@@ -161,6 +170,8 @@ def scores(case: Case, image: NDArray[np.float32], removed: NDArray[np.float32])
         "ssim": quality.ssim,
         **{f"nodule_{value:.0f}": recovered.get(value) for value in CONTRASTS},
         "edge_ratio": ratio if math.isfinite(ratio) else None,
+        "smoothed_removal": removal.ratio,
+        **{f"{name}_corrected": corrected.get(name) for name in ("rmse_body", "rmse_lung")},
     }
 
 

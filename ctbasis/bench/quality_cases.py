@@ -179,8 +179,8 @@ def read_truth(folder: Path) -> Truth:
 
 
 def phantom_truth(seed: int, *, edge: int = 512, slices: int = DEPTH) -> Truth:
-    """Return the middle slices of a chest phantom."""
-    phantom = chest(slices, edge, edge, spacing=2.5, seed=seed)
+    """Return the middle slices of a chest phantom with structured soft tissue."""
+    phantom = chest(slices, edge, edge, spacing=2.5, seed=seed, structured=True)
     dy, dx = phantom.pixel_spacing
     return crop_to_patient(Truth(f"phantom {seed}", phantom.hu.astype(np.float32), (phantom.spacing, dy, dx)))
 
@@ -231,8 +231,7 @@ def make_case(truth: Truth, resolution: str, kernel: Kernel, level: float, setti
     beam = ParallelBeam.around((clean.shape[1], clean.shape[2]), truth.spacing[1:])
     photons = photons_for(level, clean, beam, kernel)
     noise = image_noise(clean, beam, Dose(photons, seed=settings.seed, kernel=kernel))
-    # The pipeline also clips every series at the HU of air.
-    noisy = np.maximum(clean + noise, np.float32(AIR))
+    noisy = clean + noise
     masks = [Regions(np.asarray(image, np.float64)) for image in clean[scored.start : scored.stop]]
     added = noise[scored.start : scored.stop]
     stds = {
@@ -293,11 +292,22 @@ def noise_power(
     shape = noise.shape[1:]
     if not squares.squares:
         return np.full(shape, sigma**2)
-    covariance = np.fft.fftshift(np.fft.ifft2(squares.spectrum).real)
+    return power_of_covariance(np.fft.fftshift(np.fft.ifft2(squares.spectrum).real), shape, sigma)
+
+
+def power_of_covariance(covariance: NDArray[np.float64], shape: tuple[int, ...], sigma: float) -> NDArray[np.float64]:
+    """Return the noise power over the frequencies of a whole slice, HU^2 per pixel; its mean is `sigma` squared.
+
+    Args:
+        covariance: Covariance by lag up to a factor, (edge, edge), lag 0 at `edge // 2`.
+        shape: Rows and columns of the slice.
+        sigma: Standard deviation of the noise, HU.
+    """
+    edge = len(covariance)
     whole = np.zeros(shape)
-    whole[: squares.edge, : squares.edge] = covariance
-    power = np.fft.fft2(np.roll(whole, (-(squares.edge // 2),) * 2, axis=(0, 1))).real
-    # Where the power is near zero, rounding and the small number of squares may make the estimate negative.
+    whole[:edge, :edge] = covariance
+    power = np.fft.fft2(np.roll(whole, (-(edge // 2),) * 2, axis=(0, 1))).real
+    # Where the power is near zero, rounding and errors of the covariance may make the estimate negative.
     power = np.maximum(power, 1e-3 * power.mean())
     return np.asarray(power * (sigma**2 / power.mean()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from ctbasis.bench.denoisers import PATCH, PEERS
 from ctbasis.bench.page import machine, table
 from ctbasis.report.figures import LABEL, TITLE, WINDOWS, draw_image, new_figure
+from ctbasis.storage.outputs import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +30,9 @@ COLUMNS = {
     "nodule_600": "nodule +600",
     "nodule_150": "+150",
     "edge_ratio": "edge ratio",
+    "smoothed_removal": "smoothed removal",
+    "rmse_body_corrected": "RMSE body, noise-corrected",
+    "rmse_lung_corrected": "lung, noise-corrected",
     "seconds": "seconds",
     "seconds_per_slice": "a slice",
 }
@@ -70,10 +75,12 @@ def write_quality_page(results: Sequence[CaseResult], folder: Path) -> None:
                 *_table(result.rows),
             ]
         name = f"quality-{index}.jpg"
-        _picture(own).savefig(folder / name, dpi=DPI, pil_kwargs={"quality": 85})
+        picture = io.BytesIO()
+        _picture(own).savefig(picture, format="jpeg", dpi=DPI, pil_kwargs={"quality": 85})
+        write_file(folder / name, picture.getvalue())
         alt = "truth, noisy, the best peer, global mode, patch mode, and the component that patch mode removed"
         lines += ["", f"![{series}: {alt}]({name})"]
-    (folder / "quality.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_file(folder / "quality.md", "\n".join(lines) + "\n")
 
 
 def _groups(results: Sequence[CaseResult]) -> dict[tuple[str, str, str], list[CaseResult]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctbasis.bench.contenders import require_installed
-from ctbasis.bench.matrices import write_decaying
+from ctbasis.bench.matrices import write_decaying, write_low_rank
 from ctbasis.errors import CtbasisError, error_in_log
 from ctbasis.installed import LAYOUT
 from ctbasis.matrix.ingest import ingest
@@ -22,6 +22,7 @@ from ctbasis.matrix.store import MatrixStore
 from ctbasis.printable import say
 from ctbasis.svd.engines.numpy import factorize
 from ctbasis.svd.factors import FactorWriter
+from ctbasis.svd.method import EXACT_COLUMNS
 from ctbasis.svd.plan import plan_factorization
 
 if TYPE_CHECKING:
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
 PEERS = (("scikit-learn", "over_scikit_learn"), ("bare-blas", "over_bare_blas"), ("mahout-stock", "over_mahout_stock"))
 """Contenders to which the time of others is compared, and the columns of the ratios."""
 
-PASSES = 2
+EXACT_PASSES = 2
 """Passes over A of the exact method by the Gram matrix; the time of `bare-read` counts as often in the bound."""
+
+MOST_GRAM_COLUMNS = 6_000
+"""Most columns at which the matrix and its optimal residual are computed from n x n matrices."""
 
 
 def bench_svd(series: Path | None, cases: Sequence[Case]) -> list[dict[str, Any]]:
@@ -45,11 +49,11 @@ def bench_svd(series: Path | None, cases: Sequence[Case]) -> list[dict[str, Any]
 
     Returns:
         A row for each contender: case, engine, rows, cols, dtype, rank, oversample, power_iters, seconds, cpu_seconds,
-        peak_mib (of all processes; for peers and bare BLAS including the matrix, which they need in memory),
-        residual_over_optimal = ||A - A_k||_F / sqrt(sum_{i>k} sigma_i^2), us_per_row, and its seconds divided by those
-        of scikit-learn, bare BLAS and Mahout's stock kernels if they ran. With several runs also first_seconds; for
-        `series` also the differences from the exact factors (`contenders.agreement`); with both bounds also
-        share_of_bound, the seconds of the larger bound divided by its own.
+        peak_mib (of all processes; for peers and bare BLAS including the matrix, which they need in memory), up to
+        `MOST_GRAM_COLUMNS` columns residual_over_optimal = ||A - A_k||_F / sqrt(sum_{i>k} sigma_i^2), us_per_row, and
+        its seconds divided by those of scikit-learn, bare BLAS and Mahout's stock kernels if they ran. With several
+        runs also first_seconds; for `series` also the differences from the exact factors (`contenders.agreement`); with
+        both bounds also share_of_bound, the seconds of the larger bound divided by its own.
 
     Raises:
         CtbasisError: An optional package or disk space is missing, or a contender failed.
@@ -76,12 +80,14 @@ def _matrix(series: Path | None, case: Case, scratch: Path) -> MatrixStore:
             expected="room for the matrix and its factors",
             remedy="set TMPDIR to a folder on a larger disk, or choose fewer --rows",
         )
+    if case.cols > MOST_GRAM_COLUMNS:
+        return write_low_rank(uri, rows=case.rows, cols=case.cols, dtype=case.dtype)
     return write_decaying(uri, rows=case.rows, cols=case.cols, dtype=case.dtype, distinct=case.distinct)
 
 
 def _measured(matrix: MatrixStore, case: Case, scratch: Path, *, compared: bool) -> list[dict[str, Any]]:
     rank = min(case.rank, matrix.cols, matrix.rows)
-    optimal = optimal_residual(matrix, rank, case.distinct)
+    optimal = optimal_residual(matrix, rank, case.distinct) if matrix.cols <= MOST_GRAM_COLUMNS else 0.0
     reference = _reference(matrix, rank, scratch) if compared else ""
     rows: list[dict[str, Any]] = []
     for name in case.contenders:
@@ -113,7 +119,8 @@ def _compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if peer in seconds:
                 row[key] = row["seconds"] / seconds[peer]
         if {"bare-read", "bare-blas"} <= set(seconds):
-            row["share_of_bound"] = max(PASSES * seconds["bare-read"], seconds["bare-blas"]) / row["seconds"]
+            passes = EXACT_PASSES if row["cols"] <= EXACT_COLUMNS else row["power_iters"] + 2
+            row["share_of_bound"] = max(passes * seconds["bare-read"], seconds["bare-blas"]) / row["seconds"]
     return rows
 
 

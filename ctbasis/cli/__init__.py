@@ -51,14 +51,26 @@ SECTIONS: dict[str, dict[str, Verb]] = {
     "Denoise on this machine": {
         "run": Verb("run", "run", "Denoise a CT series, or several, and report what was removed."),
         "denoise": Verb("run", "denoise", "Denoise a series with the stored basis of another run."),
+        "cohort": Verb("cohort", "cohort", "Denoise every series of a source of any mix, and summarize."),
+        "inventory": Verb("inventory", "inventory", "List the studies and series of a source, from headers alone."),
         "factor": Verb("basis", "factor", "Factor DICOM files on Spark without storing a matrix (global mode)."),
         "reconstruct": Verb("basis", "reconstruct", "Write a series at another rank from a stored basis."),
         "demo": Verb("demo", "demo", "Denoise a low-dose chest phantom in both modes."),
     },
+    "DICOM network": {
+        "node": Verb("node", "node", "Receive CT from scanners and archives, denoise it, and send it on."),
+        "serve": Verb("serve", "serve", "Serve stored bases over HTTP, as a model of KServe's protocol."),
+        "process": Verb("process", "process", "Denoise a folder to a folder, as routers call a container."),
+        "jobs": Verb("archive", "jobs", "List the jobs of a node."),
+        "pull": Verb("archive", "pull", "Retrieve a study from an archive."),
+        "push": Verb("archive", "push", "Send a series to an archive."),
+    },
     "Kubeflow Pipelines": {
         "submit": Verb("kubeflow", "submit", "Run the pipeline on a Kubeflow server and fetch its results."),
-        "compile": Verb("kubeflow", "compile_", "Compile the pipeline to YAML, or check the committed YAML."),
-        "lint": Verb("kubeflow", "lint", "Check compiled pipelines and Kubernetes manifests."),
+        "results": Verb("kubeflow", "results", "Fetch the results of a run that is over from a Kubeflow server."),
+        "compile": Verb("package", "compile_", "Compile the pipeline to YAML, or check the committed YAML."),
+        "lint": Verb("package", "lint", "Check compiled pipelines and Kubernetes manifests, or what a cluster lacks."),
+        "sweep": Verb("sweep", "sweep", "Remove the stores on S3 of runs that are over or deleted."),
     },
     "Simulate and measure": {
         "simulate-dose": Verb("measure", "simulate_dose", "Insert the noise of a lower dose into a series."),

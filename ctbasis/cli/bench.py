@@ -12,16 +12,23 @@ from ctbasis.cli.options import OUTPUT_FILE, OUTPUT_FOLDER, PATH
 from ctbasis.printable import show
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ctbasis.bench.quality import CaseResult
+    from ctbasis.bench.task_cases import TaskSettings
 
 MOST = 10**12
 """Largest size or number; more fits no machine, and no float holds a number of thousands of digits."""
 
+MILLIMETRES = click.FloatRange(0.01, 1000)
+"""A distance."""
+
 
 @cloup.command()
-@click.argument("what", type=click.Choice(["pipeline", "ingest", "svd", "quality"]), nargs=-1)
+@click.argument(
+    "what", type=click.Choice(["pipeline", "ingest", "svd", "quality", "task", "checks", "traffic"]), nargs=-1
+)
 @click.option(
     "--series",
     type=PATH,
@@ -33,11 +40,11 @@ MOST = 10**12
     "--case",
     "names",
     multiple=True,
-    help="svd: float64, int16, rank-50, stock, wide, growth, or out-of-core, which takes a quarter of an hour. By "
-    "default all but out-of-core. Repeatable.",
+    help="svd: float64, int16, rank-50, stock, wide, growth, out-of-core, which takes a quarter of an hour, or cohort, "
+    "which takes 20 GB of disk. By default all but the last two. Repeatable.",
 )
-@click.option("--rows", type=click.IntRange(1, MOST), help="svd, own case: rows of the generated matrix.")
-@click.option("--cols", type=click.IntRange(1, MOST), help="svd, own case: columns of the matrix.")
+@click.option("--rows", type=click.IntRange(1, MOST), help="svd, own case, and traffic: rows of the generated matrix.")
+@click.option("--cols", type=click.IntRange(1, MOST), help="svd, own case, and traffic: columns of the matrix.")
 @click.option(
     "--dtype",
     type=click.Choice(["float64", "float32", "int16"]),
@@ -46,6 +53,9 @@ MOST = 10**12
 @click.option("--rank", type=click.IntRange(1, MOST), help="svd, own case or --series: rank k.")
 @click.option("--oversample", type=click.IntRange(0, MOST), help="svd, own case or --series: oversampling p.")
 @click.option("--power-iters", type=click.IntRange(0, MOST), help="svd, own case or --series: power iterations q.")
+@click.option(
+    "--executors", type=click.IntRange(1, MOST), help="traffic: executors of one core on this machine, by default 2."
+)
 @click.option("--memory", help="svd, own case or --series: memory that the engine numpy may take, such as 3GiB.")
 @click.option(
     "--engine",
@@ -58,7 +68,18 @@ MOST = 10**12
     type=click.IntRange(1, MOST),
     help="quality: number of slices scored of each series; the time is proportional to it.",
 )
-@click.option("--noise", "levels", type=float, multiple=True, help="quality: noise in the body, HU; repeatable.")
+@click.option(
+    "--noise",
+    "levels",
+    type=float,
+    multiple=True,
+    help="quality, task: noise in the body, HU; repeatable. task: that of the full dose, one value.",
+)
+@click.option(
+    "--realisations",
+    type=click.IntRange(4, 1000),
+    help="task: noise realisations of the volume at each dose, an even number; the time is proportional to it.",
+)
 @click.option(
     "--kernel",
     "kernels",
@@ -73,20 +94,50 @@ MOST = 10**12
     multiple=True,
     help="quality: resolution of the truth, by default binned 2 x 2; native takes four times as long; repeatable.",
 )
-@click.option("--method", "methods", multiple=True, help="quality: peers and modes to run, by default all; repeatable.")
+@click.option(
+    "--method", "methods", multiple=True, help="quality, task: peers and modes to run, by default all; repeatable."
+)
+@click.option(
+    "--pair",
+    type=PATH,
+    nargs=2,
+    metavar="LOW FULL",
+    help="quality: low and full dose of the same real slices, instead of simulated noise: two folders of DICOM, or two "
+    ".npy files of HU (slices, rows, columns).",
+)
+@click.option(
+    "--field",
+    type=PATH,
+    nargs=2,
+    metavar="SERIES FIELD",
+    help="quality: a real series and a field of the noise that its slices have in addition at a lower dose (0 where it "
+    "is not known), in the forms of --pair: true errors without a truth.",
+)
+@click.option(
+    "--spacing",
+    type=(MILLIMETRES, MILLIMETRES, MILLIMETRES),
+    help="quality: mm between slices, rows and columns of .npy files; by default 10 .75 .75, slices that are denoised "
+    "one by one.",
+)
 @click.option("--json", "json_file", type=OUTPUT_FILE, help="JSON file to which the rows are written too.")
-@click.option("--page", type=OUTPUT_FOLDER, help="svd, quality: folder for tables and pictures.")
+@click.option("--page", type=OUTPUT_FOLDER, help="svd, quality, traffic: folder for tables and pictures.")
 def bench(
     what: tuple[str, ...],
     series: tuple[Path, ...],
     names: tuple[str, ...],
+    pair: tuple[Path, Path] | None,
+    field: tuple[Path, Path] | None,
+    spacing: tuple[float, float, float] | None,
     json_file: Path | None,
     page: Path | None,
     **own: Any,
 ) -> None:
     """Measure WHAT: by default pipeline, ingest and svd. Ratios are between measurements of one session.
 
+    `checks` measures what the checksums of the stores cost.
+    `traffic` measures what the engines spark and mahout send between executors, at four numbers of columns.
     `svd` also measures peers on the same matrices, `quality` also measures other denoisers on the same noise.
+    `task` measures what model observers detect in denoised images, and which dose that is worth.
     An own case of svd is a matrix that --rows, --cols and --dtype describe.
     """
     from ctbasis.bench.cases import chosen_cases
@@ -95,13 +146,28 @@ def bench(
     from ctbasis.bench.quality_page import write_quality_page
     from ctbasis.bench.run import bench as measure
     from ctbasis.bench.run import table
+    from ctbasis.bench.task_page import write_task_page
+    from ctbasis.bench.traffic import TrafficCase
+    from ctbasis.bench.traffic_page import write_traffic_page
     from ctbasis.storage.outputs import write_file
 
     given = {name: value for name, value in own.items() if value not in (None, ())}
+    realisations = given.pop("realisations", None)
     quality = {name: given.pop(name) for name in list(given) if name in QualitySettings.__dataclass_fields__}
+    traffic = TrafficCase.of(given) if "traffic" in what else None
+    given.pop("executors", None)
     results: list[CaseResult] = []
     rows = measure(
-        what, series, chosen_cases(names, given, series=bool(series)), QualitySettings(**quality), results=results
+        what,
+        series,
+        chosen_cases(names, given, series=bool(series)),
+        QualitySettings(**quality),
+        traffic=traffic,
+        results=results,
+        pair=pair,
+        field=field,
+        spacing=spacing,
+        tasks=_task_settings(quality, realisations),
     )
     show(*table(rows).split("\n"))
     if json_file is not None:
@@ -110,5 +176,19 @@ def bench(
         own_rows = [row for row in rows if row["bench"] == "svd"]
         if own_rows:
             write_page(own_rows, page)
+        sent = [row for row in rows if row["bench"] == "traffic"]
+        if sent:
+            write_traffic_page(sent, page)
         if results:
             write_quality_page(results, page)
+        if any(row["bench"] == "task" for row in rows):
+            write_task_page([row for row in rows if row["bench"] == "task"], page)
+
+
+def _task_settings(quality: Mapping[str, Any], realisations: int | None) -> TaskSettings:
+    """Return the settings of task from the options that it shares with quality, and its own."""
+    from ctbasis.bench.task_cases import TaskSettings
+
+    given: dict[str, Any] = {"methods": quality.get("methods"), "realisations": realisations}
+    given["level"] = next(iter(quality.get("levels", ())), None)
+    return TaskSettings(**{name: value for name, value in given.items() if value is not None})

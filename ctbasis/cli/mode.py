@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ctbasis.choices import AUTO
+from ctbasis.cli.options import absolute, given_parameters
 from ctbasis.errors import CtbasisError
 from ctbasis.parameters import GlobalMode, PatchMode
+from ctbasis.printable import say
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
 OPTIONS_OF_MODE: dict[str, dict[str, str]] = {
     "global": {parameter.name: parameter.flag for parameter in GlobalMode.parameters()},
@@ -78,6 +80,34 @@ def resolve_mode(mode: str, given: Collection[str], *, basis_mode: str = "") -> 
         kept = [] if basis_mode else flags[resolved.mode] if mode == AUTO else [f"--mode {mode}"]
         raise _conflict(conflicting, OTHER[resolved.mode], reason, kept)
     return resolved
+
+
+def with_mode(mode: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a run on this machine with its mode and with the absolute place of its basis.
+
+    What `auto` chose is said on standard error.
+
+    Args:
+        mode: The option `--mode`.
+        parameters: The other parameters of the pipeline by name.
+
+    Raises:
+        CtbasisError: An option or the basis belongs to the other mode, or there is no basis at its place.
+    """
+    basis = absolute(parameters["basis"])
+    resolved = resolve_mode(mode, given_parameters(), basis_mode=mode_of_basis(basis) if mode == AUTO else "")
+    if resolved.line:
+        say(resolved.line)
+    return {**parameters, "mode": resolved.mode, "basis": basis}
+
+
+def mode_of_basis(basis: str) -> str:
+    """Return the mode of the run that made `basis`, an empty string without a basis."""
+    if not basis:
+        return ""
+    from ctbasis.patch.bases import kind_at
+
+    return kind_at(basis)
 
 
 def _conflict(flags: list[str], mode: str, reason: str, kept: list[str]) -> CtbasisError:

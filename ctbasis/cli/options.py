@@ -173,6 +173,9 @@ def first_sentence(text: str) -> str:
     return f"{head}." if stop else text
 
 
+SOURCE_HELP = "A folder, zip archive, DICOMDIR or URI of docs/reference/sources.md."
+"""Help of the argument SOURCE of every verb that reads images."""
+
 SERVER = "Kubeflow server"
 
 TITLES = (SERVER, *(group.value for group in Group))
@@ -224,6 +227,9 @@ def parameter_option(parameter: Parameter[Any], **settings: Any) -> Declared:
         "essential": parameter.name in ESSENTIAL,
         "short": ESSENTIAL.get(parameter.name, ""),
     }
+    if settings.get("required"):
+        # click takes any default, also None, for a value.
+        del declared["default"]
     flag = negated if parameter.default is True else parameter.flag
     return own_option(parameter.group, flag, parameter.name, **{**declared, **settings})
 
@@ -256,6 +262,24 @@ def parameter_options(
         for parameter in PARAMETERS
         if parameter not in but
     ]
+
+
+def where_option(what: str) -> Declared:
+    """Declare `--where`, an expression that selects series by the columns of their inventory.
+
+    Args:
+        what: What the verb does with the series, such as `Denoise`.
+    """
+    return own_option(
+        Group.SOURCE,
+        "--where",
+        default="",
+        metavar="EXPRESSION",
+        essential=True,
+        help=f"{what} only the series for which an expression on the columns of `ctbasis inventory` is true, such as "
+        '\'modality == "CT" and slices > 40 and kernel =~ "B.*f"\'.',
+        short="Select series by an expression on the columns of `ctbasis inventory`.",
+    )
 
 
 def mode_option() -> Declared:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import cloup
 
 from ctbasis.choices import AUTO
-from ctbasis.cli.mode import resolve_mode
+from ctbasis.cli.mode import mode_of_basis, resolve_mode, with_mode
 from ctbasis.cli.options import (
     PATH,
+    SOURCE_HELP,
     absolute,
     given_parameters,
     grouped,
@@ -17,15 +19,15 @@ from ctbasis.cli.options import (
     own_option,
     parameter_options,
     verb,
+    where_option,
 )
 from ctbasis.parameters import BASIS, MODE, SOURCE
 from ctbasis.plans import Group
-from ctbasis.printable import say, show
+from ctbasis.printable import show
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-SOURCE_HELP = "A folder, a zip archive, a DICOMDIR, or s3://bucket/prefix."
 
 OUT = own_option(
     Group.OUTPUT,
@@ -41,14 +43,12 @@ OUT = own_option(
 
 @verb()
 @cloup.argument("source", help=SOURCE_HELP)
-@grouped(OUT, mode_option(), *parameter_options(but=(SOURCE, MODE)))
-def run(source: str, out: Path, mode: str, **parameters: Any) -> None:
+@grouped(OUT, where_option("Denoise"), mode_option(), *parameter_options(but=(SOURCE, MODE)))
+def run(source: str, out: Path, mode: str, where: str, **parameters: Any) -> None:
     """Denoise the CT at SOURCE on this machine, through the compiled pipeline."""
-    basis = absolute(parameters["basis"])
-    resolved = resolve_mode(mode, given_parameters(), basis_mode=_mode_of(basis) if mode == AUTO else "")
-    if resolved.line:
-        say(resolved.line)
-    _run(source, out, {**parameters, "mode": resolved.mode, "basis": basis})
+    resolved = with_mode(mode, parameters)
+    with _selected(source, where, parameters) as chosen:
+        _run(chosen, out, resolved)
 
 
 @verb()
@@ -72,18 +72,23 @@ def denoise(series: str, basis: str, out: Path, **parameters: Any) -> None:
     states how much of SERIES the basis does not represent.
     """
     uri = absolute(basis)
-    resolved = resolve_mode(AUTO, given_parameters(), basis_mode=_mode_of(uri))
+    resolved = resolve_mode(AUTO, given_parameters(), basis_mode=mode_of_basis(uri))
     show(f"{basis} is a basis of {'patches' if resolved.mode == 'patch' else 'slices'}: mode {resolved.mode}")
     _run(series, out, {**parameters, "mode": resolved.mode, "basis": uri})
 
 
-def _mode_of(basis: str) -> str:
-    """Return the mode of the run that made `basis`, an empty string without a basis."""
-    if not basis:
-        return ""
-    from ctbasis.patch.bases import kind_at
+@contextmanager
+def _selected(source: str, where: str, parameters: dict[str, Any]) -> Iterator[str]:
+    """Yield the source of the series that `where` selects: `source` itself for an empty expression."""
+    if not where:
+        yield source
+        return
+    from ctbasis.cohort.selected_source import selected_source
+    from ctbasis.dicom.deidentify.deidentification import Deidentification
 
-    return kind_at(basis)
+    identity = Deidentification.of(parameters["retain"]) if parameters["deidentify"] else None
+    with selected_source(absolute(source), where, identity) as chosen:
+        yield chosen
 
 
 def _run(source: str, out: Path, parameters: dict[str, Any]) -> None:

@@ -67,9 +67,6 @@ ONLY_WITH = {
 
 OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 
-GROUP_MASK = 0xFF00
-"""Masks the variable part of repeating groups: 50xx, 60xx."""
-
 
 @dataclass(frozen=True)
 class Attribute:

@@ -88,6 +88,7 @@ LOW_RANK = Code("RANK-K", SCHEME.CodingSchemeDesignator, "Low-rank approximation
 BASIS_IMAGE = Code("BASIS", SCHEME.CodingSchemeDesignator, "Basis image of a singular value decomposition")
 PATCHES = Code("PATCH-SVD", SCHEME.CodingSchemeDesignator, "Denoising by singular value decomposition of patches")
 SIMULATED_DOSE = Code("DOSE", SCHEME.CodingSchemeDesignator, "Simulation of a lower dose")
+INSERTED_NODULES = Code("NODULES", SCHEME.CodingSchemeDesignator, "Insertion of synthetic nodules")
 NOISE_MAP = Code("NOISE", SCHEME.CodingSchemeDesignator, "Estimated standard deviation of noise")
 """CID 7203 has no codes for these derivations. The context group is extensible."""
 

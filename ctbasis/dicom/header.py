@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from ctbasis.dicom.hounsfield import Pixels
 
-HEADER_READ = (1 << 16, 1 << 22, MAX_HEADER_BYTES)
-"""Bytes of a file that are parsed: first the smallest number, then more if the header is longer."""
+HEADER_READ = (1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, MAX_HEADER_BYTES)
+"""Bytes of a file that are parsed: first the smallest number, then more if the header is longer. Where headers are read
+from a server, no more than four times the length of a long header is transferred."""
 
 HEADER_KEPT_WHOLE = HEADER_READ[0]
 """Bytes up to which a header is kept unchanged; longer ones lose overlays, curves, icons and long private elements."""

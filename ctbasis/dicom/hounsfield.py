@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctbasis.storage.voxels import AIR, absent
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
@@ -140,13 +138,6 @@ class Pixels:
             return -(1 << (self.BitsStored - 1)), (1 << (self.BitsStored - 1)) - 1
         return 0, (1 << self.BitsStored) - 1
 
-    @property
-    def padding_above_air(self) -> bool:
-        """Whether padding may be at or above `AIR`, so that only a mask distinguishes it from measurements."""
-        if self.padding is None or self.lut is not None:
-            return self.padding is not None
-        return max(self.hounsfield(value) for value in self.padding) >= AIR
-
     def hounsfield(self, stored: float) -> float:
         """Return the HU of one stored value."""
         return stored * self.RescaleSlope + self.RescaleIntercept
@@ -158,13 +149,11 @@ class Conversion:
 
     Attributes:
         padded: Number of padding voxels.
-        clipped: Number of voxels below `AIR` that are not padding.
         outside_bits: Number of voxels with bits set outside of BitsStored; these bits are ignored.
         fits: Whether all HU fit the output dtype. If not, the output is invalid.
     """
 
     padded: int
-    clipped: int
     outside_bits: int
     fits: bool
 
@@ -172,14 +161,14 @@ class Conversion:
 def to_hounsfield(
     values: NDArray[Any], pixels: Pixels, hu: NDArray[Any], padded: NDArray[np.bool_] | None = None
 ) -> Conversion:
-    """Convert one slice to HU, without clipping.
+    """Convert one slice to HU.
 
     Args:
         values: Stored values as in the file, any integer dtype.
         pixels: Pixel format.
         hu: Receives the HU; int16 or float32, of the shape of `values`. float32 keeps stored values distinct if
             RescaleSlope exceeds 2^-23 times the largest HU.
-        padded: Receives the padding mask; needed only if `pixels.padding_above_air`.
+        padded: Receives the padding mask, if it is not None.
 
     Raises:
         ValueError: HU exceed `MAX_HU`.
@@ -199,45 +188,13 @@ def to_hounsfield(
         raise ValueError(f"its HU run from {bounds[0]:g} to {bounds[1]:g}, which is beyond any CT")
     if hu.dtype == np.int16:
         if not pixels.whole or bounds[0] <= INT16.min or bounds[1] > INT16.max:
-            return Conversion(0, 0, outside_bits, fits=False)
+            return Conversion(0, outside_bits, fits=False)
         _rescale_modulo(values, pixels, hu)
     else:
         hu[...] = values * np.float64(pixels.RescaleSlope) + np.float64(pixels.RescaleIntercept)
     if padded is not None:
         padded[...] = False if mask is None else mask
-    below = int(np.count_nonzero(hu < hu.dtype.type(AIR))) if bounds[0] < AIR else 0
-    if mask is None:
-        return Conversion(0, below, outside_bits, fits=True)
-    both = int(np.count_nonzero(hu[mask] < hu.dtype.type(AIR))) if below else 0
-    return Conversion(int(np.count_nonzero(mask)), below - both, outside_bits, fits=True)
-
-
-def clip(hu: NDArray[Any], aside: NDArray[Any], padded: NDArray[np.bool_] | None = None) -> bool:
-    """Clip HU at `AIR` and at padding, and keep the original values.
-
-    Args:
-        hu: HU from `to_hounsfield`, modified in place: afterwards at least `AIR`, and `AIR` in padding.
-        aside: Receives the original HU of modified voxels and `absent` elsewhere; dtype and shape of `hu`.
-        padded: Padding mask, if padding cannot be recognized from the HU.
-
-    Returns:
-        Whether any voxel was modified.
-    """
-    air = hu.dtype.type(AIR)
-    outside = hu < air
-    if padded is not None:
-        outside |= padded
-    if hu.dtype.kind == "i":
-        # Arithmetic on whole arrays: masked assignment takes several times as long.
-        np.multiply(hu, outside, out=aside)
-        aside += np.multiply(~outside, absent(hu.dtype), dtype=hu.dtype, casting="unsafe")
-    else:
-        aside.fill(absent(hu.dtype))
-        np.copyto(aside, hu, where=outside)
-    np.maximum(hu, air, out=hu)
-    if padded is not None:
-        np.copyto(hu, air, where=padded)
-    return bool(outside.any())
+    return Conversion(0 if mask is None else int(np.count_nonzero(mask)), outside_bits, fits=True)
 
 
 def _required(ds: Dataset, keyword: str) -> Any:

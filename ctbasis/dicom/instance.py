@@ -20,6 +20,7 @@ from ctbasis.dicom.hounsfield import Pixels
 from ctbasis.dicom.pixeldata import StoredValues, locate_frames, read_frame
 from ctbasis.dicom.resource_limits import MAX_FILE_VOXELS, MAX_HEADER_BYTES, MAX_IMAGE_VOXELS
 from ctbasis.dicom.set_aside import SetAside, UnusableFileError
+from ctbasis.dicom.sparse_file import MissingBytesError
 from ctbasis.dicom.tolerance import tolerant
 from ctbasis.dicom.traits import traits_of
 
@@ -132,19 +133,45 @@ def read_slices(folder: Path, file: str) -> list[ReadResult]:
         One result per frame, or a single `SetAside` for a file without slices.
     """
     try:
-        with tolerant(), (folder / file).open("rb") as stream:
+        with (folder / file).open("rb") as stream:
+            return read_stream(stream, file)
+    except OSError as error:
+        return [_not_readable(file, error)]
+
+
+def read_stream(stream: BinaryIO, file: str) -> list[ReadResult]:
+    """Read the headers of the slices in an open file. Errors of the file are returned, not raised.
+
+    Args:
+        stream: The file, positioned at its start.
+        file: Name of the file in the results.
+
+    Returns:
+        As `read_slices`.
+
+    Raises:
+        MissingBytesError: The stream is a `SparseFile` that lacks bytes.
+    """
+    try:
+        with tolerant():
             return _read(stream, file)
+    except MissingBytesError:
+        raise
     except UnusableFileError as error:
         return [SetAside(file, error.reason, error.broken)]
     except OSError as error:
-        # pydicom raises OSError without strerror if the file ends inside an element.
-        return [SetAside(file, f"not readable: {error.strerror or 'its header is truncated'}", broken=True)]
+        return [_not_readable(file, error)]
     except MemoryError:
         return [SetAside(file, "its header takes more memory than any valid file should", broken=True)]
     except RecursionError:
         return [SetAside(file, TOO_DEEP, broken=True)]
     except Exception as error:  # noqa: BLE001 - a hostile file can make the parser raise any exception
         return [SetAside(file, f"its header cannot be parsed ({type(error).__name__})", broken=True)]
+
+
+def _not_readable(file: str, error: OSError) -> SetAside:
+    # pydicom raises OSError without strerror if the file ends inside an element.
+    return SetAside(file, f"not readable: {error.strerror or 'its header is truncated'}", broken=True)
 
 
 def read_values(folder: Path, entry: Slice) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctbasis.dicom.traits import ACQUISITIONS, IDENTITY, PHASES, TIMES, label_of
+from ctbasis.dicom.traits import ACQUISITIONS, PHASES, STUDY, TIMES, label_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -99,11 +99,17 @@ def separate(whole: Part) -> list[Part]:
     return [smaller for part in parts for smaller in _by_time(part)]
 
 
+def separate_studies(whole: Part) -> list[Part]:
+    """Separate slices with one SeriesInstanceUID into patients and studies."""
+    parts = [whole]
+    for trait in STUDY:
+        parts = [smaller for part in parts for smaller in _by_identity(part, trait)]
+    return parts
+
+
 def separate_phases(whole: Part) -> list[Part]:
     """Separate the slices of one series into patients, reconstructions and phases, but not into acquisitions."""
-    parts = [whole]
-    for trait in IDENTITY:
-        parts = [smaller for part in parts for smaller in _by_identity(part, trait)]
+    parts = [smaller for part in separate_studies(whole) for smaller in _by_identity(part, "FrameOfReferenceUID")]
     for by in (_by_pixel_spacing, _by_place, _by_kernel, _by_thickness, _by_phase):
         parts = [smaller for part in parts for smaller in by(part)]
     return parts

@@ -14,7 +14,10 @@ import pydicom
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-IDENTITY = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
+STUDY = ("PatientID", "StudyInstanceUID")
+"""Attributes that identify a study. Slices of several patients or studies are never of one series."""
+
+IDENTITY = (*STUDY, "FrameOfReferenceUID")
 """Attributes of which a series has one value (PS3.3 A.1.2 and C.7.4.1). Slices are always separated by them."""
 
 RECONSTRUCTION = ("ConvolutionKernel", "SliceThickness")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
+from ctbasis.dicom.excluded_voxels import excluded_voxels
 from ctbasis.errors import CtbasisError
 from ctbasis.storage.voxels import AIR
 
@@ -50,8 +51,8 @@ class Volume:
         origin: Position (x, y, z) of the centre of voxel [0, 0, 0], mm, LPS.
         direction: Unit vectors of the axes, LPS, (3, 3): row 0 points from slice to slice, row 1 from row to row, row 2
             from column to column.
-        set_aside: Voxels that are no measurement or are below -1000 HU (padding, air), bool, of the shape of `hu`. No
-            function changes them. By default those below -1000 HU.
+        set_aside: Voxels that no function changes, bool, of the shape of `hu`: padding, the air around the patient, and
+            areas that the scanner clipped. By default those that `ctbasis.read` would find in `hu`.
         headers: DICOM file of each slice without pixel data, or empty: then the volume cannot be written as DICOM.
         qc: What reading tolerated and set aside, with the keys of qc.json: `series`, `slices` (one entry a slice),
             `set_aside` (one entry a file). Empty for a volume made of an array.
@@ -82,8 +83,11 @@ class Volume:
 
     def __post_init__(self) -> None:
         hu = _checked_hu(self.hu)
-        set_aside = np.asarray(self.set_aside, np.bool_) if np.size(self.set_aside) else hu < AIR
         direction = np.asarray(self.direction, np.float64)
+        spacing = _checked_numbers("spacing", self.spacing, positive=True)
+        set_aside = np.asarray(self.set_aside, np.bool_)
+        if not set_aside.size:
+            set_aside = np.stack([excluded_voxels(image, (spacing[1], spacing[2])) for image in hu])
         if set_aside.shape != hu.shape:
             raise CtbasisError(f"set_aside has the shape {set_aside.shape}", expected=f"that of hu, {hu.shape}")
         if self.headers and len(self.headers) != len(hu):
@@ -93,7 +97,7 @@ class Volume:
         if direction.shape != (3, 3) or np.abs(direction @ direction.T - np.eye(3)).max() > ORIENTATION_TOLERANCE:
             raise CtbasisError("direction is not three unit vectors at right angles", expected="an array (3, 3)")
         object.__setattr__(self, "hu", hu)
-        object.__setattr__(self, "spacing", _checked_numbers("spacing", self.spacing, positive=True))
+        object.__setattr__(self, "spacing", spacing)
         object.__setattr__(self, "origin", _checked_numbers("origin", self.origin, positive=False))
         object.__setattr__(self, "direction", direction)
         object.__setattr__(self, "set_aside", set_aside)
@@ -158,9 +162,8 @@ class Volume:
         return replace(self, hu=kept, derivation=derivation)
 
     def clipped_hu(self) -> NDArray[Any]:
-        """Return the HU that the matrix A holds: at least -1000, and -1000 where a voxel is set aside."""
-        air = self.hu.dtype.type(AIR)
-        clipped: NDArray[Any] = np.maximum(np.where(self.set_aside, air, self.hu), air)
+        """Return the HU that the matrix A holds: those of the volume, and -1000 where a voxel is set aside."""
+        clipped: NDArray[Any] = np.where(self.set_aside, self.hu.dtype.type(AIR), self.hu)
         return clipped
 
     def fingerprint(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import warnings
@@ -241,4 +242,16 @@ def _result(work: Callable[[Any], Any], item: Any) -> Any:
     try:
         return work(item)
     except Exception as error:  # noqa: BLE001 - it is raised again in the parent
-        return _Raised(error)
+        return _Raised(_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an exception that the parent can unpickle, with the type and the text of `error` if its type allows it."""
+    # A library such as tblib, which distributed imports, may have changed how all exceptions are pickled: with their
+    # traceback and the exceptions during whose handling they were raised, which the parent often cannot unpickle.
+    error.__cause__ = error.__context__ = error.__traceback__ = None
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - made in this process
+    except Exception:  # noqa: BLE001 - a constructor with other arguments raises anything
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

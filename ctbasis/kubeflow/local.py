@@ -6,29 +6,31 @@ import io
 import re
 import signal
 import sys
+import tempfile
 import time
 import uuid
 import warnings
 from collections import deque
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import psutil
 
 from ctbasis.errors import CtbasisError, error_in_log
 from ctbasis.kubeflow.package import PACKAGE
-from ctbasis.kubeflow.watchdog import watched
+from ctbasis.kubeflow.watchdog import variable, watched
 from ctbasis.parameters import MODE, check
 from ctbasis.patch.bases import kind_at
 from ctbasis.printable import say
 from ctbasis.storage import stores
 from ctbasis.storage.outputs import Results, list_files, replaced
 from ctbasis.storage.paths import refuse_overlap
+from ctbasis.storage.working_folder import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 OUTPUTS = {
     "denoised": "reconstruct/denoised",
@@ -92,9 +94,15 @@ def run(arguments: Mapping[str, Any], *, out: Path, package: Path = PACKAGE) -> 
     refuse_overlap(out, [str(arguments.get(name, "")) for name in ("source", "truth", "basis")])
     start = time.monotonic()
     try:
-        with replaced([out], ours=Results()) as (new,), watched(out.parent):
-            with _steps_stop_with_this_process():
-                steps = _execute(package, arguments, new.parent)
+        # The watchdog first: whenever this process is killed, it finds the folders that had been made by then.
+        with (
+            watched(out.parent, Path(tempfile.gettempdir())),
+            replaced([out], ours=Results()) as (new,),
+            scratch_folder("ctbasis-run") as scratch,
+        ):
+            # kfp leaves the code of every step in a temporary folder, and a step that is killed its temporary files.
+            with variable("TMPDIR", str(scratch)), _steps_stop_with_this_process():
+                steps = execute(package, arguments, new.parent)
             _collect(new.parent / "artifacts", new, str(arguments.get("mode", MODE.default)))
             list_files(new)
     except OSError as error:
@@ -152,7 +160,17 @@ def _end_children() -> None:
             child.kill()
 
 
-def _execute(package: Path, arguments: dict[str, Any], work: Path) -> dict[str, float]:
+def execute(package: Path, arguments: dict[str, Any], work: Path) -> dict[str, float]:
+    """Run a compiled package through kfp.local, and return the seconds that each step took by its name.
+
+    Args:
+        package: The package.
+        arguments: Pipeline parameters by name.
+        work: Folder for the artifacts, `artifacts`, and for the workspace, which is removed.
+
+    Raises:
+        CtbasisError: A step failed; with its reason.
+    """
     from kfp import components, local
 
     local.init(

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from kfp.client import Client
 
+RUN_TYPE = "system.PipelineRun"
+"""The type of the context of a run."""
+
 PAGE = 100
 """Artifacts in one response."""
 
@@ -51,7 +54,7 @@ def artifacts_of(client: Client, run_id: str) -> Iterator[Any]:
     Raises:
         CtbasisError: The host does not forward requests to ML Metadata, or ML Metadata has no record of the run.
     """
-    response = call(client, "GetContextByTypeAndName", type_name="system.PipelineRun", context_name=run_id)
+    response = call(client, "GetContextByTypeAndName", type_name=RUN_TYPE, context_name=run_id)
     if not response.HasField("context"):
         raise CtbasisError(
             f"ML Metadata has no record of run {run_id}",

@@ -1,10 +1,14 @@
-"""The compiled pipeline `pipeline/denoise.yaml`: compiles it from `denoise.py`, and checks it against its source."""
+"""The compiled pipelines: compiles them from their sources, and checks them against these.
+
+denoise    pipeline/denoise.py -> pipeline/denoise.yaml, of one source
+cohort     pipeline/cohort.py -> pipeline/cohort.yaml, of all series of a source
+"""
 
 from __future__ import annotations
 
 import difflib
 import tempfile
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +20,15 @@ from ctbasis.installed import LAYOUT
 from ctbasis.storage.outputs import replaced_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from ctbasis.kubeflow.cluster_settings import ClusterSettings
 
 PACKAGE = LAYOUT.compiled_pipeline
-"""The compiled pipeline of this installation."""
+"""The compiled pipeline of one source of this installation."""
+
+PACKAGES = {"denoise": PACKAGE, "cohort": LAYOUT.compiled_cohort}
+"""The compiled pipelines of this installation by name."""
 
 PARAMETER_TYPES: dict[str, tuple[type, ...]] = {
     "STRING": (str,),
@@ -31,74 +40,64 @@ PARAMETER_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Claim:
-    """The volume claim of a run's workspace. An empty attribute keeps the value of `denoise.py`.
-
-    Attributes:
-        access_mode: ReadWriteOnce or ReadWriteMany.
-        storage_class: A StorageClass of the cluster; `denoise.py` uses the cluster's default.
-        size: A quantity such as 20Gi.
-    """
-
-    access_mode: str = ""
-    storage_class: str = ""
-    size: str = ""
-
-
-def compiled(claim: Claim | None = None) -> str:
-    """Compile the pipeline and return the text of the package.
+def compiled(settings: ClusterSettings | None = None, *, pipeline: str = "denoise") -> str:
+    """Compile a pipeline and return the text of the package.
 
     Args:
-        claim: The volume claim of the workspace, in place of that of pipeline/denoise.py.
+        settings: What a cluster needs in the package, in place of the values of the source.
+        pipeline: One of `PACKAGES`.
 
     Raises:
         CtbasisError: This installation does not contain the pipeline's source.
     """
-    if not LAYOUT.pipeline_source.is_file():
+    source = PACKAGES[pipeline].with_suffix(".py")
+    if not source.is_file():
         raise CtbasisError(
-            f"{LAYOUT.pipeline_source} is missing: compiling needs the source of the pipeline",
+            f"{source} is missing: compiling needs the source of the pipeline",
             expected="a checkout of ctbasis",
-            cause="ctbasis was installed from a wheel, which contains only the compiled pipeline",
+            cause="ctbasis was installed from a wheel, which contains only the compiled pipelines",
             remedy="run `ctbasis compile` in a checkout, and pass its output to `ctbasis submit --package`",
         )
     from kfp import compiler
 
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / f"{pipeline}.yaml"
+        compiler.Compiler().compile(_function(pipeline), str(path))
+        text = path.read_text()
+    return text if settings is None else settings.applied(text)
+
+
+def _function(pipeline: str) -> Any:
+    if pipeline == "cohort":
+        from pipeline.cohort import cohort
+
+        return cohort
     from pipeline.denoise import denoise
 
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "denoise.yaml"
-        compiler.Compiler().compile(denoise, str(path))
-        text = path.read_text()
-    return text if claim is None else _with_workspace(text, claim)
+    return denoise
 
 
-def _with_workspace(package: str, claim: Claim) -> str:
-    pipeline, platform = package.split("\n---\n")
-    document = yaml.safe_load(platform)
-    workspace = document["platforms"]["kubernetes"]["pipelineConfig"]["workspace"]
-    patch = workspace["kubernetes"]["pvcSpecPatch"]
-    if claim.access_mode:
-        patch["accessModes"] = [claim.access_mode]
-    if claim.storage_class:
-        patch["storageClassName"] = claim.storage_class
-    if claim.size:
-        workspace["size"] = claim.size
-    return f"{pipeline}\n---\n{yaml.safe_dump(document)}"
-
-
-def write(path: Path = PACKAGE, claim: Claim | None = None) -> None:
-    """Compile the pipeline to a file, which is either written completely or left unchanged.
+def write(path: Path = PACKAGE, settings: ClusterSettings | None = None, *, pipeline: str = "denoise") -> None:
+    """Compile a pipeline to a file, which is either written completely or left unchanged.
 
     Args:
         path: The file.
-        claim: The volume claim of the workspace, in place of that of pipeline/denoise.py.
+        settings: What a cluster needs in the package, in place of the values of the source.
+        pipeline: One of `PACKAGES`.
 
     Raises:
         CtbasisError: The package would have a fault, such as an invalid size of the workspace; `path` cannot be
             written; or this installation does not contain the pipeline's source.
     """
-    text = compiled(claim)
+    write_text(compiled(settings, pipeline=pipeline), path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a package, which is checked before, to a file, which is either written completely or left unchanged.
+
+    Raises:
+        CtbasisError: The package has a fault, or `path` cannot be written.
+    """
     try:
         with replaced_file(path) as temporary:
             temporary.write_text(text)
@@ -111,17 +110,43 @@ def write(path: Path = PACKAGE, claim: Claim | None = None) -> None:
         ) from error
 
 
-def check(path: Path = PACKAGE) -> None:
-    """Check that the package at `path` is the output of compiling the pipeline.
+@contextmanager
+def adapted(package: Path, settings: ClusterSettings) -> Iterator[Path]:
+    """Return a package with the settings of a cluster, for the `with` block; without a setting, the package itself.
+
+    Args:
+        package: A compiled package, which is left unchanged.
+        settings: What the cluster needs in it.
+
+    Raises:
+        CtbasisError: The package cannot be read, or it is that of another pipeline.
+    """
+    if not settings:
+        yield package
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        read_package(package)
+        path = Path(scratch) / package.name
+        write_text(settings.applied(package.read_text(encoding="utf-8")), path)
+        yield path
+
+
+def check(path: Path = PACKAGE, *, pipeline: str = "denoise") -> None:
+    """Check that the package at `path` is the output of compiling a pipeline.
+
+    Args:
+        path: The file.
+        pipeline: One of `PACKAGES`.
 
     Raises:
         CtbasisError: It differs, there is no package, or this installation does not contain the pipeline's source.
     """
-    fresh = compiled()
+    fresh = compiled(pipeline=pipeline)
+    source = f"pipeline/{pipeline}.py"
     if not path.exists():
         raise CtbasisError(
             f"{path} is missing",
-            expected="the output of compiling pipeline/denoise.py",
+            expected=f"the output of compiling {source}",
             remedy="run `ctbasis compile` and commit the result",
         )
     committed = path.read_text()
@@ -129,7 +154,7 @@ def check(path: Path = PACKAGE) -> None:
         return
     lines = difflib.unified_diff(committed.splitlines(), fresh.splitlines(), "committed", "compiled", n=1, lineterm="")
     raise CtbasisError(
-        f"{path.name} differs from the output of compiling pipeline/denoise.py",
+        f"{path.name} differs from the output of compiling {source}",
         details=list(lines)[:40],
         expected="identical bytes",
         cause="the source or kfp has changed, and the package was not compiled again",

@@ -2,9 +2,10 @@
 
 The run holds one end of a pipe. When the run ends, however it ends, the kernel closes that end. If the run did not say
 before that it is done, the watchdog ends every process that carries the run's token in its environment: the steps,
-their JVM, and their workers. Then it removes the run's working folder, which may hold identified DICOM files.
+their JVM, and their workers. Then it removes the run's working folders, which may hold identified DICOM files: the one
+beside the output folder and the one for temporary files.
 
-A watchdog that is killed as well leaves the working folder to the next run beside it (`ctbasis.storage.outputs`).
+A watchdog that is killed as well leaves the folders to the next run (`ctbasis.storage.working_folder`).
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from ctbasis.storage.outputs import remove_remains
+from ctbasis.storage.working_folder import remove_remains
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 TOKEN = "CTBASIS_RUN_TOKEN"  # noqa: S105 - marks processes, and is no secret
 """Environment variable that every process of a run inherits."""
@@ -38,35 +39,45 @@ POLL_SECONDS = 0.1
 
 
 @contextmanager
-def watched(folder: Path) -> Iterator[None]:
+def watched(*folders: Path) -> Iterator[None]:
     """Clear up after this process if it dies within the context: end its descendants, remove its working folders.
 
     Args:
-        folder: Folder in which the working folders lie.
+        folders: Folders in which the working folders lie or will lie; make these within the context.
     """
     token = uuid.uuid4().hex
-    command = [sys.executable, "-m", "ctbasis.kubeflow.watchdog", token, str(folder)]
+    command = [sys.executable, "-m", "ctbasis.kubeflow.watchdog", token, *map(str, folders)]
     # In a session of its own, so that Ctrl-C and a signal to the run's process group do not end it.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as dog:
-        before = os.environ.get(TOKEN)
-        os.environ[TOKEN] = token
         try:
-            yield
+            with variable(TOKEN, token):
+                yield
         finally:
-            if before is None:
-                del os.environ[TOKEN]
-            else:
-                os.environ[TOKEN] = before
             with suppress(BrokenPipeError):
                 dog.communicate(DONE)
 
 
-def main(token: str, folder: Path) -> None:
+@contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable, which all processes that start within the context inherit."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def main(token: str, folders: Sequence[Path]) -> None:
     """Wait until the run ends; clear up unless it says that it is done."""
     if sys.stdin.buffer.read() == DONE:
         return
     end_processes(token)
-    remove_remains(folder)
+    for folder in folders:
+        remove_remains(folder)
 
 
 def end_processes(token: str) -> None:
@@ -90,4 +101,4 @@ def _carries(process: psutil.Process, token: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], [Path(folder) for folder in sys.argv[2:]])

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from ctbasis.dicom.hounsfield import clip, to_hounsfield
+from ctbasis.dicom.excluded_voxels import exclude, excluded_voxels
+from ctbasis.dicom.hounsfield import to_hounsfield
 from ctbasis.dicom.instance import read_values
 from ctbasis.dicom.resource_limits import limited
 from ctbasis.matrix.store import MatrixWriter
@@ -39,7 +40,7 @@ transposition takes several times as long.
 """
 
 STRIP_ROWS = 1024
-"""Rows of a block that are transposed and clipped at a time: 256 KiB of int16 with 128 columns."""
+"""Rows of a block that are transposed and divided into A and `aside` at a time: 256 KiB of int16 with 128 columns."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,14 @@ class SliceResult:
 
     Attributes:
         padded: Number of padding voxels.
-        clipped: Number of voxels below `AIR` that are not padding.
+        outside: Number of other excluded voxels: air around the patient, and areas that the scanner clipped.
         tolerated: Deviations from the standard in the pixel data that were tolerated, as text for the user.
         fits: Whether the HU fit the dtype of A.
         problem: Why the slice could not be decoded; empty if it was.
     """
 
     padded: int = 0
-    clipped: int = 0
+    outside: int = 0
     tolerated: tuple[str, ...] = ()
     fits: bool = True
     problem: str = ""
@@ -92,26 +93,23 @@ class SharedBuffer:
         descriptor: File descriptor of the memory.
         dtype: dtype of the HU.
         voxels: m, the number of voxels per slice.
-        masked: Whether the buffer also holds a padding mask, because padding cannot be derived from the HU.
     """
 
     descriptor: int
     dtype: str
     voxels: int
-    masked: bool
 
     def size(self, columns: int) -> int:
         """Return the size in bytes of a buffer for `columns` slices."""
-        return columns * (self.voxels + STAGGER) * (np.dtype(self.dtype).itemsize + self.masked)
+        return columns * (self.voxels + STAGGER) * (np.dtype(self.dtype).itemsize + 1)
 
     def hounsfield(self, columns: int) -> NDArray[Any]:
         """Return the HU of the slices, (columns, voxels)."""
         return self._map(columns, self.dtype, 0)
 
-    def padded(self, columns: int) -> NDArray[np.bool_] | None:
-        """Return the padding mask, (columns, voxels), or None if the buffer has none."""
-        offset = columns * (self.voxels + STAGGER) * np.dtype(self.dtype).itemsize
-        return self._map(columns, "bool", offset) if self.masked else None
+    def excluded(self, columns: int) -> NDArray[np.bool_]:
+        """Return the mask of the excluded voxels, (columns, voxels)."""
+        return self._map(columns, "bool", columns * (self.voxels + STAGGER) * np.dtype(self.dtype).itemsize)
 
     def _map(self, columns: int, dtype: str, offset: int) -> NDArray[Any]:
         memory = _mapped(self.descriptor, os.fstat(self.descriptor).st_size)
@@ -149,8 +147,7 @@ def fill_columns(
         OSError: The store cannot be written.
         WorkerCrashError: A process died while it wrote, or too many processes died.
     """
-    masked = any(entry.pixels.padding_above_air for entry in slices)
-    buffer = SharedBuffer(memory.fileno(), target.dtype, target.voxels, masked)
+    buffer = SharedBuffer(memory.fileno(), target.dtype, target.voxels)
     memory.truncate(max(os.fstat(memory.fileno()).st_size, buffer.size(min(target.column_chunk, len(slices)))))
     blocks = range(0, target.voxels, target.block_rows)
     for first in range(0, len(slices), target.column_chunk):
@@ -168,18 +165,17 @@ def fill_columns(
 
 def _decode(folder: Path, buffer: SharedBuffer, columns: int, numbered: tuple[int, Slice]) -> SliceResult:
     column, entry = numbered
-    hu, padded = buffer.hounsfield(columns)[column], buffer.padded(columns)
-    return decode_slice(folder, entry, hu, padded[column] if padded is not None else None)
+    return decode_slice(folder, entry, buffer.hounsfield(columns)[column], buffer.excluded(columns)[column])
 
 
-def decode_slice(folder: Path, entry: Slice, hu: NDArray[Any], padded: NDArray[np.bool_] | None) -> SliceResult:
+def decode_slice(folder: Path, entry: Slice, hu: NDArray[Any], excluded: NDArray[np.bool_]) -> SliceResult:
     """Decode one slice under the resource limits of `limited`. Run it in a process that may crash.
 
     Args:
         folder: Folder of the slice's file.
         entry: The slice.
         hu: Receives the HU, (voxels,).
-        padded: Receives the padding mask, (voxels,), if it is not None.
+        excluded: Receives the mask of the excluded voxels, (voxels,).
 
     Returns:
         The result; errors of the file are in its `problem` and are not raised.
@@ -187,16 +183,23 @@ def decode_slice(folder: Path, entry: Slice, hu: NDArray[Any], padded: NDArray[n
     try:
         with limited():
             values = read_values(folder, entry).reshape(-1)
-            conversion = to_hounsfield(values, entry.pixels, hu, padded)
+            conversion = to_hounsfield(values, entry.pixels, hu, excluded)
     except MemoryError:
         return SliceResult(problem="decoding its PixelData takes more memory than any valid file should")
     except ValueError as error:
         return SliceResult(problem=str(error))
     except OSError as error:
         return SliceResult(problem=f"not readable: {error.strerror}")
-    outside = conversion.outside_bits
-    tolerated = (f"{outside} voxels had bits set outside of BitsStored; the bits were ignored",) if outside else ()
-    return SliceResult(conversion.padded, conversion.clipped, tolerated, conversion.fits)
+    bits = conversion.outside_bits
+    tolerated = (f"{bits} voxels had bits set outside of BitsStored; the bits were ignored",) if bits else ()
+    outside = 0
+    if conversion.fits:
+        image = entry.Rows, entry.Columns
+        row, column = entry.PixelSpacing
+        mask = excluded_voxels(hu.reshape(image), (row, column), excluded.reshape(image))
+        outside = int(np.count_nonzero(mask)) - conversion.padded
+        excluded[...] = mask.reshape(-1)
+    return SliceResult(conversion.padded, outside, tolerated, conversion.fits)
 
 
 def _crashed(numbered: tuple[int, Slice], ending: str) -> SliceResult:
@@ -210,19 +213,19 @@ def crashed_slice(ending: str) -> SliceResult:
 
 
 def _write(target: Target, buffer: SharedBuffer, columns: slice, start: int) -> None:
-    """Transpose, clip and write the row block that begins at row `start`."""
+    """Transpose the row block that begins at row `start`, divide it into A and `aside`, and write both."""
     count = columns.stop - columns.start
-    hu, padded = buffer.hounsfield(count), buffer.padded(count)
+    hu, excluded = buffer.hounsfield(count), buffer.excluded(count)
     A, aside = _scratch(target.block_rows, count, target.dtype)
     rows = slice(start, min(start + target.block_rows, target.voxels))
     A_block, aside_block = A[: rows.stop - start], aside[: rows.stop - start]
     any_aside = False
-    # Strips that stay in the processor's cache between the transposition and the clipping.
+    # Strips that stay in the processor's cache between the transposition and the division.
     for first in range(0, len(A_block), STRIP_ROWS):
         strip = slice(first, min(first + STRIP_ROWS, len(A_block)))
         voxels = slice(start + strip.start, start + strip.stop)
         np.copyto(A_block[strip], hu[:, voxels].T)
-        any_aside |= clip(A_block[strip], aside_block[strip], padded[:, voxels].T if padded is not None else None)
+        any_aside |= exclude(A_block[strip], aside_block[strip], excluded[:, voxels].T)
     _writer(target).write(rows, columns, A_block, aside_block if any_aside else None)
 
 

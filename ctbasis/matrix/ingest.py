@@ -207,11 +207,11 @@ def read_file(folder: Path, deidentification: Deidentification | None, file: str
     """
     with limited():
         results = read_slices(folder, file)
-        return results if deidentification is None else [_deidentified(entry, deidentification) for entry in results]
+        return results if deidentification is None else [deidentified(entry, deidentification) for entry in results]
 
 
-def _deidentified(result: ReadResult, deidentification: Deidentification) -> ReadResult:
-    """De-identify a slice and its header."""
+def deidentified(result: ReadResult, deidentification: Deidentification) -> ReadResult:
+    """Return a slice and its header de-identified; the reason instead if the header cannot be de-identified."""
     if isinstance(result, SetAside):
         return result
     entry, header = result
@@ -350,6 +350,7 @@ def series_columns(series: Sequence[CTSeries]) -> list[Series]:
                 entry.spacing,
                 (float(spacing[0]), float(spacing[1])),
                 entry.breaks,
+                entry.positions,
             )
         )
         first += len(entry.slices)

@@ -74,6 +74,6 @@ def _describe_slice(entry: Slice, position: float, result: SliceResult, column: 
         "RescaleSlope": entry.pixels.RescaleSlope,
         "RescaleIntercept": entry.pixels.RescaleIntercept,
         "padded": result.padded,
-        "clipped": result.clipped,
+        "outside": result.outside,
         "tolerated": [*entry.tolerated, *result.tolerated],
     }

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +13,7 @@ from ctbasis.errors import CtbasisError
 from ctbasis.matrix.ingest import ingest
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.matrix.volumes import read_volumes
+from ctbasis.storage.working_folder import scratch_folder
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -97,8 +96,8 @@ def read_all(source: str | os.PathLike[str], *, series: str = "") -> list[Volume
     # Imports boto3, which an array does not need.
     from ctbasis.sources.fetch import fetch
 
-    with tempfile.TemporaryDirectory(prefix="ctbasis-read-") as scratch:
-        folder, uri, qc = Path(scratch, "source"), str(Path(scratch, "matrix.zarr")), Path(scratch, "qc.json")
+    with scratch_folder("ctbasis-read") as scratch:
+        folder, uri, qc = scratch / "source", str(scratch / "matrix.zarr"), scratch / "qc.json"
         fetch(os.fspath(source), folder)
         ingest(folder, uri, qc, series=series)
         return read_volumes(MatrixStore.open(uri), json.loads(qc.read_text(encoding="utf-8")))

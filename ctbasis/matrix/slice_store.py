@@ -5,11 +5,11 @@ See ctbasis/matrix/store.py for the layout of these arrays.
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from ctbasis.errors import CtbasisError
 from ctbasis.storage.voxels import holds_absent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -39,6 +39,7 @@ class Series:
         spacing: Distance between neighbouring slices along the normal in mm; 0 for a single slice.
         pixel_spacing: Distance between rows and between columns in mm (PixelSpacing).
         breaks: Indices within the series, ascending, of the slices before which slices are missing.
+        positions: Position of every slice along the normal, mm, ascending; empty if they are not known.
     """
 
     SeriesInstanceUID: str
@@ -47,12 +48,30 @@ class Series:
     spacing: float = 0.0
     pixel_spacing: tuple[float, float] = (1.0, 1.0)
     breaks: tuple[int, ...] = ()
+    positions: tuple[float, ...] = ()
 
-    @property
-    def shortest_run(self) -> int:
-        """Number of slices of the shortest run without missing slices."""
-        ends = (0, *self.breaks, self.count)
-        return min(stop - start for start, stop in pairwise(ends))
+    @classmethod
+    def from_attributes(cls, entry: Mapping[str, Any]) -> Self:
+        """Return the series from an attribute of a store, the `vars` of a series.
+
+        Raises:
+            TypeError, ValueError: An attribute is unknown, missing or no number.
+        """
+        known = cls(**entry)
+        pixel_spacing, breaks, positions = tuple(known.pixel_spacing), tuple(known.breaks), tuple(known.positions)
+        if not isinstance(known.SeriesInstanceUID, str):
+            raise TypeError("a SeriesInstanceUID is no text")
+        if not all(type(number) is int for number in (known.first, known.count, *breaks)):
+            raise TypeError("a number of slices is no whole number")
+        if [0, *breaks, known.count] != sorted({0, *breaks, known.count}):
+            raise ValueError(f"breaks at {breaks} of {known.count} slices")
+        if not all(math.isfinite(number) for number in (known.spacing, *pixel_spacing, *positions)):
+            raise ValueError("a spacing or a position is not finite")
+        if known.spacing < 0 or len(pixel_spacing) != 2 or min(pixel_spacing) <= 0:  # noqa: PLR2004 - rows and columns
+            raise ValueError(f"the spacing is {known.spacing} and {pixel_spacing} mm")
+        if len(positions) not in {0, known.count}:
+            raise ValueError(f"there are {len(positions)} positions for {known.count} slices")
+        return replace(known, pixel_spacing=pixel_spacing, breaks=breaks, positions=positions)
 
     @property
     def columns(self) -> slice:
@@ -84,16 +103,7 @@ class SliceArrays:
         with checked_attributes(store):
             rows, columns = map(int, attributes["image"])
             self.image: tuple[int, int] = (rows, columns)
-            self.series = [
-                Series(
-                    **{
-                        **entry,
-                        "pixel_spacing": tuple(entry["pixel_spacing"]),
-                        "breaks": tuple(entry.get("breaks", ())),
-                    }
-                )
-                for entry in attributes["series"]
-            ]
+            self.series = [Series.from_attributes(entry) for entry in attributes["series"]]
             firsts = np.cumsum([0, *(entry.count for entry in self.series)]).tolist()
             if rows * columns != self.rows or min(rows, columns) < 1:
                 raise ValueError(f"image is {rows} x {columns}, but a slice has {self.rows} voxels")
@@ -132,13 +142,13 @@ class SliceArrays:
         return slice(start, min(start + self.block_rows, self.rows))
 
     def _read(self, array: StoredArray, rows: slice, columns: slice) -> NDArray[Any]:
-        """Read from an array that never contains `absent`, and raise an error if it does."""
+        """Read from an array that never contains `absent`, and raise an error if it does; `read` refuses NaN itself."""
         values = array.read(rows, columns)
-        if holds_absent(values):
+        if values.dtype.kind == "i" and holds_absent(values):
             raise CtbasisError(
                 f"{array.name} of {self.uri}, rows {rows.start or 0} to {rows.stop or self.rows}: values are missing",
                 expected="a value for every voxel",
-                cause=f"the {self._store.schema.title} holds NaN, or another program wrote it",
+                cause="another program wrote the store",
                 remedy=self._store.schema.remedy,
             )
         return values

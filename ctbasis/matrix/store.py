@@ -4,8 +4,8 @@ zarr 3 is an open, documented format. Its chunks are plain files or objects, so 
 read and write separate blocks in parallel without a server, on a PVC and on S3. Each chunk has a checksum, a manifest
 lists the checksums of all chunks (ctbasis/storage/array_store.py), and the metadata is readable JSON.
 
-    A               (m, n) int16 or float32   HU, clipped to at least AIR; row i of column j is voxel i of slice j
-    aside           (m, n) like A             the original HU of voxels that A does not hold (padding, HU below AIR)
+    A               (m, n) int16 or float32   HU, AIR where a voxel is excluded; row i of column j is voxel i of slice j
+    aside           (m, n) like A             the original HU of excluded voxels (padding, air around the patient)
     headers         (bytes,) uint8            the DICOM header of each slice (without PixelData), concatenated
     header_offsets  (n + 1,) int64            the first byte of each header
     attributes      complete, image (Rows, Columns), series ([{SeriesInstanceUID, first, count, ...}])
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from ctbasis.storage.stored_array import StoredArray
 
 COLUMN_CHUNK = 128
-"""Maximum columns per chunk. A writer buffers this many slices: 64 MiB for int16 and 512 x 512 pixels."""
+"""Maximum columns per chunk. A writer buffers this many slices, and the mask of their excluded voxels: 96 MiB for int16
+and 512 x 512 pixels."""
 
 GROUP_ELEMENTS = COLUMN_CHUNK * 512 * 512
 """Maximum elements per column group. Larger images get fewer slices per group, which bounds a writer's memory."""
@@ -45,14 +46,51 @@ GROUP_ELEMENTS = COLUMN_CHUNK * 512 * 512
 BLOCK_ELEMENTS = 4 * 1024 * 1024
 """Target elements of a row block over all columns: 32 MiB as float64, which engines compute in."""
 
+MIN_BLOCK_ROWS = 256
+MAX_BLOCK_ROWS = 65536
+
+COHORT_COLUMNS = 8192
+"""Most columns at which a block has `BLOCK_ELEMENTS`: several times the slices of one patient."""
+
+COHORT_BLOCK_ROWS = 512
+"""Rows of a block of more columns."""
+
+MAX_BLOCK_BYTES = 2**31 - 2**16
+"""Most bytes of a block as float64. A Java array ends at 2 GiB; the rest is room for headers."""
+
 COPIED = ("aside", "headers", "header_offsets")
 """Arrays that a store copies from the matrix from which it is computed."""
 
 
 def block_rows_for(n: int) -> int:
-    """Return the rows per block for `n` columns: a power of two, 256 to 65536, for about `BLOCK_ELEMENTS` elements."""
-    rows = max(1, BLOCK_ELEMENTS // max(1, n))
-    return int(min(65536, max(256, 1 << (rows.bit_length() - 1))))
+    """Return the rows per block of a matrix with `n` columns, a power of two; ingest and all engines use this function.
+
+    A block is what a task reads at a time. The rows of a block times 128 columns are one chunk, which is a file or an
+    object of the store.
+
+    - Up to `COHORT_COLUMNS` columns, a block has about `BLOCK_ELEMENTS` elements: it fits beside its products into the
+      memory of any worker. 133 slices of one patient give 16,384 rows.
+    - Beyond, a block has `COHORT_BLOCK_ROWS` rows and grows with n. With a fixed number of elements, the rows would
+      become so few that a store consists of millions of small chunks, and that adding a product to the n x (k + p) sum
+      takes longer than computing it. With more rows, there would be too few blocks for the cores of a cluster: a matrix
+      of 512 x 512 voxels has 512 of these blocks. The traffic does not depend on the number of blocks, because a task
+      sends one sum for all its blocks.
+    - From 524,000 columns on, the rows become fewer again, so that a block stays below `MAX_BLOCK_BYTES` as float64.
+
+    >>> [block_rows_for(n) for n in (133, 1_000, 8_000, 16_000, 133_000, 1_000_000)]
+    [16384, 4096, 512, 512, 512, 256]
+
+    Args:
+        n: Number of columns.
+    """
+    rows = power_of_two_up_to(BLOCK_ELEMENTS // max(1, n))
+    rows = min(MAX_BLOCK_ROWS, max(MIN_BLOCK_ROWS, rows)) if n <= COHORT_COLUMNS else COHORT_BLOCK_ROWS
+    return min(rows, power_of_two_up_to(MAX_BLOCK_BYTES // (8 * max(1, n))))
+
+
+def power_of_two_up_to(number: int) -> int:
+    """Return the largest power of two that is at most `number`; 1 if `number` is smaller than 1."""
+    return 1 << (max(1, number).bit_length() - 1)
 
 
 def column_chunk_for(n: int, m: int = 1) -> int:
@@ -192,9 +230,8 @@ class MatrixWriter:
         Args:
             rows: One or more whole row blocks.
             columns: One whole column group.
-            A: HU, clipped to at least AIR, (rows, columns).
-            aside: The original HU of voxels that were clipped or are padding, else `absent`, (rows, columns). None if
-                there are no such voxels.
+            A: HU, `AIR` where a voxel is excluded, (rows, columns).
+            aside: The original HU of excluded voxels, else `absent`, (rows, columns). None if there are none.
         """
         self._values.write(A, rows, columns)
         aside_array = self._store.array("aside")

@@ -24,7 +24,7 @@ def write_volume(volume: Volume, uri: str) -> MatrixStore:
     """Write a volume as a matrix store with one series, as the matrix step writes it from DICOM.
 
     Args:
-        volume: The volume. It becomes the matrix A, (rows x columns, slices), in HU of at least -1000.
+        volume: The volume. It becomes the matrix A, (rows x columns, slices).
         uri: URI of the store. An existing store is replaced.
 
     Returns:
@@ -45,19 +45,21 @@ def write_volume(volume: Volume, uri: str) -> MatrixStore:
         writer.write(
             slice(0, rows * columns), group, _as_columns(A[group]), None if aside is None else _as_columns(aside)
         )
-    dz, dy, dx = volume.spacing
-    series = Series(volume.SeriesInstanceUID, 0, slices, dz if slices > 1 else 0.0, (dy, dx), _breaks(volume))
-    writer.finish(series=[series], headers=volume.headers or [b""] * slices)
+    writer.finish(series=[series_of(volume)], headers=volume.headers or [b""] * slices)
     return MatrixStore.open(uri)
 
 
-def _breaks(volume: Volume) -> tuple[int, ...]:
-    """Return the indices of the slices before which slices are missing, by the positions that reading noted."""
-    positions = [entry["position"] for entry in volume.qc.get("slices", ())]
-    if len(positions) != volume.shape[0]:
-        return ()
-    steps = np.diff(np.asarray(positions, np.float64))
-    return tuple((np.flatnonzero(steps > GAP_FACTOR * volume.spacing[0]) + 1).tolist())
+def series_of(volume: Volume) -> Series:
+    """Return the series that a volume is in a matrix of its own, with the positions of slices that reading noted."""
+    slices = volume.shape[0]
+    dz, dy, dx = volume.spacing
+    positions = tuple(float(entry["position"]) for entry in volume.qc.get("slices", ()))
+    if len(positions) != slices:
+        positions = ()
+    breaks = tuple((np.flatnonzero(np.diff(positions) > GAP_FACTOR * dz) + 1).tolist()) if positions else ()
+    return Series(
+        volume.SeriesInstanceUID, 0, slices, dz if slices > 1 else 0.0, (dy, dx), breaks=breaks, positions=positions
+    )
 
 
 def read_volumes(store: MatrixStore, qc: Mapping[str, Any]) -> list[Volume]:

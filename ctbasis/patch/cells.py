@@ -1,77 +1,90 @@
-"""Local variances on a grid of square cells, and the noise level of the quiet cells among them.
+"""Local variances on a grid of square cells, and the choice of the cells that hold noise and hardly any anatomy.
 
-Anatomy raises the variance of a cell above that of the noise. Two steps keep it out of the estimate:
+Anatomy raises the variance of a cell above that of the noise. Four measures keep it out of the estimate:
 
-1. The variance is measured on the difference of each slice from its neighbours, after subtraction of a local mean.
-2. The noise level is taken from the quietest cells only. The smallest of many measured variances lies below the true
-   variance by chance. The distribution of a measured variance is known (chi-square), so it is deconvolved first.
-
-References:
-    B. Efron, "Empirical Bayes deconvolution estimates", Biometrika 103(1), 1-20, 2016.
-    N. Laird, "Nonparametric maximum likelihood estimation of a mixing distribution", J. Am. Stat. Assoc. 73(364),
-        805-811, 1978.
+1. The variance is measured on the difference of each slice from its neighbours, which share anatomy and not noise.
+2. It is measured in the fine band of spatial frequencies (ctbasis/patch/bands.py).
+3. The cells are chosen by their variance in the coarse band, where anatomy dominates. A choice by the variance that is
+   measured would take the cells whose noise is small by chance.
+4. In small volumes and at large pixels, hardly any cell is free of edges and vessels. There, voxels of a cell that
+   deviate far more than its other voxels are left out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.ndimage import uniform_filter
-from scipy.special import gammaln
 
 from ctbasis.patch.noise import CELL
 from ctbasis.patch.volume import slabs
+from ctbasis.storage.voxels import AIR
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ctbasis.patch.bands import Bands
     from ctbasis.patch.volume import Slab, Volume
 
-SURROUNDINGS = 17
-"""Pixels along the edge of the square whose mean is subtracted before a variance is measured."""
-
-CLIPPED_HU = -995.0
-"""HU at and below which a voxel may have been clipped."""
-
 MAX_CLIPPED = 0.02
-"""Fraction of possibly clipped voxels above which the variance of a cell is not that of the noise."""
+"""Fraction of excluded or clipped voxels above which the variance of a cell is not that of the noise: one voxel of a
+cell may be its smallest."""
 
-QUIET_FRACTION = 0.05
-"""Fraction of the soft-tissue cells that are assumed to hold only noise. Chest scans have more such cells in thin
-slices and fewer in thick ones; the resulting level is 0.95 to 1.1 of the truth in both."""
+TRUNCATION = 3.5
+"""Deviation in the fine band, relative to sigma, from which on a voxel belongs to an edge or a vessel. Of noise, 0.05 %
+of the voxels deviate as much."""
+
+TRUNCATED_VARIANCE = 0.994
+"""Variance of a normal distribution with variance 1 within TRUNCATION."""
+
+MEDIAN_SQUARE = 0.4549
+"""Median of the square of a variable that is normally distributed with variance 1."""
+
+SMALL_VOLUME, LARGE_PIXEL = 1500, 1.5
+"""Cells of a volume below which, and edge of a pixel in mm above which, voxels of edges and vessels are left out. Else
+the choice of the quiet cells suffices, and leaving voxels out would cut off noise where it is correlated."""
+
+QUIET_FRACTION, MAX_QUIET_FRACTION = 0.15, 0.25
+"""Fraction of the soft-tissue cells on which the noise is measured: those with the least variance in the coarse band.
+The larger fraction is used in small images, as far as needed for MIN_QUIET_CELLS."""
+
+MIN_QUIET_CELLS = 40
+"""Quiet cells that a covariance needs; with fewer, chance makes it uncertain."""
+
+SURROUNDINGS = 3, 5
+"""Cells along an edge of the squares over which the coarse and the fine variance are averaged before they are compared.
+The variance of a single cell varies so much by chance that the choice would be one of chance."""
+
+INDEPENDENT_SLICES = 4
+"""Slices after which the noise of a slice minus its neighbours is independent, but the anatomy is still alike. The
+choice of a cell by slices with independent noise does not bias the noise that is measured."""
 
 SLAB_CELLS = 8
 """Rows of cells in a slab."""
 
-LEVEL_WINDOW = 0.32
-"""Range of log variance around the QUIET_FRACTION quantile over which the level is averaged. In a series with many flat
-places, the quietest cells are those for which the variance model is slightly too high."""
 
-LEVEL_STEP = 0.05
-"""Bin width of the deconvolved distribution, in log variance."""
-
-EM_ITERATIONS = 300
-"""Iterations of the expectation-maximization algorithm."""
-
-
-@dataclass
+@dataclass(frozen=True)
 class Cells:
     """Measurements of all cells of a volume, arrays of (rows, columns, slices) of cells.
 
     Attributes:
         mean: Mean HU.
-        variance: Variance of the slice minus the mean of its neighbours and minus its local mean, scaled to that of a
-            slice if slices are independent, HU^2.
-        variance_in_plane: Variance of the slice minus its local mean only, HU^2. It holds more anatomy, but does not
+        variance: Variance in the fine band of the slice minus the mean of its neighbours, scaled to that of a slice if
+            slices are independent, HU^2.
+        variance_in_plane: Variance in the fine band of the slice alone, HU^2. It holds more anatomy, but does not
             depend on other slices.
-        clipped: Fraction of voxels that may have been clipped.
+        coarse_variance: Variance of the difference in the coarse band, averaged over the surrounding cells, HU^2.
+        clipped: Fraction of voxels that are excluded or clipped.
     """
 
     mean: NDArray[np.float32]
     variance: NDArray[np.float32]
     variance_in_plane: NDArray[np.float32]
+    coarse_variance: NDArray[np.float32]
     clipped: NDArray[np.float32]
 
     def within(self, hu: tuple[float, float]) -> NDArray[np.bool_]:
@@ -79,46 +92,117 @@ class Cells:
         in_range = (self.mean > hu[0]) & (self.mean < hu[1])
         return np.asarray(in_range & (self.clipped <= MAX_CLIPPED) & (self.variance > 0))
 
+    def structure(self) -> NDArray[np.float32]:
+        """Return the ratio of the coarse to the fine variance of every cell, a measure of its anatomy."""
+        return np.asarray(self._coarse_nearby() / self._fine_around())
 
-def measure_cells(volume: Volume) -> Cells:
-    """Measure every cell of a volume in one pass over its slabs."""
-    parts = list(slabs(volume.shape[0], height=SLAB_CELLS * CELL, halo=SURROUNDINGS))
-    measured = list(volume.map_slabs(measure_slab, parts, "noise"))
-    return Cells(*(np.concatenate(arrays) for arrays in zip(*measured, strict=True)))
+    def quiet(self, candidates: NDArray[np.bool_], relative_variance: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return the mask of the candidates with the least anatomy, a fraction QUIET_FRACTION to MAX_QUIET_FRACTION.
+
+        The coarse variance is compared with the geometric mean of two predictions of the noise: the modelled one, whose
+        errors favour cells with less noise than predicted, and the measured fine one, whose chance favours cells with
+        more noise.
+
+        Args:
+            candidates: Mask of cells, at least one.
+            relative_variance: Modelled variance of the noise, up to a factor.
+        """
+        structure = self._coarse_nearby() / np.sqrt(relative_variance * self._fine_around())
+        needed = MIN_QUIET_CELLS / int(candidates.sum())
+        fraction = max(QUIET_FRACTION, min(needed, MAX_QUIET_FRACTION))
+        return np.asarray(candidates & (structure <= np.quantile(structure[candidates], fraction)))
+
+    def _coarse_nearby(self) -> NDArray[np.float32]:
+        """Return the coarse variance near every cell, in slices whose noise is independent if there are such slices."""
+        slices = self.coarse_variance.shape[2]
+        if slices <= 2 * INDEPENDENT_SLICES:
+            return self.coarse_variance
+        here = np.arange(slices)
+        before, after = here - INDEPENDENT_SLICES, here + INDEPENDENT_SLICES
+        pairs = np.where(before < 0, after, before), np.where(after >= slices, before, after)
+        return np.asarray(sum(self.coarse_variance[..., other] for other in pairs) / 2, np.float32)
+
+    def _fine_around(self) -> NDArray[np.float32]:
+        return np.maximum(_average_around(self.variance, SURROUNDINGS[1]), np.float32(1e-6))
 
 
-def measure_slab(volume: Volume, slab: Slab) -> tuple[NDArray[np.float32], ...]:
-    """Measure the cells of a slab; return the arrays of `Cells`."""
+def measure_cells(volume: Volume, bands: Bands) -> Cells:
+    """Measure every cell of a volume in the given bands, in one pass over its slabs."""
+    parts = list(slabs(volume.shape[0], height=SLAB_CELLS * CELL, halo=bands.halo))
+    measured = list(volume.map_slabs(partial(measure_slab, bands=bands), parts, "noise"))
+    cells = Cells(*(np.concatenate(arrays) for arrays in zip(*measured, strict=True)))
+    return replace(cells, coarse_variance=_average_around(cells.coarse_variance, SURROUNDINGS[0]))
+
+
+def measure_slab(volume: Volume, slab: Slab, *, bands: Bands) -> tuple[NDArray[np.float32], ...]:
+    """Measure the cells of a slab; return the arrays of `Cells`, the coarse variance cell by cell."""
     x = volume.read(slab.low, slab.high)
     own = slice(slab.first - slab.low, slab.stop - slab.low)
     tiles = _tiles(x[own])
-    variances = (
-        np.square(_tiles(residual[own])).mean(axis=-1) for residual in (subtract_neighbours(x), _subtract_local_mean(x))
-    )
-    arrays = tiles.mean(axis=-1), *variances, (tiles <= CLIPPED_HU).mean(axis=-1)
+    difference = subtract_neighbours(x)
+    fine = bands.fine_part(difference)
+    in_plane = bands.fine_part(x) if x.shape[2] > 1 else fine
+    limit, remaining = truncation(volume)
+    fine_variances = (_truncated_variance(_tiles(part[own]), limit) / remaining for part in (fine, in_plane))
+    coarse_variance = np.square(_tiles(bands.coarse_part(difference)[own])).mean(axis=-1)
+    arrays = tiles.mean(axis=-1), *fine_variances, coarse_variance, _clipped_fraction(tiles)
     return tuple(np.asarray(array, np.float32) for array in arrays)
 
 
 def subtract_neighbours(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Subtract from each slice the mean of its two neighbours and the local mean of the difference.
-
-    The result is scaled so that white noise keeps its variance.
+    """Subtract from each slice the mean of its two neighbours, scaled so that white noise keeps its variance.
 
     Args:
-        x: HU, or HU divided by sigma, (rows, columns, slices).
+        x: HU, or HU divided by sigma, (rows, columns, slices). A single slice is returned as it is.
     """
     if x.shape[2] == 1:
-        return _subtract_local_mean(x)
+        return x
     neighbours = np.concatenate([x[..., 1:2], x[..., :-1]], axis=2)
     neighbours += np.concatenate([x[..., 1:], x[..., -2:-1]], axis=2)
     difference = (x - neighbours / 2) * np.float32(np.sqrt(1 / 1.5))
     # The first and the last slice have one neighbour: the variance is 1 + 1 instead of 1 + 1/2.
     difference[..., [0, -1]] *= np.float32(np.sqrt(0.75))
-    return _subtract_local_mean(np.asarray(difference, np.float32))
+    return np.asarray(difference, np.float32)
 
 
-def _subtract_local_mean(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(x - uniform_filter(x, (SURROUNDINGS, SURROUNDINGS, 1)), np.float32)
+def truncation(volume: Volume) -> tuple[float, float]:
+    """Return the deviation from which on a voxel is left out, and the variance of the noise that remains.
+
+    Args:
+        volume: The series.
+
+    Returns:
+        The deviation relative to sigma, infinite if no voxel is left out; and the remaining fraction of the variance.
+    """
+    small = math.prod(volume.shape) < SMALL_VOLUME * CELL**2 or max(volume.spacing[:2]) > LARGE_PIXEL
+    return (TRUNCATION, TRUNCATED_VARIANCE) if small else (math.inf, 1.0)
+
+
+def _truncated_variance(tiles: NDArray[np.float32], limit: float) -> NDArray[np.float32]:
+    """Return the variance of the voxels of each cell that deviate by less than `limit` times the cell's sigma.
+
+    Sigma follows from the median of the squares, on which a few voxels of an edge or a vessel have little effect.
+    """
+    squares = np.square(tiles)
+    if math.isinf(limit):
+        return np.asarray(squares.mean(axis=-1))
+    inside = squares <= limit**2 / MEDIAN_SQUARE * np.median(squares, axis=-1, keepdims=True)
+    return np.asarray(squares.mean(axis=-1, where=inside))
+
+
+def _clipped_fraction(tiles: NDArray[np.float32]) -> NDArray[np.floating]:
+    """Return the fraction of the voxels of each cell that are excluded, or clipped at one value below air.
+
+    Where the range of values ends below air, several voxels of a cell have the least value; noise that is not clipped
+    rarely takes its least value twice.
+    """
+    least = np.minimum(tiles.min(axis=-1, keepdims=True), AIR)
+    return np.asarray(((tiles == AIR) | (tiles == least)).mean(axis=-1))
+
+
+def _average_around(values: NDArray[np.float32], edge: int) -> NDArray[np.float32]:
+    """Return the average over `edge` x `edge` cells and the neighbouring slices."""
+    return np.asarray(uniform_filter(values, (edge, edge, min(3, values.shape[2])), mode="nearest"), np.float32)
 
 
 def _tiles(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -128,50 +212,3 @@ def _tiles(values: NDArray[np.float32]) -> NDArray[np.float32]:
     full = np.pad(values, pad, mode="symmetric" if min(rows, columns) >= CELL else "wrap")
     tiles = full.reshape(full.shape[0] // CELL, CELL, full.shape[1] // CELL, CELL, slices)
     return tiles.transpose(0, 2, 4, 1, 3).reshape(tiles.shape[0], tiles.shape[2], slices, CELL * CELL)
-
-
-def quiet_level(log_ratio: NDArray[np.float64], degrees_of_freedom: float) -> float:
-    """Return the noise level of the quietest cells, with the statistical error of their variances deconvolved.
-
-    Expectation-maximization finds the distribution of true log variances under which the measured ones are most
-    likely. The level is the mean of that distribution around its QUIET_FRACTION quantile.
-
-    Args:
-        log_ratio: Log of measured over modelled variance, one value per cell, (cells,).
-        degrees_of_freedom: Degrees of freedom of each measured variance.
-    """
-    middle = float(np.quantile(log_ratio, QUIET_FRACTION))
-    edges = middle + LEVEL_STEP * np.arange(-60, 81)
-    bins = (edges[:-1] + edges[1:]) / 2
-    observed = np.histogram(np.clip(log_ratio, edges[0], edges[-1]), edges)[0] / len(log_ratio)
-    offset = bins[:, None] - bins
-    half = degrees_of_freedom / 2
-    # Density of the log of a chi-square variable divided by its degrees of freedom.
-    density = np.exp(half * np.log(half) - gammaln(half) + half * (offset - np.exp(np.minimum(offset, 20.0))))
-    likelihood = density * LEVEL_STEP
-    level = np.full(len(bins), 1 / len(bins))
-    for _ in range(EM_ITERATIONS):
-        level *= likelihood.T @ (observed / np.maximum(likelihood @ level, 1e-12))
-    cumulative = np.cumsum(level)
-    quantile = np.interp(QUIET_FRACTION, cumulative / cumulative[-1], bins)
-    near = level * (np.abs(bins - quantile) <= LEVEL_WINDOW)
-    return float(near @ bins / near.sum())
-
-
-def degrees_of_freedom(covariance: NDArray[np.float64]) -> float:
-    """Return the degrees of freedom of the mean square over one cell in one slice.
-
-    Args:
-        covariance: Covariance of the noise by lag, as in `Noise`.
-    """
-    reach = (np.array(covariance.shape) - 1) // 2
-    plane = covariance[:, :, reach[2]]
-    y, x = (np.maximum(CELL - np.abs(np.arange(-edge, edge + 1)), 0) for edge in reach[:2])
-    return float(CELL**4 / np.sum(plane**2 * y[:, None] * x))
-
-
-def select_quiet(
-    log_ratio: NDArray[np.float64], candidates: NDArray[np.bool_], level: float, degrees_of_freedom: float
-) -> NDArray[np.bool_]:
-    """Return the mask of quiet cells: candidates whose variance is that of the noise within its statistical error."""
-    return np.asarray(candidates & (np.abs(log_ratio - level) < np.sqrt(2 / degrees_of_freedom)))

@@ -1,21 +1,23 @@
-"""The covariance of the noise within a patch, measured on quiet cells.
+"""The covariance of the noise between the voxels of a patch, measured on quiet cells.
 
-Within a slice, the covariance is measured on the difference of the slice from its neighbours, which holds little
-anatomy. Along the slices, it is derived from the covariance of that difference with the one in the next slice. The
-covariance in three dimensions is the product of the two, as it is for a scanner whose kernel acts within slices and
-whose slice profile acts along them.
+Within a slice, the covariance is measured in the fine band of the difference of the slice from its neighbours
+(ctbasis/patch/bands.py); a model of the noise power spectrum extends it to all frequencies (ctbasis/patch/texture.py).
+Along the slices, it is derived from the covariance of that difference with the one in the next slice. The covariance in
+three dimensions is the product of the two, as it is for a scanner whose kernel acts within slices and whose slice
+profile acts along them.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import minimum_filter
 
-from ctbasis.patch.cells import SLAB_CELLS, SURROUNDINGS, subtract_neighbours
+from ctbasis.patch.cells import SLAB_CELLS, subtract_neighbours, truncation
 from ctbasis.patch.noise import CELL
 from ctbasis.patch.texture import CellCovariances
 from ctbasis.patch.volume import slabs
@@ -23,12 +25,9 @@ from ctbasis.patch.volume import slabs
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ctbasis.patch.bands import Bands
     from ctbasis.patch.noise import Noise
     from ctbasis.patch.volume import Slab, Volume
-
-FINE_SURROUNDINGS = 5
-"""Pixels along the edge of the square whose mean is subtracted before slices are compared, so that hardly any anatomy
-remains."""
 
 MAX_QUIET_CELLS = 1500
 """Quiet cells on which the covariance is measured, at most."""
@@ -46,18 +45,18 @@ CORRELATIONS = np.linspace(0, 0.9, 91)
 
 @dataclass(frozen=True)
 class NoiseCovariance:
-    """The measured covariance of the noise.
+    """The measured covariance of the noise divided by its sigma.
 
     Attributes:
-        covariance: Covariance of the noise divided by its sigma, by lag, as in `Noise`.
+        in_plane: Covariances within slices in the fine band, cell by cell.
+        along: Correlation between slices by lag, from -rz to rz, (2 rz + 1,); 1 at lag 0.
         scale: Factor by which sigma must be multiplied, because correlated slices lose variance when their neighbours
             are subtracted.
-        in_plane: Covariances within slices, cell by cell.
     """
 
-    covariance: NDArray[np.float64]
-    scale: float
     in_plane: CellCovariances
+    along: NDArray[np.float64]
+    scale: float
 
 
 def white_covariance(reach: tuple[int, int, int]) -> NDArray[np.float64]:
@@ -68,7 +67,7 @@ def white_covariance(reach: tuple[int, int, int]) -> NDArray[np.float64]:
 
 
 def measure_covariance(
-    volume: Volume, rough: Noise, quiet: NDArray[np.bool_], reach: tuple[int, int, int]
+    volume: Volume, rough: Noise, quiet: NDArray[np.bool_], reach: tuple[int, int, int], bands: Bands
 ) -> NoiseCovariance:
     """Measure the covariance of the noise divided by sigma.
 
@@ -77,58 +76,60 @@ def measure_covariance(
         rough: Noise whose sigma is used to normalize the volume.
         quiet: Mask of quiet cells.
         reach: Largest lag along rows, columns and slices.
+        bands: Bands of spatial frequency; the fine one is measured.
     """
     rows, columns, slices = volume.shape
     lags = [(dy, dx) for dy in range(reach[0] + 1) for dx in range(-reach[1], reach[1] + 1) if (dy, dx) >= (0, 0)]
     cells = _sample_cells(quiet, (rows, columns), reach)
-    parts = list(slabs(rows, height=SLAB_CELLS * CELL, halo=SURROUNDINGS))
-    work = partial(covariance_slab, rough=rough, cells=cells, lags=lags)
+    parts = list(slabs(rows, height=SLAB_CELLS * CELL, halo=bands.halo + reach[0]))
+    work = partial(covariance_slab, rough=rough, cells=cells, lags=lags, bands=bands)
     measured = list(volume.map_slabs(work, parts, "noise: covariance"))
     profile = _slice_correlation([row for _, products in measured for row in products], reach[2])
     # Slabs in order hold the cells in order.
     in_plane = np.concatenate([products for products, _ in measured])
-    mean = np.mean(in_plane, axis=0) if len(in_plane) else np.eye(1, len(lags))[0]
-    covariance = np.zeros([2 * edge + 1 for edge in reach])
-    for value, (dy, dx) in zip(mean / max(mean[0], 1e-12), lags, strict=True):
-        for dz in range(-reach[2], reach[2] + 1):
-            covariance[reach[0] + dy, reach[1] + dx, reach[2] + dz] = value * profile[abs(dz)]
-            covariance[reach[0] - dy, reach[1] - dx, reach[2] + dz] = value * profile[abs(dz)]
     # Variance of a slice minus its neighbours' mean, relative to its value for independent slices, 1.5.
     one, two = (float(profile[lag]) if lag < len(profile) else 0.0 for lag in (1, 2))
     gain = (1.5 - 2 * one + 0.5 * two) / 1.5 if slices > 1 else 1.0
-    scale = float(1 / np.sqrt(max(gain, 0.05)))
-    return NoiseCovariance(covariance, scale, CellCovariances(cells, np.array(lags), in_plane))
+    along = np.concatenate([profile[:0:-1], profile])
+    return NoiseCovariance(CellCovariances(cells, np.array(lags), in_plane), along, float(1 / np.sqrt(max(gain, 0.05))))
 
 
 def covariance_slab(
-    volume: Volume, slab: Slab, *, rough: Noise, cells: NDArray[np.intp], lags: list[tuple[int, int]]
-) -> tuple[NDArray[np.float64], list[list[np.floating]]]:
+    volume: Volume, slab: Slab, *, rough: Noise, cells: NDArray[np.intp], lags: list[tuple[int, int]], bands: Bands
+) -> tuple[NDArray[np.float64], list[list[float]]]:
     """Measure the covariances of the cells of one slab.
 
     Returns:
-        Mean products at every lag within the slice, (cells, lags); and for each cell with two slices after it, the mean
-        products with the same and the next slice, in a wide and in a narrow frequency band.
+        Mean products at every lag within the slice, (cells, lags); and for each cell with a slice before it and two
+        slices after it, the mean products with the same and the next slice.
     """
     _, columns, slices = volume.shape
     here = cells[(cells[:, 0] * CELL >= slab.first) & (cells[:, 0] * CELL < slab.stop)]
     in_plane = np.empty((len(here), len(lags)))
-    along: list[list[np.floating]] = []
+    along: list[list[float]] = []
     if not len(here):
         return in_plane, along
     x = volume.read(slab.low, slab.high) / rough.sigma_rows(slab.low, slab.high, columns)
-    wide = subtract_neighbours(x)
-    narrow = wide - uniform_filter(wide, (FINE_SURROUNDINGS, FINE_SURROUNDINGS, 1))
+    e = bands.fine_part(subtract_neighbours(x))
+    limit, remaining = truncation(volume)
+    inside = np.ones_like(e)
+    if math.isfinite(limit):
+        # The blurred edges of what deviates so much are left out with it.
+        inside = minimum_filter((np.abs(e) <= limit).astype(np.float32), (3, 3, 1), mode="nearest")
+        e *= inside
+
+    def mean_product(row: int, column: int, z: int, lag: tuple[int, int, int]) -> float:
+        """Return the mean over the pairs of voxels of which neither belongs to an edge or a vessel."""
+        one = slice(row, row + CELL), slice(column, column + CELL), z
+        other = slice(row + lag[0], row + lag[0] + CELL), slice(column + lag[1], column + lag[1] + CELL), z + lag[2]
+        pairs = max(float(np.vdot(inside[one], inside[other])), 1.0)
+        return float(np.vdot(e[one], e[other])) / pairs / remaining
+
     for number, (row, column, z) in enumerate(here):
-        y0, x0 = row * CELL - slab.low, column * CELL
-        own = slice(y0, y0 + CELL), slice(x0, x0 + CELL)
-        centre = wide[(*own, z)]
-        in_plane[number] = [
-            np.mean(centre * wide[y0 + dy : y0 + dy + CELL, x0 + dx : x0 + dx + CELL, z]) for dy, dx in lags
-        ]
+        place = row * CELL - slab.low, column * CELL, z
+        in_plane[number] = [mean_product(*place, (dy, dx, 0)) for dy, dx in lags]
         if 0 < z < slices - 2:
-            along.append(
-                [np.mean(band[(*own, z)] * band[(*own, z + lag)]) for band in (wide, narrow) for lag in (0, 1)]
-            )
+            along.append([mean_product(*place, (0, 0, lag)) for lag in (0, 1)])
     return in_plane, along
 
 
@@ -141,25 +142,23 @@ def _sample_cells(quiet: NDArray[np.bool_], image: tuple[int, int], reach: tuple
     return np.asarray(cells[(cells[:, :2] >= margin).all(axis=1) & (cells[:, :2] < last).all(axis=1)], np.intp)
 
 
-def _slice_correlation(products: list[list[np.floating]], reach: int) -> NDArray[np.float64]:
+def _slice_correlation(products: list[list[float]], reach: int) -> NDArray[np.float64]:
     """Return the correlation between slices by lag up to `reach`: 1, r, r^4, r^9 ..., a Gaussian slice profile.
 
     Let e be a slice minus the mean of its neighbours. With the variance of a slice as unit, its variance is
     e0 = 1.5 - 2 r1 + 0.5 r2, and its covariance with e of the next slice is e1 = -1 + 1.75 r1 - r2 + 0.25 r3. r is the
-    correlation for which e1 / e0 has the value measured on quiet cells. Anatomy either cancels with the neighbours'
-    mean or changes from slice to slice as noise does.
+    correlation for which e1 / e0 has the value measured on quiet cells.
 
     Args:
-        products: Mean of e_z e_z and of e_z e_(z+1) of every cell, in a wide and in a narrow frequency band. The lower
-            of the two correlations is used, because anatomy affects it less.
+        products: Mean of e_z e_z and of e_z e_(z+1) of every cell.
         reach: Largest lag.
     """
     r = CORRELATIONS
     correlation = 0.0
     if len(products) >= MIN_PRODUCTS:
         expected = (-1 + 1.75 * r - r**4 + 0.25 * r**9) / (1.5 - 2 * r + 0.5 * r**4)
-        bands = np.mean(products, axis=0).reshape(-1, 2)
-        correlation = min(float(r[np.argmin(np.abs(expected - e1 / max(e0, 1e-12)))]) for e0, e1 in bands)
+        e0, e1 = np.mean(products, axis=0)
+        correlation = float(r[np.argmin(np.abs(expected - e1 / max(e0, 1e-12)))])
     if correlation < CERTAIN_CORRELATION:
         limits = DOUBTFUL_CORRELATION, CERTAIN_CORRELATION
         correlation = float(np.interp(correlation, limits, (0.0, CERTAIN_CORRELATION)))

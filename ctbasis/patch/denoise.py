@@ -7,8 +7,9 @@ the linear gain that the energy of its class implies. The result is un-whitened,
 all patches that cover it. Each patch has the aggregation weight 1 / (1 + coefficients kept), because an estimate from
 few coefficients holds little noise.
 
-Stage 2 multiplies every coefficient c by the Wiener gain d^2 / (d^2 + 1), where d is the coefficient of the result of
-stage 1, called the pilot. For the pilot, every other patch suffices. A small nodule consists of many small
+Stage 2 multiplies every coefficient c by the Wiener gain e / (e + 1). The expected energy e of the anatomy is a mean of
+d^2, where d is the coefficient of the result of stage 1, called the pilot, and of the energy that the class has on
+average. For the pilot, every other patch suffices. A small nodule consists of many small
 coefficients, and Wiener shrinkage of each alone would cost a tenth to a half of its contrast. So in the lung, the
 pilot's patch without its mean value is the template of a matched filter, and the component of the image along that
 template is kept (ctbasis/patch/shrinkage.py). In soft tissue, templates are mostly noise, and the matched filter would
@@ -30,14 +31,13 @@ References:
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import maximum_filter, uniform_filter
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
@@ -45,10 +45,17 @@ from ctbasis.parameters import PatchMode
 from ctbasis.patch.basis import whitening
 from ctbasis.patch.classes import group_by_class
 from ctbasis.patch.rows import PatchGrid, checkerboard, patch_positions
-from ctbasis.patch.shrinkage import hard_threshold, wiener_shrinkage
+from ctbasis.patch.shrinkage import (
+    CLASS_WEIGHT,
+    FEWEST_CLASSES,
+    anatomy_energies,
+    hard_threshold,
+    wiener_shrinkage,
+)
 from ctbasis.patch.volume import SLAB_HEIGHT, slabs
 from ctbasis.progress import progress
-from ctbasis.threads import in_order
+from ctbasis.storage.voxels import AIR
+from ctbasis.threads import available_cpus, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -109,7 +116,7 @@ def denoise(
     work = SlabDenoiser(noise, basis, options)
     work.check(volume.shape)
     parts = list(slabs(volume.shape[0], height=height, halo=work.halo))
-    workers = workers or os.cpu_count() or 1
+    workers = workers or available_cpus()
     # Each thread processes one slab on one core, so BLAS must not start threads of its own.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         done = in_order(pool, lambda slab: (slab, work(volume, slab)), parts, ahead=workers)
@@ -153,6 +160,8 @@ class ClassTransforms:
         offset: Coefficients of the mean patch of each class, (classes, voxels).
         mean: Mean patch of each class divided by sigma, (classes, voxels).
         ones: Coefficients of a patch of ones, (classes, voxels).
+        energy: Mean energy of the anatomy in every coefficient, in noise variances, (classes, voxels).
+        class_weight: Weight of `energy` in the second stage.
         gain: Optimal linear gain of every coefficient, (classes, voxels).
     """
 
@@ -164,6 +173,8 @@ class ClassTransforms:
         self.offset = np.stack([(m @ V).astype(np.float32) for m, V in zip(basis.mean, basis.vectors, strict=True)])
         self.mean = (basis.mean @ unwhiten).astype(np.float32)
         self.ones = self.forward.sum(axis=1)
+        self.energy = anatomy_energies(basis.energy)
+        self.class_weight = CLASS_WEIGHT if len(self.energy) >= FEWEST_CLASSES else 0.0
         self.gain = np.maximum(1 - 1 / np.maximum(basis.energy, 1e-12), 0).astype(np.float32)
 
     def coefficients(self, patches: NDArray[np.float32], label: int) -> NDArray[np.float32]:
@@ -218,7 +229,7 @@ class SlabDenoiser:
         sigma = self.noise.sigma_rows(slab.low, slab.high, columns)
         texture = self.noise.texture_rows(slab.low, slab.high, columns)
         y = np.ascontiguousarray(x / sigma)
-        patches = SlabPatches(self.basis.shape, options, sigma, texture, self.transforms, volume.breaks)
+        patches = SlabPatches(self.basis.shape, options, sigma, texture, self.transforms, x != np.float32(AIR))
         if options.two_stages:
             # Stage 1 covers the rows that the patches of stage 2 extend into.
             margin = (self.basis.shape[0] - 1) + options.stride
@@ -272,7 +283,7 @@ class SlabPatches:
         sigma: Standard deviation of the noise at every voxel of the slab, HU, (rows, columns, slices).
         texture: Texture of the noise at every voxel.
         transforms: Transforms by texture.
-        breaks: Indices of the slices before which slices are missing.
+        measured: Mask of voxels that are not excluded. Patches on which no such voxel depends are left out.
     """
 
     shape: Shape
@@ -280,20 +291,26 @@ class SlabPatches:
     sigma: NDArray[np.float32]
     texture: NDArray[np.uint8]
     transforms: Sequence[ClassTransforms]
-    breaks: tuple[int, ...] = ()
+    measured: NDArray[np.bool_]
 
     @cached_property
     def grid(self) -> PatchGrid:
         """The patches of the slab."""
         rows, columns, slices = self.sigma.shape
-        return PatchGrid(self.shape, (rows, columns, slices), self.breaks)
+        return PatchGrid(self.shape, (rows, columns, slices))
+
+    @cached_property
+    def occupied(self) -> NDArray[np.bool_]:
+        """Whether a voxel that is not excluded depends on each patch, at the first voxel of the patch."""
+        # The patches of stage 2 that hold such a voxel extend further into the result of stage 1.
+        reach = [2 * edge - 1 for edge in self.shape] if self.options.two_stages else [1, 1, 1]
+        return self.grid.occupied(maximum_filter(self.measured.view(np.uint8), reach).view(np.bool_))
 
     def pilot(self, y: NDArray[np.float32], slab: Slab, rows: int) -> Pilot:
         """Return the result of stage 1; for the arguments see `estimate`."""
         # At stride 1, half of the patches on a checkerboard give nearly the same pilot as all of them.
         image = self.estimate(y, slab, rows, half=self.options.stride == 1)
-        runs = np.split(image * self.sigma, self.breaks, axis=2)
-        mean = np.concatenate([uniform_filter(run, self.shape, mode="nearest") for run in runs], axis=2)
+        mean = uniform_filter(image * self.sigma, self.shape, mode="nearest")
         return Pilot(image, mean < LUNG)
 
     def estimate(
@@ -327,6 +344,7 @@ class SlabPatches:
                 continue
             columns = checkerboard(every, first, last) if half else every
             line = self.grid.patches_in_row(first - slab.low, columns)
+            line = line[self.occupied.reshape(-1)[line]]
             order, parts = group_by_class(self.grid.at_centres(self.texture, line), len(self.transforms))
             for number, part in parts:
                 patches, estimates, weight = self.estimate_patches(self.transforms[number], y, line[order[part]], pilot)
@@ -357,8 +375,8 @@ class SlabPatches:
                 weights[part] = self._threshold(transforms, label, c)
             else:
                 d = transforms.coefficients(source[part], label)
-                offset, ones = transforms.offset[label], transforms.ones[label]
-                weights[part] = wiener_shrinkage(c, d, offset, ones, lung[part])
+                of_class = transforms.energy[label], transforms.offset[label], transforms.ones[label]
+                weights[part] = wiener_shrinkage(c, d, *of_class, lung[part], transforms.class_weight)
             np.matmul(c, transforms.inverse[label], out=estimates[part])
             estimates[part] += transforms.mean[label]
         return patches, estimates, weights

@@ -87,21 +87,20 @@ class TaskMatrix:
 
 
 @dataclass(frozen=True)
-class SeriesAddress:
-    """The location of a series, for workers in other processes.
+class PartAddress:
+    """The location of a part of a series, for workers in other processes.
 
     Attributes:
         matrix: The matrix that holds the series.
-        number: Index of the series, from 0.
+        part: The part, one of `parts_of` a series of the matrix.
     """
 
     matrix: StoredMatrix
-    number: int
+    part: Series
 
     def open(self) -> StoredVolume:
-        """Open the series as a volume."""
-        matrix = self.matrix.open()
-        return StoredVolume(matrix, matrix.series[self.number])
+        """Open the part as a volume."""
+        return StoredVolume(self.matrix.open(), self.part)
 
 
 @dataclass(frozen=True)
@@ -110,14 +109,14 @@ class SlabMap:
 
     Attributes:
         work: Function of a volume and a slab.
-        address: Location of the series.
+        address: Location of the part.
         slabs: Slabs, one per task.
         name: Name of the pass, for progress and logs.
         reads: Whether the engine has to read the matrix for the pass; the pass reads its slab itself.
     """
 
     work: Callable[[Volume, Slab], Any]
-    address: SeriesAddress
+    address: PartAddress
     slabs: tuple[Slab, ...]
     name: str
     reads: bool = False
@@ -138,7 +137,7 @@ class SlabSum:
     """The pass that applies a function to every slab and adds up the results; for the attributes see `SlabMap`."""
 
     work: Callable[[Volume, Slab], Sums]
-    address: SeriesAddress
+    address: PartAddress
     slabs: tuple[Slab, ...]
     name: str
     reads: bool = False
@@ -151,14 +150,14 @@ class SlabSum:
 
 @dataclass(frozen=True)
 class EngineVolume:
-    """One series of a matrix store whose slabs are processed by the workers of an engine.
+    """A part of a series of a matrix store whose slabs are processed by the workers of an engine.
 
     Attributes:
-        address: Location of the series.
+        address: Location of the part.
         gather: Function that provides workers for a matrix.
     """
 
-    address: SeriesAddress
+    address: PartAddress
     gather: WorkersFactory
 
     @cached_property
@@ -166,19 +165,9 @@ class EngineVolume:
         return self.address.open()
 
     @property
-    def series(self) -> Series:
-        """The series."""
-        return self._stored.series
-
-    @property
     def shape(self) -> tuple[int, int, int]:
         """Number of rows, columns and slices."""
         return self._stored.shape
-
-    @property
-    def breaks(self) -> tuple[int, ...]:
-        """Indices of the slices before which slices are missing."""
-        return self._stored.breaks
 
     @property
     def spacing(self) -> tuple[float, float, float]:

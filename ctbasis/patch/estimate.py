@@ -7,20 +7,26 @@ cells of pixels with the axes of patches; `NoiseEstimate` describes it on voxels
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ctbasis.matrix.read import load
+from ctbasis.matrix.volumes import series_of
 from ctbasis.patch.noise_fit import fit_noise
-from ctbasis.patch.rows import patch_shape, shape_without_breaks
+from ctbasis.patch.parts import named_notes, parts_of, without_series
+from ctbasis.patch.rows import patch_shape
 from ctbasis.patch.volume import ArrayVolume
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from ctbasis.matrix.read import ImageLike
     from ctbasis.patch.noise import Noise
+    from ctbasis.patch.parts import Part
+    from ctbasis.patch.rows import Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +35,13 @@ class NoiseEstimate:
 
     Attributes:
         sigma: Standard deviation at every voxel, HU, (slices, rows, columns) float32.
-        soft_tissue: Median of sigma in soft tissue, HU.
+        soft_tissue: Median of sigma in soft tissue, HU; of a volume with gaps, the median over its slices.
         correlation: Correlation of the noise of two voxels by their distance, (2 rz + 1, 2 ry + 1, 2 rx + 1): element
-            [rz + dz, ry + dy, rx + dx] belongs to voxels dz slices, dy rows and dx columns apart; 1 at distance 0.
+            [rz + dz, ry + dy, rx + dx] belongs to voxels dz slices, dy rows and dx columns apart; 1 at distance 0. Of a
+            volume with gaps, that of its longest part.
         scanner: Properties of the scan that were fitted to the noise (bow-tie filter, tube current modulation,
-            electronic noise), as text; empty if there was too little tissue for the fit.
+            electronic noise), as text; empty if there was too little tissue for the fit. Of a volume with gaps, those
+            of its longest part.
         notes: Remarks for the user, such as that the volume holds too little tissue to measure noise.
 
     Examples:
@@ -78,29 +86,57 @@ def estimate_noise(image: ImageLike, spacing: tuple[float, float, float] | None 
         The noise that a simulated dose adds to a phantom without noise:
 
         >>> import ctbasis
-        >>> phantom = ctbasis.chest_phantom(slices=6, rows=96, columns=96)
+        >>> phantom = ctbasis.chest_phantom(slices=6, rows=192, columns=192)
         >>> noisy = ctbasis.simulate_dose(phantom, photons=3e4)
         >>> noise = ctbasis.estimate_noise(noisy)
         >>> noise.sigma.shape
-        (6, 96, 96)
+        (6, 192, 192)
         >>> added = (noisy.hu - phantom.hu)[abs(phantom.hu) < 100].std()
         >>> bool(abs(noise.soft_tissue / added - 1) < 0.2)
         True
     """
     volume = load(image, spacing)
-    dz, dy, dx = volume.spacing
-    stored = ArrayVolume(np.moveaxis(volume.clipped_hu(), 0, -1), (dy, dx, dz))
-    rows, columns, slices = patch_shape(shape_without_breaks(stored.shape, stored.breaks), stored.spacing)
-    return noise_estimate(fit_noise(stored, reach=(rows - 1, columns - 1, slices - 1)), volume.shape)
+    hu = np.moveaxis(volume.clipped_hu(), 0, -1)
+    parts = parts_of([series_of(volume)])
+    noises = [fit_part(hu, part)[1] for part in parts]
+    return noise_estimate(parts, noises, volume.shape)
 
 
-def noise_estimate(noise: Noise, shape: tuple[int, int, int]) -> NoiseEstimate:
-    """Return the noise of a volume of `shape` (slices, rows, columns) with the axes of the volume."""
+def fit_part(hu: NDArray[Any], part: Part, *, shapes: Sequence[Shape] = ()) -> tuple[ArrayVolume, Noise]:
+    """Fit the noise of one part of a volume in memory.
+
+    Args:
+        hu: HU of the volume, (rows, columns, slices).
+        part: The part.
+        shapes: Shapes of patches as far as which the covariance reaches, besides that of the part's own patches.
+
+    Returns:
+        The part as a volume, and its noise.
+    """
+    row, column = part.slices.pixel_spacing
+    volume = ArrayVolume(hu[..., part.slices.columns], (row, column, part.slices.spacing or row))
+    rows, columns, slices = np.max([patch_shape(volume.shape, volume.spacing), *shapes], axis=0).tolist()
+    return volume, fit_noise(volume, reach=(rows - 1, columns - 1, slices - 1))
+
+
+def noise_estimate(parts: Sequence[Part], noises: Sequence[Noise], shape: tuple[int, int, int]) -> NoiseEstimate:
+    """Return the noise of a volume with the axes of the volume.
+
+    Args:
+        parts: The parts of the volume, in order.
+        noises: Noise of each part.
+        shape: Slices, rows and columns of the volume.
+    """
     _, rows, columns = shape
+    sigma = np.concatenate([noise.sigma_rows(0, rows, columns) for noise in noises], axis=2)
+    counts = [part.slices.count for part in parts]
+    longest = noises[int(np.argmax(counts))]
+    named = zip(parts, noises, strict=True)
+    notes = named_notes([(part.name, note) for part, noise in named for note in noise.notes])
     return NoiseEstimate(
-        sigma=np.ascontiguousarray(np.moveaxis(noise.sigma_rows(0, rows, columns), -1, 0)),
-        soft_tissue=noise.soft_tissue_sigma,
-        correlation=np.moveaxis(noise.covariance, -1, 0),
-        scanner=noise.scanner,
-        notes=noise.notes,
+        sigma=np.ascontiguousarray(np.moveaxis(sigma, -1, 0)),
+        soft_tissue=float(np.median(np.repeat([noise.soft_tissue_sigma for noise in noises], counts))),
+        correlation=np.moveaxis(longest.covariance, -1, 0),
+        scanner=longest.scanner,
+        notes=tuple(without_series(note) for note in notes),
     )

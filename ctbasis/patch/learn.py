@@ -41,6 +41,10 @@ PATCHES_PER_VOXEL = 16
 their noise, which then remains in the image. For this reason a short series gets fewer classes."""
 
 
+class OnlyAirError(CtbasisError):
+    """Raised for volumes that hold nothing but air, from which no basis can be learned."""
+
+
 @dataclass(frozen=True)
 class ClassBases:
     """The bases of all classes, before they are divided among textures.
@@ -80,7 +84,7 @@ def learn_basis(volume: Volume, noise: Noise, *, shape: Shape, classes: int = CL
         seed: Seed of the draw of patches and of the initial classes.
 
     Raises:
-        CtbasisError: The volume holds only air.
+        OnlyAirError: The volume holds only air.
     """
     return learn_shared_basis([volume], [noise], shape=shape, classes=classes, seed=seed)
 
@@ -105,7 +109,7 @@ def learn_shared_basis(
         factor: Function that computes the bases; None for the eigenvectors of the Gram matrices.
 
     Raises:
-        CtbasisError: The volumes hold only air.
+        OnlyAirError: The volumes hold only air.
     """
     # The products are small. Spread over several cores, they would mostly wait for one another.
     with threadpool_limits(1, user_api="blas"):
@@ -123,7 +127,7 @@ def learn_shared_basis(
         ]
         sample, texture = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         if not len(sample):
-            raise CtbasisError(
+            raise OnlyAirError(
                 "the volume holds nothing but air",
                 expected="a CT series that shows a body",
                 cause="the wrong series was selected, or its values are not HU",

@@ -18,8 +18,9 @@ instead. The basis records how many classes these are.
 from __future__ import annotations
 
 import math
+import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -76,9 +77,11 @@ class MahoutFactor:
 
     Attributes:
         scratch: URI of the group in which the rows are stored during the run.
+        attempt: Name of the attempt, see `encode_rows`.
     """
 
     scratch: str
+    attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __call__(self, volumes: Sequence[Volume], rows: Sequence[ClassRows]) -> ClassBases:
         """Return the bases of the rows of several volumes.
@@ -124,7 +127,7 @@ class MahoutFactor:
         m, n = sum(stop - first for _, first, stop in parts), bases.mean.shape[1]
         blocks = gather_blocks(parts, min(spark.defaultParallelism, math.ceil(m / MIN_BLOCK_ROWS)))
         check_limits(m, n, max(sum(stop - first for _, first, stop in block) for _, block in blocks))
-        rows = partial(encode_rows, self.scratch, bases.mean[label])
+        rows = partial(encode_rows, self.scratch, self.attempt, bases.mean[label])
         # PySpark has no public access to the Java side of a context or of an RDD.
         A = spark.parallelize(blocks, len(blocks)).flatMap(rows)._reserialize(NoOpSerializer())  # noqa: SLF001
         run = java_class(spark, "DsSvd")(spark._jsc, kernels)  # noqa: SLF001
@@ -206,14 +209,25 @@ def gather_blocks(parts: Sequence[Part], count: int) -> list[tuple[int, list[Par
     return blocks
 
 
-def encode_rows(scratch: str, mean: NDArray[np.float32], block: tuple[int, list[Part]]) -> Iterator[bytes | memoryview]:
-    """Yield a block of rows of a class, minus their mean, in the encoding that Blocks.decode reads in the JVM."""
+def encode_rows(
+    scratch: str, attempt: str, mean: NDArray[np.float32], block: tuple[int, list[Part]]
+) -> Iterator[bytes | memoryview]:
+    """Yield a block of rows of a class, minus their mean, in the encoding that Blocks.decode reads in the JVM.
+
+    Args:
+        scratch: URI of the group that holds the rows.
+        attempt: Name of the attempt, which distinguishes groups created at the same URI one after the other: a worker
+            outlives them, and keeps what it has opened.
+        mean: Mean of the class.
+        block: First row of the block in the matrix of the class, and its parts.
+    """
     first_row, parts = block
-    store = _open_rows(scratch)
+    store = _open_rows(scratch, attempt)
     values = np.concatenate([store.array(name).read(slice(first, stop)) for name, first, stop in parts]) - mean
     yield from encode(first_row, np.asarray(values, np.float32))
 
 
 @lru_cache(maxsize=1)
-def _open_rows(scratch: str) -> StoreWriter:
+def _open_rows(scratch: str, attempt: str) -> StoreWriter:
+    del attempt
     return StoreWriter(scratch, PATCH_ROWS)

@@ -1,5 +1,7 @@
 """Patch mode on a matrix store, on any engine: estimate the noise, learn or apply a basis, denoise every series.
 
+A series is cut into parts at its gaps (ctbasis/patch/parts.py), and each part is processed as a volume of its own.
+
 Each pass goes over slabs of image rows with a halo. A worker reads its slab from the store and extracts the patches
 there. Only small results travel back: the measurements of cells, a sample of patches, sums and Gram matrices. In the
 last pass, each worker writes its own row blocks of the denoised matrix. So neither the matrix of all patches, which has
@@ -13,22 +15,22 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.store import MatrixStore, MatrixWriter
-from ctbasis.patch.bases import PatchBases, group_series
+from ctbasis.patch.bases import PatchBases, format_size, group_series
 from ctbasis.patch.denoise import DenoiseOptions, SlabDenoiser, restored_noise_fraction
-from ctbasis.patch.engine import EngineVolume, SeriesAddress, TaskMatrix, worker_bytes
-from ctbasis.patch.learn import learn_shared_basis
+from ctbasis.patch.engine import EngineVolume, PartAddress, TaskMatrix, worker_bytes
+from ctbasis.patch.learn import OnlyAirError, learn_shared_basis
 from ctbasis.patch.noise_fit import MIN_SIGMA, fit_noise
+from ctbasis.patch.parts import Part, named_notes, notes_on_parts, parts_of
 from ctbasis.patch.result import PatchStore, noise_arrays, noise_attributes
-from ctbasis.patch.rows import patch_shape, shape_without_breaks
+from ctbasis.patch.rows import patch_shape
 from ctbasis.patch.volume import SLAB_HEIGHT, Slab, StoredVolume
 from ctbasis.printable import say
-from ctbasis.storage.voxels import AIR
 from ctbasis.svd.engines import engine_named
 from ctbasis.svd.workers import StoredMatrix
 
@@ -37,12 +39,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ctbasis.matrix.slice_store import Series
     from ctbasis.patch.basis import PatchBasis
     from ctbasis.patch.learn import Factor
     from ctbasis.patch.noise import Noise
     from ctbasis.patch.plan import PatchPlan
+    from ctbasis.patch.rows import Shape
     from ctbasis.svd.passes import Parts
     from ctbasis.svd.workers import WorkersFactory
+
+Note: TypeAlias = "tuple[str, str]"
+"""Name of a part, and a note about it."""
 
 REPORTED_RESTORED_FRACTION = 0.5
 """Restored fraction of the removed noise from which a note reports it."""
@@ -76,29 +83,29 @@ def denoise_matrix(
         run = _Run(matrix, plan, gather)
         noises, shapes = run.estimate_noises(given)
         if given:
-            bases, used, basis_notes = run.select_bases(given, noises)
+            bases, used, basis_notes = run.select_bases(given, noises, shapes, f"{out}.rows")
         else:
-            bases, used, basis_notes = run.learn_bases(noises, shapes, f"{out}.rows")
-        notes = [
-            *(
-                f"series {number}: {note}"
-                for number, noise in enumerate(noises, start=1)
-                for note in (*noise.notes, *retained_noise_notes(noise, plan))
-            ),
-            *basis_notes,
+            bases, used = run.learn_bases(noises, shapes, f"{out}.rows")
+            basis_notes = []
+        about_noise = [
+            (part.name, note)
+            for part, noise in zip(run.parts, noises, strict=True)
+            for note in (*noise.notes, *retained_noise_notes(noise, plan))
         ]
+        notes = named_notes([*notes_on_parts(run.parts), *about_noise, *basis_notes])
         for note in notes:
             _log(note)
+        applied = [bases.bases[number - 1] if number else None for number in used]
         done = replace(
             plan,
-            patches=[list(bases.bases[number].shape) for number in sorted(set(used))],
-            bases=[number + 1 for number in used],
-            factored_by=str(bases.bases[used[0]].provenance.get("factored_by", "")),
+            patches=[list(bases.bases[number - 1].shape) for number in sorted(set(used) - {0})],
+            bases=used,
+            factored_by=next(str(basis.provenance.get("factored_by", "")) for basis in applied if basis),
             notes=notes,
         )
         # The bases are written first, so that a complete result always comes with its bases.
         bases.save(bases_uri)
-        run.write(out, noises, [bases.bases[number] for number in used], done)
+        run.write(out, noises, applied, done)
     return PatchStore.open(out)
 
 
@@ -146,76 +153,112 @@ class _Run:
         return StoredMatrix(self.matrix.uri, uuid.uuid4().hex)
 
     @cached_property
-    def volumes(self) -> list[EngineVolume]:
-        """The series as volumes."""
-        series = range(len(self.matrix.series))
-        return [EngineVolume(SeriesAddress(self.stored, number), self.gather) for number in series]
+    def parts(self) -> list[Part]:
+        """The parts of all series."""
+        return parts_of(self.matrix.series)
 
-    def estimate_noises(self, given: PatchBases | None) -> tuple[list[Noise], list[tuple[int, int, int]]]:
-        """Estimate the noise of every series and choose the shape of its patches.
+    @cached_property
+    def volumes(self) -> list[EngineVolume]:
+        """The parts as volumes."""
+        return [EngineVolume(PartAddress(self.stored, part.slices), self.gather) for part in self.parts]
+
+    def estimate_noises(self, given: PatchBases | None) -> tuple[list[Noise], list[Shape]]:
+        """Estimate the noise of every part and choose the shape of its patches.
 
         The covariance reaches as far as the patches of the stored bases in `given`.
         """
         noises, shapes = [], []
-        for number, volume in enumerate(self.volumes, start=1):
+        for part, volume in zip(self.parts, self.volumes, strict=True):
             start = time.monotonic()
-            shape = patch_shape(shape_without_breaks(volume.shape, volume.breaks), volume.spacing)
+            shape = patch_shape(volume.shape, volume.spacing)
             edges = np.max([shape, *(basis.shape for basis in given.bases)] if given else [shape], axis=0)
             rows, columns, slices = (int(edge) - 1 for edge in edges)
             noise = fit_noise(volume, reach=(rows, columns, slices), target_noise=self.plan.target_noise)
             _log(
-                f"noise of series {number}: median sigma {np.median(noise.sigma):.1f} HU over the image, from "
+                f"noise of {part.name}: median sigma {np.median(noise.sigma):.1f} HU over the image, from "
                 f"{noise.quiet_cells} quiet cells, {time.monotonic() - start:.1f} s; "
-                f"{noise.scanner or 'properties of the scan unknown'}"
+                f"{noise.scanner or 'properties of the scan unknown'}; "
+                f"patches of {format_size(shape)} voxels"
             )
-            if volume.breaks:
-                _log(f"series {number} has {len(volume.breaks)} gaps: patches span {shape[2]} slices and cross no gap")
             noises.append(noise)
             shapes.append(shape)
         return noises, shapes
 
-    def select_bases(self, given: PatchBases, noises: Sequence[Noise]) -> tuple[PatchBases, list[int], list[str]]:
-        """Select one of the stored bases for every series.
+    def select_bases(
+        self, given: PatchBases, noises: Sequence[Noise], shapes: Sequence[Shape], scratch: str
+    ) -> tuple[PatchBases, list[int], list[Note]]:
+        """Select one of the stored bases for every part. Parts that none of them fits get bases of their own.
 
         Returns:
-            The bases; the index of the basis of each series; notes for the user.
+            The bases; the number of the basis of each part, see `PatchPlan`; notes for the user.
+
+        Raises:
+            CtbasisError: The stored bases fit no part.
         """
-        used, notes = [], []
-        for number, (volume, noise) in enumerate(zip(self.volumes, noises, strict=True), start=1):
-            chosen, basis_notes = given.select(volume, noise)
-            used.append(chosen)
-            notes += [f"series {number}: {note}" for note in basis_notes]
-        return given, used, notes
+        used, notes = [0] * len(noises), []
+        unfit: dict[int, CtbasisError] = {}
+        for number, (volume, noise) in enumerate(zip(self.volumes, noises, strict=True)):
+            try:
+                chosen, basis_notes = given.select(volume, noise)
+            except CtbasisError as error:
+                unfit[number] = error
+                continue
+            used[number] = chosen + 1
+            notes += [(self.parts[number].name, note) for note in basis_notes]
+        if len(unfit) == len(used):
+            raise unfit[0]
+        if not unfit:
+            return given, used, notes
+        learned, own = self.learn_bases(noises, shapes, scratch, only=list(unfit))
+        notes += [(self.parts[number].name, "no stored basis fits, so its basis was learned on it") for number in unfit]
+        for number in unfit:
+            used[number] = own[number] + len(given.bases) if own[number] else 0
+        return PatchBases((*given.bases, *learned.bases)), used, notes
 
     def learn_bases(
-        self, noises: Sequence[Noise], shapes: Sequence[tuple[int, int, int]], scratch: str
-    ) -> tuple[PatchBases, list[int], list[str]]:
-        """Learn one basis for each group of similar series.
+        self, noises: Sequence[Noise], shapes: Sequence[Shape], scratch: str, *, only: Sequence[int] = ()
+    ) -> tuple[PatchBases, list[int]]:
+        """Learn one basis for each group of similar parts, those with the indices `only`, or all.
 
         Returns:
-            The bases; the index of the basis of each series; notes for the user, none.
+            The bases; the number of the basis of each part, see `PatchPlan`.
+
+        Raises:
+            OnlyAirError: All parts hold nothing but air, and `only` is not given.
         """
-        groups = group_series(self.volumes, noises, shapes)
+        chosen = list(only or range(len(noises)))
+        groups = group_series(
+            [self.volumes[number] for number in chosen],
+            [noises[number] for number in chosen],
+            [shapes[number] for number in chosen],
+        )
         used, bases = [0] * len(noises), []
-        for index, group in enumerate(groups):
+        for group in groups:
             start = time.monotonic()
-            basis = learn_shared_basis(
-                [self.volumes[number] for number in group],
-                [noises[number] for number in group],
-                shape=shapes[group[0]],
-                classes=self.plan.classes,
-                seed=self.plan.seed,
-                factor=self.factor(scratch),
-            )
+            members = [chosen[index] for index in group]
+            try:
+                basis = learn_shared_basis(
+                    [self.volumes[number] for number in members],
+                    [noises[number] for number in members],
+                    shape=shapes[members[0]],
+                    classes=self.plan.classes,
+                    seed=self.plan.seed,
+                    factor=self.factor(scratch),
+                )
+            except OnlyAirError:
+                if len(groups) == 1 and not only:
+                    raise
+                continue
             patches = sum(basis.provenance["patches"])
+            bases.append(basis)
             _log(
-                f"basis {index + 1}: {basis.classes} classes, learned from {patches} patches of {len(group)} series, "
+                f"basis {len(bases)}: {basis.classes} classes, learned from {patches} patches of "
+                f"{'; '.join(self.parts[number].name for number in members)}, "
                 f"by {basis.provenance['factored_by']}, {time.monotonic() - start:.1f} s"
             )
-            bases.append(basis)
-            for number in group:
-                used[number] = index
-        return PatchBases(tuple(bases)), used, []
+            for number in members:
+                used[number] = len(bases)
+        return PatchBases(tuple(bases)), used
 
     def factor(self, scratch: str) -> Factor | None:
         """Return the function that computes bases: Mahout's for the engine mahout, else None for Gram matrices."""
@@ -225,32 +268,44 @@ class _Run:
 
         return MahoutFactor(scratch)
 
-    def write(self, out: str, noises: list[Noise], bases: Sequence[PatchBasis], plan: PatchPlan) -> None:
-        """Denoise and write the matrix, row block by row block, then mark the result as complete."""
+    def write(self, out: str, noises: list[Noise], bases: Sequence[PatchBasis | None], plan: PatchPlan) -> None:
+        """Denoise and write the matrix, row block by row block, then mark the result as complete.
+
+        A part without a basis is written as it is.
+        """
         options = DenoiseOptions(**plan.values())
-        denoisers = tuple(SlabDenoiser(noise, basis, options) for noise, basis in zip(noises, bases, strict=True))
-        for denoiser, volume in zip(denoisers, self.volumes, strict=True):
-            denoiser.check(shape_without_breaks(volume.shape, volume.breaks))
+        denoisers = tuple(
+            None if basis is None else SlabDenoiser(noise, basis, options)
+            for noise, basis in zip(noises, bases, strict=True)
+        )
+        used = [(denoiser, volume) for denoiser, volume in zip(denoisers, self.volumes, strict=True) if denoiser]
+        for denoiser, volume in used:
+            denoiser.check(volume.shape)
         runs = row_runs(self.matrix)
-        work = DenoisePass(denoisers, self.stored, runs, out)
+        work = DenoisePass(denoisers, tuple(part.slices for part in self.parts), self.stored, runs, out)
         writer = MatrixWriter.like(out, self.matrix, dtype=np.float32)
         memory = max(
-            worker_bytes([work.slab(run, denoiser.halo) for run in runs], volume.shape)
-            for denoiser, volume in zip(denoisers, self.volumes, strict=True)
+            worker_bytes([work.slab(run, denoiser.halo) for run in runs], volume.shape) for denoiser, volume in used
         )
         # Three matrices per class: its basis, and the transforms to coefficients and back.
-        memory += max(3 * 4 * basis.classes * math.prod(basis.shape) ** 2 for basis in bases)
+        memory += max(3 * 4 * basis.classes * math.prod(basis.shape) ** 2 for basis in bases if basis)
         longest = max(run.stop - run.start for run in runs)
         self.gather(TaskMatrix(self.matrix.uri, len(runs)), memory + 4 * longest * self.matrix.cols).run(work)
-        writer.finish_like(self.matrix, noise_arrays(noises), {"patch": vars(plan), "noise": noise_attributes(noises)})
+        attributes = {
+            "patch": vars(plan),
+            "parts": [part.to_attributes() for part in self.parts],
+            "noise": noise_attributes(noises),
+        }
+        writer.finish_like(self.matrix, noise_arrays(noises), attributes)
 
 
 @dataclass(frozen=True)
 class DenoisePass:
-    """The pass that denoises all series and writes the result.
+    """The pass that denoises all parts and writes the result.
 
     Attributes:
-        denoisers: Denoiser of each series.
+        denoisers: Denoiser of each part; None for a part that is written as it is.
+        parts: The parts, which cover all columns.
         matrix: The matrix to denoise.
         runs: Rows of A, in whole row blocks, that one task processes.
         out: URI of the result.
@@ -258,7 +313,8 @@ class DenoisePass:
         reads: Whether the engine has to read the matrix for the pass; the pass reads its slabs itself.
     """
 
-    denoisers: tuple[SlabDenoiser, ...]
+    denoisers: tuple[SlabDenoiser | None, ...]
+    parts: tuple[Series, ...]
     matrix: StoredMatrix
     runs: tuple[slice, ...]
     out: str
@@ -266,7 +322,7 @@ class DenoisePass:
     reads: bool = False
 
     def __call__(self, rows: slice, A: NDArray[Any]) -> Parts:  # noqa: ARG002 - the pass reads its slabs itself
-        """Denoise one run of rows of every series and write it; return the number of values.
+        """Denoise one run of rows of every part and write it; return the number of values.
 
         Raises:
             CtbasisError: The result is not finite.
@@ -275,11 +331,14 @@ class DenoisePass:
         run = self.runs[rows.start]
         columns = matrix.image[1]
         out = np.empty((run.stop - run.start, matrix.cols), np.float32)
-        for denoiser, series in zip(self.denoisers, matrix.series, strict=True):
+        for denoiser, part in zip(self.denoisers, self.parts, strict=True):
+            if denoiser is None:
+                out[:, part.columns] = matrix.read_rows(run, part.columns)
+                continue
             slab = self.slab(run, denoiser.halo)
-            hu = denoiser(StoredVolume(matrix, series), slab).reshape(-1, series.count)
+            hu = denoiser(StoredVolume(matrix, part), slab).reshape(-1, part.count)
             first = run.start - slab.first * columns
-            np.maximum(hu[first : first + len(out)], np.float32(AIR), out=out[:, series.columns])
+            out[:, part.columns] = hu[first : first + len(out)]
         if not np.isfinite(out).all():
             raise CtbasisError(
                 f"denoising rows {run.start} to {run.stop} of the matrix gave NaN or Inf",

@@ -25,7 +25,8 @@ class PatchPlan(PatchMode):
         classes: Largest number of classes of patches for every noise texture.
         seed: Seed of the sample of patches.
         patches: For each basis that was used, the edges of its patch in voxels.
-        bases: For each series, the number of the basis it was denoised with, from 1.
+        bases: For each part of a series, the number of the basis it was denoised with, from 1; 0 for a part that holds
+            nothing but air, which is returned unchanged.
         factored_by: How the bases were computed, as text.
         notes: Messages for the user.
 

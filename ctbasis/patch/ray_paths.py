@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +44,9 @@ VIEWS = 90
 
 DIRECTIONS = 15
 """Groups of neighbouring views, for which the variance is kept separately."""
+
+MAX_SLICES = 24
+"""Slices on which the properties of the scan are searched, at most."""
 
 MAX_FILTER_PATH = 3.0
 """Path length of the thickest part of a bow-tie filter: exp(-3) is the smallest transmission."""
@@ -136,6 +140,34 @@ class RayPaths:
 
     def _body_mean(self, values: NDArray[np.float64]) -> float:
         return float(values[self._inside].mean() if self._inside.any() else values.mean())
+
+
+class TracedRays:
+    """The rays through a volume, traced once for all estimates of its noise.
+
+    Args:
+        hu: Mean HU of cells, (rows, columns, slices).
+        cell: Distance in mm between cells along rows and columns.
+        most: Number of slices of `sample`, at most.
+
+    Attributes:
+        sampled_slices: Indices of evenly spaced slices, at most `most`.
+    """
+
+    def __init__(self, hu: NDArray[np.floating], cell: tuple[float, float], *, most: int = MAX_SLICES) -> None:
+        slices = hu.shape[2]
+        self.sampled_slices = np.unique(np.linspace(0, slices - 1, min(most, slices)).round().astype(np.intp))
+        self._hu, self._cell = hu, cell
+
+    @cached_property
+    def sample(self) -> RayPaths:
+        """Paths through `sampled_slices`."""
+        return RayPaths(self._hu[..., self.sampled_slices], self._cell)
+
+    @cached_property
+    def every(self) -> RayPaths:
+        """Paths through all slices."""
+        return RayPaths(self._hu, self._cell)
 
 
 def _system_matrix(rows: int, columns: int, cell: tuple[float, float]) -> sparse.csr_array:

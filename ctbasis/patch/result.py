@@ -1,12 +1,13 @@
 """The result of patch mode as a store: the denoised matrix, and the noise that was estimated and removed.
 
     A, aside, headers, ...    as in a `MatrixStore`; A is float32, in the chunks of the matrix that was denoised
-    sigma-N                   standard deviation of the noise of series N, HU, on cells, (rows, columns, slices)
+    sigma-N                   standard deviation of the noise of part N, HU, on cells, (rows, columns, slices)
     covariance-N              covariance of the noise divided by sigma, by lag
     textures-N, texture-N     covariances of the removed noise by texture, and the texture of each cell
-    attributes                `patch`: the plan as run; `noise`: numbers and texts about the noise of each series
+    attributes                `patch`: the plan as run; `parts`: the parts of the series (ctbasis/patch/parts.py);
+                              `noise`: numbers and texts about the noise of each part
 
-Series are numbered from 1.
+Parts are numbered from 1.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ctbasis.matrix.slice_store import checked_attributes
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.patch.noise import Noise
+from ctbasis.patch.parts import Part
 from ctbasis.patch.plan import PatchPlan
 from ctbasis.storage.schemas import DENOISED
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from ctbasis.storage.array_store import ArrayStore
@@ -65,6 +68,8 @@ class PatchStore(MatrixStore):
 
     Attributes:
         plan: The plan as run.
+        noise_summaries: Numbers and texts about the noise of every part, which need no arrays to be read.
+        parts: The parts of the series that were denoised on their own, in the order of the columns.
     """
 
     schemas = (DENOISED,)
@@ -75,22 +80,24 @@ class PatchStore(MatrixStore):
         with checked_attributes(store):
             self.plan = PatchPlan.from_attributes(attributes["patch"])
             self._noise_attributes: list[dict[str, Any]] = [dict(entry) for entry in attributes["noise"]]
-            if len(self._noise_attributes) != len(self.series):
-                raise ValueError("there is not one noise for each series")
+            self.noise_summaries = [
+                NoiseSummary(
+                    scanner=str(entry["scanner"]),
+                    soft_tissue_sigma=float(entry["soft"]),
+                    noise_floor=float(entry["left"]),
+                )
+                for entry in self._noise_attributes
+            ]
+            self.parts = [Part.from_attributes(entry) for entry in attributes["parts"]]
+            if not len(self._noise_attributes) == len(self.parts) == len(self.plan.bases):
+                raise ValueError("there is not one noise and one basis for each part")
+            firsts = np.cumsum([0, *(part.slices.count for part in self.parts)]).tolist()
+            if [*(part.slices.first for part in self.parts), self.cols] != firsts:
+                raise ValueError(f"the parts do not cover the {self.cols} columns")
         self._last: tuple[int, Noise] | None = None
 
-    @property
-    def noise_summaries(self) -> list[NoiseSummary]:
-        """Numbers and texts about the noise of every series, which need no arrays to be read."""
-        return [
-            NoiseSummary(
-                scanner=entry["scanner"], soft_tissue_sigma=float(entry["soft"]), noise_floor=float(entry["left"])
-            )
-            for entry in self._noise_attributes
-        ]
-
     def noise(self, number: int) -> Noise:
-        """Return the noise of series `number`, counted from 0. The most recent one is cached."""
+        """Return the noise of part `number`, counted from 0. The most recent one is cached."""
         if self._last is None or self._last[0] != number:
             self._last = number, self._read_noise(number)
         return self._last[1]
@@ -100,12 +107,17 @@ class PatchStore(MatrixStore):
         arrays: dict[str, Any] = {
             attribute: self._store.array(f"{name}-{number + 1}").read() for name, attribute in ARRAYS.items()
         }
-        return Noise(**{**values, "notes": tuple(values["notes"])}, **arrays)
+        with checked_attributes(self._store):
+            return Noise(**{**values, "notes": tuple(map(str, values["notes"]))}, **arrays)
+
+    def part_of(self, column: int) -> int:
+        """Return the index in `parts` of the part that holds a column of A."""
+        return next(n for n, part in enumerate(self.parts) if column < part.slices.first + part.slices.count)
 
     def sigma_image(self, column: int) -> NDArray[np.float32]:
         """Return sigma of the slice in column `column` of A, HU, (Rows, Columns)."""
-        number = next(n for n, entry in enumerate(self.series) if column < entry.first + entry.count)
-        noise, at = self.noise(number), column - self.series[number].first
+        number = self.part_of(column)
+        noise, at = self.noise(number), column - self.parts[number].slices.first
         one = Noise(noise.sigma[:, :, at : at + 1], noise.covariance, noise.quiet_cells)
         return one.sigma_rows(0, self.image[0], self.image[1])[..., 0]
 
@@ -120,6 +132,6 @@ def noise_arrays(noises: list[Noise]) -> dict[str, NDArray[Any]]:
 
 
 def noise_attributes(noises: list[Noise]) -> list[dict[str, Any]]:
-    """Return the attribute `noise` of the store, fit for JSON: one entry per series."""
+    """Return the attribute `noise` of the store, fit for JSON: one entry per part."""
     attributes = [{key: getattr(noise, attribute) for key, attribute in ATTRIBUTES.items()} for noise in noises]
     return [{**entry, "notes": list(entry["notes"])} for entry in attributes]

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import correlate1d
+from scipy.ndimage import correlate1d, maximum_filter1d
 
 from ctbasis.patch.kernels import compiled
 
@@ -22,14 +21,18 @@ if TYPE_CHECKING:
 THICK_SLICE_RATIO = 1.6
 """Ratio of slice distance to pixel size above which a patch spans three slices instead of five."""
 
+LONE_SLICE_EDGE = 7
+"""Rows and columns of a patch of a single slice. On quarter-dose slices, 7 leaves 6 % less error than 5 in the body,
+12 % less in soft tissue, and as much in the lung."""
+
 Shape = tuple[int, int, int]
 
 
 def patch_shape(volume: Shape, spacing: tuple[float, float, float]) -> Shape:
     """Return the number of rows, columns and slices of a patch.
 
-    A patch has five rows and five columns, and five slices, or three where slices are thick. It is never larger than
-    the volume.
+    A patch has five rows and five columns, and five slices, or three where slices are thick. A patch of one slice has
+    more rows and columns instead. A patch is never larger than the volume.
 
     Args:
         volume: Number of rows, columns and slices of the volume.
@@ -37,32 +40,8 @@ def patch_shape(volume: Shape, spacing: tuple[float, float, float]) -> Shape:
     """
     along = 3 if spacing[2] > THICK_SLICE_RATIO * min(spacing[:2]) else 5
     rows, columns, slices = volume
-    return min(5, rows), min(5, columns), min(along, slices)
-
-
-def shape_without_breaks(shape: Shape, breaks: tuple[int, ...]) -> Shape:
-    """Return the shape of a volume with the slices of its shortest run, the most that a patch of it can span.
-
-    Args:
-        shape: Number of rows, columns and slices of the volume.
-        breaks: Indices of the slices before which slices are missing.
-    """
-    rows, columns, slices = shape
-    return rows, columns, min(stop - start for start, stop in pairwise((0, *breaks, slices)))
-
-
-def positions_along(slices: int, edge: int, breaks: tuple[int, ...]) -> NDArray[np.intp]:
-    """Return the first slices of patches that span `edge` slices without a break.
-
-    Args:
-        slices: Slices of the volume.
-        edge: Slices of a patch.
-        breaks: Indices of the slices before which slices are missing.
-    """
-    first = np.arange(slices - edge + 1)
-    for at in breaks:
-        first = first[(first >= at) | (first + edge <= at)]
-    return first
+    edge = 5 if slices > 1 else LONE_SLICE_EDGE
+    return min(edge, rows), min(edge, columns), min(along, slices)
 
 
 def patch_positions(length: int, edge: int, stride: int) -> NDArray[np.intp]:
@@ -97,12 +76,10 @@ class PatchGrid:
     Attributes:
         shape: Rows, columns and slices of a patch.
         slab: Rows, columns and slices of the slab; arrays of the slab are C-contiguous.
-        breaks: Indices of the slices before which slices are missing; no patch crosses them.
     """
 
     shape: Shape
     slab: Shape
-    breaks: tuple[int, ...] = ()
 
     @cached_property
     def _offsets(self) -> NDArray[np.intp]:
@@ -111,7 +88,7 @@ class PatchGrid:
 
     def patches_in_row(self, row: int, columns: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the patches whose first voxel lies in row `row` and in one of `columns`, at every slice."""
-        along = positions_along(self.slab[2], self.shape[2], self.breaks)
+        along = np.arange(self.slab[2] - self.shape[2] + 1)
         return np.asarray(((row * self.slab[1] + columns)[:, None] * self.slab[2] + along).ravel())
 
     def at_centres(self, values: NDArray[Any], patches: NDArray[np.intp]) -> NDArray[Any]:
@@ -139,6 +116,13 @@ class PatchGrid:
             patches: The patches.
         """
         _aggregate(total.reshape(-1), rows, weights, patches, self._offsets)
+
+    def occupied(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return whether each patch holds a voxel of `mask`, an array of the slab, at the first voxel of the patch."""
+        held = mask.view(np.uint8)
+        for axis, edge in enumerate(self.shape):
+            held = maximum_filter1d(held, edge, axis, mode="constant", origin=-(edge // 2))
+        return np.asarray(held.view(np.bool_))
 
     def weight_sum(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return for each voxel the sum of the weights of all patches that cover it.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctbasis.patch.classes import group_by_class
-from ctbasis.patch.rows import PatchGrid, positions_along
+from ctbasis.patch.rows import PatchGrid
 from ctbasis.patch.volume import SLAB_HEIGHT, slabs
 
 if TYPE_CHECKING:
@@ -71,9 +71,6 @@ class PatchSampler:
         across, along = (size - edge + 1 for size, edge in zip(volume.shape[1:], self.shape[1:], strict=True))
         rng = np.random.default_rng((self.seed, slab.first))
         line, column, place = np.nonzero(rng.random((lines, across, along), np.float32) < self.fraction)
-        if volume.breaks:
-            unbroken = np.isin(place, positions_along(volume.shape[2], self.shape[2], volume.breaks))
-            line, column, place = line[unbroken], column[unbroken], place[unbroken]
         patches = np.ravel_multi_index((line + slab.first - slab.low, column, place), grid.slab)
         patches = patches[(grid.extract(hu, patches) > EMPTY_AIR).any(axis=1)]
         texture = grid.at_centres(self.noise.texture_rows(slab.low, slab.high, columns), patches)

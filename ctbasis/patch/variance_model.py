@@ -25,10 +25,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
-from ctbasis.patch.ray_paths import RayPaths, ScanModel
+from ctbasis.patch.ray_paths import ScanModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from ctbasis.patch.cells import Cells
+    from ctbasis.patch.ray_paths import RayPaths, TracedRays
 
 POOLED_SLICES = 3
 """Neighbouring slices whose variances are averaged: their noise is nearly independent, their anatomy is alike."""
@@ -50,6 +53,10 @@ SEARCH_ROUNDS = 2
 MIN_IMPROVEMENT = 0.95
 """Ratio of unevenness below which a candidate replaces the best so far; smaller improvements are chance."""
 
+MIN_EXPONENT_IMPROVEMENT = 0.9
+"""The same for exponents other than 1. An exponent acts everywhere and fits chance more easily: one of four simulated
+scans improved by more than a twentieth with a wrong one."""
+
 ELECTRONIC_FRACTIONS = tuple(float(fraction) for fraction in np.linspace(0, 1, 21))
 """Candidate fractions of electronic noise in the variance, averaged over the body."""
 
@@ -60,17 +67,18 @@ everywhere, which adaptive filters and iterative reconstruction approach."""
 BLOCKS_PER_AXIS = 8
 """Blocks along each axis of the image; blocks hold equal amounts of tissue."""
 
-QUIET_QUANTILE = 0.1
-"""Quantile of the cells of a block or slice that defines its level."""
+QUIET_FRACTION = 0.3
+"""Fraction of the cells of a block that are used: those with the least anatomy."""
 
 COMPARED_BLOCKS = 0.75
 """Fraction of the blocks, those with the lowest levels, that are compared; the others hold anatomy throughout."""
 
+MIN_BLOCKS = 4
+"""Blocks that the fit needs. Of three blocks, two are compared, and some candidate always makes two levels agree. With
+fewer blocks, the default scan is kept."""
+
 MIN_CELLS = 20
 """Cells that a slice or block needs; with fewer it is not used."""
-
-MAX_SLICES = 24
-"""Slices on which the properties of the scan are searched, at most."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class VarianceModel:
         relative_variance: Variance of cells up to one common factor, (rows, columns, slices).
         ray_variances: Variance of the rays through each cell by direction, up to one common factor, (directions, rows,
             columns, slices).
-        blocks: Number of blocks that were compared; with fewer than two the fit has no information.
+        blocks: Number of blocks that were compared; with fewer than MIN_BLOCKS nothing is fitted but the level.
     """
 
     scan: ScanModel
@@ -97,7 +105,7 @@ class VarianceModel:
     def description(self) -> str:
         """Return the fitted properties as text for the user; empty where there was too little tissue for the fit."""
         scan, parts = self.scan, []
-        if self.blocks < 2:  # noqa: PLR2004 - one block always agrees with itself
+        if self.blocks < MIN_BLOCKS:
             return ""
         if scan.bow_tie_radius:
             parts.append(f"bow-tie filter for a body of {2 * scan.bow_tie_radius:.0f} mm diameter")
@@ -111,27 +119,24 @@ class VarianceModel:
         return ", ".join(parts)
 
 
-def fit_variance_model(
-    mean: NDArray[np.floating], variance: NDArray[np.floating], tissue: NDArray[np.bool_], cell: tuple[float, float]
-) -> VarianceModel:
+def fit_variance_model(cells: Cells, tissue: NDArray[np.bool_], rays: TracedRays) -> VarianceModel:
     """Fit the distribution of the noise variance to the variances that were measured in cells.
 
     Args:
-        mean: Mean HU of cells, (rows, columns, slices).
-        variance: Measured variance of cells, noise and anatomy together, HU^2.
+        cells: The measured cells.
         tissue: Cells that may be used.
-        cell: Distance in mm between cells along rows and columns.
+        rays: The rays through the cells.
     """
-    pooled = uniform_filter1d(variance.astype(np.float64), POOLED_SLICES, axis=2, mode="nearest")
-    slices = mean.shape[2]
-    chosen = np.unique(np.linspace(0, slices - 1, min(MAX_SLICES, slices)).round().astype(np.intp))
-    scan = _fit_scan(RayPaths(mean[..., chosen], cell), _TissueCells(pooled[..., chosen], tissue[..., chosen]))
-    paths, cells = RayPaths(mean, cell), _TissueCells(pooled, tissue)
+    pooled = uniform_filter1d(cells.variance.astype(np.float64), POOLED_SLICES, axis=2, mode="nearest")
+    quiet = _quiet_by_block(cells.structure(), tissue)
+    chosen = rays.sampled_slices
+    scan = _fit_scan(rays.sample, _QuietCells(pooled[..., chosen], quiet[..., chosen]))
+    paths, every = rays.every, _QuietCells(pooled, quiet)
     terms = paths.variances(scan)
-    best = cells.fit(terms)
+    best = every.fit(terms)
     for exponent in EXPONENTS[1:]:
-        other = cells.fit(terms, exponent)
-        if other.unevenness < MIN_IMPROVEMENT * best.unevenness:
+        other = every.fit(terms, exponent)
+        if other.unevenness < MIN_EXPONENT_IMPROVEMENT * best.unevenness:
             best = other
     return VarianceModel(
         scan=scan,
@@ -139,11 +144,11 @@ def fit_variance_model(
         exponent=best.exponent,
         relative_variance=_mixture(terms, best.electronic_fraction) ** best.exponent * np.exp(best.log_current),
         ray_variances=paths.variances_by_direction(best.electronic_fraction, scan),
-        blocks=len(cells.blocks),
+        blocks=len(every.blocks),
     )
 
 
-def _fit_scan(paths: RayPaths, cells: _TissueCells) -> ScanModel:
+def _fit_scan(paths: RayPaths, cells: _QuietCells) -> ScanModel:
     """Return the scan properties with the least unevenness; among nearly equal ones, those closest to the defaults."""
     known: dict[ScanModel, float] = {}
 
@@ -185,24 +190,23 @@ class _Fit:
     unevenness: float
 
 
-class _TissueCells:
-    """Cells of tissue, grouped by blocks of the image and by slices.
+class _QuietCells:
+    """Cells with little anatomy, grouped by blocks of the image and by slices.
 
     Args:
         variance: Measured variance of cells, HU^2, (rows, columns, slices).
-        tissue: Cells that are used.
+        quiet: Cells that are used.
 
     Attributes:
         blocks: Indices of the cells of every block that holds at least MIN_CELLS of them.
     """
 
-    def __init__(self, variance: NDArray[np.float64], tissue: NDArray[np.bool_]) -> None:
-        self._tissue = tissue
-        self._log_variance = np.log(np.maximum(variance[tissue], 1e-6))
-        y, x, self._slice = np.nonzero(tissue)
-        self._slices = _members(self._slice, tissue.shape[2])
-        blocks = _members(_axis_block(y) * BLOCKS_PER_AXIS + _axis_block(x), BLOCKS_PER_AXIS * BLOCKS_PER_AXIS)
-        self.blocks = [block for block in blocks if len(block) >= MIN_CELLS]
+    def __init__(self, variance: NDArray[np.float64], quiet: NDArray[np.bool_]) -> None:
+        self._quiet = quiet
+        self._log_variance = np.log(np.maximum(variance[quiet], 1e-6))
+        y, x, self._slice = np.nonzero(quiet)
+        self._slices = _members(self._slice, quiet.shape[2])
+        self.blocks = [block for block in _blocks(y, x) if len(block) >= MIN_CELLS]
 
     def fit(self, terms: NDArray[np.float64], exponent: float = 1.0) -> _Fit:
         """Return the mixture of two variance terms, raised to `exponent`, that has the least unevenness.
@@ -211,7 +215,7 @@ class _TissueCells:
             terms: Variance terms, (2, rows, columns, slices).
             exponent: Exponent of the mixture.
         """
-        inside = terms[:, self._tissue]
+        inside = terms[:, self._quiet]
         fits = []
         for fraction in ELECTRONIC_FRACTIONS:
             ratio = self._log_variance - exponent * np.log(_mixture(inside, fraction))
@@ -221,10 +225,10 @@ class _TissueCells:
 
     def _unevenness(self, ratio: NDArray[np.float64]) -> float:
         """Return the spread of the lowest block levels; anatomy raises the level of a block and never lowers it."""
-        if not self.blocks:
+        if len(self.blocks) < MIN_BLOCKS:
             return 0.0
-        levels = np.sort([_level(ratio[block]) for block in self.blocks])
-        return float(levels[: max(2, int(COMPARED_BLOCKS * len(levels)))].std())
+        levels = np.sort([np.median(ratio[block]) for block in self.blocks])
+        return float(levels[: int(COMPARED_BLOCKS * len(levels))].std())
 
     def _log_current(self, ratio: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log effect of the tube current on the variance of every slice; it is smooth along the patient."""
@@ -232,7 +236,7 @@ class _TissueCells:
         level, weight = np.zeros(slices), np.zeros(slices)
         for z, cells in enumerate(self._slices):
             if len(cells) >= MIN_CELLS:
-                level[z], weight[z] = _level(ratio[cells]), 1.0
+                level[z], weight[z] = np.median(ratio[cells]), 1.0
         if weight.any():
             level -= np.median(level[weight > 0])
         width = min(3.0, slices / 4)
@@ -240,10 +244,22 @@ class _TissueCells:
         return np.asarray(gaussian_filter1d(level * weight, width, mode="nearest") / np.maximum(total, 1e-3))
 
 
-def _level(values: NDArray[np.float64]) -> float:
-    """Return the QUIET_QUANTILE of the values."""
-    rank = int(QUIET_QUANTILE * (len(values) - 1))
-    return float(np.partition(values, rank)[rank])
+def _quiet_by_block(structure: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the mask of the QUIET_FRACTION of the cells of every block with the least anatomy, at least MIN_CELLS."""
+    y, x, _ = np.nonzero(tissue)
+    inside = structure[tissue]
+    kept = np.zeros(len(inside), bool)
+    for block in _blocks(y, x):
+        count = min(len(block), max(MIN_CELLS, round(QUIET_FRACTION * len(block))))
+        kept[block[np.argsort(inside[block], kind="stable")[:count]]] = True
+    quiet = tissue.copy()
+    quiet[tissue] = kept
+    return quiet
+
+
+def _blocks(y: NDArray[np.intp], x: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Return the indices of the cells of every block, given their rows and columns."""
+    return _members(_axis_block(y) * BLOCKS_PER_AXIS + _axis_block(x), BLOCKS_PER_AXIS * BLOCKS_PER_AXIS)
 
 
 def _members(labels: NDArray[np.intp], count: int) -> list[NDArray[np.intp]]:

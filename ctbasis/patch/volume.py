@@ -9,7 +9,6 @@ of an engine (ctbasis/patch/engine.py). Work on a slab is therefore a picklable 
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -18,7 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ctbasis.progress import progress
-from ctbasis.threads import in_order
+from ctbasis.threads import available_cpus, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,13 +42,7 @@ class Volume(Protocol):
     Attributes:
         shape: Number of rows, columns and slices.
         spacing: Distance in mm between rows, columns and slices.
-        breaks: Indices of the slices before which slices are missing. Patches do not cross a break.
     """
-
-    @property
-    def breaks(self) -> tuple[int, ...]:
-        """Indices of the slices before which slices are missing."""
-        ...
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -79,7 +72,7 @@ class ThreadedVolume:
 
     def map_slabs(self, work: Callable[[Any, Slab], T], parts: Sequence[Slab], name: str) -> Iterator[T]:
         """Yield the result of `work` for each slab, in order; at most one result per thread waits to be consumed."""
-        threads = os.cpu_count() or 1
+        threads = available_cpus()
 
         def results() -> Iterator[T]:
             # Each thread processes one slab on one core, so BLAS must not start threads of its own.
@@ -103,12 +96,10 @@ class ArrayVolume(ThreadedVolume):
     Attributes:
         hu: HU, (rows, columns, slices).
         spacing: Distance in mm between rows, columns and slices.
-        breaks: Indices of the slices before which slices are missing.
     """
 
     hu: NDArray[Any]
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    breaks: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -123,11 +114,11 @@ class ArrayVolume(ThreadedVolume):
 
 @dataclass(frozen=True)
 class StoredVolume(ThreadedVolume):
-    """One series of a matrix store.
+    """A series of a matrix store, or a part of one.
 
     Attributes:
         matrix: The store.
-        series: The series within it.
+        series: The series or part within it, without gaps (ctbasis/patch/parts.py).
     """
 
     matrix: MatrixStore
@@ -137,11 +128,6 @@ class StoredVolume(ThreadedVolume):
     def shape(self) -> tuple[int, int, int]:
         """Number of rows, columns and slices."""
         return (*self.matrix.image, self.series.count)
-
-    @property
-    def breaks(self) -> tuple[int, ...]:
-        """Indices of the slices before which slices are missing."""
-        return self.series.breaks
 
     @property
     def spacing(self) -> tuple[float, float, float]:

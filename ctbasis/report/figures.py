@@ -14,6 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from ctbasis.report.smoothed_removal import SMOOTHING, smoothed
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -39,6 +41,19 @@ WEIGHTS_SHOWN = 5
 
 SERIES_SHOWN = 6
 """Series whose weights are drawn."""
+
+
+REMOVED_EXPLANATION = (
+    "removed component\n$A - A_k$\n\nIt should look like noise.\nAn outline of anatomy here\nis missing from the image."
+)
+
+SMOOTHED_EXPLANATION = (
+    f"The removed component\nsmoothed by {SMOOTHING:g} pixels:\nnoise is averaged out,\n"
+    "anatomy of low contrast\nremains.\n\nIt should look like\nblurred noise."
+)
+
+SMOOTHED_LIMIT = 2.0
+"""Smallest HU at the ends of the scale of a smoothed removed component."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,8 @@ def figure1(
 ) -> Figure:
     """Draw the original and the image of each rank in both windows, and the removed component below each rank.
 
+    The removed component is also drawn after a Gaussian of SMOOTHING pixels, which shows anatomy weaker than the noise.
+
     Args:
         original: HU, (Rows, Columns).
         shown: Ranks with their images, HU, (Rows, Columns).
@@ -121,8 +138,8 @@ def figure1(
     """
     aspect = pixel_spacing[0] / pixel_spacing[1]
     height = original.shape[0] * aspect / original.shape[1]
-    figure = new_figure(3.6 * (len(shown) + 1) + 1.2, 3.6 * height * 3 + 1.6)
-    axes = figure.subplots(3, len(shown) + 1, squeeze=False)
+    figure = new_figure(3.6 * (len(shown) + 1) + 1.2, 3.6 * height * 4 + 2.4)
+    axes = figure.subplots(4, len(shown) + 1, squeeze=False)
     figure.suptitle(caption, fontsize=LABEL)
     images = [original, *(image for _, image in shown)]
     titles = ["original\n", *(rank.title(plan) for rank, _ in shown)]
@@ -137,18 +154,44 @@ def figure1(
             f"{window.name} window\ncenter {window.center:g}, width {window.width:g} HU", fontsize=LABEL
         )
     for column, (rank, image) in enumerate(shown, start=1):
-        _draw_removed(figure, axes[2, column], original - image, rank, aspect)
-    _draw_explanation(axes[2, 0])
+        removed = original - image
+        draw_removed(figure, axes[2, column], removed, "", aspect, location="bottom")
+        draw_removed(figure, axes[3, column], smoothed(removed), "", aspect, least=SMOOTHED_LIMIT, location="bottom")
+        if rank.identity:
+            for below in axes[2:, column]:
+                below.text(
+                    0.5, 0.5, "nothing removed", ha="center", va="center", fontsize=TITLE, transform=below.transAxes
+                )
+    draw_explanation(axes[2, 0], REMOVED_EXPLANATION)
+    draw_explanation(axes[3, 0], SMOOTHED_EXPLANATION)
     return figure
 
 
-def _draw_removed(figure: Figure, axes: Axes, difference: NDArray[np.float32], rank: ShownRank, aspect: float) -> None:
-    """Draw one removed component in its own scale, so that faint outlines are as visible as strong ones."""
-    limit = max(1.0, float(np.ceil(np.percentile(np.abs(difference), 99.5))))
-    drawn = draw_image(axes, difference, (-limit, limit), "PuOr_r", aspect)
-    colour_bar(figure, drawn, axes, "HU removed", location="bottom")
-    if rank.identity:
-        axes.text(0.5, 0.5, "nothing removed", ha="center", va="center", fontsize=TITLE, transform=axes.transAxes)
+def draw_removed(
+    figure: Figure,
+    axes: Axes,
+    removed: NDArray[np.float32],
+    title: str,
+    aspect: float,
+    *,
+    least: float = 1.0,
+    location: str = "right",
+) -> None:
+    """Draw a removed component in its own scale, so that faint outlines are as visible as strong ones.
+
+    Args:
+        figure: The figure.
+        axes: Axes to draw in.
+        removed: HU, (Rows, Columns).
+        title: Title of the picture.
+        aspect: Height of a pixel divided by its width.
+        least: Smallest HU at the ends of the scale.
+        location: Side of the colour bar.
+    """
+    limit = max(least, float(np.ceil(np.percentile(np.abs(removed), 99.5))))
+    drawn = draw_image(axes, removed, (-limit, limit), "PuOr_r", aspect)
+    axes.set_title(title, fontsize=TITLE)
+    colour_bar(figure, drawn, axes, "HU removed", location=location)
 
 
 def scree(s: NDArray[np.float64], energy: float, shown: Sequence[ShownRank]) -> Figure:
@@ -296,15 +339,7 @@ def set_axes(axes: Axes, title: str, x: str, y: str) -> None:
     axes.grid(color="0.9")
 
 
-def _draw_explanation(axes: Axes) -> None:
+def draw_explanation(axes: Axes, text: str) -> None:
+    """Write a text in the middle of axes that show no picture."""
     axes.set_axis_off()
-    axes.text(
-        0.5,
-        0.5,
-        "removed component\n$A - A_k$\n\n"
-        "It should look like noise.\nAn outline of anatomy here\nis missing from the image.",
-        ha="center",
-        va="center",
-        fontsize=TITLE,
-        transform=axes.transAxes,
-    )
+    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=TITLE, transform=axes.transAxes)

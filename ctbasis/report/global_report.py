@@ -17,8 +17,16 @@ metrics.json   all metrics:
     relative_residual                       ||A - A_k||_F / ||A||_F, summed over the matrix itself
     removed_std_hu                          standard deviation of A - A_k in the body (above -300 HU)
     edge_ratio                              of the removed component: near 1 for noise, well above for anatomy
-    ranks {requested k: {label, asked, run, identity, and the four metrics above; scores where the truth is known}}
+    ranks {requested k: {label, asked, run, identity, the four metrics above, smoothed_removal and anatomy_removed;
+                        scores where the truth is known}}
     slices_sampled                          number of evenly spaced slices for edge_ratio and scores
+    noise_before_hu, noise_after_hu         noise in soft tissue, see ctbasis/report/noise_level.py
+    warnings                                warnings of the page
+    thumbnail                               a slice before, after and removed: a WebP image in base64
+    anatomy_removed, anatomy_possible_at    whether anatomy of low contrast was removed, and at which slices
+    smoothed_...                            the estimates behind it, see ctbasis/report/smoothed_removal.py
+    removed                                 where the truth is known: the same measured against it
+    truth_noise, noise_corrected            where the truth is known: its own noise, and scores without its influence
     before, after                           where the truth is known: scores of the input and of rank k
     noise_edge_ratio                        where the truth is known: edge ratio of the true noise, for comparison
 """
@@ -34,10 +42,13 @@ import numpy as np
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.report.figures import ShownRank, basis_images, figure1, png, scree, weights_along_slices
+from ctbasis.report.noisy_truth import noisy_truth_warning, paired_scores
 from ctbasis.report.output import read_qc, validate_geometry, write_files
+from ctbasis.report.overview import overview
 from ctbasis.report.page import render_html, render_markdown
 from ctbasis.report.quality import ANATOMY_REMOVED, compare, finite_edge_ratio
-from ctbasis.report.survey import RemovedStatistics, Survey, survey
+from ctbasis.report.smoothed_removal import Promise, RemovedAnatomy, anatomy_warning, measured_removal
+from ctbasis.report.survey import RemovedStatistics, Survey, series_of, survey
 from ctbasis.svd.factors import FactorStore
 from ctbasis.svd.project import MISFIT_RATIO
 
@@ -49,6 +60,9 @@ if TYPE_CHECKING:
 
 MAX_LOST = 0.1
 """Fraction that a stored basis may leave out without a warning, where its loss on its own slices is not known."""
+
+EXAMINED = 6
+"""Slices in which removed anatomy is estimated, at most; the noise of each takes about a second."""
 
 NEARLY_FULL_RANK = 0.9
 """Fraction of the full rank from which almost nothing is removed."""
@@ -99,6 +113,12 @@ def write_report(
     metrics = _metrics(basis, data, shown, denoised)
     metrics["deidentified"] = bool(qc_content.get("deidentified"))
     warnings = _warnings(basis, shown, denoised, metrics["edge_ratio"])
+    if metrics["anatomy_possible_at"]:
+        warnings.append(anatomy_warning(metrics["anatomy_removed"]))
+    if metrics.get("noise_corrected"):
+        warnings.append(noisy_truth_warning(metrics))
+    after = data.original if denoised.identity else data.approximations[denoised.run]
+    metrics.update(overview(data.original, after, data.columns, matrix.series), warnings=warnings)
     figures = _figures(matrix.series, basis, data, shown)
     page = render_html(metrics=metrics, warnings=warnings, qc=qc_content, figures=figures)
     text = render_markdown(metrics=metrics, warnings=warnings)
@@ -120,7 +140,8 @@ def _shown_ranks(requested: list[ShownRank], denoised: ShownRank) -> list[ShownR
 
 def _metrics(basis: FactorStore, data: Survey, shown: Sequence[ShownRank], denoised: ShownRank) -> dict[str, Any]:
     plan = basis.plan
-    ranks = {str(entry.asked): _rank_metrics(entry, basis, data) for entry in shown}
+    anatomy = _removed_anatomy(basis.series, data)
+    ranks = {str(entry.asked): _rank_metrics(entry, basis, data, anatomy) for entry in shown}
     own = next(entry for entry in ranks.values() if entry["run"] == denoised.run)
     metrics = {
         "mode": "global",
@@ -143,6 +164,7 @@ def _metrics(basis: FactorStore, data: Survey, shown: Sequence[ShownRank], denoi
         **{name: own[name] for name in ("energy_captured", "relative_residual", "removed_std_hu", "edge_ratio")},
         "ranks": ranks,
         "slices_sampled": len(data.columns),
+        **anatomy.get(denoised.run, RemovedAnatomy()).to_dict(),
     }
     if data.truth is not None:
         before = compare(data.truth, data.original).to_dict()
@@ -151,10 +173,17 @@ def _metrics(basis: FactorStore, data: Survey, shown: Sequence[ShownRank], denoi
             entry["scores"] = before if entry["identity"] else after[entry["run"]]
         noise = finite_edge_ratio(data.original - data.truth, data.truth)
         metrics.update(before=before, after=own["scores"], noise_edge_ratio=noise)
+        if not denoised.identity:
+            images = data.approximations[denoised.run]
+            metrics["removed"] = measured_removal(data.truth, data.original, images)
+            metrics.update(paired_scores(data.truth, data.original, images))
     return metrics
 
 
-def _rank_metrics(rank: ShownRank, basis: FactorStore, data: Survey) -> dict[str, Any]:
+def _rank_metrics(
+    rank: ShownRank, basis: FactorStore, data: Survey, anatomy: Mapping[int, RemovedAnatomy]
+) -> dict[str, Any]:
+    estimate = (RemovedAnatomy() if rank.identity else anatomy[rank.run]).to_dict()
     removed = RemovedStatistics() if rank.identity else data.removed[rank.run]
     energy = data.energy or 1.0  # a matrix of zeros has no energy to capture
     captured = 1.0 if rank.identity else float(np.sum(basis.s[: rank.run] ** 2)) / energy
@@ -167,7 +196,22 @@ def _rank_metrics(rank: ShownRank, basis: FactorStore, data: Survey) -> dict[str
         "relative_residual": float(np.sqrt(removed.energy / energy)),
         "removed_std_hu": removed.std,
         "edge_ratio": None if rank.identity else _rank_edge_ratio(data, rank.run),
+        **{name: estimate[name] for name in ("smoothed_removal", "anatomy_removed")},
     }
+
+
+def _removed_anatomy(series: Sequence[Series], data: Survey) -> dict[int, RemovedAnatomy]:
+    """Return the estimates of removed anatomy by rank, over EXAMINED of the sampled slices.
+
+    Global mode has no noise model, so the noise is estimated from each of these slices alone.
+    """
+    removed = {k: RemovedAnatomy() for k in data.approximations}
+    for index in range(0, len(data.columns), math.ceil(len(data.columns) / EXAMINED)):
+        column = int(data.columns[index])
+        promise = Promise.estimated(data.original[index], series[series_of(series, column)].pixel_spacing)
+        for k, images in data.approximations.items():
+            removed[k].add(column + 1, data.original[index], images[index], promise)
+    return removed
 
 
 def _rank_edge_ratio(data: Survey, run: int) -> float | None:
@@ -239,9 +283,8 @@ def _figures(
 ) -> dict[str, bytes]:
     index = data.representative
     column = int(data.columns[index])
-    number, entry = next(
-        (number, entry) for number, entry in enumerate(series, start=1) if column < entry.first + entry.count
-    )
+    number = series_of(series, column)
+    entry = series[number]
     original = data.original[index]
     images = [(rank, original if rank.identity else data.approximations[rank.run][index]) for rank in shown]
     return {
@@ -251,7 +294,7 @@ def _figures(
                 images,
                 plan=basis.plan,
                 pixel_spacing=entry.pixel_spacing,
-                caption=f"slice {column - entry.first + 1} of {entry.count}, series {number} of {len(series)}",
+                caption=f"slice {column - entry.first + 1} of {entry.count}, series {number + 1} of {len(series)}",
             )
         ),
         "scree": png(scree(basis.s, data.energy, shown)),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+from ctbasis.patch.parts import MAX_STEP
 from ctbasis.printable import page_value, printable_markdown
 
 if TYPE_CHECKING:
@@ -61,7 +64,8 @@ def render_patch_html(
         qc: Content of the qc.json of the matrix step.
         figures: PNG images by name: figure1, profiles, noise, energies, basis.
     """
-    return _render("patch.html.j2", metrics, warnings, qc, figures, scores=patch_score_table(metrics))
+    tables = {"scores": patch_score_table(metrics), "max_step": MAX_STEP}
+    return _render("patch.html.j2", metrics, warnings, qc, figures, **tables)
 
 
 def _render(
@@ -72,14 +76,9 @@ def _render(
     figures: Mapping[str, bytes],
     **tables: Any,
 ) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=page_value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
+    environment = page_environment()
     environment.filters["number"] = number
+    environment.filters["extent"] = extent
     return environment.get_template(template).render(
         metrics=metrics,
         warnings=warnings,
@@ -87,6 +86,47 @@ def _render(
         images={name: f"data:image/png;base64,{b64encode(image).decode()}" for name, image in figures.items()},
         **tables,
     )
+
+
+def page_environment(*folders: Path) -> Environment:
+    """Return the environment of the templates of pages.
+
+    Every value is escaped and made printable. Templates can call `content`, which returns the content of files for a
+    style or script element, and `content_security_policy`.
+
+    Args:
+        folders: Folders of templates, besides the one of the reports.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
+        autoescape=True,
+        finalize=page_value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+
+    def content(*names: str) -> Markup:
+        return Markup("\n").join(Markup(environment.get_template(name).render()) for name in names)  # noqa: S704 - own files
+
+    environment.globals.update(content=content, content_security_policy=content_security_policy)
+    return environment
+
+
+def content_security_policy(*, style: str, script: str = "") -> str:
+    """Return the policy of a self-contained page: its own style and script by their digests, and images in it.
+
+    Args:
+        style: Content of the page's style element.
+        script: Content of its script element; empty if it has none.
+    """
+    scripts = f"; script-src '{_digest(script)}'" if script else ""
+    return (
+        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'{scripts}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _digest(content: str) -> str:
+    return f"sha256-{b64encode(sha256(content.encode()).digest()).decode()}"
 
 
 def render_markdown(*, metrics: Mapping[str, Any], warnings: Sequence[str]) -> str:
@@ -210,6 +250,12 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:#.4g}"
 
 
+def extent(values: Sequence[float], form: str) -> str:
+    """Return the smallest and the largest of `values` in the format `form`, or the only one."""
+    ends = dict.fromkeys(form.format(value) for value in (min(values), max(values)))
+    return " to ".join(ends)
+
+
 def summarize(qc: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of qc.json that the page shows: counts and reasons, but no file names."""
     slices = qc["slices"]
@@ -223,8 +269,8 @@ def summarize(qc: Mapping[str, Any]) -> dict[str, Any]:
         "table": quality_control(qc),
         "padded": sum(entry["padded"] for entry in slices),
         "padded_slices": sum(entry["padded"] > 0 for entry in slices),
-        "clipped": sum(entry["clipped"] for entry in slices),
-        "clipped_slices": sum(entry["clipped"] > 0 for entry in slices),
+        "outside": sum(entry["outside"] for entry in slices),
+        "outside_slices": sum(entry["outside"] > 0 for entry in slices),
     }
 
 

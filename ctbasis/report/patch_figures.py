@@ -14,15 +14,20 @@ from ctbasis.report.figures import (
     COLOURS,
     DASHES,
     LABEL,
+    SMOOTHED_EXPLANATION,
+    SMOOTHED_LIMIT,
     TICK,
     TITLE,
     WINDOWS,
     colour_bar,
+    draw_explanation,
     draw_image,
+    draw_removed,
     new_figure,
     set_axes,
 )
 from ctbasis.report.quality import LUNG
+from ctbasis.report.smoothed_removal import SMOOTHING, smoothed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,13 +105,16 @@ class Profile:
 
 
 def patch_figure1(views: SliceViews) -> Figure:
-    """Draw a slice before and after denoising in both windows, the removed component, and sigma of the noise."""
+    """Draw a slice before and after denoising in both windows, the removed component, and sigma of the noise.
+
+    The removed component is also drawn after a Gaussian of SMOOTHING pixels, which shows anatomy weaker than the noise.
+    """
     images = [("before", views.before), ("denoised", views.after)]
     if views.truth is not None:
         images.append(("truth", views.truth))
     height = views.before.shape[0] * views.aspect / views.before.shape[1]
-    figure = new_figure(3.6 * (len(images) + 1) + 3.2, 3.6 * height * 2 + 1.0)
-    axes = figure.subplots(2, len(images) + 1, squeeze=False)
+    figure = new_figure(3.6 * (len(images) + 2) + 4.2, 3.6 * height * 2 + 1.0)
+    axes = figure.subplots(2, len(images) + 2, squeeze=False)
     figure.suptitle(views.caption, fontsize=LABEL)
     for row, window in enumerate(WINDOWS):
         for column, (title, image) in enumerate(images):
@@ -118,14 +126,14 @@ def patch_figure1(views: SliceViews) -> Figure:
             f"{window.name} window\ncenter {window.center:g}, width {window.width:g} HU", fontsize=LABEL
         )
     removed = views.before - views.after
-    limit = max(1.0, float(np.ceil(np.percentile(np.abs(removed), 99.5))))
-    drawn = draw_image(axes[0, -1], removed, (-limit, limit), "PuOr_r", views.aspect)
-    axes[0, -1].set_title("removed: must show no anatomy", fontsize=TITLE)
-    colour_bar(figure, drawn, axes[0, -1], "HU removed")
+    draw_removed(figure, axes[0, -2], removed, "removed: must show no anatomy", views.aspect)
     top = max(1.0, float(np.percentile(views.sigma, 99.5)))
-    drawn = draw_image(axes[1, -1], views.sigma, (0, top), "viridis", views.aspect)
-    axes[1, -1].set_title("estimated noise", fontsize=TITLE)
-    colour_bar(figure, drawn, axes[1, -1], "sigma, HU")
+    drawn = draw_image(axes[1, -2], views.sigma, (0, top), "viridis", views.aspect)
+    axes[1, -2].set_title("estimated noise", fontsize=TITLE)
+    colour_bar(figure, drawn, axes[1, -2], "sigma, HU")
+    title = f"removed, smoothed by {SMOOTHING:g} pixels"
+    draw_removed(figure, axes[0, -1], smoothed(removed), title, views.aspect, least=SMOOTHED_LIMIT)
+    draw_explanation(axes[1, -1], SMOOTHED_EXPLANATION)
     return figure
 
 

@@ -8,21 +8,31 @@ metrics.json   all metrics:
     rows, cols, series                      m, n, number of series
     engine, tau, wiener, stride, seed       parameters as used
     target_noise                            target noise in soft tissue, HU
-    restored_noise_fraction                 fraction of the removed component that was restored for it, by series
+    parts                                   runs of slices that were denoised on their own: name, series, first and last
+                                            slice, voxels of a patch (none where nothing was removed), noise in soft
+                                            tissue
+    restored_noise_fraction                 fraction of the removed component that was restored for it, by part
     put_back                                the same, under its former name
-    sigma_soft_hu                           median of the estimated noise in soft tissue, by series
-    noise_floor                             fraction of the noise variance that is flat in frequency and kept, by series
+    sigma_soft_hu                           median of the estimated noise in soft tissue, by part
+    noise_floor                             fraction of the noise variance that is flat in frequency and kept, by part
     left                                    the same, under its former name
     basis                                   learned, or given
     basis_note                              how the basis was computed
     patch, textures, classes                voxels of a patch, noise textures, classes of patches, by basis
-    scanner                                 properties of the scan, as fitted to the noise, by series
+    scanner                                 properties of the scan, as fitted to the noise, by part
     notes                                   notes about the noise and the basis
     sigma_body_hu, sigma_lung_hu            root mean square of the estimated noise in body and lung
     removed_std_hu                          standard deviation of the removed component in the body (above -300 HU)
     relative_residual                       ||removed||_F / ||A||_F
     edge_ratio                              of the removed component: near 1 for noise, well above for anatomy
     slices_sampled                          number of evenly spaced slices for edge_ratio, sigma and scores
+    noise_before_hu, noise_after_hu         noise in soft tissue, see ctbasis/report/noise_level.py
+    warnings                                warnings of the page
+    thumbnail                               a slice before, after and removed: a WebP image in base64
+    anatomy_removed, anatomy_possible_at    whether anatomy of low contrast may have been removed, and at which slices
+    smoothed_...                            the estimates behind it, see ctbasis/report/smoothed_removal.py
+    removed                                 where the truth is known: the same measured against it
+    truth_noise, noise_corrected            where the truth is known: its own noise, and scores without its influence
     before, after                           where the truth is known: scores of the input and of the denoised series
     noise_edge_ratio                        where the truth is known: edge ratio of the true noise, for comparison
     noise_body_hu, noise_lung_hu            where the truth is known: root mean square of the true noise
@@ -41,7 +51,9 @@ from ctbasis.patch.denoise import restored_noise_fraction
 from ctbasis.patch.result import PatchStore
 from ctbasis.progress import progress
 from ctbasis.report.figures import png
+from ctbasis.report.noisy_truth import noisy_truth_warning, paired_scores
 from ctbasis.report.output import read_qc, validate_geometry, write_files
+from ctbasis.report.overview import overview
 from ctbasis.report.page import render_patch_html, render_patch_markdown
 from ctbasis.report.patch_figures import (
     SliceViews,
@@ -53,9 +65,11 @@ from ctbasis.report.patch_figures import (
     patch_figure1,
 )
 from ctbasis.report.quality import ANATOMY_REMOVED, LUNG, TISSUE, compare, finite_edge_ratio
-from ctbasis.report.survey import RemovedStatistics, representative_slice, sampled_columns
+from ctbasis.report.smoothed_removal import Promise, RemovedAnatomy, anatomy_warning, measured_removal
+from ctbasis.report.survey import RemovedStatistics, representative_slice, sampled_columns, series_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -126,8 +140,15 @@ def write_patch_report(
     data = _survey(matrix, denoised, truth)
     sigmas = np.stack([denoised.sigma_image(int(column)) for column in data.columns])
     metrics = _metrics(denoised, bases, data, sigmas)
+    removed = _removed_anatomy(denoised, data, metrics["restored_noise_fraction"])
+    metrics.update(removed.to_dict())
     metrics["deidentified"] = bool(qc_content.get("deidentified"))
     warnings = _warnings(denoised, metrics)
+    if removed.possible:
+        warnings.append(anatomy_warning(removed.verdict))
+    if metrics.get("noise_corrected"):
+        warnings.append(noisy_truth_warning(metrics))
+    metrics.update(overview(data.before, data.after, data.columns, denoised.series), warnings=warnings)
     figures = _figures(denoised, bases, data, sigmas)
     page = render_patch_html(metrics=metrics, warnings=warnings, qc=qc_content, figures=figures)
     text = render_patch_markdown(metrics=metrics, warnings=warnings)
@@ -163,7 +184,7 @@ def _metrics(denoised: PatchStore, bases: PatchBases, data: PatchSurvey, sigmas:
     plan = denoised.plan
     anatomy = data.after if data.truth is None else data.truth
     body, lung = anatomy > TISSUE, (anatomy > LUNG[0]) & (anatomy < LUNG[1])
-    used = [bases.bases[number - 1] for number in sorted(set(plan.bases))]
+    used = [bases.bases[number - 1] for number in sorted(set(plan.bases) - {0})]
     noises = denoised.noise_summaries
     restored = [
         restored_noise_fraction(noise.soft_tissue_sigma, noise.noise_floor, plan.target_noise) for noise in noises
@@ -179,6 +200,7 @@ def _metrics(denoised: PatchStore, bases: PatchBases, data: PatchSurvey, sigmas:
         "wiener": plan.wiener,
         "stride": plan.stride,
         "target_noise": plan.target_noise,
+        "parts": _parts(denoised, bases),
         "restored_noise_fraction": restored,
         "put_back": restored,
         "sigma_soft_hu": [noise.soft_tissue_sigma for noise in noises],
@@ -207,8 +229,37 @@ def _metrics(denoised: PatchStore, bases: PatchBases, data: PatchSurvey, sigmas:
             noise_edge_ratio=finite_edge_ratio(noise, data.truth),
             noise_body_hu=_rms(noise[body]),
             noise_lung_hu=_rms(noise[lung]),
+            removed=measured_removal(data.truth, data.before, data.after),
+            **paired_scores(data.truth, data.before, data.after),
         )
     return metrics
+
+
+def _removed_anatomy(denoised: PatchStore, data: PatchSurvey, restored: Sequence[float]) -> RemovedAnatomy:
+    """Return the estimate of removed anatomy in the sampled slices; `restored` is the restored fraction by part."""
+    removed = RemovedAnatomy()
+    for column, before, after in zip(data.columns.tolist(), data.before, data.after, strict=True):
+        part = denoised.part_of(column)
+        index = column - denoised.parts[part].slices.first
+        promise = Promise.of(denoised.noise(part), index, restored=restored[part])
+        removed.add(column + 1, before, after, promise)
+    return removed
+
+
+def _parts(denoised: PatchStore, bases: PatchBases) -> list[dict[str, Any]]:
+    described = []
+    for part, number, noise in zip(denoised.parts, denoised.plan.bases, denoised.noise_summaries, strict=True):
+        first = part.slices.first - denoised.series[part.number].first + 1
+        described.append(
+            {
+                "name": part.name,
+                "series": part.number + 1,
+                "slices": [first, first + part.slices.count - 1],
+                "patch": list(bases.bases[number - 1].shape) if number else None,
+                "sigma_soft_hu": noise.soft_tissue_sigma,
+            }
+        )
+    return described
 
 
 def _rms(values: NDArray[np.float32]) -> float | None:
@@ -234,9 +285,8 @@ def _figures(
 ) -> dict[str, bytes]:
     index = data.representative
     column = int(data.columns[index])
-    number, entry = next(
-        (number, entry) for number, entry in enumerate(denoised.series) if column < entry.first + entry.count
-    )
+    number = series_of(denoised.series, column)
+    entry = denoised.series[number]
     views = SliceViews(
         before=data.before[index],
         after=data.after[index],
@@ -245,8 +295,11 @@ def _figures(
         pixel_spacing=entry.pixel_spacing,
         caption=f"slice {column - entry.first + 1} of {entry.count}, series {number + 1} of {len(denoised.series)}",
     )
-    noise, basis = denoised.noise(number), bases.bases[denoised.plan.bases[number] - 1]
-    texture = noise.texture_map[..., column - entry.first]
+    part = denoised.part_of(column)
+    noise = denoised.noise(part)
+    # A part of air has no basis; the first one that was used is shown.
+    basis = bases.bases[(denoised.plan.bases[part] or next(filter(None, denoised.plan.bases))) - 1]
+    texture = noise.texture_map[..., column - denoised.parts[part].slices.first]
     return {
         "figure1": png(patch_figure1(views)),
         "profiles": png(draw_profiles(views, choose_profiles(views))),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ctbasis.matrix.slice_store import Series
     from ctbasis.matrix.store import MatrixStore
     from ctbasis.svd.factors import FactorStore
 
@@ -132,6 +133,11 @@ def sampled_columns(n: int) -> NDArray[np.intp]:
     """Return the columns to keep as images: the centres of up to `SAMPLED` equal parts of n columns."""
     parts = min(SAMPLED, n)
     return ((np.arange(parts) + 0.5) * n / parts).astype(np.intp)
+
+
+def series_of(series: Sequence[Series], column: int) -> int:
+    """Return the index of the series to which a column of A belongs."""
+    return next(index for index, entry in enumerate(series) if column < entry.first + entry.count)
 
 
 def representative_slice(images: NDArray[np.float32]) -> int:

@@ -31,6 +31,8 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter1d, label, map_coord
 from scipy.spatial import KDTree
 from skimage.measure import find_contours
 
+from ctbasis.score.line_spread import frequency_at, transfer_function
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -55,9 +57,6 @@ FEWEST = 4.0
 ALONG = 4.0
 """Standard deviation, in points, of the smoothing along the outline. The unsmoothed outline follows the noise of the
 pixels that define it, and the distances of these pixels would depend on their values."""
-
-HALF = 0.5
-"""Value of the MTF at f50."""
 
 
 class EdgeSpread:
@@ -107,21 +106,11 @@ class EdgeSpread:
 
     def mtf(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return frequencies in 1/mm up to the Nyquist frequency of the pixels, and the MTF at these frequencies."""
-        line = np.gradient(self.edge_spread(name), self.step)
-        # The taper is flat around the edge, so that it does not narrow a wide line-spread function.
-        taper = np.clip(2 - 2 * np.abs(self.distance) / REACH, 0, 1)
-        taper = np.sin(np.pi / 2 * taper) ** 2
-        length = 1 << (8 * self.samples).bit_length()
-        spectrum = np.abs(np.fft.rfft(line * taper, length))
-        f = np.fft.rfftfreq(length, self.step)
-        # Assigning pixels to the nearest sample is a convolution with a boxcar of one step; divide by its transform.
-        corrected = spectrum / np.maximum(np.abs(np.sinc(f * self.step)), HALF)
-        within = f <= HALF / min(self.pixel_spacing)
-        return np.asarray(f[within], np.float64), np.asarray(corrected[within] / corrected[0], np.float64)
+        return transfer_function(self.edge_spread(name), self.step, min(self.pixel_spacing))
 
     def f50(self, name: str) -> float | None:
         """Return the frequency at which the MTF falls to one half, 1/mm; None if it is not measured or stays above."""
-        return _falls_to_half(*self.mtf(name)) if self.measured else None
+        return frequency_at(*self.mtf(name)) if self.measured else None
 
     def transfer50(self, name: str) -> float | None:
         """Return the frequency at which the MTF of `name` relative to that of the truth falls to one half, 1/mm."""
@@ -131,7 +120,7 @@ class EdgeSpread:
         _, image = self.mtf(name)
         # At frequencies where the MTF of the truth is near zero, the ratio is meaningless.
         known = np.minimum.accumulate(truth) > 0.1  # noqa: PLR2004 - a tenth
-        return _falls_to_half(f[known], image[known] / truth[known])
+        return frequency_at(f[known], image[known] / truth[known])
 
     def to_dict(self) -> dict[str, Any]:
         """Return f50 of all images, and transfer50 of all but the first, as values for JSON."""
@@ -141,15 +130,6 @@ class EdgeSpread:
             if name != self.names[0]:
                 values[name]["transfer50"] = self.transfer50(name)
         return values
-
-
-def _falls_to_half(f: NDArray[np.float64], values: NDArray[np.float64]) -> float | None:
-    below = np.flatnonzero(values < HALF)
-    if not below.size or below[0] == 0:
-        return None
-    last = int(below[0])
-    fraction = (values[last - 1] - HALF) / (values[last - 1] - values[last])
-    return float(f[last - 1] + fraction * (f[last] - f[last - 1]))
 
 
 def skin(

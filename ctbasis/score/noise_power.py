@@ -1,19 +1,22 @@
-"""Noise power spectrum (NPS) within a slice, radially averaged, and its mean frequency.
+"""Noise power spectrum (NPS) within a slice, radially averaged, with its mean and its peak frequency.
 
 For squares of Nx x Ny pixels, about SQUARE mm wide, of an error image (image - truth, which holds no anatomy),
 
     NPS(u, v) = dx dy / (Nx Ny) < |DFT(square - its mean)|^2 >           HU^2 mm^2
     integral of NPS over u and v = variance of the squares               HU^2
-    f_mean = sum f NPS(f) / sum NPS(f)                                   1/mm
+    f_av   = sum f NPS(f) / sum NPS(f)                                   1/mm
+    f_peak = the frequency of the maximum of NPS(f)                      1/mm
 
 where NPS(f) is the mean over directions, in rings of one frequency step up to the Nyquist frequency of the coarser
 axis. Squares overlap by half, and at least the fraction SHARE of their pixels is in the measured region. White noise
-has a flat NPS and f_mean in the middle of the rings, at half the Nyquist frequency; blurring lowers f_mean.
+has a flat NPS and f_av in the middle of the rings, at half the Nyquist frequency; blurring lowers f_av.
+f_peak is that of the parabola through the largest of the three-ring means and its neighbours, because a single ring is
+noisy; the NPS of filtered back-projection has one maximum.
 
 References:
     ICRU Report 87, "Radiation dose and image-quality assessment in computed tomography", J. ICRU 12(1), 2012.
     E. Samei et al., "Performance evaluation of computed tomography systems: summary of AAPM Task Group 233", Med. Phys.
-        46(11), e735-e756, 2019 (average frequency of the NPS).
+        46(11), e735-e756, 2019 (average and peak frequency of the NPS).
     J. H. Siewerdsen, I. A. Cunningham, D. A. Jaffray, "A framework for noise-power spectrum analysis of
         multidimensional images", Med. Phys. 29(11), 2655-2671, 2002.
 """
@@ -98,10 +101,25 @@ class NoisePower:
 
     @property
     def mean_frequency(self) -> float | None:
-        """f_mean, 1/mm; None without a square or without noise."""
+        """f_av, 1/mm; None without a square or without noise."""
         f, power = self.radial()
         total = float(power.sum())
         return float((f * power).sum() / total) if total > 0 else None
+
+    @property
+    def peak_frequency(self) -> float | None:
+        """f_peak, 1/mm; None without a square or without noise."""
+        f, power = self.radial()
+        if not power.sum() > 0:
+            return None
+        smooth = np.convolve(np.pad(power, 1, mode="edge"), np.full(3, 1 / 3), mode="valid")
+        top = int(np.argmax(smooth))
+        if not 0 < top < len(f) - 1:
+            return float(f[top])
+        before, most, after = smooth[top - 1 : top + 2].tolist()
+        curvature = before - 2 * most + after
+        shift = 0.5 * (before - after) / curvature if curvature else 0.0
+        return float(f[top] + shift * (f[1] - f[0]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all results as values for JSON."""
@@ -110,6 +128,7 @@ class NoisePower:
             "squares": self.squares,
             "std": self.std,
             "mean_frequency": self.mean_frequency,
+            "peak_frequency": self.peak_frequency,
             "frequencies": np.round(f, 5).tolist(),
             "power": [float(f"{value:.5g}") for value in power],
         }

@@ -8,36 +8,33 @@ pipeline.
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ctbasis.errors import CtbasisError
-from ctbasis.matrix.geometry import match_slices
-from ctbasis.matrix.ingest import ingest
-from ctbasis.matrix.read import load
-from ctbasis.matrix.store import MatrixStore
-from ctbasis.matrix.volumes import write_volume
 from ctbasis.progress import progress
 from ctbasis.report.quality import EDGE_SHARE, compare, edge_ratio
+from ctbasis.report.smoothed_removal import SmoothedRemoval
 from ctbasis.report.survey import lung_share
 from ctbasis.score.edge_spread import EdgeSpread
 from ctbasis.score.noise_power import NoisePower
+from ctbasis.score.noisy_truth import against_noisy_truth
 from ctbasis.score.regions import BONE, RegionErrors, Regions
+from ctbasis.score.slices import images_of, opened
 from ctbasis.score.structure import StructureContent
 from ctbasis.simulate.nodules import NODULES, Contrast, check_places, read_nodules
-from ctbasis.svd.rank_k import restore_set_aside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from ctbasis.matrix.read import ImageLike
-    from ctbasis.matrix.slice_store import Series
+    from ctbasis.score.slices import Slices
     from ctbasis.simulate.nodules import InsertedNodule, Spacing
 
 EDGE_SLICES = 24
@@ -45,9 +42,6 @@ EDGE_SLICES = 24
 
 PICTURE_MARGIN = 12.0
 """Distance in mm around the centre of a nodule that its picture shows."""
-
-SMALLEST = 11
-"""Smallest edge of an image in pixels, the window of SSIM."""
 
 NO_AIR = -1100.0
 """HU below any voxel: a score refuses nodules outside the volume, but not nodules in air."""
@@ -98,6 +92,7 @@ def score_image(
     noisy: ImageLike | None = None,
     *,
     spacing: tuple[float, float, float] | None = None,
+    truth_noise: float | None = None,
 ) -> dict[str, Any]:
     """Score a CT volume against its clean copy: `ctbasis score` for volumes and arrays.
 
@@ -107,11 +102,13 @@ def score_image(
         image: The volume to score, of the same geometry.
         noisy: The volume that `image` was computed from; it is scored too, and what was removed from it.
         spacing: mm between slices, rows and columns, for volumes given as arrays.
+        truth_noise: Noise of the truth in soft tissue, HU, if it is known; by default it is measured.
 
     Returns:
         The scores by name: `rmse`, `rmse_body`, `rmse_lung`, `rmse_bone` (HU), `psnr` (dB), `ssim`, `nps`, `mtf` and
-        others; with `noisy` also `before`, its scores, and `removed`. docs/explanation/quality.md defines each. None
-        stands where the truth has no voxel to measure.
+        others; with `noisy` also `before`, its scores, and `removed`; `truth_noise` and, where that is noticeable,
+        `noise_corrected`. docs/explanation/quality.md defines each. None stands where the truth has no voxel to
+        measure.
 
     Raises:
         CtbasisError: The geometries differ, images are smaller than 11 x 11, the truth shows nothing but padding, or a
@@ -124,7 +121,7 @@ def score_image(
         >>> scores["rmse_body"]
         3.0
     """
-    return compare_with_truth(truth, image, noisy, spacing=spacing).scores
+    return compare_with_truth(truth, image, noisy, spacing=spacing, truth_noise=truth_noise).scores
 
 
 def compare_with_truth(
@@ -134,6 +131,7 @@ def compare_with_truth(
     nodules: Path | None = None,
     *,
     spacing: tuple[float, float, float] | None = None,
+    truth_noise: float | None = None,
 ) -> Comparison:
     """Compare a volume with its clean copy, and examine the component that was removed from a noisy input.
 
@@ -143,6 +141,7 @@ def compare_with_truth(
         noisy: The volume that `image` was computed from, to examine the removed component.
         nodules: JSON file with the nodules in the truth; by default nodules.json in the folder `truth`, if it exists.
         spacing: mm between slices, rows and columns, for volumes given as arrays.
+        truth_noise: Noise of the truth in soft tissue, HU, if it is known; by default it is measured.
 
     Returns:
         The measurements. Their scores are those of `ctbasis.report.quality.Quality`, rmse_bone, rmse_edges, nps and
@@ -156,78 +155,12 @@ def compare_with_truth(
         nodules = Path(truth, NODULES)
     inserted = read_nodules(nodules) if nodules else []
     images = {"truth": truth, "image": image} | ({} if noisy is None else {"noisy": noisy})
-    with tempfile.TemporaryDirectory(prefix="ctbasis-score-") as scratch:
-        stores = {name: _stored(one, spacing, Path(scratch), name) for name, one in images.items()}
-        orders = {name: _same_geometry(stores["truth"], store, name) for name, store in stores.items()}
-        return _measured({name: Slices(store, orders[name]) for name, store in stores.items()}, inserted)
-
-
-def _stored(image: ImageLike, spacing: tuple[float, float, float] | None, scratch: Path, name: str) -> MatrixStore:
-    """Return a matrix store of an image; a folder may hold several series."""
-    uri = str(scratch / f"{name}.zarr")
-    if not isinstance(image, (str, os.PathLike)):
-        return write_volume(load(image, spacing if isinstance(image, np.ndarray) else None), uri)
-    if "://" in str(image):
-        return write_volume(load(image), uri)
-    if not Path(image).is_dir():
-        raise CtbasisError(f"{image} is no folder", expected=f"the folder of the DICOM series that is the {name}")
-    ingest(Path(image), uri, scratch / f"{name}.json")
-    return MatrixStore.open(uri)
-
-
-def _same_geometry(truth: MatrixStore, other: MatrixStore, name: str) -> NDArray[np.intp] | None:
-    """Check that two stores have the same slices, and return the columns of `other` as from `match_slices`."""
-    shapes = [(store.cols, *store.image) for store in (truth, other)]
-    if shapes[0] != shapes[1]:
-        raise CtbasisError(
-            f"the truth has {shapes[0]} slices, rows and columns, the {name} {shapes[1]}",
-            expected="two series of the same geometry",
-            cause="they are not copies of one scan, or a folder holds another series",
-        )
-    spacings = [
-        sorted((round(entry.spacing, 3), *(round(mm, 3) for mm in entry.pixel_spacing)) for entry in store.series)
-        for store in (truth, other)
-    ]
-    if spacings[0] != spacings[1]:
-        raise CtbasisError(
-            f"the truth's slices, rows and columns are {spacings[0]} mm apart, those of the {name} {spacings[1]}",
-            expected="two series of the same geometry",
-            cause="they are not copies of one scan",
-        )
-    if min(truth.image) < SMALLEST:
-        raise CtbasisError(
-            f"the images have {truth.image[0]} x {truth.image[1]} pixels",
-            expected=f"at least {SMALLEST} x {SMALLEST}, the window of SSIM",
-        )
-    return match_slices(truth, other, name)
-
-
-@dataclass(frozen=True)
-class Slices:
-    """The slices of a store in the order of the truth's.
-
-    Attributes:
-        store: The store.
-        columns: The column of the store for each slice, (n,); None for the store's own order.
-    """
-
-    store: MatrixStore
-    columns: NDArray[np.intp] | None
-
-    @property
-    def cols(self) -> int:
-        """Number of slices."""
-        return self.store.cols
-
-    @property
-    def image(self) -> tuple[int, int]:
-        """Rows and columns of a slice."""
-        return self.store.image
-
-    @property
-    def series(self) -> list[Series]:
-        """The series of the store, in its own order."""
-        return self.store.series
+    with opened(images, spacing) as slices:
+        comparison = _measured(slices, inserted)
+        images_by_name = {name: partial(images_of, store) for name, store in slices.items()}
+        count, pixels = slices["truth"].cols, comparison.spacing[1:]
+        comparison.scores.update(against_noisy_truth(images_by_name, count, pixels, truth_noise))
+        return comparison
 
 
 def _measured(stores: dict[str, Slices], nodules: Sequence[InsertedNodule]) -> Comparison:
@@ -250,7 +183,11 @@ def _measured(stores: dict[str, Slices], nodules: Sequence[InsertedNodule]) -> C
     scores = {**_compared(truth, image, "image"), **measures.to_dict()}
     if noisy:
         scores["before"] = {**_compared(truth, noisy, "noisy"), **measures.before()}
-        scores["removed"] = {**_edge_ratios(stores), **measures.structure.to_dict()}
+        scores["removed"] = {
+            **_edge_ratios(stores),
+            **measures.structure.to_dict(),
+            **measures.smoothed.to_dict(),
+        }
     return Comparison(scores, spacing, measures.power, measures.edges, measures.shown, measures.patches)
 
 
@@ -273,6 +210,7 @@ class Measures:
         self.contrast = {name: Contrast(nodules, image, spacing) for name in names[1:]}
         self.edges = EdgeSpread(spacing[1:], names)
         self.structure = StructureContent()
+        self.smoothed = SmoothedRemoval()
         self.shown = Shown(0, np.zeros(image, np.float32), np.zeros(image, np.float32), None)
         self.patches: dict[tuple[float, float], dict[str, NDArray[np.float32]]] = {}
         self._names, self._spacing, self._most_lung = names, spacing, -1.0
@@ -297,6 +235,7 @@ class Measures:
         noisy = images[1] if len(images) > 1 else None
         if noisy is not None:
             self.structure.add(regions, noisy - images[0], noisy - truth)
+            self.smoothed.add(truth, noisy - images[0], noisy - truth)
         self._keep_patches(z, (truth, *images))
         lung = lung_share(truth)
         if lung > self._most_lung:
@@ -355,16 +294,3 @@ def _edge_ratios(stores: dict[str, Slices]) -> dict[str, float | None]:
         return measured.ratio if np.isfinite(measured.ratio) else None
 
     return {"edge_ratio": ratio("image"), "noise_edge_ratio": ratio("truth")}
-
-
-def images_of(slices: Slices) -> Iterator[NDArray[np.float32]]:
-    """Yield slices, HU, (rows, columns), with the values that their store keeps aside."""
-    store, columns = slices.store, slices.columns
-    groups = store.column_groups
-    if columns is not None and (np.diff(columns) < 0).any():
-        groups = [slice(column, column + 1) for column in columns.tolist()]
-    for group in groups:
-        hu = store.read_columns(group)
-        restore_set_aside(hu, store.read_aside(group))
-        for column in hu.T:
-            yield column.reshape(store.image).astype(np.float32)

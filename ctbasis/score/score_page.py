@@ -26,7 +26,9 @@ from ctbasis.report.figures import (
     png,
     set_axes,
 )
+from ctbasis.report.noisy_truth import noisy_truth_warning
 from ctbasis.report.page import SCORES, number
+from ctbasis.report.smoothed_removal import MOST_RATIO, SMOOTHING, smoothed
 from ctbasis.storage.outputs import write_file
 
 if TYPE_CHECKING:
@@ -107,9 +109,11 @@ def render(comparison: Comparison) -> str:
 
 
 def _textures(scores: Mapping[str, Any], named: list[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    rows = [{"name": "truth", "mean_frequency": None, "f50": scores["mtf"]["truth"]["f50"], "transfer50": None}]
+    frequencies = ("mean_frequency", "peak_frequency")
+    sharpness = {"f50": scores["mtf"]["truth"]["f50"], "transfer50": None}
+    rows = [{"name": "truth", **dict.fromkeys(frequencies), **sharpness}]
     for name, of in named:
-        rows.append({"name": name, "mean_frequency": of["nps"]["mean_frequency"], **scores["mtf"][_key(name)]})
+        rows.append({"name": name, **{key: of["nps"][key] for key in frequencies}, **scores["mtf"][_key(name)]})
     return rows
 
 
@@ -139,6 +143,14 @@ def _warnings(scores: Mapping[str, Any]) -> list[str]:
         z = scores.get("removed", {}).get(name, {}).get("z")
         if z is not None and abs(z) > ANATOMY_REMOVED:
             warnings.append(f"The removed component correlates with {label} (z = {z:.3g}), more than pure noise would.")
+    if scores.get("noise_corrected"):
+        warnings.append(noisy_truth_warning(scores))
+    ratio = scores.get("removed", {}).get("smoothed_removal")
+    if ratio is not None and ratio > MOST_RATIO:
+        warnings.append(
+            f"Smoothed by {SMOOTHING:g} pixels, the removed component is {ratio:.2f} times as strong as the true "
+            "noise, so anatomy of low contrast was removed."
+        )
     warnings += [
         f"Nodules of {kind['diameter_mm']:g} mm and {kind['contrast_hu']:+g} HU keep {kind['recovered']:.0%} of their "
         "contrast."
@@ -149,13 +161,17 @@ def _warnings(scores: Mapping[str, Any]) -> list[str]:
 
 
 def slices_figure(shown: Shown, pixel_spacing: tuple[float, float]) -> Figure:
-    """Draw truth, input and image in both windows, and below them the error and the removed component."""
+    """Draw truth, input and image in both windows; below, the error and the removed component.
+
+    The removed component is drawn before and after smoothing. The lower pictures have scales of their own.
+    """
     aspect = pixel_spacing[0] / pixel_spacing[1]
     columns = {"truth": shown.truth, "image": shown.image}
     below = {"image - truth": shown.image - shown.truth}
     if shown.noisy is not None:
         columns = {"truth": shown.truth, "input": shown.noisy, "image": shown.image}
         below["removed: input - image"] = shown.noisy - shown.image
+        below[f"removed, smoothed by {SMOOTHING:g} pixels"] = smoothed(below["removed: input - image"])
     height = shown.truth.shape[0] * aspect / shown.truth.shape[1]
     figure = new_figure(3.6 * len(columns) + 1.2, 3.6 * height * 3 + 1.6)
     axes = figure.subplots(3, len(columns), squeeze=False)
@@ -167,11 +183,11 @@ def slices_figure(shown: Shown, pixel_spacing: tuple[float, float]) -> Figure:
                 colour_bar(figure, drawn, list(axes[row]), "HU")
     for row, window in enumerate(WINDOWS):
         axes[row, 0].set_ylabel(f"{window.name} window", fontsize=LABEL)
-    limit = max(1.0, *(float(np.percentile(np.abs(image), 99.5)) for image in below.values()))
     for axis, (name, image) in zip(axes[2], below.items(), strict=False):
+        limit = max(1.0, float(np.percentile(np.abs(image), 99.5)))
         drawn = draw_image(axis, image, (-limit, limit), "PuOr_r", aspect)
         axis.set_title(name, fontsize=TITLE)
-    colour_bar(figure, drawn, list(axes[2]), "HU")
+        colour_bar(figure, drawn, axis, "HU")
     for axis in axes[2, len(below) :]:
         axis.set_axis_off()
     return figure

@@ -30,6 +30,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ctbasis.report.quality import SSIM_WINDOW
+from ctbasis.report.smoothed_removal import correlation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,13 +79,6 @@ class StructureContent:
     def to_dict(self) -> dict[str, Any]:
         """Return removed, noise and z of every correlation; None if no slice was counted."""
         return {name: _tested(np.array(pairs)) for name, pairs in self._correlations.items()}
-
-
-def correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """Return Pearson's correlation; 0 if one of the two arrays is constant."""
-    x, y = (np.asarray(values, np.float64) - np.mean(values, dtype=np.float64) for values in (one, other))
-    power = float(x @ x) * float(y @ y)
-    return float(x @ y) / math.sqrt(power) if power > 0 else 0.0
 
 
 def _tested(pairs: NDArray[np.float64]) -> dict[str, float | None]:

@@ -48,7 +48,7 @@ def profile(z: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @kernel
-def _ellipse(x: float, y: float, a: float, b: float, power: float) -> float:
+def ellipse(x: float, y: float, a: float, b: float, power: float) -> float:
     """Return the signed distance to the superellipse |x/a|^power + |y/b|^power = 1, measured along the radius."""
     f = ((abs(x) / a) ** power + (abs(y) / b) ** power) ** (1.0 / power)
     if f < 1e-6:  # noqa: PLR2004 - the centre
@@ -57,7 +57,7 @@ def _ellipse(x: float, y: float, a: float, b: float, power: float) -> float:
 
 
 @kernel
-def _ellipsoid(x: float, y: float, z: float, a: float, b: float, c: float) -> float:
+def ellipsoid(x: float, y: float, z: float, a: float, b: float, c: float) -> float:
     """Return the signed distance to an ellipsoid with semi-axes a, b, c, measured along the radius."""
     f = np.sqrt((x / a) ** 2 + (y / b) ** 2 + (z / c) ** 2)
     if f < 1e-6:  # noqa: PLR2004 - the centre
@@ -73,7 +73,7 @@ def _meet(d: float, e: float, rounding: float) -> float:
 
 
 @kernel
-def _blend(under: float, over: float, distance: float, width: float) -> float:
+def blend(under: float, over: float, distance: float, width: float) -> float:
     """Return `over` where `distance` is negative, `under` where it is positive, and a mixture at the surface."""
     part = min(max(0.5 - distance / width, 0.0), 1.0)
     return under + part * (over - under)
@@ -99,7 +99,7 @@ def _mediastinum(y: float, z: float) -> float:
 @kernel
 def lung_distance(x: float, y: float, z: float, cage_a: float, cage_b: float) -> float:
     """Return the signed distance to the surface of the nearest lung, mm; negative inside a lung."""
-    wall = _ellipse(x, y - CAGE_Y, cage_a, cage_b, 2.2) + 1.5
+    wall = ellipse(x, y - CAGE_Y, cage_a, cage_b, 2.2) + 1.5
     side = _mediastinum(y, z) - abs(x)
     floor = 0.6 * (_dome(x, y) - z)
     return _meet(_meet(wall, side, 12.0), floor, 6.0)
@@ -110,19 +110,28 @@ def _spine(under: float, x: float, y: float, z: float, depth: float, width: floa
     """Paint a vertebra or a disc, the vertebral arch around the spinal canal, and the processes."""
     phase = abs((z / SPINE_PERIOD) % 1.0 - 0.5) * SPINE_PERIOD
     disc = phase - 2.8
-    body = _ellipse(x, y - SPINE_Y, 18.0 - 0.12 * phase, 14.5, 2.3)
-    hu = _blend(under, MUSCLE, max(_ellipse(x, y - SPINE_Y - 36.0, 46.0, 17.0, 2.5), depth + 4.0), width)
-    hu = _blend(hu, BONE * 0.75, body, width)
-    hu = _blend(hu, MARROW, max(body + 1.8, 1.6 - disc), width)
-    hu = _blend(hu, DISC, max(body, disc), width)
+    body = ellipse(x, y - SPINE_Y, 18.0 - 0.12 * phase, 14.5, 2.3)
+    hu = blend(under, MUSCLE, max(ellipse(x, y - SPINE_Y - 36.0, 46.0, 17.0, 2.5), depth + 4.0), width)
+    hu = blend(hu, BONE * 0.75, body, width)
+    hu = blend(hu, MARROW, max(body + 1.8, 1.6 - disc), width)
+    hu = blend(hu, DISC, max(body, disc), width)
     back = y - SPINE_Y - 24.0
     level = max(abs(phase - 9.0) - 6.5, 0.0)
-    arch = _ellipse(x, back, 14.0, 12.0, 2.0) + level
+    arch = ellipse(x, back, 14.0, 12.0, 2.0) + level
     spinous = max(abs(x) - 3.2, abs(back - 18.0) - 10.0) + level
     transverse = max(abs(back + 3.0 + 0.12 * abs(x)) - 4.0, abs(x) - 33.0) + level
-    hu = _blend(hu, BONE * 0.7, min(arch, spinous, transverse), width)
-    hu = _blend(hu, FAT, _ellipse(x, back, 9.5, 8.5, 2.0), width)
-    return _blend(hu, CORD, _ellipse(x, back, 6.5, 5.5, 2.0), width)
+    hu = blend(hu, BONE * 0.7, min(arch, spinous, transverse), width)
+    hu = blend(hu, FAT, ellipse(x, back, 9.5, 8.5, 2.0), width)
+    return blend(hu, CORD, ellipse(x, back, 6.5, 5.5, 2.0), width)
+
+
+@kernel
+def liver_distance(x: float, y: float, z: float, cage: float) -> float:
+    """Return the signed distance to the surface of the liver, mm; `cage` is the distance to the rib cage."""
+    below = 0.6 * (z - _dome(x, y)) + 2.5
+    lobe = 0.75 * (x - 34.0 + 0.5 * (y + 30.0) - 0.45 * (z - 60.0))
+    behind = 24.0 - np.sqrt(x * x + (y - SPINE_Y) ** 2)
+    return _meet(_meet(lobe, max(cage + 4.0, behind), 20.0), below if x < 0.0 else max(below, z - 84.0), 5.0)
 
 
 @kernel
@@ -130,30 +139,39 @@ def _abdomen(under: float, x: float, y: float, z: float, cage: float, texture: f
     """Paint the organs below the diaphragm: liver, spleen, and stomach with gas."""
     below = 0.6 * (z - _dome(x, y)) + 2.5
     hu = under
-    stomach = _ellipsoid(x - 58.0, y + 28.0, z - 22.0, 46.0, 38.0, 44.0)
+    stomach = ellipsoid(x - 58.0, y + 28.0, z - 22.0, 46.0, 38.0, 44.0)
     gas = _meet(stomach + 4.0, y + 46.0, 4.0)
-    hu = _blend(hu, STOMACH + 4.0 * texture, _meet(stomach, max(below, cage + 4.0), 4.0), width)
-    hu = _blend(hu, AIR + 30.0, _meet(gas, below, 4.0), width)
-    spleen = _ellipsoid(x - 92.0, y - 38.0, z - 30.0, 30.0, 40.0, 42.0)
-    hu = _blend(hu, SPLEEN + 5.0 * texture, _meet(spleen, max(below, cage + 4.0), 4.0), width)
-    lobe = 0.75 * (x - 34.0 + 0.5 * (y + 30.0) - 0.45 * (z - 60.0))
-    behind = 24.0 - np.sqrt(x * x + (y - SPINE_Y) ** 2)
-    liver = _meet(_meet(lobe, max(cage + 4.0, behind), 20.0), below if x < 0.0 else max(below, z - 84.0), 5.0)
-    return _blend(hu, LIVER + 5.0 * texture, liver, width)
+    hu = blend(hu, STOMACH + 4.0 * texture, _meet(stomach, max(below, cage + 4.0), 4.0), width)
+    hu = blend(hu, AIR + 30.0, _meet(gas, below, 4.0), width)
+    spleen = ellipsoid(x - 92.0, y - 38.0, z - 30.0, 30.0, 40.0, 42.0)
+    hu = blend(hu, SPLEEN + 5.0 * texture, _meet(spleen, max(below, cage + 4.0), 4.0), width)
+    return blend(hu, LIVER + 5.0 * texture, liver_distance(x, y, z, cage), width)
 
 
 @kernel
 def _heart(under: float, x: float, y: float, z: float, texture: float, width: float) -> float:
     """Paint the heart in fat: an ellipsoid that points to the left, front and down, with slightly darker ventricles."""
+    along, across, _, aside = heart_axes(x, y, z)
+    hu = blend(under, FAT, ellipsoid(along, across, aside, 68.0, 51.0, 51.0), width)
+    hu = blend(hu, HEART + 6.0 + 4.0 * texture, ellipsoid(along, across, aside, 62.0, 46.0, 46.0), width)
+    hu = blend(hu, BLOOD - 3.0, ellipsoid(along - 10.0, across - 14.0, aside, 36.0, 17.0, 24.0), 4.0 * width)
+    return blend(hu, BLOOD - 3.0, ellipsoid(along - 6.0, across + 20.0, aside, 32.0, 13.0, 24.0), 4.0 * width)
+
+
+@kernel
+def heart_axes(x: float, y: float, z: float) -> tuple[float, float, float, float]:
+    """Return a position in the axes of the heart, mm.
+
+    Returns:
+        Along the long axis, which points to the left, front and down; across; up; and the distance from the plane of
+        the first two, without its sign.
+    """
     u, v, w = x - 20.0, y + 22.0, z - 108.0
-    # The long axis points to the left, front and down.
     along = 0.70 * u - 0.50 * v - 0.51 * w
     across = 0.58 * u + 0.81 * v
-    up = np.sqrt(max(u * u + v * v + w * w - along * along - across * across, 0.0))
-    hu = _blend(under, FAT, _ellipsoid(along, across, up, 68.0, 51.0, 51.0), width)
-    hu = _blend(hu, HEART + 6.0 + 4.0 * texture, _ellipsoid(along, across, up, 62.0, 46.0, 46.0), width)
-    hu = _blend(hu, BLOOD - 3.0, _ellipsoid(along - 10.0, across - 14.0, up, 36.0, 17.0, 24.0), 4.0 * width)
-    return _blend(hu, BLOOD - 3.0, _ellipsoid(along - 6.0, across + 20.0, up, 32.0, 13.0, 24.0), 4.0 * width)
+    up = 0.41 * u - 0.30 * v + 0.86 * w
+    aside = np.sqrt(max(u * u + v * v + w * w - along * along - across * across, 0.0))
+    return along, across, up, aside
 
 
 @kernel
@@ -163,8 +181,8 @@ def _wall(x: float, y: float, depth: float, texture: float, coarse: float, body:
     fat = 13.0 + 6.0 * (abs(x) / body[0]) + 4.0 * (y / body[1]) ** 2
     muscle = depth + fat + 2.5 * coarse
     strands = min(0.45 + abs(coarse - 0.25) / 0.1, 1.0)
-    hu = _blend(hu, FAT + strands * (MUSCLE + 6.0 * texture - FAT), muscle, 3.0)
-    return _blend(hu, SKIN, -2.0 - depth, 1.5)
+    hu = blend(hu, FAT + strands * (MUSCLE + 6.0 * texture - FAT), muscle, 3.0)
+    return blend(hu, SKIN, -2.0 - depth, 1.5)
 
 
 @kernel
@@ -175,21 +193,21 @@ def _value(
     hu = AIR
     # The patient table: a shell under the back, with foam inside.
     table = np.sqrt(x * x + (y + 500.0) ** 2) - 634.0
-    hu = _blend(hu, TABLE, max(abs(table) - 1.5, abs(x) - 172.0), width)
-    depth = _ellipse(x, y, shape[0], shape[1], 2.35)
+    hu = blend(hu, TABLE, max(abs(table) - 1.5, abs(x) - 172.0), width)
+    depth = ellipse(x, y, shape[0], shape[1], 2.35)
     if depth > width:
         return hu
-    hu = _blend(hu, _wall(x, y, depth, texture, coarse, (shape[0], shape[1])), depth, width)
-    cage = _ellipse(x, y - CAGE_Y, shape[2], shape[3], 2.2)
+    hu = blend(hu, _wall(x, y, depth, texture, coarse, (shape[0], shape[1])), depth, width)
+    cage = ellipse(x, y - CAGE_Y, shape[2], shape[3], 2.2)
     if cage < width + 40.0:
-        intercostal = _ellipse(x, y - CAGE_Y, shape[2] + 11.0, shape[3] + 9.0, 2.2)
-        hu = _blend(hu, MUSCLE + 6.0 * texture, max(intercostal, depth + 6.0), width)
+        intercostal = ellipse(x, y - CAGE_Y, shape[2] + 11.0, shape[3] + 9.0, 2.2)
+        hu = blend(hu, MUSCLE + 6.0 * texture, max(intercostal, depth + 6.0), width)
     if cage < width:
-        hu = _blend(hu, FAT + 25.0 + 8.0 * texture, cage + 1.5, width)
+        hu = blend(hu, FAT + 25.0 + 8.0 * texture, cage + 1.5, width)
         hu = _abdomen(hu, x, y, z, cage, texture, width)
         height = (y + 80.0) / 160.0
         lung = LUNG_FRONT + height * (LUNG_BACK - LUNG_FRONT) + 14.0 * texture + 12.0 * coarse
-        hu = _blend(hu, lung, lung_distance(x, y, z, shape[2], shape[3]), width)
+        hu = blend(hu, lung, lung_distance(x, y, z, shape[2], shape[3]), width)
         hu = _heart(hu, x, y, z, texture, width)
     if abs(x) < 60.0 and y > 20.0:  # noqa: PLR2004 - the whole spine is inside
         hu = _spine(hu, x, y, z, depth, width)
@@ -197,7 +215,7 @@ def _value(
 
 
 @kernel
-def _lattice(knots: NDArray[np.float32], u: float, v: float, w: float) -> float:
+def lattice(knots: NDArray[np.float32], u: float, v: float, w: float) -> float:
     """Interpolate the periodic lattice `knots` trilinearly at (u, v, w): a texture that is smooth in all directions."""
     i, j, k = int(np.floor(u)), int(np.floor(v)), int(np.floor(w))
     fu, fv, fw = u - i, v - j, w - k
@@ -234,8 +252,8 @@ def paint_organs(
         for r in range(len(y)):
             for c in range(len(x)):
                 u, v, w = z[s] / TEXTURE_PITCH, y[r] / TEXTURE_PITCH, x[c] / TEXTURE_PITCH
-                texture = _lattice(knots, u, v, w)
-                coarse = _lattice(knots, 0.23 * u + 7.3, 0.31 * v + 5.1, 0.31 * w + 3.7)
+                texture = lattice(knots, u, v, w)
+                coarse = lattice(knots, 0.23 * u + 7.3, 0.31 * v + 5.1, 0.31 * w + 3.7)
                 hu[s, r, c] = _value(x[c], y[r], z[s], shapes[s], texture, coarse, width)
 
 
@@ -278,4 +296,4 @@ def paint_capsules(
                     px, py, pz = x[c] - x0, y[r] - y0, z[s] - z0
                     t = min(max((px * ux + py * uy + pz * uz) / length, 0.0), 1.0)
                     away = np.sqrt((px - t * ux) ** 2 + (py - t * uy) ** 2 + (pz - t * uz) ** 2)
-                    hu[s, r, c] = _blend(hu[s, r, c], value, away - (r0 + t * (r1 - r0)), width)
+                    hu[s, r, c] = blend(hu[s, r, c], value, away - (r0 + t * (r1 - r0)), width)

@@ -82,8 +82,13 @@ def _rib(rib: int, side: float) -> NDArray[np.float64]:
     return np.stack([side * a * sine * scale, CAGE_Y + b * cosine * scale, z], axis=1)
 
 
-def great_vessels() -> NDArray[np.float64]:
-    """Return the aorta and its branches, the caval veins, the pulmonary arteries and the oesophagus."""
+def great_vessels(wall: float = 0.0, hu: float = BLOOD) -> NDArray[np.float64]:
+    """Return the aorta and its branches, the caval veins, the pulmonary arteries and the oesophagus.
+
+    Args:
+        wall: mm that are added to every radius.
+        hu: HU of the capsules.
+    """
     lines: list[tuple[float, list[tuple[float, float, float]]]] = [
         (15.5, [(8, -26, 120), (-2, -32, 150), (-4, -30, 180), (4, -18, 202), (16, 4, 208), (26, 26, 200)]),
         (12.5, [(26, 26, 200), (29, 36, 180), (27, 38, 120), (20, 36, 60), (12, 32, -10)]),
@@ -102,7 +107,7 @@ def great_vessels() -> NDArray[np.float64]:
         (20.0, [(-12, 12, 132), (14, 14, 132)]),
         (6.5, [(4, 26, 300), (6, 30, 200), (4, 30, 120), (10, 26, 60), (26, 0, 45)]),
     ]
-    return np.vstack([chain(np.array(points, float), radius, BLOOD) for radius, points in lines])
+    return np.vstack([chain(np.array(points, float), radius + wall, hu) for radius, points in lines])
 
 
 def trachea() -> NDArray[np.float64]:

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
-from ctbasis.dicom.derived_series import PRODUCT, Derivation, derive, read_header
+from ctbasis.dicom.derived_series import (
+    INSERTED_NODULES,
+    PRODUCT,
+    SIMULATED_DOSE,
+    Derivation,
+    SeriesKind,
+    derive,
+    read_header,
+)
 from ctbasis.dicom.hounsfield import to_hounsfield
 from ctbasis.dicom.instance import read_slices, read_values
 from ctbasis.dicom.series import arrange, set_copies_aside
@@ -37,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from pydicom.dataset import Dataset
 
     from ctbasis.dicom.instance import Slice
     from ctbasis.dicom.series import CTSeries
@@ -54,7 +61,7 @@ LUNG = (-950.0, -600.0)
 """Range of HU in which a voxel counts as lung in the statistics of the noise."""
 
 SERIES_NUMBER, NODULE_SERIES_NUMBER = 9001, 9002
-"""Added to the SeriesNumber that `derive` computes, so that it differs from the number of every rank's series."""
+"""`SeriesKind.number` of the series with noise and of the one with nodules; unlikely to be a rank."""
 
 FEWEST_SLICES = 3
 """Smallest number of slices into which a sphere is inserted."""
@@ -172,7 +179,7 @@ def _write(
     workers: int | None,
 ) -> None:
     """Write the noisy series into the first of `parts`, and the series with nodules only into the second."""
-    series_headers = series_headers_of(scan.dose, beam, scan.nodules)
+    derivations = derivations_of(scan.dose, beam, scan.nodules)
     first = scan.slices[0]
     series = SourceSeries.of(first.SeriesInstanceUID, headers[first.place])
     # Everything that computes here runs in numba's threads.
@@ -180,9 +187,9 @@ def _write(
         images = _noisy_slices(scan, beam, added_noise)
         for index, stored in enumerate(progress(images, "low dose", total=len(scan.slices), unit="slice")):
             header = headers[scan.slices[index].place]
-            for part, values, settings in zip(parts, stored, series_headers, strict=False):
-                path, number = part / f"{index + 1:05d}.dcm", index + 1
-                _write_derived(read_header(header), values, settings, path, series=series, number=number)
+            for part, values, derivation in zip(parts, stored, derivations, strict=False):
+                dataset = derive(read_header(header), values, derivation, series=series, number=index + 1)
+                dataset.save_as(part / f"{index + 1:05d}.dcm", enforce_file_format=True)
     if len(parts) > 1:
         write_nodules(scan.nodules, parts[1] / NODULES)
 
@@ -326,40 +333,8 @@ def _read_hu(folder: Path, entry: Slice) -> tuple[NDArray[np.float32], NDArray[n
     return hu, padded | (hu < OUTSIDE)
 
 
-@dataclass(frozen=True)
-class _SeriesHeader:
-    """Header values of a series that is written.
-
-    Attributes:
-        derivation: How the series was derived.
-        suffix: Suffix of SeriesDescription.
-        contribution: ContributionDescription, what this program did.
-        number: Offset that is added to SeriesNumber.
-    """
-
-    derivation: Derivation
-    suffix: str
-    contribution: str
-    number: int
-
-
-def _write_derived(
-    header: Dataset, stored: StoredImage, settings: _SeriesHeader, path: Path, *, series: SourceSeries, number: int
-) -> None:
-    series.unify(header)
-    described = str(header.get("SeriesDescription") or "CT").strip()
-    dataset = derive(header, stored, settings.derivation, series=series, number=number)
-    # `derive` describes a series by its rank; this series has none.
-    dataset.SeriesDescription = described[: 64 - len(settings.suffix)] + settings.suffix
-    dataset.SeriesNumber += settings.number
-    dataset.ContributingEquipmentSequence[-1].ContributionDescription = settings.contribution
-    dataset.save_as(path, enforce_file_format=True)
-
-
-def series_headers_of(
-    dose: Dose, beam: ParallelBeam, nodules: Sequence[InsertedNodule]
-) -> tuple[_SeriesHeader, _SeriesHeader]:
-    """Return the header values of the series with noise and of the series with nodules only."""
+def derivations_of(dose: Dose, beam: ParallelBeam, nodules: Sequence[InsertedNodule]) -> tuple[Derivation, Derivation]:
+    """Return the derivations of the series with noise and of the series with nodules only."""
     version = importlib.metadata.version(PRODUCT)
     settings = f"{dose.photons!r} {dose.electronic!r} {dose.seed} {beam.views}"
     spheres = f" {[astuple(nodule) for nodule in nodules]}" if nodules else ""
@@ -381,16 +356,15 @@ def series_headers_of(
             f"{PRODUCT} {version}.{inserted} Not for diagnosis."
         ),
         fingerprint=hashlib.sha256(f"dose {version} {settings}{beyond}{spheres}".encode()).hexdigest(),
+        kind=SeriesKind(
+            f"simulated dose, {dose.photons:g} photons", SERIES_NUMBER, "Simulation of a lower dose", SIMULATED_DOSE
+        ),
     )
     clean = Derivation(
         rank=0,
         version=version,
         description=f"{len(nodules)} synthetic spheres inserted; {PRODUCT} {version}. Not for diagnosis.",
         fingerprint=hashlib.sha256(f"nodules {version}{spheres}".encode()).hexdigest(),
+        kind=SeriesKind("synthetic nodules", NODULE_SERIES_NUMBER, "Insertion of synthetic spheres", INSERTED_NODULES),
     )
-    return (
-        _SeriesHeader(
-            noisy, f" - simulated dose, {dose.photons:g} photons", "Simulation of a lower dose", SERIES_NUMBER
-        ),
-        _SeriesHeader(clean, " - synthetic nodules", "Insertion of synthetic spheres", NODULE_SERIES_NUMBER),
-    )
+    return noisy, clean

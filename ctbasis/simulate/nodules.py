@@ -121,29 +121,55 @@ def coverage(
         spacing: mm between slices, rows and columns; the slice thickness equals the distance between slices.
         margin: Additional width of the window around the sphere, mm.
     """
-    dz, dy, dx = spacing
+    dz = spacing[0]
     reach = nodule.diameter_mm / 2 + margin
     if abs(z - nodule.slice) * dz > reach + dz / 2:
         return None
+    sampled = sampled_distances((nodule.row, nodule.column), reach, image, spacing[1:])
+    if sampled is None:
+        return None
+    window, disc = sampled
+    radius = (nodule.diameter_mm / 2) ** 2
+    fraction = np.mean([disc + ((z + w - nodule.slice) * dz) ** 2 <= radius for w in _within()], axis=0)
+    return window, pixel_means(fraction)
+
+
+def sampled_distances(
+    centre: tuple[float, float], reach: float, image: tuple[int, int], pixel_spacing: tuple[float, float]
+) -> tuple[tuple[slice, slice], NDArray[np.float64]] | None:
+    """Return the window of an image around a point, and squared distances in mm^2 at SAMPLES x SAMPLES points a pixel.
+
+    Args:
+        centre: Row and column of the point, from 0.
+        reach: Half the width of the window, mm.
+        image: Rows and columns.
+        pixel_spacing: mm between rows and between columns.
+
+    Returns:
+        The window, and an array of SAMPLES times its rows and columns; None if the window is outside the image.
+    """
     rows, columns = (
-        slice(max(0, math.floor(centre - reach / step)), min(edge, math.ceil(centre + reach / step) + 1))
-        for centre, step, edge in ((nodule.row, dy, image[0]), (nodule.column, dx, image[1]))
+        slice(max(0, math.floor(place - reach / step)), min(edge, math.ceil(place + reach / step) + 1))
+        for place, step, edge in zip(centre, pixel_spacing, image, strict=True)
     )
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return None
-    within = (np.arange(SAMPLES) + 0.5) / SAMPLES - 0.5
-    squared = [
-        (((np.arange(start, stop)[:, None] + within).reshape(-1) - centre) * step) ** 2
-        for start, stop, centre, step in (
-            (rows.start, rows.stop, nodule.row, dy),
-            (columns.start, columns.stop, nodule.column, dx),
-        )
-    ]
-    radius = (nodule.diameter_mm / 2) ** 2
-    disc = squared[0][:, None] + squared[1]
-    fraction = np.mean([disc + ((z + w - nodule.slice) * dz) ** 2 <= radius for w in within], axis=0)
-    shape = (rows.stop - rows.start, SAMPLES, columns.stop - columns.start, SAMPLES)
-    return (rows, columns), fraction.reshape(shape).mean(axis=(1, 3))
+    down, across = (
+        (((np.arange(along.start, along.stop)[:, None] + _within()).reshape(-1) - place) * step) ** 2
+        for along, place, step in zip((rows, columns), centre, pixel_spacing, strict=True)
+    )
+    return (rows, columns), down[:, None] + across
+
+
+def pixel_means(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the means over the SAMPLES x SAMPLES points of every pixel."""
+    rows, columns = (edge // SAMPLES for edge in values.shape)
+    return np.asarray(values.reshape(rows, SAMPLES, columns, SAMPLES).mean(axis=(1, 3)), np.float64)
+
+
+def _within() -> NDArray[np.float64]:
+    """Return the positions of the sampling points within a pixel, in pixels from its centre."""
+    return np.asarray((np.arange(SAMPLES) + 0.5) / SAMPLES - 0.5)
 
 
 def insert(

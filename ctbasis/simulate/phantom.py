@@ -15,7 +15,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_ui
 
 from ctbasis.errors import CtbasisError
 from ctbasis.progress import progress
-from ctbasis.simulate import anatomy, capsules
+from ctbasis.simulate import anatomy, capsules, soft_tissue
 from ctbasis.storage.outputs import Nothing, replaced
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Phantom:
         pixel_spacing: mm between rows and between columns.
         nodules: Nodules whose centre is in the volume.
         seed: Seed of vessels, nodules and texture.
+        structured: Whether the soft tissue has structure (ctbasis/simulate/soft_tissue.py).
     """
 
     hu: NDArray[np.int16]
@@ -79,6 +80,7 @@ class Phantom:
     pixel_spacing: tuple[float, float]
     nodules: tuple[Nodule, ...]
     seed: int
+    structured: bool = False
 
     @property
     def field_of_view(self) -> NDArray[np.bool_]:
@@ -89,7 +91,15 @@ class Phantom:
         return inside
 
 
-def chest(slices: int = 301, rows: int = 256, columns: int = 256, *, spacing: float = 1.0, seed: int = 0) -> Phantom:
+def chest(
+    slices: int = 301,
+    rows: int = 256,
+    columns: int = 256,
+    *,
+    spacing: float = 1.0,
+    seed: int = 0,
+    structured: bool = False,
+) -> Phantom:
     """Make a chest phantom.
 
     With fewer slices than `anatomy.HEIGHT` / `spacing`, the phantom is the middle of the chest. The anatomy varies
@@ -101,6 +111,9 @@ def chest(slices: int = 301, rows: int = 256, columns: int = 256, *, spacing: fl
         columns: Number of columns; the larger of rows and columns spans `FIELD_OF_VIEW`.
         spacing: mm between slices.
         seed: Seed of vessels, airways, nodules and texture; the other organs are the same in every phantom.
+        structured: Give the soft tissue the structure of low contrast that a patient's has: chambers and walls of the
+            heart, vessels in the liver and in fat, walls of the great vessels, strands in muscle, septa in fat, and
+            texture everywhere. Without it, soft tissue is nearly uniform.
 
     Raises:
         CtbasisError: There is no slice, there are fewer than 8 rows or columns, or the spacing is not positive, the
@@ -114,10 +127,15 @@ def chest(slices: int = 301, rows: int = 256, columns: int = 256, *, spacing: fl
     # A lattice with coprime edges of this size does not repeat within the chest.
     knots = texture.standard_normal((127, 131, 137), np.float32)
     hu = np.empty((slices, rows, columns), np.float32)
-    anatomy.paint_organs(hu, x, y, z, anatomy.profile(z), knots)
+    shapes = anatomy.profile(z)
+    anatomy.paint_organs(hu, x, y, z, shapes, knots)
+    if structured:
+        soft_tissue.paint(hu, x, y, z, shapes, knots, np.random.default_rng([seed, 1]))
     # Branches may pass through the heart and the diaphragm on the way to their tips; they are painted in lung only.
     anatomy.paint_capsules(hu, x, y, z, capsules.lung_trees(vessels), hu < anatomy.LUNG_WINDOW)
     everywhere = np.ones(hu.shape, np.bool_)
+    if structured:
+        anatomy.paint_capsules(hu, x, y, z, soft_tissue.vessel_walls(), hu > anatomy.LUNG_WINDOW)
     for chains in (capsules.great_vessels(), capsules.trachea(), capsules.bones()):
         anatomy.paint_capsules(hu, x, y, z, chains, everywhere)
     spheres = _nodule_capsules(places)
@@ -127,7 +145,7 @@ def chest(slices: int = 301, rows: int = 256, columns: int = 256, *, spacing: fl
         for c in spheres.tolist()
         if z[0] <= c[2] <= z[-1]
     ]
-    return Phantom(np.round(hu).astype(np.int16), spacing, (pixel, pixel), tuple(nodules), seed)
+    return Phantom(np.round(hu).astype(np.int16), spacing, (pixel, pixel), tuple(nodules), seed, structured)
 
 
 def check_phantom(slices: int, rows: int, columns: int, *, spacing: float = 1.0, seed: int = 0) -> None:
@@ -180,10 +198,17 @@ def write_series(phantom: Phantom, folder: Path) -> list[Path]:
 
 
 def write_chest(
-    folder: Path, *, slices: int = 301, rows: int = 256, columns: int = 256, spacing: float = 1.0, seed: int = 0
+    folder: Path,
+    *,
+    slices: int = 301,
+    rows: int = 256,
+    columns: int = 256,
+    spacing: float = 1.0,
+    seed: int = 0,
+    structured: bool = False,
 ) -> list[Path]:
     """Make a phantom and write it, see `chest` and `write_series`."""
-    return write_series(chest(slices, rows, columns, spacing=spacing, seed=seed), folder)
+    return write_series(chest(slices, rows, columns, spacing=spacing, seed=seed, structured=structured), folder)
 
 
 def _centred(count: int, step: float) -> NDArray[np.float64]:
@@ -251,12 +276,17 @@ def _describe_phantom(ds: FileDataset, phantom: Phantom) -> None:
     ds.SeriesDescription = "Chest phantom"
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     ds.ImageComments = "Phantom computed from formulas; no scanner and no patient"
+    if phantom.structured:
+        ds.SeriesDescription = "Chest phantom, structured soft tissue"
     ds.KVP = None
 
 
 def _uid(phantom: Phantom, entity: str) -> UID:
     shape = "x".join(str(edge) for edge in phantom.hu.shape)
-    return generate_uid(entropy_srcs=["ctbasis chest phantom", shape, str(phantom.spacing), str(phantom.seed), entity])
+    tissue = ["structured soft tissue"] if phantom.structured else []
+    return generate_uid(
+        entropy_srcs=["ctbasis chest phantom", shape, str(phantom.spacing), str(phantom.seed), *tissue, entity]
+    )
 
 
 def _decimal(value: float) -> float:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctbasis.dicom.derived_series import SIMULATED_DOSE, SeriesKind, read_header
+from ctbasis.dicom.derived_series import read_header
+from ctbasis.dicom.excluded_voxels import excluded_voxels
 from ctbasis.dicom.hounsfield import Pixels
 from ctbasis.dicom.tolerance import tolerant
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.read import load, read
 from ctbasis.progress import progress
 from ctbasis.simulate.dose import Dose, image_noise
-from ctbasis.simulate.low_dose_series import BATCH, OUTSIDE, SERIES_NUMBER, series_headers_of
+from ctbasis.simulate.low_dose_series import BATCH, OUTSIDE, derivations_of
 from ctbasis.simulate.phantom import write_chest
 from ctbasis.simulate.projection import ParallelBeam
 from ctbasis.storage.voxels import AIR
+from ctbasis.storage.working_folder import scratch_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
 
 def chest_phantom(
-    slices: int = 301, rows: int = 256, columns: int = 256, *, spacing: float = 1.0, seed: int = 0
+    slices: int = 301,
+    rows: int = 256,
+    columns: int = 256,
+    *,
+    spacing: float = 1.0,
+    seed: int = 0,
+    structured: bool = False,
 ) -> Volume:
     """Make a chest phantom: a synthetic chest without noise, whose HU are known.
 
@@ -41,6 +47,8 @@ def chest_phantom(
         columns: Number of columns; the larger of rows and columns spans 384 mm.
         spacing: Distance between slices in mm.
         seed: Of vessels, airways, nodules and texture; the other organs are the same in every phantom.
+        structured: Give the soft tissue structure of low contrast, as a patient's has: chambers of the heart, vessels
+            in the liver, strands in muscle and fat, and texture. Without it, soft tissue is nearly uniform.
 
     Returns:
         The phantom with DICOM headers, as `ctbasis.read` returns it from files. Outside the circular field of view it
@@ -54,9 +62,10 @@ def chest_phantom(
         >>> ctbasis.chest_phantom(slices=3, rows=32, columns=32, spacing=5.0)
         Volume(3 x 32 x 32 int16 HU, spacing 5 x 12 x 12 mm)
     """
-    with tempfile.TemporaryDirectory(prefix="ctbasis-phantom-") as scratch:
-        folder = Path(scratch, "phantom")
-        write_chest(folder, slices=slices, rows=rows, columns=columns, spacing=spacing, seed=seed)
+    with scratch_folder("ctbasis-phantom") as scratch:
+        folder = scratch / "phantom"
+        size = {"slices": slices, "rows": rows, "columns": columns}
+        write_chest(folder, **size, spacing=spacing, seed=seed, structured=structured)
         return read(folder)
 
 
@@ -115,7 +124,8 @@ def simulate_dose(
         attenuating = np.where(outside[batch], np.float32(AIR), hu[batch])
         noise = image_noise(attenuating, beam, dose, first=first)
         np.add(hu[batch], noise, out=hu[batch], where=~outside[batch])
-    noisy = replace(volume, hu=hu, set_aside=outside | (hu < AIR))
+    excluded = [excluded_voxels(image, volume.spacing[1:], padded) for image, padded in zip(hu, outside, strict=True)]
+    noisy = replace(volume, hu=hu, set_aside=np.stack(excluded))
     return replace(noisy, derivation=_derivation(volume, noisy, dose, beam))
 
 
@@ -132,8 +142,6 @@ def _no_measurement(volume: Volume) -> NDArray[np.bool_]:
 
 
 def _derivation(volume: Volume, noisy: Volume, dose: Dose, beam: ParallelBeam) -> Derivation:
-    derivation = series_headers_of(dose, beam, ())[0].derivation
-    title = f"simulated dose, {dose.photons:g} photons"
-    kind = SeriesKind(title, SERIES_NUMBER, "Simulation of a lower dose", SIMULATED_DOSE)
+    derivation, _ = derivations_of(dose, beam, ())
     fingerprint = f"{derivation.fingerprint} {noisy.fingerprint()}"
-    return replace(derivation, fingerprint=fingerprint, kind=kind).after(volume.derivation)
+    return replace(derivation, fingerprint=fingerprint).after(volume.derivation)

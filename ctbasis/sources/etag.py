@@ -1,11 +1,13 @@
-"""Comparing content with an S3 ETag, which is an MD5, an MD5 of the MD5s of an upload's parts, or neither."""
+"""Comparing content with the ETag of a listing: an MD5, an MD5 of the MD5s of an upload's parts, a CRC-32C, or none."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +19,8 @@ PART_SIZES = tuple(size * MEBIBYTE for size in (5, 8, 10, 15, 16, 25, 32, 50, 64
 
 SINGLE = re.compile(r"[0-9a-f]{32}")
 MULTIPART = re.compile(r"[0-9a-f]{32}-([0-9]+)")
+CRC32C = re.compile(r"crc32c-[0-9a-f]{8}")
+"""The form in which sources give the CRC-32C of an object that has no MD5, such as a composed one of Google."""
 
 
 class Verdict(Enum):
@@ -31,19 +35,21 @@ class Digest:
     """Digests of an object's content, updated chunk by chunk, to be compared with its ETag and size.
 
     Args:
-        etag: The ETag without quotes. A value that is not an MD5 cannot be compared with the content.
-        size: Expected size in bytes.
+        etag: The ETag without quotes. A value that has not the form of a digest cannot be compared with the content.
+        size: Expected size in bytes; None if it is not known.
     """
 
-    def __init__(self, etag: str, size: int) -> None:
+    def __init__(self, etag: str, size: int | None) -> None:
         self._etag = etag
         self._size = size
         self._received = 0
         multipart = MULTIPART.fullmatch(etag)
         parts = int(multipart[1]) if multipart else 0
         # Several part sizes may give the same number of parts, so the ETag is computed for each of them.
-        self._multipart = [_MultipartDigest(part) for part in PART_SIZES if parts and -(-size // part) == parts]
-        self._whole = hashlib.md5(usedforsecurity=False) if SINGLE.fullmatch(etag) else None
+        self._multipart = [
+            _MultipartDigest(part) for part in PART_SIZES if parts and size is not None and -(-size // part) == parts
+        ]
+        self._whole = _whole_digest(etag)
 
     def update(self, data: bytes) -> None:
         """Add the next bytes of the content."""
@@ -60,10 +66,11 @@ class Digest:
 
     def verdict(self) -> Verdict:
         """Compare the size, then the content with the ETag."""
-        if self._received != self._size:
+        if self._size not in {None, self._received}:
             return Verdict.DIFFERS
         if self._whole is not None:
-            return Verdict.MATCHES if self._whole.hexdigest() == self._etag else Verdict.DIFFERS
+            expected = self._etag.removeprefix("crc32c-")
+            return Verdict.MATCHES if self._whole.digest().hex() == expected else Verdict.DIFFERS
         # The upload may have used another part size, so a mismatch proves nothing.
         return Verdict.MATCHES if any(digest.etag() == self._etag for digest in self._multipart) else Verdict.UNKNOWN
 
@@ -72,6 +79,13 @@ class Digest:
         with path.open("rb") as file:
             while data := file.read(MEBIBYTE):
                 self.update(data)
+
+
+def _whole_digest(etag: str) -> Any:
+    """Return the digest of a whole content that the form of the ETag asks for, or None."""
+    if SINGLE.fullmatch(etag):
+        return hashlib.md5(usedforsecurity=False)
+    return google_crc32c.Checksum() if CRC32C.fullmatch(etag) else None  # type: ignore[no-untyped-call] # untyped
 
 
 class _MultipartDigest:

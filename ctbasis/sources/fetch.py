@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import time
 import uuid
@@ -12,13 +11,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ctbasis.errors import CtbasisError, TransientError
+from ctbasis.errors import CtbasisError, TransientError, UnreachableError
 from ctbasis.progress import progress
+from ctbasis.sources import retries
 from ctbasis.sources.disk_space import require_space
 from ctbasis.sources.etag import Digest, Verdict
 from ctbasis.sources.fetch_index import FetchIndex, Record
 from ctbasis.sources.file_names import OWN_PREFIX, FileNames
 from ctbasis.sources.folder import FolderSource
+from ctbasis.sources.listed import ListedSource
+from ctbasis.sources.retries import repeat
 from ctbasis.sources.schemes import open_source
 from ctbasis.sources.zip_archive import UnzippedSource
 
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
 
 UNFINISHED = f"{OWN_PREFIX}unfinished"
 """Folder for incomplete downloads. It is inside the destination, because a rename works within one volume only."""
-
-ATTEMPTS = 4
-FIRST_DELAY_SECONDS = 0.25
 
 MAX_OBJECTS = 4_000_000
 """Objects of a listing at most: names are kept in memory, and the listing of a hostile server may never end."""
@@ -82,7 +81,8 @@ def fetch(source: str, destination: Path, *, workers: int = 8, opaque: bool = Fa
         Counts, sizes and the wall time.
 
     Raises:
-        CtbasisError: The source is empty, cannot be reached or denies access; or the destination cannot be written.
+        UnreachableError: The server of the source does not answer. A later call continues where this one stopped.
+        CtbasisError: The source is empty or denies access, or the destination cannot be written.
     """
     start = time.monotonic()
     opened = open_source(source, workers)
@@ -206,8 +206,7 @@ def list_objects(source: Source, *, opaque: bool = False) -> Iterator[tuple[Remo
                 cause="the prefix is that of a whole archive, or the server's listing does not end",
                 remedy="name a longer prefix",
             )
-        if entry.size == 0 and (not entry.key or entry.key.endswith("/")):
-            # Web consoles create empty objects of this name to show a folder.
+        if entry.marks_folder:
             continue
         name = names.name(entry.key)
         # Downloads use the location of an object; messages and the index use its key.
@@ -215,6 +214,7 @@ def list_objects(source: Source, *, opaque: bool = False) -> Iterator[tuple[Remo
 
 
 def _refuse_overlap(source: Source, destination: Path) -> None:
+    source = _read_source(source)
     if not isinstance(source, FolderSource):
         return
     target = destination.resolve()
@@ -226,6 +226,11 @@ def _refuse_overlap(source: Source, destination: Path) -> None:
         )
 
 
+def _read_source(source: Source) -> Source:
+    """Return the source that the objects are read from."""
+    return source.source if isinstance(source, ListedSource) else source
+
+
 def _require_space(source: Source, destination: Path, index: FetchIndex, *, opaque: bool) -> None:
     """Refuse a source whose objects take more space than the volume of the destination has.
 
@@ -235,18 +240,16 @@ def _require_space(source: Source, destination: Path, index: FetchIndex, *, opaq
     Raises:
         CtbasisError: The volume has too little space.
     """
-    if isinstance(source, FolderSource) and source.root.stat().st_dev == destination.stat().st_dev:
+    place = _read_source(source)
+    if isinstance(place, FolderSource) and place.root.stat().st_dev == destination.stat().st_dev:
         # Hard links take no space.
         return
     total = 0
     for entry, name in list_objects(source, opaque=opaque):
         recorded = index.records.get(entry.key)
-        present = recorded is not None and (recorded.name, recorded.size, recorded.etag) == (
-            name,
-            entry.size,
-            entry.etag,
-        )
-        total += 0 if present else entry.size
+        present = recorded is not None and (recorded.name, recorded.etag) == (name, entry.etag)
+        present = present and entry.size in {None, recorded.size if recorded else None}
+        total += 0 if present else entry.size or 0
     require_space(total, destination, "the source")
 
 
@@ -267,12 +270,13 @@ def _prepared(destination: Path) -> FetchIndex:
 
 
 def _record(entry: RemoteObject, name: str, path: Path, *, checked: bool) -> Record:
-    return Record(entry.key, name, entry.size, entry.etag, path.stat().st_mtime_ns, checked)
+    status = path.stat()
+    return Record(entry.key, name, status.st_size, entry.etag, status.st_mtime_ns, checked)
 
 
 def _complete_file(path: Path, entry: RemoteObject, name: str, recorded: Record | None) -> Record | None:
     """Return the record of a file that already holds the object, or None if the object has to be fetched."""
-    if not path.is_file() or path.stat().st_size != entry.size:
+    if not path.is_file() or entry.size not in {None, path.stat().st_size}:
         return None
     now = _record(entry, name, path, checked=recorded is None or recorded.checked)
     digest = Digest(entry.etag, entry.size)
@@ -287,29 +291,29 @@ def _complete_file(path: Path, entry: RemoteObject, name: str, recorded: Record 
 
 
 def download_with_retries(source: Source, entry: RemoteObject, target: Path) -> bool:
-    """Download an object to `target`, with up to `ATTEMPTS` attempts.
+    """Download an object to `target`, with as many attempts as `repeat` makes.
 
     Returns:
         Whether the content was checked against the ETag, not only its size.
 
     Raises:
-        CtbasisError: Every attempt failed.
+        UnreachableError: Every attempt failed.
+        CtbasisError: The source refuses the download.
     """
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            # Exponential delays with jitter, so that the workers do not repeat their requests at the same moment.
-            time.sleep(FIRST_DELAY_SECONDS * 2**attempt * random.uniform(0.5, 1))  # noqa: S311 - the delay is no secret
+
+    def attempt() -> bool:
         target.unlink(missing_ok=True)
-        try:
-            checked = source.download(entry, target)
-        except TransientError as error:
-            reason = str(error)
-        else:
-            if target.stat().st_size == entry.size:
-                return checked
-            reason = "the size differs from that in the listing"
-    raise CtbasisError(
-        f"{entry.key!r} could not be downloaded in {ATTEMPTS} attempts: {reason}",
+        checked = source.download(entry, target)
+        if entry.size not in {None, target.stat().st_size}:
+            raise TransientError("the size differs from that in the listing")
+        return checked
+
+    return repeat(attempt, lambda reason: _exhausted(entry, reason))
+
+
+def _exhausted(entry: RemoteObject, reason: str) -> UnreachableError:
+    return UnreachableError(
+        f"{entry.key!r} could not be downloaded in {retries.ATTEMPTS} attempts: {reason}",
         expected="a complete download",
         cause="the server is overloaded, the network drops connections, or somebody writes to the source",
         remedy="run the step again; it continues where it stopped",

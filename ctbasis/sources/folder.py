@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from ctbasis.errors import CtbasisError
@@ -41,11 +41,16 @@ class FolderSource:
     def __init__(self, uri: str, connections: int) -> None:
         del connections
         path = _path(uri)
-        self._file_name = path.name if path.is_file() else ""
-        folder = path.parent if self._file_name else path
-        if not folder.is_dir():
+        try:
+            self._file_name = path.name if path.is_file() else ""
+            folder = path.parent if self._file_name else path
+            found = folder.is_dir()
+        except (OSError, ValueError):
+            # A name that is too long, or a NUL: no file can have it.
+            found = False
+        if not found:
             raise CtbasisError(
-                f"no folder at {folder}",
+                f"no folder at {str(path)[:200]}",
                 expected="a folder of images, or s3://bucket/prefix",
                 cause="the path is misspelt, or the volume is not mounted on this machine",
                 remedy="check the source",
@@ -76,15 +81,31 @@ class FolderSource:
                 raise self._refusal(error, entry) from None
         else:
             return True
+        with self._opened(entry) as original:
+            require_space(entry.size or 0, target.parent, f"{entry.key!r}")
+            with target.open("wb") as copy:
+                shutil.copyfileobj(original, copy, 1 << 20)
+        return False
+
+    def read(self, entry: RemoteObject, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to before `stop` of the file; fewer at its end.
+
+        Raises:
+            CtbasisError: The file cannot be read.
+        """
+        with self._opened(entry) as file:
+            try:
+                file.seek(start)
+                return file.read(max(0, stop - start))
+            except OSError as error:
+                raise self._refusal(error, entry) from None
+
+    def _opened(self, entry: RemoteObject) -> BinaryIO:
         try:
             # The file may have been replaced by a symbolic link since it was listed.
-            descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
+            return os.fdopen(os.open(entry.location, os.O_RDONLY | os.O_NOFOLLOW), "rb")
         except OSError as error:
             raise self._refusal(error, entry) from None
-        require_space(entry.size, target.parent, f"{entry.key!r}")
-        with os.fdopen(descriptor, "rb") as original, target.open("wb") as copy:
-            shutil.copyfileobj(original, copy, 1 << 20)
-        return False
 
     def _below(self, folder: Path) -> Iterator[RemoteObject]:
         try:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import PaginationError
-
 from ctbasis.errors import CtbasisError, TransientError
-from ctbasis.sources.disk_space import require_space
-from ctbasis.sources.etag import Digest, Verdict
+from ctbasis.sources.listing import object_changed, pages
+from ctbasis.sources.received import READ_BYTES, receive, require_range
+from ctbasis.sources.retries import repeat
 from ctbasis.sources.source import RemoteObject
 from ctbasis.storage.s3 import (
     MALFORMED_ANSWER,
@@ -22,27 +24,37 @@ from ctbasis.storage.s3 import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-READ_BYTES = 1 << 20
-"""Bytes per read from the network."""
-
-MAX_EMPTY_PAGES = 1000
-"""Consecutive pages of a listing without an object, at most. A server may send a few, while it skips deleted keys."""
+ONE_ATTEMPT: dict[str, Any] = {"retries": {"mode": "standard", "total_max_attempts": 1}}
+"""Setting of botocore, which ignores Retry-After; `repeat` makes the further attempts."""
 
 LISTING_ELEMENTS = {"Name", "Prefix", "KeyCount", "IsTruncated", "Contents"}
 """Elements of an answer to ListObjectsV2; each server sends some of them for an empty listing too."""
 
+NO_SUCH_VERSION = {"NoSuchVersion", "InvalidArgument", "400", "MethodNotAllowed", "405"}
+"""Codes of the answer to a request for a version that does not exist, or that marks a deletion."""
+
 OBJECT_CHANGED = {"412", "PreconditionFailed", *NO_SUCH_KEY}
 """Codes of the answer to a download whose object was replaced or deleted after it had been listed."""
+
+
+PAYER = "AWS_REQUEST_PAYER"
+"""Variable of GDAL, s3fs and others: with the value `requester`, the account of these keys pays for the requests."""
+
+DIRECTORY_BUCKET = "--x-s3"
+"""End of the name of a directory bucket (S3 Express One Zone), whose listing and ETags differ."""
+
+VERSION = re.compile(r"\?versionId=([\w.-]{1,1024})$")
 
 
 class S3Source:
     """The objects below a prefix, or the single object that the URI names.
 
     Args:
-        uri: `s3://bucket/prefix`.
+        uri: `s3://bucket/prefix`, with the ARN or the alias of an access point in place of the bucket if there is one.
+            `s3://bucket/key?versionId=ID` is one version of an object.
         connections: Parallel downloads.
 
     Raises:
@@ -50,9 +62,14 @@ class S3Source:
     """
 
     def __init__(self, uri: str, connections: int) -> None:
-        name, self._prefix = split_uri(uri, what="source")
+        name, prefix = split_uri(uri, what="source")
+        version = VERSION.search(prefix)
+        self._prefix = prefix[: version.start()] if version else prefix
+        self._version = {"VersionId": version[1]} if version else {}
+        self._is_directory = name.endswith(DIRECTORY_BUCKET)
+        self._payer = {"RequestPayer": "requester"} if os.environ.get(PAYER, "").lower() == "requester" else {}
         # One more connection for the listing, which continues during downloads.
-        self._bucket = Bucket(name, what="source", connections=connections + 1)
+        self._bucket = Bucket(name, what="source", connections=connections + 1, **ONE_ATTEMPT)
 
     def objects(self) -> Iterator[RemoteObject]:
         """Yield the objects below the prefix as their listing arrives, or else the object that the prefix names.
@@ -61,17 +78,26 @@ class S3Source:
             CtbasisError: The bucket does not exist, access is denied, the server does not answer, or its answer is not
                 a valid listing.
         """
-        folder = f"{self._prefix}/" if self._prefix else ""
+        return iter([self._one(self._prefix)]) if self._version else self.below(self._prefix)
+
+    def below(self, prefix: str) -> Iterator[RemoteObject]:
+        """Yield the objects below another prefix of the bucket; see `objects`."""
+        folder = f"{prefix}/" if prefix else ""
         empty = True
-        for entry in self._listing(folder):
+        listing = self._listing(folder)
+        # The listing of a directory bucket has no order. With one, each object has the same name in each fetch.
+        for entry in sorted(listing, key=lambda entry: str(entry.get("Key"))) if self._is_directory else listing:
             if not entry.get("Key", "").startswith(folder):
                 raise invalid_answer("an entry has no key, or a key outside of the prefix")
             empty = False
-            yield _remote_object(entry, entry["Key"].removeprefix(folder))
-        if empty and self._prefix:
-            first = next(self._listing(self._prefix), {"Key": ""})
-            if first["Key"] == self._prefix:
-                yield _remote_object(first, self._prefix.rpartition("/")[2])
+            yield self._remote_object(entry, entry["Key"].removeprefix(folder))
+        if empty and prefix and self._is_directory:
+            # A directory bucket lists prefixes that end with a slash only.
+            yield self._one(prefix)
+        elif empty and prefix:
+            first = next(self._listing(prefix), {"Key": ""})
+            if first["Key"] == prefix:
+                yield self._remote_object(first, prefix.rpartition("/")[2])
 
     def download(self, entry: RemoteObject, target: Path) -> bool:
         """Stream the object to `target`. Check its size, and its content if the ETag is a digest of it.
@@ -84,66 +110,103 @@ class S3Source:
             CtbasisError: Access is denied, the object was replaced or deleted, or the volume has no room for it.
             OSError: `target` cannot be written.
         """
-        require_space(entry.size, target.parent, f"{entry.key!r}")
-        digest = Digest(entry.etag, entry.size)
-        received = 0
         try:
-            condition = {"IfMatch": f'"{entry.etag}"'} if entry.etag else {}
-            answer = self._bucket.client.get_object(Bucket=self._bucket.name, Key=entry.location, **condition)
-            with target.open("wb") as file:
-                for data in answer["Body"].iter_chunks(READ_BYTES):
-                    received += len(data)
-                    if received > entry.size:
-                        answer["Body"].close()
-                        raise TransientError("it has more bytes than the listing states; the content differs")
-                    digest.update(data)
-                    file.write(data)
+            answer = self._get(entry)
+            # The ETag of an object encrypted with SSE-C or SSE-KMS has the form of an MD5 but is not one.
+            encrypted = str(answer.get("ServerSideEncryption")).startswith("aws:kms")
+            # That of an object in a directory bucket is no digest either, whatever its form.
+            has_digest = not (encrypted or answer.get("SSECustomerAlgorithm") or self._is_directory)
+            with closing(answer["Body"]) as body:
+                return receive(body.iter_chunks(READ_BYTES), entry, target, has_digest=has_digest)
         except REQUEST_ERRORS as error:
             raise self._object_changed(error) or self._bucket.translate(error) from None
         except MALFORMED_ANSWER as error:
             raise TransientError(f"the answer {malformed(error)}") from None
-        verdict = digest.verdict()
-        # The ETag of an object encrypted with SSE-C or SSE-KMS has the form of an MD5 but is not one.
-        if answer.get("SSECustomerAlgorithm") or str(answer.get("ServerSideEncryption")).startswith("aws:kms"):
-            return False
-        if verdict is Verdict.DIFFERS:
-            raise TransientError("the size or the content differs from the listing")
-        return verdict is Verdict.MATCHES
+
+    def read(self, entry: RemoteObject, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to before `stop` of the object; fewer at its end.
+
+        Raises:
+            TransientError: The request failed; another attempt may succeed.
+            CtbasisError: Access is denied, the object was replaced or deleted, or the server ignores ranges.
+        """
+        stop = stop if entry.size is None else min(stop, entry.size)
+        if start >= stop:
+            return b""
+        try:
+            answer = self._get(entry, Range=f"bytes={start}-{stop - 1}")
+            with closing(answer["Body"]) as body:
+                if start and not str(answer.get("ContentRange", "")).startswith(f"bytes {start}-"):
+                    raise self._range_ignored()
+                data: bytes = body.read(stop - start)
+        except REQUEST_ERRORS as error:
+            raise self._object_changed(error) or self._bucket.translate(error) from None
+        except MALFORMED_ANSWER as error:
+            raise TransientError(f"the answer {malformed(error)}") from None
+        return require_range(data, start, stop, entry)
+
+    def _one(self, key: str) -> RemoteObject:
+        """Return the object of a key, by its header."""
+        options = {"Bucket": self._bucket.name, "Key": key, **self._version, **self._payer}
+        head = repeat(lambda: self._asked(self._bucket.client.head_object, options), self._bucket.unreachable)
+        entry = {"Key": key, "Size": head.get("ContentLength", -1), "ETag": head.get("ETag", "")}
+        return self._remote_object(entry, key.rpartition("/")[2])
+
+    def _asked(self, request: Callable[..., Any], options: dict[str, Any]) -> Any:
+        try:
+            return request(**options)
+        except REQUEST_ERRORS as error:
+            if error_code(error) in {*NO_SUCH_KEY, *NO_SUCH_VERSION}:
+                raise CtbasisError(
+                    f"bucket {self._bucket.name!r} has no object of this key, or no such version of it",
+                    expected="an object, or a prefix with objects below it",
+                    cause="the key or the version is misspelt, or was deleted",
+                    remedy="check the source",
+                ) from None
+            raise self._bucket.translate(error) from None
+        except MALFORMED_ANSWER as error:
+            raise TransientError(f"the answer {malformed(error)}") from None
+
+    def _remote_object(self, entry: Any, key: str) -> RemoteObject:
+        size, etag = entry.get("Size", -1), str(entry.get("ETag", "")).strip('"').lower()
+        if size < 0:
+            raise invalid_answer("an object has no size, or a negative one")
+        return RemoteObject(key, entry["Key"], int(size), etag)
+
+    def _get(self, entry: RemoteObject, **options: str) -> Any:
+        condition = {"IfMatch": f'"{entry.etag}"'} if entry.etag else {}
+        options = {**options, **condition, **self._version, **self._payer}
+        return self._bucket.client.get_object(Bucket=self._bucket.name, Key=entry.location, **options)
 
     def _listing(self, prefix: str) -> Iterator[Any]:
-        paginator = self._bucket.client.get_paginator("list_objects_v2")
-        empty = 0
+        return pages(
+            lambda token: self._page(prefix, token), invalid=invalid_answer, unreachable=self._bucket.unreachable
+        )
+
+    def _page(self, prefix: str, token: str) -> tuple[list[Any], str]:
         try:
-            for page in paginator.paginate(Bucket=self._bucket.name, Prefix=prefix):
-                if not page.keys() & LISTING_ELEMENTS:
-                    raise invalid_answer("it has no element of a listing")
-                empty = 0 if "Contents" in page else empty + 1
-                if empty > MAX_EMPTY_PAGES:
-                    raise invalid_answer(f"it does not end: {MAX_EMPTY_PAGES} pages hold no object")
-                yield from page.get("Contents", [])
-        except PaginationError:
-            raise invalid_answer("it does not end: a continuation token is repeated") from None
+            page = self._bucket.client.list_objects_v2(
+                Bucket=self._bucket.name,
+                Prefix=prefix,
+                **({"ContinuationToken": token} if token else {}),
+                **self._payer,
+            )
+            if not page.keys() & LISTING_ELEMENTS:
+                raise invalid_answer("it has no element of a listing")
+            return page.get("Contents", []), page.get("NextContinuationToken", "") if page.get("IsTruncated") else ""
         except REQUEST_ERRORS as error:
-            translated = self._bucket.translate(error)
-            if isinstance(translated, TransientError):
-                translated = self._bucket.unreachable(str(translated))
-            raise translated from None
+            raise self._bucket.translate(error) from None
         except MALFORMED_ANSWER as error:
             raise invalid_answer(f"it {malformed(error)}") from None
 
     def _object_changed(self, error: Exception) -> CtbasisError | None:
-        if error_code(error) not in OBJECT_CHANGED:
-            return None
+        return object_changed(f"bucket {self._bucket.name!r}") if error_code(error) in OBJECT_CHANGED else None
+
+    def _range_ignored(self) -> CtbasisError:
         return CtbasisError(
-            f"an object of bucket {self._bucket.name!r} was replaced or deleted after it had been listed",
-            expected="a source that does not change during the fetch",
-            cause="somebody writes to the source",
-            remedy="run the step again when the source is complete",
+            f"{self._bucket.endpoint} answers a request for a range of an object of bucket {self._bucket.name!r} with "
+            "another range",
+            expected="a server that supports the Range header, as S3 does",
+            cause="the endpoint is not an S3 server, or a proxy removes the header",
+            remedy="check AWS_ENDPOINT_URL and the proxy",
         )
-
-
-def _remote_object(entry: Any, key: str) -> RemoteObject:
-    size = entry.get("Size", -1)
-    if size < 0:
-        raise invalid_answer("an object has no size, or a negative one")
-    return RemoteObject(key, entry["Key"], int(size), str(entry.get("ETag", "")).strip('"').lower())

@@ -6,7 +6,14 @@ import re
 from typing import TYPE_CHECKING
 
 from ctbasis.errors import CtbasisError
+from ctbasis.sources.azure import AzureSource
+from ctbasis.sources.dicomweb import DicomwebSource
 from ctbasis.sources.folder import FolderSource
+from ctbasis.sources.gs import GsSource
+from ctbasis.sources.idc import IdcSource
+from ctbasis.sources.listed import SCHEME as LISTED
+from ctbasis.sources.listed import ListedSource
+from ctbasis.sources.manifest import ManifestSource
 from ctbasis.sources.s3 import S3Source
 
 if TYPE_CHECKING:
@@ -16,6 +23,16 @@ if TYPE_CHECKING:
 
 SCHEMES: dict[str, Callable[[str, int], Source]] = {
     "s3": S3Source,
+    "gs": GsSource,
+    "az": AzureSource,
+    "abfs": AzureSource,
+    "abfss": AzureSource,
+    "https": ManifestSource,
+    "http": ManifestSource,
+    "dicomweb+https": DicomwebSource,
+    "dicomweb+http": DicomwebSource,
+    "idc": IdcSource,
+    LISTED: lambda uri, connections: ListedSource(uri, connections, open_source),
     "file": FolderSource,
     "": FolderSource,
 }
@@ -42,7 +59,7 @@ def open_source(uri: str, connections: int) -> Source:
         # The URI is not repeated: one of another scheme may contain a password.
         raise CtbasisError(
             f"the source has the unknown URI scheme {scheme!r}" if uri else "the source is empty",
-            expected=f"a folder, or one of {', '.join(f'{name}://' for name in SCHEMES if name)}",
+            expected=f"a folder, or one of {', '.join(f'{name}://' for name in SCHEMES if name and name != LISTED)}",
             remedy="correct the source",
         )
     return SCHEMES[scheme](uri, connections)

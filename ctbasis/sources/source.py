@@ -17,14 +17,19 @@ class RemoteObject:
     Attributes:
         key: Name relative to the URI of the source; it may contain any characters.
         location: Identifies the object within the source.
-        size: Size in bytes.
-        etag: Changes whenever the content changes; an MD5 if it has the form of one.
+        size: Size in bytes; None if the listing of the source states none, as DICOMweb's.
+        etag: Changes whenever the content changes; a digest of the content if it has the form of one (see `Digest`).
     """
 
     key: str
     location: str
-    size: int
+    size: int | None
     etag: str
+
+    @property
+    def marks_folder(self) -> bool:
+        """Whether this is an empty object that a web console creates to show a folder."""
+        return self.size == 0 and (not self.key or self.key.endswith("/"))
 
 
 class Source(Protocol):
@@ -48,5 +53,16 @@ class Source(Protocol):
             TransientError: The download failed, and another attempt may succeed.
             CtbasisError: The download failed, and another attempt would fail too.
             OSError: `target` cannot be written.
+        """
+        ...
+
+    def read(self, entry: RemoteObject, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to before `stop` of the content of `entry`; fewer at its end.
+
+        No other byte of the object is transferred, as far as the protocol permits.
+
+        Raises:
+            TransientError: The read failed, and another attempt may succeed.
+            CtbasisError: The read failed, and another attempt would fail too.
         """
         ...

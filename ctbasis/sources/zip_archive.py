@@ -109,6 +109,14 @@ class UnzippedSource:
         Path(entry.location).replace(target)
         return True
 
+    def read(self, entry: RemoteObject, start: int, stop: int) -> bytes:
+        """Return a range of an unpacked member, or of another object of the source."""
+        if entry.location not in self._members:
+            return self._source.read(entry, start, stop)
+        with Path(entry.location).open("rb") as file:
+            file.seek(start)
+            return file.read(max(0, stop - start))
+
     def _unpacked(self, entry: RemoteObject) -> Iterator[RemoteObject]:
         path = self._scratch / uuid.uuid4().hex
         self._archives += 1
@@ -122,14 +130,14 @@ class UnzippedSource:
                 return
             with archive:
                 members = [member for member in archive.infolist() if not member.is_dir()]
-                fault = _archive_fault(members, path.stat().st_size)
+                fault = archive_fault(members, path.stat().st_size)
                 if fault:
                     self._leave_out(name, fault)
                     return
                 size = sum(member.file_size for member in members)
                 require_space(size, self._scratch, f"the content of {name}")
                 for number, member in enumerate(members, start=1):
-                    fault = _member_fault(member)
+                    fault = member_fault(member)
                     unpacked = "" if fault else self._extract(archive, member)
                     if not unpacked:
                         self._leave_out(f"{name}, member {number}", fault or "it is damaged")
@@ -183,7 +191,13 @@ def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[byte
         yield None
 
 
-def _archive_fault(members: list[zipfile.ZipInfo], size: int) -> str:
+def archive_fault(members: list[zipfile.ZipInfo], size: int) -> str:
+    """Return why an archive is not unpacked; empty if it is.
+
+    Args:
+        members: Its members, folders not counted.
+        size: Its size in bytes.
+    """
     if not members:
         return "it holds no file"
     if len(members) > MAX_MEMBERS:
@@ -194,7 +208,8 @@ def _archive_fault(members: list[zipfile.ZipInfo], size: int) -> str:
     return ""
 
 
-def _member_fault(member: zipfile.ZipInfo) -> str:
+def member_fault(member: zipfile.ZipInfo) -> str:
+    """Return why a member is not unpacked; empty if it is."""
     if member.flag_bits & 1:
         return "it is encrypted"
     if member.compress_type not in METHODS:

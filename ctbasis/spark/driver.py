@@ -3,8 +3,10 @@
     spark-submit ... ctbasis/spark/driver.py --matrix URI --factors URI --plan JSON
     spark-submit ... ctbasis/spark/driver.py --source s3://bucket/prefix --factors URI --plan JSON
     spark-submit ... ctbasis/spark/driver.py --matrix URI --denoised URI --factors URI --plan JSON   (patch mode)
+    python3 -m ctbasis.spark.driver --encoded TEXT   (the head of a Ray cluster; TEXT holds one of these command lines)
 
-JSON is an `SvdPlan` as its `to_json` writes it; `Job.arguments` makes such a command line.
+JSON is an `SvdPlan` as its `to_json` writes it; `Job.arguments` makes such a command line. It also names the version of
+ctbasis that made it, and the program refuses another version than its own before it reads anything else.
 
 The program imports no Spark. An engine that needs a Spark session gets it from the application in which the program
 runs; with the other engines the svd step calls `run` in its own process.
@@ -13,6 +15,8 @@ runs; with the other engines the svd step calls `run` in its own process.
 from __future__ import annotations
 
 import argparse
+import base64
+import binascii
 import json
 import sys
 import time
@@ -22,22 +26,28 @@ from typing import TYPE_CHECKING, Self
 
 from ctbasis.choices import AUTO
 from ctbasis.errors import CtbasisError, exit_on_error
+from ctbasis.installed import VERSION
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.parameters import DeidentificationPlan, SvdPlan
 from ctbasis.patch.plan import PatchPlan
 from ctbasis.printable import say
+from ctbasis.storage.outputs import write_file
 from ctbasis.svd.engines import engine_named
 from ctbasis.svd.factors import FactorWriter
 from ctbasis.svd.plan import fit_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
     from ctbasis.spark.fused import FusedMatrix
     from ctbasis.svd.plan import Plan
     from ctbasis.svd.spectrum import Spectrum
 
 DTYPES = ("float32", "float64")
+
+ENCODED = "--encoded"
+"""Option in place of all others, for a command line that passes through shells."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ class Job:
     def arguments(self) -> list[str]:
         """Return the command line of this job, which `parse` reads."""
         given = {"matrix": self.matrix, "source": self.source, "factors": self.factors, "denoised": self.denoised}
-        given |= {"plan": self.plan.to_json(), "qc": self.qc}
+        given |= {"plan": self.plan.to_json(), "qc": self.qc, "release": VERSION}
         if self.deidentification != DeidentificationPlan():
             given["deidentification"] = self.deidentification.to_json()
         if self.dtype != DTYPES[0]:
@@ -100,12 +110,16 @@ class Job:
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> Self:
-        """Read a command line; a wrong one exits with code 2 and its usage.
+        """Read a command line.
 
         Raises:
-            CtbasisError: A plan is invalid, or the parts do not fit together.
+            CtbasisError: Another version of ctbasis made it, an option is wrong, a plan is invalid, or the parts do not
+                fit together.
         """
-        parser = argparse.ArgumentParser(prog="driver.py", description="Factor or denoise a matrix store.")
+        arguments = _decoded(arguments)
+        _refuse_other_release(arguments)
+        parser = _Parser(prog="driver.py", description="Factor or denoise a matrix store.")
+        parser.add_argument("--release", default=VERSION, metavar="VERSION", help="version of ctbasis that runs this")
         parser.add_argument("--matrix", default="", metavar="URI", help="complete matrix store")
         parser.add_argument(
             "--source", default="", metavar="URI", help="DICOM files, decoded by Spark executors; no matrix is stored"
@@ -124,9 +138,63 @@ class Job:
         parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="type of U on disk")
         parser.set_defaults(deidentification=DeidentificationPlan().to_json())
         given = vars(parser.parse_args(arguments))
+        del given["release"]
         given["plan"] = SvdPlan.from_json(given["plan"])
         given["deidentification"] = DeidentificationPlan.from_json(given["deidentification"])
         return cls(**given)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose refusal is an error like any other, so that the step which started the program can show it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CtbasisError(
+            f"the command line of the driver program: {message}",
+            expected="the options of `driver.py --help`",
+            cause=f"another version of ctbasis than {VERSION}, which this program is of, made it",
+            remedy="use the images `ctbasis/steps` and `ctbasis/spark` of one version",
+        )
+
+
+def _refuse_other_release(arguments: Sequence[str]) -> None:
+    """Refuse a command line that another version of ctbasis made; its other options may be unknown here.
+
+    Raises:
+        CtbasisError: The option --release names another version.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--release", default=VERSION)
+    release = parser.parse_known_args(arguments)[0].release
+    if release != VERSION:
+        raise CtbasisError(
+            f"the step has ctbasis {release}, and the image of its job has ctbasis {VERSION}",
+            expected="one version of ctbasis in the images of the steps and of the jobs that they start",
+            cause="one of the images was built or tagged at another time, or the template names another tag",
+            remedy=f"build and push the images of one version, and name {release} in the template ctbasis-svd, as in "
+            "spec.image of the SparkApplication",
+        )
+
+
+def _decoded(arguments: Sequence[str]) -> Sequence[str]:
+    """Return the command line that `--encoded TEXT` holds: base64 of a JSON list, which no shell changes.
+
+    Raises:
+        CtbasisError: The text is no such list.
+    """
+    if list(arguments[:1]) != [ENCODED]:
+        return arguments
+    try:
+        decoded = json.loads(base64.urlsafe_b64decode("".join(arguments[1:])))
+    except (binascii.Error, ValueError):
+        decoded = None
+    if not isinstance(decoded, list) or not all(isinstance(one, str) for one in decoded):
+        raise CtbasisError(
+            f"the command line of the driver program: {ENCODED} holds no command line",
+            expected="base64 of a JSON list of texts",
+            cause="the entrypoint of the job was changed",
+            remedy="run again: the svd step writes the entrypoint",
+        )
+    return decoded
 
 
 def run(job: Job) -> None:
@@ -182,7 +250,7 @@ def _factor_source(job: Job) -> str:
         plan = _fitted(job.plan, fused.matrix)
         factors, spectrum = fused.factorize(job.factors, plan, dtype=job.dtype)
         if job.qc:
-            Path(job.qc).write_text(json.dumps(fused.matrix.qc, indent=1) + "\n", encoding="utf-8")
+            write_file(Path(job.qc), json.dumps(fused.matrix.qc, indent=1) + "\n")
         _finish(factors, spectrum, plan, fused.matrix)
     finally:
         fused.close()

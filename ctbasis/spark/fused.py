@@ -4,7 +4,7 @@ The parallel unit is the slice. Executors first read the headers. The driver arr
 step, so that columns, dtype and row blocks, and with them the factors, equal those of the staged mode (`ctbasis run`).
 Then each task decodes some slices to HU and cuts them into row blocks; one shuffle joins the pieces of each row block;
 and the passes of the SVD run over row blocks in the executors' memory, which are written to disk only where memory is
-short. Values set aside (padding, below AIR) are written to the factor store by the task that joins the block.
+short. The HU of excluded voxels are written to the factor store by the task that joins the block.
 
 Fused mode reads every file twice, for its header and for its values (a multi-frame file once a task), and saves the
 disk space of the matrix and two steps. Archives are refused, because every task would have to unpack them again. The
@@ -29,7 +29,7 @@ from ctbasis.sources.fetch import list_objects
 from ctbasis.sources.schemes import open_source
 from ctbasis.sources.zip_archive import ZIP_SUFFIX
 from ctbasis.spark.fused_tasks import Column, assemble, decode_columns, digests, read_headers
-from ctbasis.svd.engines.spark import SparkWorkers, error_of_task, task_count
+from ctbasis.svd.engines.spark import SparkWorkers, error_of_task, tasks_for
 from ctbasis.svd.factors import FactorWriter
 from ctbasis.svd.method import factorize_with
 
@@ -257,7 +257,7 @@ class Fused:
         from pyspark import StorageLevel
 
         matrix = self.matrix
-        partitions = task_count(matrix.block_count, self._spark.defaultParallelism)
+        partitions = tasks_for(self._spark, matrix.block_count)
         join = partial(assemble, factors_uri, matrix.rows, matrix.cols, matrix.block_rows, str(matrix.dtype))
         self._spark.setJobDescription("fused: transpose")
         self._blocks = (
@@ -308,6 +308,21 @@ def files(uri: str, *, opaque: bool) -> list[RemoteObject]:
             remedy="use `ctbasis run`, whose fetch step unpacks them once, or unpack them at the source",
         )
     return sorted(objects, key=lambda entry: entry.key)
+
+
+def require_files(uri: str) -> None:
+    """Refuse a source that fused mode cannot read, or that holds no file, by its listing alone.
+
+    Raises:
+        CtbasisError: There is no object, an object is an archive, or the source cannot be listed.
+    """
+    if not files(uri, opaque=False):
+        raise CtbasisError(
+            "the source holds no file",
+            expected="DICOM files",
+            cause="the folder or the prefix is misspelt, or still empty",
+            remedy="correct the source",
+        )
 
 
 def _results_of(decoded: tuple[list[tuple[int, SliceResult]], Any]) -> list[tuple[int, SliceResult]]:

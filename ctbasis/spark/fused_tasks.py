@@ -6,16 +6,14 @@ one slice and no executor.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ctbasis.dicom.hounsfield import clip
+from ctbasis.dicom.excluded_voxels import exclude
 from ctbasis.dicom.workers import Workers
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.columns import SliceResult, crashed_slice, decode_slice
@@ -23,10 +21,12 @@ from ctbasis.matrix.ingest import crashed_file, read_file, values_digest
 from ctbasis.sources.fetch import download_with_retries
 from ctbasis.sources.schemes import open_source
 from ctbasis.storage.voxels import absent
+from ctbasis.storage.working_folder import scratch_folder
 from ctbasis.svd.factors import FactorWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -85,27 +85,23 @@ def decode_columns(
 
     Yields:
         One pair: the result of each column by its index, and the piece of each row block by its number. A piece is
-        (indices of the columns, clipped HU, values set aside), the arrays (rows, columns) as in a chunk of a matrix
+        (indices of the columns, HU, values set aside), the arrays (rows, columns) as in a chunk of a matrix
         store. There are no pieces if a column could not be decoded or does not fit `dtype`.
     """
     group = list(columns)
     if not group:
         return
     voxels = group[0].slice.Rows * group[0].slice.Columns
-    masked = any(column.slice.pixels.padding_above_air for column in group)
-    hu = np.empty((len(group), voxels), dtype)
-    padded = np.zeros((len(group), voxels), bool) if masked else None
+    hu, excluded = np.empty((len(group), voxels), dtype), np.zeros((len(group), voxels), bool)
     results: list[tuple[int, SliceResult]] = []
     entries = ((column.entry, column.slice) for column in group)
     decoded = _isolated(
-        uri, partial(_decode_slice, dtype, masked), entries, lambda _, ending: (crashed_slice(ending), None, None)
+        uri, partial(_decode_slice, dtype), entries, lambda _, ending: (crashed_slice(ending), None, None)
     )
     for position, (result, values, mask) in enumerate(decoded):
         results.append((group[position].index, result))
-        if values is not None:
-            hu[position] = values
-        if padded is not None and mask is not None:
-            padded[position] = mask
+        if values is not None and mask is not None:
+            hu[position], excluded[position] = values, mask
     indices = np.array([column.index for column in group])
     pieces: list[tuple[int, Any]] = []
     if all(result.fits and not result.problem for _, result in results):
@@ -113,7 +109,7 @@ def decode_columns(
             rows = slice(start, min(start + block_rows, voxels))
             A = np.ascontiguousarray(hu[:, rows].T)
             aside = np.empty_like(A)
-            clip(A, aside, padded[:, rows].T if padded is not None else None)
+            exclude(A, aside, excluded[:, rows].T)
             pieces.append((number, (indices, A, aside)))
     yield results, pieces
 
@@ -133,12 +129,12 @@ def _isolated(
         crashed: Function that gives the result of an item that crashed the process; see `Workers.map`.
     """
     source = open_source(uri, 1)
-    with Workers(1) as worker, tempfile.TemporaryDirectory(prefix="ctbasis-fused-") as scratch:
+    with Workers(1) as worker, scratch_folder("ctbasis-fused") as scratch:
         for entry, group in groupby(entries, key=lambda pair: pair[0]):
-            path = Path(scratch, entry.key)
+            path = scratch / entry.key
             path.parent.mkdir(parents=True, exist_ok=True)
             download_with_retries(source, entry, path)
-            yield from worker.map(partial(work, Path(scratch)), [item for _, item in group], crashed)
+            yield from worker.map(partial(work, scratch), [item for _, item in group], crashed)
             path.unlink()
 
 
@@ -147,11 +143,11 @@ def _read_file(deidentification: Deidentification | None, folder: Path, file: st
 
 
 def _decode_slice(
-    dtype: str, masked: bool, folder: Path, entry: Slice
+    dtype: str, folder: Path, entry: Slice
 ) -> tuple[SliceResult, NDArray[Any] | None, NDArray[np.bool_] | None]:
     hu = np.empty(entry.Rows * entry.Columns, dtype)
-    padded = np.zeros(hu.shape, bool) if masked else None
-    return decode_slice(folder, entry, hu, padded), hu, padded
+    excluded = np.zeros(hu.shape, bool)
+    return decode_slice(folder, entry, hu, excluded), hu, excluded
 
 
 def assemble(

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from typing import TYPE_CHECKING
 
+from ctbasis.jobs.names import job_name
+from ctbasis.jobs.placement import Placement
+from ctbasis.jobs.spark_application import SparkApplication
 from ctbasis.spark import launch_local
-from ctbasis.spark.application import SparkApplication
-from ctbasis.spark.placement import Placement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["application_name", "launch", "local_java"]
+__all__ = ["application_name", "end", "launch", "local_java"]
 
 local_java = launch_local.java_version
 
 
-LONGEST_NAME = 56
-"""Characters of an application's name. Operator and Spark append `-driver`; a label or host name has at most 63."""
-
-
-def application_name(run: str) -> str:
-    """Return the name of the svd task's application in `run`: always the same for one run, different for two.
-
-    It is never `ctbasis-svd`, the name of the template. A pipeline with several svd tasks gives each a different `run`,
-    such as the id of the run and the name of the task.
+def application_name(run: str, prefix: str = "ctbasis-svd") -> str:
+    """Return the name of a task's SparkApplication in `run`; see `job_name`.
 
     >>> application_name("0f0c1d9e-run")
     'ctbasis-svd-0f0c1d9e-run'
     """
-    full_name = f"ctbasis-svd-{run}"
-    name = re.sub(r"[^a-z0-9-]+", "-", full_name.lower()).strip("-")
-    if name == full_name and len(name) <= LONGEST_NAME:
-        return name
-    # Two runs may differ only in characters that were replaced or cut.
-    digest = hashlib.sha256(run.encode()).hexdigest()[:8]
-    return f"{name[: LONGEST_NAME - len(digest) - 1].rstrip('-')}-{digest}"
+    return job_name(run, longest=SparkApplication.longest_name, prefix=prefix)
 
 
 def launch(arguments: Sequence[str], *, run: str, placement: Placement | None = None, master: str = "") -> None:
@@ -58,10 +44,33 @@ def launch(arguments: Sequence[str], *, run: str, placement: Placement | None = 
         CtbasisError: The application failed; with the reason.
     """
     name = application_name(run)
-    if "KUBERNETES_SERVICE_HOST" in os.environ and not master:
-        from ctbasis.spark import launch_kubernetes
+    if _in_cluster() and not master:
+        from ctbasis.jobs import launcher
 
-        application = launch_kubernetes.template().for_run(name=name, arguments=arguments)
-        launch_kubernetes.launch(application.placed(placement or Placement()))
+        application = launcher.template(SparkApplication).for_run(name=name, arguments=arguments)
+        launcher.launch(application.placed(placement or Placement()))
     else:
         launch_local.launch(SparkApplication.read().for_run(name=name, arguments=arguments), master=master)
+
+
+def end(run: str) -> bool:
+    """Delete the application of `run` on Kubernetes if it has not ended, and wait until it and its pods are gone.
+
+    Args:
+        run: Id of the run, as `launch` got it.
+
+    Returns:
+        Whether there was an application to delete; False outside of a cluster.
+
+    Raises:
+        CtbasisError: The application or a pod of it still exists, or may not be deleted.
+    """
+    if not _in_cluster():
+        return False
+    from ctbasis.jobs import launcher
+
+    return launcher.end(SparkApplication, application_name(run))
+
+
+def _in_cluster() -> bool:
+    return "KUBERNETES_SERVICE_HOST" in os.environ

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from ctbasis.errors import CtbasisError, error_in_log
 from ctbasis.installed import IMAGE_ROOT, LAYOUT
 from ctbasis.printable import say
+from ctbasis.storage.working_folder import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ctbasis.spark.application import SparkApplication
+    from ctbasis.jobs.spark_application import SparkApplication
 
 LOCAL_SCHEME = "local://"
 """Scheme of a URI that names a file in the Spark image."""
@@ -44,6 +44,12 @@ CHANNEL_SETTINGS = ("spark.authenticate", "spark.network.crypto.", "spark.io.enc
 secret with all its applications: its workers refuse an application with another secret, or with none. The secret is in
 the master's `spark-defaults.conf`, never in a manifest, and these settings stand beside it."""
 
+UNAUTHENTICATED = (
+    "svd: the connections to {master} are not authenticated: whoever reaches the driver's port can register as an "
+    "executor and be given the data; put spark.authenticate and spark.authenticate.secret into spark-defaults.conf in "
+    "SPARK_CONF_DIR, here and on the cluster"
+)
+
 TAIL_LINES = 200
 
 
@@ -63,11 +69,13 @@ def launch(application: SparkApplication, *, master: str = "") -> None:
             expected=f"`java` {LEAST_JAVA} or newer on PATH or in JAVA_HOME",
             remedy="run `make setup`, install openjdk-17-jre-headless, or choose --engine numpy",
         )
-    with tempfile.TemporaryDirectory(prefix="ctbasis-spark-") as scratch:
+    with scratch_folder("ctbasis-spark") as scratch:
         manifest = application.to_manifest()
         command = spark_submit(manifest, master=master)
+        if master and not authenticates():
+            say(UNAUTHENTICATED.format(master=master))
         tail: deque[str] = deque(maxlen=TAIL_LINES)
-        with _submitted(command, manifest, scratch) as process:
+        with _submitted(command, manifest, str(scratch)) as process:
             for line in process.stdout or ():
                 tail.append(line)
                 say(line.rstrip("\n").expandtabs())
@@ -85,6 +93,18 @@ def java_version() -> int | None:
     match = re.search(r'version "(\d+)', output)
     version = int(match[1]) if match else 0
     return version if version >= LEAST_JAVA else None
+
+
+def authenticates() -> bool:
+    """Return whether the `spark-defaults.conf` of this machine switches on authentication."""
+    folder = os.environ.get("SPARK_CONF_DIR") or _spark_home() / "conf"
+    try:
+        text = Path(folder, "spark-defaults.conf").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    # The last of several lines counts; the format is that of Java's properties.
+    values: list[str] = re.findall(r"^[ \t]*spark\.authenticate[ \t]*[ \t=:][ \t]*(\S+)", text, re.MULTILINE)
+    return bool(values) and values[-1].lower() == "true"
 
 
 def spark_submit(manifest: Mapping[str, Any], *, master: str = "") -> list[str]:

@@ -7,9 +7,7 @@ numbers are those of `ctbasis run`.
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,9 +18,11 @@ from ctbasis.matrix.read import load
 from ctbasis.matrix.volumes import write_volume
 from ctbasis.parameters import GlobalMode, PatchMode, SvdPlan
 from ctbasis.patch.estimate import noise_estimate
+from ctbasis.patch.parts import without_series
 from ctbasis.steps.factor import unique_run
 from ctbasis.steps.svd import denoise as denoise_patches
 from ctbasis.steps.svd import factorize
+from ctbasis.storage.working_folder import scratch_folder
 from ctbasis.svd.factors import FactorStore
 from ctbasis.svd.rank_k import low_rank_columns
 
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from ctbasis.dicom.volume import Volume
     from ctbasis.matrix.read import ImageLike
     from ctbasis.patch.estimate import NoiseEstimate
-
-ONE_SERIES = "series 1: "
-"""How a note begins that is of the first series of a matrix; here there is no other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,12 +164,12 @@ def denoise(
         patch_mode=PatchMode(tau=tau, wiener=wiener, stride=stride, target_noise=target_noise),
     )
     volume = load(image, spacing)
-    with tempfile.TemporaryDirectory(prefix="ctbasis-denoise-") as scratch:
-        basis_uri = os.fspath(keep_basis) or str(Path(scratch, "basis.zarr"))
-        matrix_uri = write_volume(volume, str(Path(scratch, "matrix.zarr"))).uri
+    with scratch_folder("ctbasis-denoise") as scratch:
+        basis_uri = os.fspath(keep_basis) or str(scratch / "basis.zarr")
+        matrix_uri = write_volume(volume, str(scratch / "matrix.zarr")).uri
         if mode == "global":
             return _denoise_globally(volume, matrix_uri, basis_uri, plan)
-        return _denoise_by_patches(volume, matrix_uri, basis_uri, str(Path(scratch, "denoised.zarr")), plan)
+        return _denoise_by_patches(volume, matrix_uri, basis_uri, str(scratch / "denoised.zarr"), plan)
 
 
 def _denoise_globally(volume: Volume, matrix_uri: str, basis_uri: str, plan: SvdPlan) -> Denoised:
@@ -196,6 +193,6 @@ def _denoise_by_patches(volume: Volume, matrix_uri: str, basis_uri: str, out: st
         volume.with_hu(np.concatenate(images), derivation=derivation),
         "patch",
         0,
-        noise_estimate(store.noise(0), volume.shape),
-        tuple(note.removeprefix(ONE_SERIES) for note in store.plan.notes),
+        noise_estimate(store.parts, [store.noise(number) for number in range(len(store.parts))], volume.shape),
+        tuple(without_series(note) for note in store.plan.notes),
     )

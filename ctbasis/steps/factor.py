@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from ctbasis.matrix.store import MatrixStore, MatrixWriter
 from ctbasis.matrix.volumes import write_volume
 from ctbasis.parameters import GlobalMode, SvdPlan
 from ctbasis.steps.svd import factorize
+from ctbasis.storage.working_folder import scratch_folder
 from ctbasis.svd.factors import FactorStore
 from ctbasis.svd.spectrum import Accuracy
 
@@ -124,9 +123,9 @@ def factor(
             rank=str(rank), ranks=str(rank), oversample=oversample, power_iters=power_iters, method=method
         ),
     )
-    with tempfile.TemporaryDirectory(prefix="ctbasis-factor-") as scratch:
-        uri = _stored_matrix(matrix, str(Path(scratch, "matrix.zarr")))
-        factors_uri = os.fspath(keep) or str(Path(scratch, "factors.zarr"))
+    with scratch_folder("ctbasis-factor") as scratch:
+        uri = _stored_matrix(matrix, str(scratch / "matrix.zarr"))
+        factors_uri = os.fspath(keep) or str(scratch / "factors.zarr")
         factorize(uri, factors_uri, plan, run=unique_run())
         store = FactorStore.open(factors_uri)
         U = np.concatenate([store.read_block(index) for index in range(store.block_count)])

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctbasis.dicom.deidentify.deidentification import Deidentification
+from ctbasis.jobs.pod import pod_name
 from ctbasis.matrix.ingest import ingest
 from ctbasis.printable import say
+from ctbasis.storage.run_folders import mark
 from ctbasis.storage.stores import run_folder
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ def run_step(
             written.
     """
     place = run_folder(workspace, store, run)
+    if store:
+        mark(place, run, on_kubeflow=bool(pod_name()))
     matrix, truth_matrix = f"{place}/matrix.zarr", f"{place}/truth.zarr"
     # One object for both series, so that a UID that both contain is replaced by the same one.
     identity = Deidentification.of(plan.retain) if plan.deidentify else None

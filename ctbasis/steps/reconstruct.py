@@ -5,7 +5,8 @@ out/series-01/slice-0001.dcm ...    of several series, one folder each
 basis_images/basis-0001.dcm ...     global mode: the columns of U
 noise/slice-0001.dcm ...            patch mode: sigma of every slice, in folders as the denoised series
 
-The folders contain nothing but DICOM files, so that any viewer or archive reads them as they are.
+The folders contain nothing but DICOM files, so that any viewer or archive reads them as they are. The artifact of the
+mode that a run does not have contains a text file that says so.
 """
 
 from __future__ import annotations
@@ -72,6 +73,9 @@ def run_step(
 ) -> list[DerivedSeries]:
     """Write the denoised series of a run, with basis images in global mode or maps of the noise in patch mode.
 
+    The folder of the other mode gets a text file that says so: Kubeflow Pipelines after 2.17 fails a step that does not
+    write an output which it declares.
+
     Args:
         basis_uri: The factor store of global mode.
         denoised_uri: The denoised matrix of patch mode; empty in global mode.
@@ -85,8 +89,17 @@ def run_step(
         CtbasisError: See `reconstruct` and `reconstruct_patches`.
     """
     if denoised_uri:
-        return reconstruct_patches(denoised_uri, out, compression=plan.compress, noise=noise)
-    return reconstruct(basis_uri, out, rank=rank, compression=plan.compress, basis_images=basis_images)
+        written = reconstruct_patches(denoised_uri, out, compression=plan.compress, noise=noise)
+        _explain_absence(basis_images, "Basis images are written in global mode. This run was in patch mode.\n")
+    else:
+        written = reconstruct(basis_uri, out, rank=rank, compression=plan.compress, basis_images=basis_images)
+        _explain_absence(noise, "Maps of the noise are written in patch mode. This run was in global mode.\n")
+    return written
+
+
+def _explain_absence(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.txt").write_text(text, encoding="ascii")
 
 
 def reconstruct(
@@ -232,8 +245,8 @@ def _write_noise(store: PatchStore, folder: Path, derivation: Derivation, compre
     with header_errors(1):
         sources = sources_of_columns(store.series, store.header)
     for number, series in enumerate(store.series):
-        noise = store.noise(number)
-        slope = noise_slope(noise.sigma)
+        of_series = [index for index, part in enumerate(store.parts) if part.number == number]
+        slope = max(noise_slope(store.noise(index).sigma) for index in of_series)
         entry = DerivedSeries(f"series-{number + 1:02d}" if several else "", "", "", series.count)
         for at, path in progress(enumerate(_paths(folder, [entry])), "noise maps", total=series.count, unit="slice"):
             column = series.first + at

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctbasis.parsing import parse_ranks
 from ctbasis.report.global_report import write_report
 from ctbasis.report.patch_report import write_patch_report
+from ctbasis.storage.working_folder import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 
 def run_step(
@@ -44,8 +44,8 @@ def run_step(
     Raises:
         CtbasisError: A store is missing or incomplete, or the disk is full.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        out, truth = Path(scratch) / "report", truth_uri or None
+    with scratch_folder("ctbasis-report") as scratch:
+        out, truth = scratch / "report", truth_uri or None
         if denoised_uri:
             scalars = write_patch_report(matrix_uri, denoised_uri, basis_uri, qc=qc, out=out, truth_uri=truth)
         else:

@@ -7,6 +7,7 @@ patch mode:  matrix store -> matrix store with the denoised values, and the base
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,14 +18,18 @@ from ctbasis.matrix.store import MatrixStore
 from ctbasis.parsing import Rule
 from ctbasis.patch.bases import PatchBases
 from ctbasis.patch.noise_fit import fit_noise
+from ctbasis.patch.parts import parts_of
 from ctbasis.patch.result import PatchStore
 from ctbasis.patch.volume import StoredVolume
 from ctbasis.printable import say
 from ctbasis.spark import driver
 from ctbasis.spark.driver import Job
+from ctbasis.steps import engine_job
 from ctbasis.steps.engine_choice import choose_engine
 from ctbasis.storage import stores
 from ctbasis.storage.copies import copy
+from ctbasis.storage.objects import is_s3
+from ctbasis.storage.paths import refuse_overlap
 from ctbasis.svd.engines import engine_named
 from ctbasis.svd.factors import FactorStore, FactorWriter
 from ctbasis.svd.plan import fit_plan
@@ -32,10 +37,8 @@ from ctbasis.svd.project import project_matrix
 from ctbasis.svd.rank import choose_rank, factored_rank
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from ctbasis.jobs.placement import Placement
     from ctbasis.parameters import DeidentificationPlan, SvdPlan
-    from ctbasis.spark.placement import Placement
     from ctbasis.svd.plan import Plan
 
 
@@ -86,15 +89,23 @@ def run_step(
         workspace: Root of the run's workspace.
         store: `s3://bucket/prefix` of the run's stores; empty for the workspace.
         run: Id of the run.
-        placement: Kubeflow's decisions for the step's pod, which the pods of the Spark application share.
+        placement: Kubeflow's decisions for the step's pod, which the pods of its job share.
 
     Raises:
         CtbasisError: The matrix is missing or incomplete, the parameters do not fit it, the engine failed, or the disk
             is full.
+        SystemExit: The step received a signal to stop; see ctbasis/jobs/launcher.py.
     """
+    factored = plan.mode == "patch" or not plan.basis
+    if factored:
+        plan = _with_engine(plan)
     if store:
         # The executors read and write S3 only, and may run where the workspace cannot be mounted.
         placement = placement.without(workspace)
+    elif factored and (engine_named(plan.engine).on_spark or engine_job.is_launched(plan.engine, plan.cluster)):
+        from ctbasis.jobs.node import beside_this_pod
+
+        placement = beside_this_pod(placement)
     folder = stores.run_folder(workspace, store, run)
     factors = f"{folder}/factors.zarr"
     if plan.mode == "patch":
@@ -196,8 +207,16 @@ def factorize_source(
         run: Id of the run.
 
     Raises:
-        CtbasisError: The source holds no CT, or archives; the parameters do not fit it; Spark failed.
+        CtbasisError: The source cannot be read or holds no CT, or archives; `factors_uri` holds other files or lies in
+            the source; the parameters do not fit it; Spark failed.
     """
+    from ctbasis.spark.fused import require_files
+
+    # Refuses what the driver program would refuse, but before Spark is started.
+    stores.refuse_foreign(factors_uri)
+    if not is_s3(factors_uri):
+        refuse_overlap(Path(factors_uri), [source])
+    require_files(source)
     job = Job(plan.replaced(engine="spark"), factors_uri, source=source, deidentification=deidentification, qc=qc)
     _execute(job, run=run, placement=None)
 
@@ -223,9 +242,9 @@ def noise_norm(matrix: MatrixStore) -> float:
     basis leaves out.
     """
     squares = 0.0
-    for series in matrix.series:
-        sigma = fit_noise(StoredVolume(matrix, series)).sigma
-        squares += float(np.mean(np.square(sigma, dtype=np.float64))) * matrix.rows * series.count
+    for part in parts_of(matrix.series):
+        sigma = fit_noise(StoredVolume(matrix, part.slices)).sigma
+        squares += float(np.mean(np.square(sigma, dtype=np.float64))) * matrix.rows * part.slices.count
     return float(np.sqrt(squares))
 
 
@@ -245,11 +264,16 @@ def _with_engine(plan: SvdPlan) -> SvdPlan:
 
 
 def _execute(job: Job, *, run: str, placement: Placement | None) -> None:
-    """Run the driver program, inside a Spark application where the engine needs one."""
+    """Run the driver program: inside a Spark application or a job of another operator where the engine needs one.
+
+    Only the svd step of a run has a placement. Elsewhere, as in a notebook, the engines besides Spark run here.
+    """
     if engine_named(job.plan.engine).on_spark:
         from ctbasis.spark.launch import launch
 
         launch(job.arguments(), run=run, placement=placement, master=job.plan.cluster)
+    elif placement is not None and engine_job.is_launched(job.plan.engine, job.plan.cluster):
+        engine_job.launch(job.plan.engine, job.arguments(), run=run, placement=placement)
     else:
         driver.run(job)
 

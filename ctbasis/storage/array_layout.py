@@ -194,6 +194,14 @@ class ArrayLayout:
         return Manifest(np.frombuffer(checksums, ">u4").astype(np.uint32), np.asarray(sizes, np.int64))
 
 
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a name that an object has twice: of its values, another reader may take the other one."""
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return document
+
+
 def parse_json(content: bytes) -> dict[str, Any]:
     """Return metadata from JSON.
 
@@ -201,7 +209,7 @@ def parse_json(content: bytes) -> dict[str, Any]:
         ValueError: It is not a JSON object.
     """
     try:
-        document = json.loads(content)
+        document = json.loads(content, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise ValueError("it is not JSON") from error
     if not isinstance(document, dict):

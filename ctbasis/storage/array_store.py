@@ -69,7 +69,7 @@ class _Store:
 
     def _load(self, name: str) -> StoredArray:
         key = f"{name}/{ROOT}"
-        content = self._objects.read(key)
+        content = self._objects.read(key, most=MAX_METADATA_BYTES)
         if content is None:
             raise self._error(f"{key} of {self.uri} is missing", "the metadata of an array", _LOST)
         if self._root[COMPLETE] is True:
@@ -87,7 +87,15 @@ class _Store:
                 f"{len(schema.shape)} of {' or '.join(schema.dtypes)}",
                 _FOREIGN,
             )
-        return StoredArray(name, layout, manifest, objects=self._objects, uri=self.uri, remedy=self.schema.remedy)
+        return StoredArray(
+            name,
+            layout,
+            manifest,
+            objects=self._objects,
+            uri=self.uri,
+            remedy=self.schema.remedy,
+            absent=schema.absent,
+        )
 
     def _check_listed(self, name: str, key: str, content: bytes) -> None:
         """Compare metadata with the manifest of the root."""
@@ -204,7 +212,7 @@ class ArrayStore(_Store):
         stored = []
         for number in range(1, self._count(self.schema.members) + 1):
             key = f"{number}/{ROOT}"
-            content = self._objects.read(key)
+            content = self._objects.read(key, most=MAX_METADATA_BYTES)
             if content is None:
                 raise self._error(f"{key} of {self.uri} is missing", "every basis of the run", _LOST)
             self._check_listed(str(number), key, content)

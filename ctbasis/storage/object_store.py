@@ -12,6 +12,7 @@ import asyncio
 import os
 import random
 import time
+from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,9 +23,12 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByt
 from ctbasis.errors import CtbasisError, TransientError
 from ctbasis.printable import say
 from ctbasis.storage.s3 import MALFORMED_ANSWER, NO_SUCH_KEY, REQUEST_ERRORS, Bucket, error_code, malformed, split_uri
+from ctbasis.storage.unreadable import MAX_OBJECT_BYTES, too_large
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from datetime import datetime
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -78,8 +82,12 @@ class ObjectStore(Store):
         self._name, prefix = split_uri(uri, what="store")
         self._below = f"{prefix}/" if prefix else ""
 
-    def read(self, key: str, byte_range: ByteRequest | None = None) -> bytes | None:
-        """Return the content of an object, or the given range of its bytes; None if there is no such object."""
+    def read(self, key: str, byte_range: ByteRequest | None = None, *, most: int = MAX_OBJECT_BYTES) -> bytes | None:
+        """Return the content of an object, or the given range of its bytes; None if there is no such object.
+
+        Raises:
+            UnreadableError: It has more than `most` bytes.
+        """
         options: dict[str, str] = {"Range": _range(byte_range)} if byte_range is not None else {}
 
         def request(bucket: Bucket) -> bytes | None:
@@ -89,6 +97,9 @@ class ObjectStore(Store):
                 if error_code(error) in NO_SUCH_KEY:
                     return None
                 raise
+            if answer["ContentLength"] > most:
+                answer["Body"].close()
+                raise too_large(f"{self.uri}/{key}", answer["ContentLength"], most)
             content: bytes = answer["Body"].read()
             return content
 
@@ -99,6 +110,34 @@ class ObjectStore(Store):
         self._with_retries(
             lambda bucket: bucket.client.put_object(Bucket=bucket.name, Key=self._below + key, Body=content)
         )
+
+    def upload(self, key: str, path: Path) -> None:
+        """Create or replace an object with the content of a file; a large file is sent in parts, whole or not at all.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+
+        def request(bucket: Bucket) -> None:
+            with path.open("rb") as file:
+                bucket.client.upload_fileobj(file, bucket.name, self._below + key)
+
+        self._with_retries(request)
+
+    def abort_uploads(self) -> None:
+        """Remove the parts of uploads to keys below the prefix that a process began and did not complete.
+
+        A server that does not list them, or not to this user, keeps them.
+        """
+
+        def request(bucket: Bucket) -> None:
+            listing = bucket.client.list_multipart_uploads(Bucket=bucket.name, Prefix=self._below)
+            for upload in listing.get("Uploads", []):
+                names = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                bucket.client.abort_multipart_upload(Bucket=bucket.name, **names)
+
+        with suppress(CtbasisError):
+            self._with_retries(request)
 
     def read_into(self, key: str, buffer: NDArray[np.uint8]) -> int | None:
         """Read an object into `buffer` if it has its size; return the object's size, or None if there is no object."""
@@ -121,6 +160,14 @@ class ObjectStore(Store):
         return {
             entry["Key"].removeprefix(self._below): int(entry["Size"])
             for page in pages
+            for entry in page.get("Contents", [])
+        }
+
+    def written(self) -> dict[str, datetime]:
+        """Return the time at which each object was written, by its key."""
+        return {
+            entry["Key"].removeprefix(self._below): entry["LastModified"]
+            for page in self._pages("")
             for entry in page.get("Contents", [])
         }
 

@@ -9,20 +9,25 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import uuid
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ctbasis.errors import CtbasisError
+from ctbasis.storage.unreadable import MAX_OBJECT_BYTES, too_large, unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     import numpy as np
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 CHECKSUM_BYTES = 4
 """Size in bytes of the CRC-32C at the end of a chunk, little-endian."""
@@ -43,8 +48,12 @@ class Objects(Protocol):
 
     parallel: int
 
-    def read(self, key: str) -> bytes | None:
-        """Return the content of an object; None if there is none."""
+    def read(self, key: str, *, most: int = MAX_OBJECT_BYTES) -> bytes | None:
+        """Return the content of an object; None if there is none.
+
+        Raises:
+            UnreadableError: It has more than `most` bytes, or cannot be read.
+        """
         ...
 
     def read_into(self, key: str, buffer: NDArray[np.uint8]) -> int | None:
@@ -141,36 +150,53 @@ class FolderObjects:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def read(self, key: str) -> bytes | None:
-        """Return the content of a file; None if there is none.
+    def read(self, key: str, *, most: int = MAX_OBJECT_BYTES) -> bytes | None:
+        """Return the content of a file; see `Objects`."""
 
-        Raises:
-            OSError: The file cannot be read.
-        """
-        try:
-            return (self.root / key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
+        def whole(file: FileIO, size: int) -> bytes:
+            if size > most:
+                raise too_large(str(self.root / key), size, most)
+            return file.read()
+
+        return self._with_file(key, whole)
 
     def read_into(self, key: str, buffer: NDArray[np.uint8]) -> int | None:
         """Read a file into `buffer`; see `Objects`."""
-        try:
-            with (self.root / key).open("rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != buffer.size:
-                    return size
-                return file.readinto(buffer.data)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
+        return self._with_file(key, lambda file, size: file.readinto(buffer.data) if size == buffer.size else size)
 
     def read_end(self, key: str, count: int) -> bytes:
         """Return the last `count` bytes of a file; see `Objects`."""
+
+        def end(file: FileIO, size: int) -> bytes:
+            file.seek(max(0, size - count))
+            return file.read(count)
+
+        return self._with_file(key, end) or b""
+
+    def _with_file(self, key: str, read: Callable[[FileIO, int], T]) -> T | None:
+        """Call `read` with the file of a key and its size in bytes; return None if there is no file.
+
+        Raises:
+            UnreadableError: It is no regular file (a FIFO would block for ever, a device would never end), this user
+                may not read it, or the disk fails.
+        """
+        path = self.root / key
         try:
-            with (self.root / key).open("rb", buffering=0) as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - count))
-                return file.read(count)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return b""
+            # Opening a FIFO would wait for a writer.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                status = os.fstat(descriptor)
+                if stat.S_ISDIR(status.st_mode):
+                    return None
+                if not stat.S_ISREG(status.st_mode):
+                    raise unreadable(path, "it is no regular file")
+                return read(FileIO(descriptor, closefd=False), status.st_size)
+            finally:
+                os.close(descriptor)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise unreadable(path, error.strerror or str(error)) from error
 
     def write(self, key: str, content: bytes) -> None:
         """Create or replace a file.
@@ -242,6 +268,8 @@ def _files(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
             found = sorted(entries, key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError as error:
+        raise unreadable(Path(folder), error.strerror or str(error)) from error
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
             yield from _files(entry.path, f"{prefix}{entry.name}/")

@@ -21,36 +21,19 @@ import errno
 import fcntl
 import json
 import os
-import shutil
-import socket
 import sys
-import time
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ctbasis.errors import CtbasisError
 from ctbasis.printable import say
 from ctbasis.storage.paths import absolute_path
+from ctbasis.storage.working_folder import LOCK, WorkingFolder, identity, remove_remains, same_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-WORK = ".ctbasis-work-"
-"""Part of the name of every working folder, between the target's name and a random number."""
-
-OWNER = "ctbasis-owner.json"
-"""File in a working folder that marks it as ours; the process that uses the folder holds a lock on it."""
-
-LOCK = ".ctbasis-lock"
-"""End of the name of the lock file of a target."""
-
-NEW, FORMER = "new", "former"
-"""Entries of a working folder: the content that will become the target, and the target's former content."""
-
-OURS = '{"written_by": "ctbasis"}'
-"""Content that an empty lock file stands for: its process died before it wrote."""
 
 RESULT = ".ctbasis-result.json"
 """File in a result folder that lists the files which ctbasis wrote there."""
@@ -145,6 +128,22 @@ def replaced(targets: Sequence[Path], *, ours: Recognises) -> Iterator[list[Path
 
 
 @contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Hold the lock of a folder that a process fills little by little; `replaced` takes the same lock of its targets.
+
+    Args:
+        target: The folder; the one above it exists.
+
+    Raises:
+        CtbasisError: Another process holds the lock.
+        OSError: The file system refuses to write.
+    """
+    with _Locks() as locks:
+        locks.take(absolute_path(target))
+        yield
+
+
+@contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the context ends without an error.
 
@@ -163,20 +162,24 @@ def replaced_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write `text` to the file `path` completely or not at all; its folder is created if it does not exist.
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write `content` to the file `path` completely or not at all; its folder is created if it does not exist.
+
+    Args:
+        path: The file. A stream such as /dev/stdout is written to as it is.
+        content: Bytes, or text that is encoded as UTF-8.
 
     Raises:
         CtbasisError: The file system refuses to write, or `path` is a folder.
     """
+    encoded = content.encode() if isinstance(content, str) else content
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
-            # A stream such as /dev/stdout cannot be replaced.
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(encoded)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(encoded)
     except OSError as error:
         raise CtbasisError(
             f"{path} cannot be written ({error.strerror or error})",
@@ -186,67 +189,8 @@ def write_file(path: Path, text: str) -> None:
         ) from error
 
 
-def remove_remains(folder: Path) -> list[Path]:
-    """Remove working folders in `folder` whose process died; put back a target that it had moved aside.
-
-    Returns:
-        The working folders that were removed.
-    """
-    removed = []
-    for path in folder.glob(f".*{WORK}*"):
-        # In use, not ours, or of another user: it stays.
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            if _remove_remains_of(path):
-                removed.append(path)
-    for path in folder.glob(f".*{LOCK}"):
-        with suppress(OSError, ValueError, AttributeError), path.open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if json.loads(file.read() or OURS).get("written_by") == "ctbasis":
-                path.unlink()
-    return removed
-
-
-def _remove_remains_of(work: Path) -> bool:
-    owner = work / OWNER
-    if not owner.exists():
-        # Its process died before it wrote the owner file. Only an empty folder can be removed so.
-        work.rmdir()
-        return True
-    with owner.open("r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        text = file.read()
-        if text:
-            target = work.parent / str(json.loads(text)["target"])
-            if target.parent != work.parent:
-                return False
-            _restore(work, target)
-        elif [*work.iterdir()] != [owner]:
-            return False
-        _remove(work)
-    return True
-
-
-def _remove(work: Path) -> None:
-    """Remove a working folder, its owner file last: whatever interrupts this, the rest is still marked as ours."""
-    for path in work.iterdir():
-        if path.name != OWNER:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    (work / OWNER).unlink(missing_ok=True)
-    work.rmdir()
-
-
-class _Work:
-    """A working folder beside `target`, locked while this process lives."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.folder = target.with_name(f".{target.name}{WORK}{uuid.uuid4().hex[:12]}")
-        self.folder.mkdir()
-        self.new, self.former = self.folder / NEW, self.folder / FORMER
-        self._owner = (self.folder / OWNER).open("w")
-        fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        json.dump({**_identity(), "target": target.name}, self._owner)
-        self._owner.flush()
+class _Work(WorkingFolder):
+    """A working folder beside `target`."""
 
     def publish(self, ours: Recognises) -> None:
         """Put the new content in the target's place."""
@@ -261,12 +205,6 @@ class _Work:
             kept = self.target.with_name(f"{self.target.name}-former-{uuid.uuid4().hex[:12]}")
             old.rename(kept)
             say(f"{self.target} was changed during the run; its former content is kept as {kept}")
-
-    def remove(self) -> None:
-        """Remove the working folder."""
-        with suppress(OSError):
-            _remove(self.folder)
-        self._owner.close()
 
 
 class _Locks:
@@ -304,18 +242,13 @@ class _Locks:
                     remedy="wait until it ends, or choose another output folder",
                 ) from None
             # The file may have been removed by its former holder between opening and locking it.
-            if _same_file(path, file):
+            if same_file(path, file):
                 break
             file.close()
         file.truncate(0)
-        json.dump(_identity(), file)
+        json.dump(identity(), file)
         file.flush()
         self._held.append((path, file))
-
-
-def _identity() -> dict[str, Any]:
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
-    return {"written_by": "ctbasis", "host": socket.gethostname(), "pid": os.getpid(), "since": started}
 
 
 def _described(text: str) -> str:
@@ -324,14 +257,6 @@ def _described(text: str) -> str:
         return f"process {int(holder['pid'])} on {holder['host']}, since {holder['since']}"
     except (ValueError, KeyError, TypeError):
         return "another process"
-
-
-def _same_file(path: Path, file: Any) -> bool:
-    try:
-        there, here = path.stat(), os.fstat(file.fileno())
-    except FileNotFoundError:
-        return False
-    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
 def refuse_foreign(target: Path, ours: Recognises) -> None:
@@ -357,14 +282,6 @@ def refuse_foreign(target: Path, ours: Recognises) -> None:
         expected="a new or empty folder, or one that holds nothing but a former result of ctbasis, which is replaced",
         remedy="choose another folder, or move what it holds elsewhere",
     )
-
-
-def _restore(work: Path, target: Path) -> None:
-    """Put a target back that a process had moved aside when it died: the new content if it was complete."""
-    if not (work / FORMER).is_dir() or target.exists():
-        return
-    complete = (work / NEW).is_dir()
-    (work / (NEW if complete else FORMER)).rename(target)
 
 
 def _exchange(new: Path, target: Path, former: Path) -> None:

@@ -73,10 +73,7 @@ def read_root(objects: Objects, uri: str, schemas: Sequence[StoreSchema], *, com
         CtbasisError: There is no store, it is of another kind or version, its checksum is wrong, or it is not complete.
     """
     title = schemas[0].title
-    try:
-        content = objects.read(ROOT)
-    except OSError as error:
-        raise CtbasisError(f"the {title} at {uri} cannot be read ({error.strerror})", remedy="check the path") from None
+    content = objects.read(ROOT, most=MAX_METADATA_BYTES)
     if content is None:
         raise CtbasisError(
             f"no {title} at {uri}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,8 +28,9 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from ctbasis.addresses import Address, parse_address
-from ctbasis.errors import CtbasisError, TransientError
+from ctbasis.errors import CtbasisError, TransientError, UnreachableError
 from ctbasis.storage.least_rate import meter, rate_fault
+from ctbasis.storage.retry_after import retry_after
 from ctbasis.storage.s3_answers import ANSWERS, CHECK_KEYS, DENIED_WITHOUT_REASON, TOO_SKEWED, Answer, skew_answer
 
 CONNECT_SECONDS = 5
@@ -55,6 +57,9 @@ REQUEST_ERRORS = (BotoCoreError, ClientError, HTTPError)
 
 MALFORMED_ANSWER = (ResponseParserError, RecursionError, ValueError, TypeError, KeyError, AttributeError)
 """Exceptions of botocore for an answer that no S3 server gives; its parser assumes a well-formed one."""
+
+ACCESS_POINT = re.compile(r"(arn:[\w-]+:s3(?:-object-lambda)?:[\w-]*:[0-9]*:accesspoint[/:][\w-]+)(?=/|$)")
+"""ARN of an access point, which takes the place of a bucket's name; it may contain a slash."""
 
 NO_SUCH_KEY = {"404", "NoSuchKey", "NotFound"}
 
@@ -84,22 +89,27 @@ def invalid_answer(fault: str) -> CtbasisError:
     )
 
 
-def split_uri(uri: str, *, what: str) -> tuple[str, str]:
+def split_uri(uri: str, *, what: str, scheme: str = "s3") -> tuple[str, str]:
     """Return the bucket and the prefix of `s3://bucket/prefix`; the prefix neither begins nor ends with a slash.
 
     Args:
-        uri: The URI.
+        uri: The URI. The bucket of an S3 URI may be the ARN of an access point:
+            `s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/prefix`.
         what: What the URI stands for in an error message: source, store.
+        scheme: Another scheme than that of S3.
 
     Raises:
         CtbasisError: The URI is not of this form, or holds a user name or password.
     """
-    scheme, _, rest = uri.partition("://")
-    bucket, _, prefix = rest.partition("/")
-    if scheme.lower() != "s3" or not bucket or "@" in bucket:
-        # The URI is not repeated: text before an @ may be a password.
+    given, _, rest = uri.partition("://")
+    access_point = ACCESS_POINT.match(rest) if scheme == "s3" else None
+    bucket, rest = (access_point[1], rest[access_point.end() :]) if access_point else ("", rest)
+    head, _, prefix = rest.partition("/")
+    bucket = bucket or head
+    if given.lower() != scheme or not bucket or "@" in bucket or "?" in bucket:
+        # The URI is not repeated: text before an @ may be a password, and text after a ? a token.
         raise CtbasisError(
-            f"the URI of the {what} names no bucket", expected="s3://bucket/prefix", remedy=f"correct the {what}"
+            f"the URI of the {what} names no bucket", expected=f"{scheme}://bucket/prefix", remedy=f"correct the {what}"
         )
     return bucket, prefix.strip("/")
 
@@ -171,9 +181,9 @@ class Bucket:
             return self._access_denied(name)
         return self.unreachable(name)
 
-    def unreachable(self, reason: str) -> CtbasisError:
+    def unreachable(self, reason: str) -> UnreachableError:
         """Return the error for a server that gives no answer or none that can be used."""
-        return CtbasisError(
+        return UnreachableError(
             f"S3 at {self.endpoint} does not answer ({reason})",
             expected=f"an answer within {CONNECT_SECONDS} s",
             cause="the server is down or overloaded, its address is wrong, or a proxy or firewall blocks it",
@@ -196,7 +206,11 @@ class Bucket:
             return self._access_denied(code or str(status))
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
             # botocore reports an answer that is no XML, such as a web page, as 500 without a code.
-            return TransientError(f"{status}: not an answer of S3" if code in {"", str(status)} else code)
+            headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            return TransientError(
+                f"{status}: not an answer of S3" if code in {"", str(status)} else code,
+                retry_after=retry_after(headers.get("retry-after")),
+            )
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             return CtbasisError(
                 f"{self.endpoint} refuses a request for bucket {self.name!r}: {code} ({status})",
@@ -225,7 +239,7 @@ class Bucket:
         if self._signed:
             cause = (
                 "the keys lack the permission, a policy of the bucket forbids the access, or the bucket is a Requester "
-                "Pays bucket"
+                "Pays bucket (AWS_REQUEST_PAYER=requester, if your account shall pay)"
             )
             remedy = f"ask the bucket's owner which permissions these keys have, and {CHECK_KEYS}"
         else:

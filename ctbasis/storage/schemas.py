@@ -12,8 +12,9 @@ from dataclasses import dataclass
 FORMAT = "ctbasis"
 """Value of the root attribute `format`, by which a store of ctbasis is recognized."""
 
-VERSION = 3
-"""Version of the layout of all stores. Versions 1 and 2 had no manifest, and checksums only on some arrays."""
+VERSION = 4
+"""Version of the layout of all stores. Version 3 clipped A at -1000 HU, and had the noise of whole series instead of
+that of their parts. Versions 1 and 2 had no manifest, and checksums only on some arrays."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ArraySchema:
         shape: Name of each dimension. `n+1` is the size of `n` plus one.
         chunks: Name of each edge of a chunk; empty if the array is one chunk.
         compressed: Whether chunks are compressed (LZ4 with bit shuffling).
+        absent: Whether NaN stands for "no value". All other numbers of all arrays are finite.
         per: Attribute of the store that counts the arrays, an integer or a list. The name of such arrays ends in `*`,
             which stands for the numbers from 1. Empty for a single array.
         temporary: Whether the array exists only until the store is complete.
@@ -34,6 +36,7 @@ class ArraySchema:
     shape: tuple[str, ...]
     chunks: tuple[str, ...] = ()
     compressed: bool = False
+    absent: bool = False
     per: str = ""
     temporary: bool = False
 
@@ -65,7 +68,7 @@ class StoreSchema:
 FLOATS = ("float32", "float64")
 VOXELS = ("int16", "float32", "float64")
 
-_ASIDE = ArraySchema(VOXELS, ("m", "n"), ("block", "group"), compressed=True)
+_ASIDE = ArraySchema(VOXELS, ("m", "n"), ("block", "group"), compressed=True, absent=True)
 _HEADERS = {
     "headers": ArraySchema(("uint8",), ("bytes",), ("piece",)),
     "header_offsets": ArraySchema(("int64",), ("n+1",)),
@@ -101,10 +104,10 @@ DENOISED = StoreSchema(
     "run the svd step again (`ctbasis run --mode patch`)",
     {
         **MATRIX.arrays,
-        "sigma-*": ArraySchema(FLOATS, (".y", ".x", ".z"), per="series"),
-        "covariance-*": ArraySchema(FLOATS, (".ry", ".rx", ".rz"), per="series"),
-        "textures-*": ArraySchema(FLOATS, (".textures", ".ty", ".tx", ".tz"), per="series"),
-        "texture-*": ArraySchema(("uint8",), (".y", ".x", ".z"), per="series"),
+        "sigma-*": ArraySchema(FLOATS, (".y", ".x", ".z"), per="parts"),
+        "covariance-*": ArraySchema(FLOATS, (".ry", ".rx", ".rz"), per="parts"),
+        "textures-*": ArraySchema(FLOATS, (".textures", ".ty", ".tx", ".tz"), per="parts"),
+        "texture-*": ArraySchema(("uint8",), (".y", ".x", ".z"), per="parts"),
     },
 )
 

@@ -43,10 +43,19 @@ class StoredArray:
         objects: The objects of the store.
         uri: URI of the store, for error messages.
         remedy: What a user does to get the store again, for error messages.
+        absent: Whether NaN stands for "no value".
     """
 
     def __init__(
-        self, name: str, layout: ArrayLayout, manifest: Manifest | None, *, objects: Objects, uri: str, remedy: str
+        self,
+        name: str,
+        layout: ArrayLayout,
+        manifest: Manifest | None,
+        *,
+        objects: Objects,
+        uri: str,
+        remedy: str,
+        absent: bool = False,
     ) -> None:
         self.name = name
         self.layout = layout
@@ -54,6 +63,7 @@ class StoredArray:
         self._objects = objects
         self._uri = uri
         self._remedy = remedy
+        self._absent = absent
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,9 +87,26 @@ class StoredArray:
             *selection: A slice of step 1 for each dimension; dimensions that are omitted are read whole.
 
         Raises:
-            CtbasisError: A chunk is missing, has another size, or fails a checksum.
+            CtbasisError: A chunk is missing, has another size, or fails a checksum; or a value is not finite.
         """
         region = self._region(selection)
+        values = self._read(region)
+        if values.dtype.kind == "f" and not self._is_valid(values):
+            raise self._error(
+                f"{self.name} of {self._uri} holds NaN or Inf in rows {region[0].start} to {region[0].stop}",
+                "finite numbers",
+                "another program wrote the store, or a computation failed",
+            )
+        return values
+
+    def _is_valid(self, values: NDArray[Any]) -> bool:
+        if self._absent:
+            return not np.isinf(values).any()
+        # A finite sum has finite terms; only the sum of very large numbers needs a look at each.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
+
+    def _read(self, region: tuple[slice, ...]) -> NDArray[Any]:
         counts = tuple(part.stop - part.start for part in region)
         indices = list(product(*_overlapping(region, self.chunks))) if all(counts) else []
         if len(indices) == 1 and self._begins_rows_of(indices[0], region):

@@ -8,6 +8,7 @@ operation is refused by name.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from ctbasis.errors import CtbasisError
@@ -18,6 +19,11 @@ from ctbasis.storage.schemas import MATRIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from ctbasis.storage.objects import Objects
+
+MARK = ".ctbasis-run.json"
+"""Object in the folder of a run on S3 that marks the folder as ours; see ctbasis/storage/run_folders.py."""
 
 PARALLEL_COPIES = 8
 """Chunks copied concurrently between S3 and a folder; all of them are in memory at once."""
@@ -74,22 +80,45 @@ def delete(uri: str) -> bool:
         OSError: The folder cannot be written.
     """
     objects = open_objects(uri)
-    if isinstance(objects, FolderObjects) and objects.root.exists() and not objects.root.is_dir():
-        raise _foreign(uri, "is a file")
-    found = list(objects.sizes())
+    found = _own_keys(objects, uri)
     if not found:
         return False
-    foreign = [key for key in found if not is_key(key)]
-    if foreign or not is_marked(objects.read(ROOT)):
-        raise _foreign(uri, f"holds {(foreign or found)[0]!r}, which is not part of a store of ctbasis")
     objects.write(ROOT, encode_root(MATRIX, {}, None))
     objects.remove(key for key in found if key != ROOT)
     objects.remove([ROOT])
     return True
 
 
+def refuse_foreign(uri: str) -> None:
+    """Refuse a location that `delete` would refuse, before the work for what is to be written there.
+
+    Raises:
+        ForeignFilesError: There are files or objects at `uri` that are not those of a store.
+        CtbasisError: As `delete`.
+    """
+    _own_keys(open_objects(uri), uri)
+
+
+def _own_keys(objects: Objects, uri: str) -> list[str]:
+    """Return the keys of the store at `uri`; none if nothing is there."""
+    if isinstance(objects, FolderObjects) and objects.root.exists() and not objects.root.is_dir():
+        raise _foreign(uri, "is a file")
+    found = list(objects.sizes())
+    if foreign := [key for key in found if not is_key(key)]:
+        raise _foreign(uri, f"holds {foreign[0]!r}, which is not part of a store of ctbasis")
+    if found and not is_marked(objects.read(ROOT)):
+        state = "is damaged" if ROOT in found else "is missing"
+        remove = f"aws s3 rm --recursive {quote(uri)}" if is_s3(uri) else f"rm -r -- {quote(uri)}"
+        raise _foreign(
+            uri,
+            f"holds {found[0]!r}, which is not part of a store of ctbasis that can be recognised: {ROOT} {state}",
+            remedy=f"choose another folder or prefix; if this was a store of ctbasis, remove it: {remove}",
+        )
+    return found
+
+
 def delete_run(folder: str) -> tuple[list[str], list[str]]:
-    """Delete the stores directly below `folder`, and nothing else.
+    """Delete the stores directly below `folder` and then its mark, and nothing else.
 
     Returns:
         The names of the stores, and the keys of what is not part of a store and is kept.
@@ -111,6 +140,10 @@ def delete_run(folder: str) -> tuple[list[str], list[str]]:
             removed.append(name)
         except ForeignFilesError:
             kept += below
+    if MARK in kept:
+        # Last: whatever interrupts this, the rest is still marked.
+        open_objects(folder).remove([MARK])
+        kept.remove(MARK)
     return removed, kept
 
 
@@ -131,12 +164,14 @@ def is_key(key: str) -> bool:
     return KEY.fullmatch(PARTIAL.sub("", key)) is not None
 
 
-def _foreign(uri: str, found: str) -> ForeignFilesError:
+def _foreign(
+    uri: str, found: str, *, remedy: str = "choose another folder or prefix, or remove its content"
+) -> ForeignFilesError:
     return ForeignFilesError(
         f"{uri} {found}",
         expected="an empty or new folder or prefix, or a former store of ctbasis, which is replaced",
         cause="the path names a folder with other files",
-        remedy="choose another folder or prefix, or remove its content",
+        remedy=remedy,
     )
 
 

@@ -1,8 +1,8 @@
-"""How the arrays of a store encode voxel values: the lowest HU that A holds, and the value that means "no value here".
+"""How the arrays of a store encode voxel values: the HU of excluded voxels in A, and the value that means "no value".
 
-The matrix A holds HU of at least `AIR`. Padding and HU below `AIR` are kept in a second array, `aside`, which holds
-`absent` wherever A itself holds the voxel's value. Both arrays use `absent` as fill value, and A never contains it, so
-a reader notices a missing chunk.
+The matrix A holds HU as measured, and `AIR` where a voxel is excluded (ctbasis/dicom/excluded_voxels.py). The HU of
+excluded voxels are kept in a second array, `aside`, which holds `absent` wherever A itself holds the voxel's value.
+Both arrays use `absent` as fill value, and A never contains it, so a reader notices a missing chunk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
 AIR = -1000.0
-"""HU of air. No part of the body has a lower HU, so A is clipped to this value before the factorization."""
+"""HU of air, which A holds where a voxel is excluded. Noise takes single voxels of the body below it."""
 
 
 def absent(dtype: DTypeLike) -> float:

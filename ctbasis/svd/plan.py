@@ -57,13 +57,13 @@ class Plan:
         messages = []
         if self.rank < self.rank_asked:
             messages.append(
-                f"rank {self.rank_asked} was asked, {self.rank} is run: the matrix has {self.cols} slices, "
-                "and at full rank nothing is removed"
+                f"rank {self.rank_asked} is reduced to {self.rank}, the full rank of a matrix of {self.rows} x "
+                f"{self.cols}; at full rank nothing is removed"
             )
         if self.oversample < self.oversample_asked:
             messages.append(
-                f"oversample {self.oversample_asked} was asked, {self.oversample} is run: rank + oversample cannot "
-                f"pass min(m, n) = {full}; this close to full rank the stochastic SVD is in effect the full one"
+                f"oversample {self.oversample_asked} is reduced to {self.oversample}, because rank + oversample cannot "
+                f"exceed min(m, n) = {full}; so close to full rank, the stochastic SVD computes the full SVD"
             )
         return messages
 

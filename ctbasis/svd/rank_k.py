@@ -25,7 +25,7 @@ def check_rank(rank: int, basis: FactorStore) -> None:
     """
     if not 1 <= rank <= basis.rank:
         raise CtbasisError(
-            f"rank {rank} was asked of the basis at {basis.uri}, which holds {basis.rank} basis images",
+            f"rank {rank} is out of the range of the basis at {basis.uri}, which holds {basis.rank} basis images",
             expected=f"a whole number from 1 to {basis.rank}",
             cause=f"the svd step was run with rank {basis.plan.rank_asked}" if rank > basis.rank else "",
             remedy=f"choose a rank up to {basis.rank}, or run the svd step again with a larger one",
@@ -61,7 +61,7 @@ def low_rank_columns(basis: FactorStore, columns: Columns, rank: int) -> NDArray
 
 
 def restore_set_aside(image_hu: NDArray[Any], aside: NDArray[Any]) -> None:
-    """Write the voxels that were set aside before the factorization (padding, HU below air) back, in place.
+    """Write the HU of excluded voxels (padding, air around the patient) back, in place.
 
     Args:
         image_hu: HU, any shape.

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from ctbasis.errors import CtbasisError
+from ctbasis.installed import VERSION
 from ctbasis.matrix.store import MatrixStore
 from ctbasis.svd.passes import nbytes
 
@@ -167,6 +169,24 @@ def operands(work: object) -> Parts:
         elif is_dataclass(value):
             arrays.extend(operands(value))
     return tuple(arrays)
+
+
+def require_release(release: str) -> None:
+    """Refuse a task of another version of ctbasis; workers in other processes call it before they run a task.
+
+    Args:
+        release: Version of ctbasis in the process that submitted the task.
+
+    Raises:
+        CtbasisError: This process has another version.
+    """
+    if release != VERSION:
+        raise CtbasisError(
+            f"the svd step has ctbasis {release}, and a worker has ctbasis {VERSION}",
+            expected="one version of ctbasis on all workers of the cluster",
+            cause="the image of the workers was built or tagged at another time",
+            remedy=f"start the workers with ctbasis {release}",
+        )
 
 
 def ranges(count: int, parts: int) -> list[range]:

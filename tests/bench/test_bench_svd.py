@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ctbasis.bench.cases import CASES, USUAL, Case, chosen_cases
-from ctbasis.bench.contenders import measured
+from ctbasis.bench.cases import CASES, PEERS, USUAL, Case, chosen_cases
+from ctbasis.bench.contenders import BOUNDS, measured
 from ctbasis.bench.matrices import STRENGTH, write_decaying
-from ctbasis.bench.svd import bench_svd, optimal_residual
+from ctbasis.bench.svd import MOST_GRAM_COLUMNS, bench_svd, optimal_residual
 from ctbasis.cli import main
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix import store
@@ -75,6 +76,12 @@ def test_a_row_has_the_documented_keys_and_ratios_within_one_session() -> None:
     assert read["residual_over_optimal"] is None
 
 
+def test_every_peer_gives_a_matrix_of_rank_k_near_the_best_one() -> None:
+    case = Case(rows=3000, cols=N, rank=8, contenders=PEERS)
+    for row in bench_svd(None, [case]):
+        assert 1 - 1e-9 < row["residual_over_optimal"] < 1.1
+
+
 def test_rows_of_a_series_hold_the_differences_from_the_exact_factors(series: Path) -> None:
     rows = bench_svd(series, chosen_cases((), {"rank": 3, "contenders": ("numpy", "bare-blas")}, series=True))
     for row in rows:
@@ -97,8 +104,17 @@ def test_the_page_holds_every_row_and_readable_pictures(tmp_path: Path) -> None:
         picture.verify()
 
 
-def test_by_default_all_cases_run_except_out_of_core() -> None:
-    assert "out-of-core" not in USUAL
+def test_the_bounds_of_many_columns_are_those_of_the_randomized_method() -> None:
+    case = Case(rows=300, cols=MOST_GRAM_COLUMNS + 1, dtype="int16", rank=4, oversample=4, power_iters=1)
+    rows = {row["engine"]: row for row in bench_svd(None, [replace(case, contenders=(*BOUNDS, "numpy"))])}
+    numpy, bare, read = rows["numpy"], rows["bare-blas"], rows["bare-read"]
+    # q + 1 power iterations, and the pass that writes the sketch.
+    assert math.isclose(numpy["share_of_bound"], max(3 * read["seconds"], bare["seconds"]) / numpy["seconds"])
+    assert [row["residual_over_optimal"] for row in rows.values()] == [None] * 3
+
+
+def test_by_default_all_cases_run_except_the_two_that_are_large() -> None:
+    assert not {"out-of-core", "cohort"} & set(USUAL)
     assert {case.name for case in chosen_cases((), {}, series=False)} == set(USUAL)
     assert [case.name for case in chosen_cases(("out-of-core",), {}, series=False)] == ["out-of-core"]
     assert chosen_cases((), {"rows": 9}, series=False) == [Case(rows=9)]

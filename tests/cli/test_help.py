@@ -109,7 +109,7 @@ def test_an_unknown_verb_is_refused() -> None:
         (("--rank", "0"), "Invalid value for '--rank': rank '0'"),
         (
             ("--oversample", "-1"),
-            "Invalid value for '--oversample': oversample is -1\n  expected: a whole number, at least 0",
+            "Invalid value for '--oversample': oversample is -1\n  expected: a whole number from 0 to 10000",
         ),
         (("--stride", "9"), "Invalid value for '--stride': stride is 9\n  expected: a whole number from 1 to 5"),
         (("--memory", "much"), "Invalid value for '--memory': memory 'much'\n  expected: a size such as"),

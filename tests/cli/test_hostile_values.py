@@ -104,12 +104,28 @@ def refused(option: str, places: dict[str, str]) -> dict[str, dict[str, str]]:
         # The output folder holds a user's file; where the folder itself is replaced, the basis is missing.
         "run": {"source": empty, "--out": users} | ({"--basis": missing} if option == "--out" else {}),
         "denoise": {"series": empty, "--basis": missing, "--out": users},
+        # No CT in the source, and a user's file in the output.
+        "cohort": {"source": empty, "--out": users, "--mode": "patch"},
+        # No object in the source.
+        "inventory": {"source": empty, "--state": missing},
         # Retained identities without --deidentify; click refuses the rank before it comes to that.
         "factor": {"source": empty, "--out": missing, "--retain": "full-dates"}
         | ({"--rank": "0"} if option == "--retain" else {}),
         "reconstruct": {"basis": missing, "--rank": "1", "--out": users},
         "demo": {"--out": users} | ({"--slices": "0"} if option == "--out" else {}),
         "submit": {"source": "s3://b/x", "--host": "localhost", "--out": missing},
+        "results": {"run": "0b1c-2d3e", "--host": "localhost", "--out": missing},
+        "sweep": {"prefix": "s3://b/x", "--host": "localhost"},
+        # A destination without an address; where it is replaced, the key of a certificate is missing.
+        "node": {"--forward": "nowhere", "--state": missing}
+        | ({"--tls-cert": missing} if option == "--forward" else {}),
+        "pull": {"--from": "nowhere", "--study": "1.2", "--out": missing}
+        | ({"--study": "no UID"} if option == "--from" else {}),
+        "push": {"source": empty, "--to": "nowhere"} | ({"--tls-cert": missing} if option == "--to" else {}),
+        "jobs": {"--state": empty},
+        "process": {"source": empty, "out": missing},
+        "serve": {"--basis": missing, "--host": "127.0.0.1", "--port": "0"}
+        | ({"--tls-cert": missing} if option == "--basis" else {}),
         "compile": {"--workspace-size": "many"},
         "lint": {"files": missing},
         "simulate-dose": {"series": empty, "--out": missing},

@@ -54,7 +54,7 @@ def test_submit_runs_the_package_prints_the_address_of_the_run_and_fetches_its_r
     assert (run.name, [one["display_name"] for one in server.experiments.values()]) == ("mine", ["trial"])
     url, *metrics, _ = result.stdout.splitlines()
     assert url == f"{server.url}/#/runs/details/{run.run_id}"
-    assert metrics == ["engine: mahout", "psnr_after: 38.5", "rank: 50"]
+    assert metrics == ["psnr_after: 38.5", "rank: 50", "rows: 262144"]
     mode, *progress = result.stderr.splitlines()
     assert mode == "mode: auto chose global, because --rank is given, which only global mode uses"
     assert [line.split(" ", 1)[1] for line in progress][::2] == [f"{step}: running" for step in steps(run.package)]
@@ -111,9 +111,75 @@ def test_a_package_for_one_node_volumes_is_compiled_and_submitted(server: KfpSta
     assert workspace["kubernetes"]["pvcSpecPatch"] == {"accessModes": ["ReadWriteOnce"], "storageClassName": "fast"}
 
 
+def test_submit_runs_the_steps_in_the_image_of_a_registry_of_ones_own(server: KfpStandIn) -> None:
+    image = f"registry.example.com:5000/lab/steps@sha256:{'0' * 64}"
+    options = ("--steps-image", image, "--pull-secret", "one", "--pull-secret", "two", "--pull-policy", "IfNotPresent")
+    done = ctbasis("submit", CT, "--host", server.url, "--no-wait", *options)
+    assert done.exit_code == 0, done.output
+    (run,) = server.runs.values()
+    executors = run.package["pipeline_spec"]["deploymentSpec"]["executors"]
+    assert {executor["container"]["image"] for executor in executors.values()} == {image}
+    for one in run.package["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        assert [secret["secretName"] for secret in one["imagePullSecret"]] == ["one", "two"]
+        assert one["imagePullPolicy"] == "IfNotPresent"
+
+
+def test_a_cohort_is_submitted_by_its_own_package_and_the_exit_code_tells_that_series_failed(
+    server: KfpStandIn,
+) -> None:
+    server.metrics = {"done": 9.0, "unchanged": 1.0, "failed": 2.0, "set aside": 0.0, "not run": 0.0}
+    done = ctbasis("submit", CT, "--host", server.url, "--cohort", "s3://results/lung", "--where", "slices > 40")
+    assert done.exit_code == 3, done.output
+    assert done.stdout.splitlines()[-1] == "s3://results/lung: 9 done, 1 unchanged, 2 failed; see summary.html"
+    (run,) = server.runs.values()
+    assert run.package["pipeline_spec"]["pipelineInfo"]["name"] == "ctbasis-cohort"
+    assert (run.arguments["out"], run.arguments["where"]) == ("s3://results/lung", "slices > 40")
+    assert not {"truth", "store"} & set(run.arguments)
+    server.metrics = {"done": 12.0}
+    assert ctbasis("submit", CT, "--host", server.url, "--cohort", "s3://results/lung").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--where", "slices > 40"), "--where belongs to --cohort"),
+        (("--again",), "--again belongs to --cohort"),
+        (("--cohort", "s3://results/lung", "--store", "s3://a/b"), "--store does not go with --cohort"),
+        (("--cohort", "s3://results/lung", "--new"), "--cohort goes neither"),
+        (("--cohort", "/folder"), "the output names no bucket"),
+        (("--cohort", "s3://results/lung", "--where", "slices >"), "slices >"),
+    ],
+)
+def test_options_of_the_other_pipeline_are_refused_before_anything_is_sent(
+    server: KfpStandIn, options: tuple[str, ...], named: str
+) -> None:
+    refused = ctbasis("submit", CT, "--host", server.url, "--no-wait", *options)
+    assert (refused.exit_code, named in refused.stderr, server.runs) == (2, True, {}), refused.output
+
+
+def test_each_pipeline_can_be_compiled_for_a_cluster(tmp_path: Path) -> None:
+    for pipeline in ("denoise", "cohort"):
+        out = tmp_path / f"{pipeline}.yaml"
+        made = ctbasis("compile", "--out", out, "--pipeline", pipeline, "--size", "small", "--workspace-size", "5Gi")
+        assert made.exit_code == 0, made.output
+        assert f"name: ctbasis-{pipeline}\n" in out.read_text()
+        assert "size: 5Gi" in out.read_text()
+    made = ctbasis("compile", "--out", out, "--pipeline", "cohort", "--parallelism", "8")
+    assert made.exit_code == 0, made.output
+    assert "parallelismLimit: 8\n" in out.read_text()
+    refused = ctbasis("compile", "--out", out, "--parallelism", "8")
+    assert (refused.exit_code, "the package has no loop" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     "options",
-    [("--check", "--out", "x.yaml"), ("--check", "--workspace-size", "5Gi"), ("--access-mode", "ReadWriteOnce")],
+    [
+        ("--pipeline", "cohort"),
+        ("--check", "--out", "x.yaml"),
+        ("--check", "--workspace-size", "5Gi"),
+        ("--access-mode", "ReadWriteOnce"),
+        ("--steps-image", "a:1"),
+    ],
 )
 def test_compiling_with_another_workspace_never_changes_the_committed_package(options: tuple[str, ...]) -> None:
     assert ctbasis("compile", *options).exit_code == 2

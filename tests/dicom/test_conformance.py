@@ -17,6 +17,7 @@ from ctbasis.dicom.deidentify.deidentification import Deidentification
 from ctbasis.dicom.deidentify.profile import OPTIONS
 from ctbasis.matrix.ingest import ingest
 from ctbasis.parameters import SvdPlan
+from ctbasis.simulate.low_dose_series import simulate_low_dose
 from ctbasis.steps.reconstruct import reconstruct
 from ctbasis.steps.svd import factorize
 
@@ -121,6 +122,14 @@ def test_series_derived_from_an_invalid_series_are_valid(
 ) -> None:
     write_series(tmp_path / "source", volume, edit=edit)
     assert errors(write_derived(tmp_path / "source", tmp_path)) == {}
+
+
+def test_a_series_of_simulated_dose_is_valid(
+    write_series: WriteSeries, tmp_path: Path, volume: NDArray[np.int16]
+) -> None:
+    write_series(tmp_path / "source", volume, edit=personal)
+    simulate_low_dose(tmp_path / "source", tmp_path / "noisy", views=16)
+    assert errors((tmp_path / "noisy").glob("*.dcm")) == {}
 
 
 @pytest.mark.parametrize("retain", ["", *OPTIONS])

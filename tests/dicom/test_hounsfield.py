@@ -10,7 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
-from ctbasis.dicom.hounsfield import Pixels, clip, to_hounsfield
+from ctbasis.dicom.excluded_voxels import exclude
+from ctbasis.dicom.hounsfield import Pixels, to_hounsfield
 from ctbasis.dicom.stored_values import to_stored_values
 from ctbasis.storage.voxels import AIR, absent, is_absent
 from ctbasis.svd.rank_k import restore_set_aside
@@ -36,7 +37,7 @@ def header(**tags: Any) -> Dataset:
 
 
 def split(values: Any, ds: Dataset) -> tuple[Any, Any, Any]:
-    """Return A, aside and the padding mask of stored values, in the dtype that the matrix step would use."""
+    """Return A, aside and the padding mask of stored values, of which only padding is excluded, in the step's dtype."""
     pixels = Pixels.of(ds)
     values = np.asarray(values, f"<{'i' if pixels.PixelRepresentation else 'u'}{pixels.BitsAllocated // 8}")
     padded = np.empty(values.shape, np.bool_)
@@ -45,7 +46,7 @@ def split(values: Any, ds: Dataset) -> tuple[Any, Any, Any]:
         hu = np.empty(values.shape, np.float32)
         assert to_hounsfield(values, pixels, hu, padded).fits
     aside = np.empty_like(hu)
-    clip(hu, aside, padded if pixels.padding_above_air else None)
+    exclude(hu, aside, padded)
     return hu, aside, padded
 
 
@@ -101,21 +102,17 @@ def test_a_and_aside_together_restore_every_stored_value(
 
 
 @given(slices())
-def test_a_is_air_in_padding_at_least_air_elsewhere_and_otherwise_hu(
+def test_a_is_air_in_padding_and_otherwise_hu_however_low(
     drawn: tuple[list[int], Dataset, tuple[int, int] | None],
 ) -> None:
     values, ds, padding = drawn
     A, aside, padded = split(values, ds)
     expected = [padding is not None and padding[0] <= value <= padding[1] for value in values]
     assert padded.tolist() == expected
-    assert (A >= AIR).all()
     assert (A[padded] == AIR).all()
     hu = np.asarray(values) * float(ds.RescaleSlope) + float(ds.RescaleIntercept)
-    kept = ~padded & (hu >= AIR)
-    np.testing.assert_allclose(A[kept], hu[kept], rtol=1e-6, atol=1e-3)
-    # float32 may round a value to AIR.
-    plain = np.abs(hu - AIR) > 1e-3 * (A.dtype != np.int16)
-    np.testing.assert_array_equal(is_absent(aside)[plain], kept[plain])
+    np.testing.assert_allclose(A[~padded], hu[~padded], rtol=1e-6, atol=1e-3)
+    np.testing.assert_array_equal(is_absent(aside), ~padded)
 
 
 @pytest.mark.parametrize("stored", [63536, -2000])
@@ -126,8 +123,8 @@ def test_padding_with_the_wrong_sign_is_interpreted_by_its_bits(stored: int) -> 
     assert pixels.padding == (-2000, -2000)
     assert any("wrong sign" in remark for remark in pixels.tolerated) == (stored > 0)
     A, aside, padded = split([-2000, 0, 24], ds)
-    assert A.tolist() == [AIR, AIR, -1000]
-    assert aside.tolist() == [-3024, -1024, absent(np.int16)]
+    assert A.tolist() == [AIR, -1024, -1000]
+    assert aside.tolist() == [-3024, absent(np.int16), absent(np.int16)]
     assert padded.tolist() == [True, False, False]
 
 
@@ -135,16 +132,15 @@ def test_padding_within_tissue_is_masked_and_reported() -> None:
     ds = header(RescaleIntercept=0)
     declare(ds, (0, 0), wrong_sign=False)
     A, aside, _ = split([0, 40, -2000], ds)
-    assert A.tolist() == [AIR, 40, AIR]
-    assert aside.tolist() == [0, absent(np.int16), -2000]
+    assert A.tolist() == [AIR, 40, -2000]
+    assert aside.tolist() == [0, absent(np.int16), absent(np.int16)]
     assert any("within the range of tissue" in remark for remark in Pixels.of(ds).tolerated)
 
 
 def test_integer_hu_beyond_int16_become_float32() -> None:
-    A, aside, _ = split([0, 65535], header(PixelRepresentation=0))
+    A, _, _ = split([0, 65535], header(PixelRepresentation=0))
     assert A.dtype == np.float32
-    assert A.tolist() == [AIR, 64511]
-    assert aside[0] == -1024
+    assert A.tolist() == [-1024, 64511]
 
 
 @pytest.mark.parametrize("value", [-32768, -31743])
@@ -179,11 +175,11 @@ def test_values_of_any_integer_dtype_give_the_same_hu(dtype: str) -> None:
     assert hu.tolist() == [3 * value - 1024 for value in (-100, 0, 7, 100)]
 
 
-def test_clipped_and_padded_voxels_are_counted_separately() -> None:
+def test_padding_is_counted() -> None:
     ds = header()
     declare(ds, (-2000, -2000), wrong_sign=True)
     conversion = to_hounsfield(np.array([-2000, -2000, -5, 24, 1000], "<i2"), Pixels.of(ds), np.empty(5, np.int16))
-    assert (conversion.padded, conversion.clipped) == (2, 1)
+    assert conversion.padded == 2
 
 
 def test_a_ct_without_rescale_is_read_as_hu_and_reported() -> None:

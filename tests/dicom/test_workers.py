@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 import signal
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+import tblib.pickling_support
 
 from ctbasis.dicom.resource_limits import limited
 from ctbasis.dicom.workers import WorkerCrashError, Workers
+from ctbasis.errors import CtbasisError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +38,25 @@ def raise_at_five(number: int) -> int:
     if number == 5:
         raise KeyError(number)
     return number
+
+
+class ArgumentsError(Exception):
+    """An exception that cannot be unpickled, because its constructor takes other arguments than it keeps."""
+
+    def __init__(self, message: str, pattern: str) -> None:
+        super().__init__(message)
+        self.pattern = pattern
+
+
+def raise_one_that_cannot_be_unpickled(number: int) -> int:
+    raise ArgumentsError("unbalanced", str(number))
+
+
+def refuse_because_of_one_that_cannot_be_unpickled(number: int) -> int:
+    try:
+        return raise_one_that_cannot_be_unpickled(number)
+    except ArgumentsError as error:
+        raise CtbasisError(f"not valid: {error}") from error
 
 
 def loop_at_one(number: int) -> int:
@@ -86,6 +108,25 @@ def test_an_exception_in_a_worker_is_raised_in_the_parent(workers: Workers) -> N
     with pytest.raises(KeyError):
         list(workers.map(raise_at_five, range(40)))
     assert list(workers.map(square, [3])) == [9]
+
+
+def test_an_exception_that_cannot_be_unpickled_is_raised_with_its_type_and_its_text(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # tblib, if another test has imported it, can unpickle it.
+    monkeypatch.delitem(copyreg.dispatch_table, ArgumentsError, raising=False)
+    with pytest.raises(RuntimeError, match=r"^ArgumentsError: unbalanced$"):
+        list(workers.map(raise_one_that_cannot_be_unpickled, [1]))
+
+
+def test_a_refusal_reaches_the_parent_where_a_library_pickles_exceptions_with_their_causes(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # distributed calls tblib.pickling_support.install() when it is imported. The entries are removed after the test.
+    for kind in (CtbasisError, ArgumentsError):
+        monkeypatch.setitem(copyreg.dispatch_table, kind, tblib.pickling_support.pickle_exception)
+    with pytest.raises(CtbasisError, match="not valid: unbalanced"):
+        list(workers.map(refuse_because_of_one_that_cannot_be_unpickled, [1]))
 
 
 def test_work_beyond_the_time_limit_is_killed(workers: Workers) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctbasis.cli.mode import OPTIONS_OF_MODE
-from ctbasis.parameters import PARAMETERS
+from ctbasis.parameters import COHORT_PARAMETERS, NOT_OF_A_COHORT, PARAMETERS
 from ctbasis.plans import Group
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ctbasis.plans import Parameter
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "parameters.md"
@@ -28,26 +30,24 @@ the default `auto`, which selects the mode from the other options: the mode of t
 mode if {", ".join(f"`{flag}`" for flag in OPTIONS_OF_MODE["global"].values())} is given; else patch mode.
 """
 
+COHORT = f"""`ctbasis cohort` and the pipeline of cohorts (`pipeline/cohort.yaml`) have these parameters besides. They
+do not have {" and ".join(f"`{name}`" for name in NOT_OF_A_COHORT)}."""
+
 
 def page() -> str:
-    """Return the page: one table for each group of parameters."""
+    """Return the page: one table for each group of parameters, and one for those of a cohort."""
     order = list(Group)
     parts = [INTRODUCTION]
     ordered = sorted(PARAMETERS, key=lambda one: order.index(one.group))
-    for group, parameters in groupby(ordered, key=lambda one: one.group):
-        rows = [_row(one) for one in parameters]
-        parts.append(
-            "\n".join(
-                [
-                    f"## {group.value}",
-                    "",
-                    "| name | values | default | description |",
-                    "| --- | --- | --- | --- |",
-                    *rows,
-                ]
-            )
-        )
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    parts += [
+        _table(group.value, list(parameters)) for group, parameters in groupby(ordered, key=lambda one: one.group)
+    ]
+    return "\n\n".join(part.strip() for part in [*parts, _table("Cohort", COHORT_PARAMETERS, COHORT)]) + "\n"
+
+
+def _table(title: str, parameters: Sequence[Parameter[Any]], text: str = "") -> str:
+    head = ["| name | values | default | description |", "| --- | --- | --- | --- |"]
+    return "\n".join([f"## {title}", "", *([text, ""] if text else []), *head, *map(_row, parameters)])
 
 
 def _row(one: Parameter[Any]) -> str:

@@ -23,6 +23,7 @@ CHECKOUT = Path(__file__).parents[2]
 SPARK_IMAGE = os.environ.get("CTBASIS_SPARK_IMAGE", "ctbasis/spark:0.1.0")
 STEPS_IMAGE = os.environ.get("CTBASIS_STEPS_IMAGE", "ctbasis/steps:0.1.0")
 NEEDS = "a cluster with the Spark operator and the images that `make images` builds; see tests/e2e/needs"
+ARGO_CRD = "workflows.argoproj.io"
 GENEROUS_SECONDS = 600.0
 """Timeout. The tests do not measure speed, so it is long enough for a slow, loaded machine."""
 
@@ -33,6 +34,23 @@ def require_cluster() -> None:
         pytest.skip(
             f"KUBECONFIG is not set (`make test` removes it, `make e2e` and `make chaos` keep it); needs {NEEDS}"
         )
+
+
+def has_definition(name: str) -> bool:
+    """Tell whether the cluster has a CustomResourceDefinition."""
+    return subprocess.run(["kubectl", "get", "crd", name], capture_output=True, check=False).returncode == 0
+
+
+def has_argo() -> bool:
+    """Tell whether the cluster has Argo Workflows, on which runs of the pipeline are started."""
+    return has_definition(ARGO_CRD)
+
+
+def require_argo() -> None:
+    """Skip the test if the cluster has no Argo Workflows."""
+    require_cluster()
+    if not has_argo():
+        pytest.skip(f"Argo Workflows is not installed (CRD {ARGO_CRD}), so no run was started; see tests/e2e/needs")
 
 
 @contextmanager
@@ -81,6 +99,7 @@ CANNOT_START = {
     "ErrImageNeverPull",
     "InvalidImageName",
     "CreateContainerConfigError",
+    "CrashLoopBackOff",
 }
 
 
@@ -111,6 +130,11 @@ def hardened(image: str, *, name: str, command: list[str], **more: Any) -> dict[
         },
         **more,
     }
+
+
+def patient_probe(**check: Any) -> dict[str, Any]:
+    """Return a readiness probe for a slow, loaded machine: once a pod is ready, it stays ready."""
+    return {**check, "periodSeconds": 2, "timeoutSeconds": 10, "failureThreshold": 100}
 
 
 def pod(name: str, container: dict[str, Any], *, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:

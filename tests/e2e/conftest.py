@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ctbasis.simulate.phantom import write_chest
-from tests.e2e.cluster import new_namespace
+from tests.e2e.cluster import new_namespace, require_argo
 from tests.e2e.kfp_namespace import RunNamespace
 from tests.e2e.object_store import object_store
 from tests.e2e.step_namespace import StepNamespace
@@ -34,6 +34,7 @@ def namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepNamespac
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunNamespace]:
     """Return a namespace in which the compiled package can be run; it is deleted at the end."""
+    require_argo()
     with new_namespace() as name:
         made = RunNamespace.create(name, object_store(name), tmp_path_factory.mktemp("runs"))
         yield made

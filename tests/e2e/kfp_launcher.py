@@ -1,55 +1,29 @@
 #!/usr/bin/env python3
-"""Argo's emissary and KFP's launcher (backend/src/v2/component/launcher_v2.go) in a step's pod.
+"""KFP's launcher (backend/src/v2/component/launcher_v2.go): the program that starts a step in its pod.
 
-The name by which the program is called selects one of them.
-
-`emissary -- COMMAND` is the first process of the container. Like the emissary of Argo 4.0, it starts the command in a
-process group of its own, forwards every signal to that group, checks once a second whether the command has ended, and
-then exits as well. The kernel kills the remaining processes of the group at that moment, so a step that is stopped has
-up to one second.
-
-`launch --executor_input JSON --component_spec JSON ... -- COMMAND` downloads the input artifacts, runs the command, and
-uploads the outputs. Like KFP's launcher, it does not handle signals, and exits with 1 for any failure of the command.
+`launch --execution_id N --executor_input JSON --component_spec JSON ... -- COMMAND` downloads the input artifacts, runs
+the command, uploads the outputs, and writes them and the state to the records that `kfp_driver` describes. Like KFP's
+launcher, it does not handle signals, and exits with 1 for any failure of the command: a step that is stopped leaves a
+record that still says RUNNING. The program needs Python's standard library only.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 BUCKET = Path("/kfp-artifacts")
-PUBLISHED = "KFP-PUBLISHED "
-
-
-def emissary(command: list[str]) -> int:
-    child = subprocess.Popen(command, process_group=0)
-
-    def forward(signum: int, _frame: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signum)
-
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(signum, forward)
-    while True:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid == child.pid:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
-        if pid == 0:
-            time.sleep(1)
 
 
 def launch(options: argparse.Namespace) -> int:
     given = json.loads(options.executor_input)
     component = json.loads(options.component_spec)
+    records = BUCKET / "executions" / options.run_id
     outputs = given["outputs"]
     _download(given["inputs"]["artifacts"])
     for one in [*outputs["parameters"].values()]:
@@ -59,15 +33,40 @@ def launch(options: argparse.Namespace) -> int:
     done = subprocess.run(_compiled(options.command, given, component), check=False)
     if done.returncode:
         sys.stderr.write(f"Component failed to execute successfully: exit status {done.returncode}\n")
+        publish(records, options.execution_id, {"state": "FAILED"})
         return 1
     metadata = Path(outputs["outputFile"])
     executor_output = json.loads(metadata.read_text()) if metadata.exists() else {}
     published = {
-        "parameterValues": _parameters(outputs, executor_output, component),
+        "state": "COMPLETE",
+        "parameters": _parameters(outputs, executor_output, component),
         "artifacts": _upload(outputs["artifacts"], executor_output),
     }
-    sys.stdout.write(PUBLISHED + json.dumps(published) + "\n")
+    publish(records, options.execution_id, published)
     return 0
+
+
+def publish(records: Path, number: int, published: dict) -> None:
+    """Update a record, and the state of the graphs above it (metadata/client.go: UpdateDAGExecutionsState)."""
+    path = records / f"{number}.json"
+    record = json.loads(path.read_text()) | published
+    scratch = path.with_suffix(f".{os.getpid()}")
+    scratch.write_text(json.dumps(record))
+    scratch.replace(path)
+    graph = json.loads((records / f"{record['parent']}.json").read_text()) if record["parent"] else {}
+    if not graph.get("total_dag_tasks"):
+        return
+    every = (json.loads(one.read_text()) for one in records.glob("*.json"))
+    states = {
+        # The items of a loop have one name.
+        (one["task"], one.get("iteration")): one["state"]
+        for one in sorted(every, key=lambda one: one["id"])
+        if one["parent"] == graph["id"]
+    }
+    if list(states.values()).count("COMPLETE") == graph["total_dag_tasks"]:
+        publish(records, graph["id"], {"state": "COMPLETE"})
+    elif "FAILED" in states.values():
+        publish(records, graph["id"], {"state": "FAILED"})
 
 
 def _compiled(command: list[str], given: dict, component: dict) -> list[str]:
@@ -139,14 +138,12 @@ def _blob(uri: str) -> Path:
 
 def main() -> int:
     split = sys.argv.index("--")
-    command = sys.argv[split + 1 :]
-    if Path(sys.argv[0]).name == "emissary":
-        return emissary(command)
-    parser = argparse.ArgumentParser()
-    for flag in ("pipeline_name", "run_id", "executor_input", "component_spec", "pod_name", "pod_uid"):
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for flag in ("run_id", "executor_input", "component_spec"):
         parser.add_argument(f"--{flag}", required=True)
-    options = parser.parse_args(sys.argv[1:split])
-    options.command = command
+    parser.add_argument("--execution_id", type=int, required=True)
+    options = parser.parse_known_args(sys.argv[1:split])[0]
+    options.command = sys.argv[split + 1 :]
     return launch(options)
 
 

@@ -1,79 +1,76 @@
-"""A run of a compiled package on a cluster: this module does for the pods of `kfp_pods` what Argo's controller does.
+"""A run of a compiled package on a cluster with Argo Workflows: what KFP's API server does with a run.
 
-A task starts when the tasks that it depends on have succeeded; independent tasks run in parallel. The exit handler runs
-after success and failure. A task is retried as Argo 4.0.5 does it by KFP's retry policy
-(workflow/controller/operator.go, processNodeRetries): a pod that *failed* is retried; a deleted pod is an error and is
-not. KFP's backoffMaxDuration is Argo's maxDuration: the time from the start of the first try, after which no try is
-started and a running try is ended. A ConfigMap represents the Workflow: it owns the pods and the claim of the
-workspace, and deleting it deletes the run.
+It creates the Workflow of `kfp_compiler`, and terminates, retries and deletes it as the API server of KFP 2.17.0 does
+(backend/src/apiserver/resource/resource_manager.go, backend/src/common/util/workflow.go). Everything between, which pod
+starts when, what is tried again, what a signal reaches and which claim is deleted, is done by Argo's controller and
+executor.
 """
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import re
 import sys
-import threading
 import time
 import uuid
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import urllib3
-from kubernetes import client, config
+from kubernetes import client, config, watch
 
-from tests.e2e.cluster import GENEROUS_SECONDS
-from tests.e2e.kfp_launcher import PUBLISHED
-from tests.e2e.kfp_pods import Dag, Execution, Package, Task
+from tests.e2e.cluster import GENEROUS_SECONDS, STEPS_IMAGE, kubectl, wait_until
+from tests.e2e.kfp_compiler import WorkflowCompiler
+from tests.e2e.kfp_templates import BUCKET_PATH, RUN_LABEL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from tests.e2e.kfp_package import Package
 
 SUCCEEDED, FAILED = "COMPLETE", "FAILED"
-EXIT_TASK = "ALL_UPSTREAM_TASKS_COMPLETED"
+STATES = {"Succeeded": SUCCEEDED, "Failed": FAILED, "Error": FAILED}
+WORKFLOWS = {"group": "argoproj.io", "version": "v1alpha1", "plural": "workflows"}
+NODE_NAME = "workflows.argoproj.io/node-name"
+WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
+COMPLETED = ("workflows.argoproj.io/completed", "pipeline/persistedFinalState")
+"""Labels of an ended Workflow, of Argo and of KFP's persistence agent."""
+
+LIVES = ("secondsAfterCompletion", "secondsAfterSuccess", "secondsAfterFailure")
 HTTP_NOT_FOUND = 404
 RUN_SECONDS = 3 * GENEROUS_SECONDS
-
-
-@dataclass(frozen=True)
-class Retry:
-    """A task's retry policy, in seconds."""
-
-    limit: int
-    duration: float
-    factor: float
-    longest: float | None
-
-    @classmethod
-    def of(cls, task: dict[str, Any]) -> Self:
-        policy = task.get("retryPolicy", {})
-
-        def seconds(key: str) -> float | None:
-            return float(policy[key].removesuffix("s")) if key in policy else None
-
-        return cls(
-            limit=int(policy.get("maxRetryCount", 0)),
-            duration=seconds("backoffDuration") or 0.0,
-            factor=float(policy.get("backoffFactor", 1)),
-            longest=seconds("backoffMaxDuration"),
-        )
-
-    def wait(self, tries: int, since_first: float) -> float | None:
-        """Return the seconds to wait after `tries` failures, or None if there is no further try."""
-        pause = self.duration * self.factor ** (tries - 1)
-        futile = self.longest is not None and since_first + pause > self.longest
-        return None if tries > self.limit or futile else pause
+WORKBENCH = "workbench"
 
 
 @dataclass
 class Try:
-    """One pod of a task after its end."""
+    """One pod of a step.
+
+    Attributes:
+        task: Name of the step.
+        pod: Name of the pod.
+        phase: Argo's phase of it: Pending, Running, Succeeded, Failed, or Error for a pod that was deleted.
+        message: Argo's message.
+        seconds: Seconds from its start to its end, or until now.
+    """
 
     task: str
     pod: str
     phase: str
-    log: str
+    message: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class Execution:
+    """The record of a step that ended: its state and its outputs."""
+
+    state: str
+    parameters: dict[str, Any]
+    artifacts: dict[str, Any]
 
 
 @dataclass
@@ -83,42 +80,117 @@ class Run:
     Attributes:
         package: The compiled package.
         arguments: Pipeline parameters.
-        namespace: A namespace with the base manifests, the account, the launcher's ConfigMap and the artifacts' claim.
-        tries: Every pod that ended, in the order of their ends.
-        executions: The executions of tasks that are no graphs, by name of the task.
+        namespace: A namespace that `RunNamespace` has prepared.
+        name: Name of the Workflow.
     """
 
     package: Package
     arguments: Mapping[str, Any]
     namespace: str
     run_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    tries: list[Try] = field(default_factory=list)
-    executions: dict[str, Execution] = field(default_factory=dict)
-    state: str = ""
-    seconds: float = 0.0
+    name: str = ""
 
     def __post_init__(self) -> None:
-        self.name = f"{self.package.name}-{self.run_id[:5]}"
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._error: BaseException | None = None
-        self._deleted = False
         config.load_kube_config()
-        self._api = client.CoreV1Api()
+        self._pods = client.CoreV1Api()
+        self._objects = client.CustomObjectsApi()
+        self._logs: dict[str, str] = {}
 
     def start(self) -> Self:
-        unknown = set(self.arguments) - set(self.package.component("root")["inputDefinitions"]["parameters"])
+        unknown = set(self.arguments) - set(
+            self.package.component("root").get("inputDefinitions", {}).get("parameters", {})
+        )
         if unknown:
             raise ValueError(f"the package has no parameters {sorted(unknown)}")
-        self._owner = self._create_owner()
-        self._thread.start()
+        workflow = WorkflowCompiler(self.package, self.arguments, self.run_id, image=STEPS_IMAGE).workflow()
+        made = self._objects.create_namespaced_custom_object(**WORKFLOWS, namespace=self.namespace, body=workflow)
+        self.name = made["metadata"]["name"]
         return self
+
+    # ---- What KFP's API server does on behalf of a user
+
+    def terminate(self) -> None:
+        """Terminate the run."""
+        self._patch({"spec": {"activeDeadlineSeconds": 0}})
+
+    def delete(self) -> None:
+        """Delete the run: its Workflow, and through the garbage collector all that the Workflow owns."""
+        self._objects.delete_namespaced_custom_object(**WORKFLOWS, namespace=self.namespace, name=self.name)
+
+    def live_for(self, seconds: int) -> None:
+        """Shorten the time to live of the ended run."""
+        self._patch({"spec": {"ttlStrategy": dict.fromkeys(LIVES, seconds)}})
+
+    def retry(self) -> None:
+        """Retry the failed run: what succeeded is kept, the rest is forgotten and starts again."""
+        workflow, pods = retried(self.workflow() or {})
+        for pod in pods:
+            kubectl("-n", self.namespace, "delete", "pod", pod, "--ignore-not-found", "--grace-period=0", "--force")
+            self._logs.pop(pod, None)
+        self._objects.replace_namespaced_custom_object(
+            **WORKFLOWS, namespace=self.namespace, name=self.name, body=workflow
+        )
+
+    # ---- What happens to it
+
+    def lose_first_pods(self, tasks: Sequence[str]) -> None:
+        """Delete the first pod of each step while it runs, as with its node: nothing tells the step.
+
+        Argo starts a pod again that is deleted before Argo has seen it run, and does not count that as a try. The
+        program of a pod is therefore stopped as soon as it runs, so that it cannot end before Argo sees it.
+        """
+        waiting = set(tasks)
+        watcher = watch.Watch()
+        for event in watcher.stream(
+            self._pods.list_namespaced_pod,
+            self.namespace,
+            label_selector=f"{WORKFLOW_LABEL}={self.name}",
+            timeout_seconds=int(GENEROUS_SECONDS),
+        ):
+            pod = event["object"]
+            task = task_of(pod.metadata.annotations[NODE_NAME])
+            running = [one.name for one in pod.status.container_statuses or [] if one.state.running]
+            if task in waiting and "main" in running:
+                name = pod.metadata.name
+                kubectl("-n", self.namespace, "exec", name, "-c", "main", "--", "sh", "-c", "kill -STOP -1")
+                wait_until(lambda task=task: self.phases(task) == ["Running"], f"Argo sees that {task} runs")
+                self._pods.delete_namespaced_pod(name, self.namespace, grace_period_seconds=0)
+                waiting.remove(task)
+            if not waiting:
+                watcher.stop()
+        assert not waiting, f"no pod of {sorted(waiting)} ran\n{self.end()}"
+
+    # ---- What a test asks
+
+    def workflow(self) -> dict[str, Any] | None:
+        """Return the Workflow, or None if it is deleted."""
+        found: dict[str, Any] | None = _through_outages(
+            lambda: self._objects.get_namespaced_custom_object(**WORKFLOWS, namespace=self.namespace, name=self.name)
+        )
+        status = found.get("status", {}) if found else {}
+        if "compressedNodes" in status:  # Argo does so when the nodes take more than 1 MB.
+            status["nodes"] = json.loads(gzip.decompress(base64.b64decode(status.pop("compressedNodes"))))
+        return found
+
+    @property
+    def state(self) -> str:
+        """State of the run: empty until its end; a deleted run is FAILED."""
+        workflow = self.workflow()
+        return STATES.get(workflow.get("status", {}).get("phase", ""), "") if workflow else FAILED
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from the creation of the Workflow to its end."""
+        workflow = self.workflow() or {}
+        return _seconds(workflow["metadata"]["creationTimestamp"], workflow["status"].get("finishedAt"))
 
     def finish(self, seconds: float = RUN_SECONDS) -> Self:
         """Wait for the end of the run, success or failure."""
-        self._thread.join(seconds)
-        if self._error is not None:
-            raise self._error
-        assert not self._thread.is_alive(), f"the run {self.name} was not over after {seconds:.0f} s\n{self.end()}"
+        deadline = time.monotonic() + seconds
+        while not self.state:
+            assert time.monotonic() < deadline, f"{self.name} was not over after {seconds:.0f} s\n{self.end()}"
+            time.sleep(1)
+        _say(f"{self.name} {self.state}")
         return self
 
     def succeed(self) -> Self:
@@ -126,171 +198,173 @@ class Run:
         assert self.finish().state == SUCCEEDED, self.end()
         return self
 
-    def delete(self) -> None:
-        """Delete the run as Kubeflow does: delete its Workflow; the garbage collector deletes the objects it owns.
+    @property
+    def tries(self) -> list[Try]:
+        """The pods of the steps that have started, in the order of their starts."""
+        return [one for one in self.pods() if not one.task.endswith("-driver")]
 
-        After the Workflow is deleted, the controller starts and retries no task.
-        """
-        self._deleted = True
-        self._api.delete_namespaced_config_map(self.name, self.namespace, propagation_policy="Background")
+    def pods(self) -> list[Try]:
+        """Return all pods of the run that Argo has created, drivers included, in the order of their starts."""
+        workflow = self.workflow() or {}
+        found = []
+        for node in sorted(
+            workflow.get("status", {}).get("nodes", {}).values(), key=lambda one: one["startedAt"] or ""
+        ):
+            if node["type"] == "Pod":
+                spent = _seconds(node["startedAt"], node.get("finishedAt")) if node["startedAt"] else 0.0
+                pod = pod_name(workflow, node)
+                found.append(Try(task_of(node["name"]), pod, node["phase"], node.get("message", ""), spent))
+        return found
+
+    def executions(self) -> dict[str, Execution]:
+        """Return the records of the steps, by name; of a step in a loop, the last one."""
+        return {
+            one["task"]: Execution(one["state"], one.get("parameters", {}), one.get("artifacts", {}))
+            for one in self.records()
+        }
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return all records of the run, in the order of their numbers; see `kfp_driver`."""
+        folder = f"{BUCKET_PATH}/executions/{self.run_id}"
+        program = f"cd {folder} 2>/dev/null && for one in *.json; do cat $one; echo; done || true"
+        lines = kubectl("-n", self.namespace, "exec", WORKBENCH, "--", "sh", "-c", program).splitlines()
+        return sorted((json.loads(line) for line in lines), key=lambda one: int(one["id"]))
 
     def log(self, task: str = "") -> str:
-        """Return the logs of the pods of one task, or of all tasks."""
-        return "\n".join(f"--- {one.pod} {one.phase}\n{one.log}" for one in self.tries if task in {"", one.task})
+        """Return the logs of the pods of one step, or of all steps."""
+        tries = [one for one in self.tries if task in {"", one.task}]
+        return "\n".join(f"--- {one.pod} {one.phase}\n{self._log(one.pod)}" for one in tries)
 
     def end(self) -> str:
-        """Return the phase of each ended pod, and the last log lines of the pods that did not succeed."""
-        ends = [f"{one.pod} {one.phase}" for one in self.tries]
-        for one in self.tries:
+        """Return the phase of the run and of each pod, and the last log lines of the pods that did not succeed."""
+        pods = self.pods()
+        workflow = self.workflow()
+        status = workflow.get("status", {}) if workflow else {"phase": "deleted"}
+        ends = [f"{self.name} {status.get('phase', 'not begun')} {status.get('message', '')}"]
+        ends += [f"{one.pod} {one.task} {one.phase} {one.message}" for one in pods]
+        for one in pods:
             if one.phase != "Succeeded":
-                ends += [f"--- {one.pod}", *one.log.splitlines()[-25:]]
+                ends += [f"--- {one.pod}", *self._log(one.pod).splitlines()[-25:]]
         return "\n".join(ends)
 
     def live_log(self, task: str) -> str:
-        """Return the log of the running pod of a task so far; empty if there is none."""
-        try:
-            return self._read_log(self.pod_name(task, sum(one.task == task for one in self.tries)))
-        except client.ApiException:
-            return ""
+        """Return the log of the running pod of a step so far; empty if there is none."""
+        names = [one.pod for one in self.tries if one.task == task and one.phase in {"Pending", "Running"}]
+        return self._log(names[-1]) if names else ""
 
     def seconds_of(self, task: str) -> float:
-        """Return the seconds of a task, summed over its tries."""
+        """Return the seconds of a step, summed over its tries."""
         return sum(one.seconds for one in self.tries if one.task == task)
 
     def pod_name(self, task: str, attempt: int) -> str:
-        return f"{self.name}-{task}-{attempt}"
+        """Return the name of the pod of one try of a step."""
+        names: list[str] = wait_until(
+            lambda: [one.pod for one in self.tries if one.task == task][attempt : attempt + 1],
+            f"try {attempt} of {task} starts",
+        )
+        return names[0]
 
-    # ---- Emulation of Argo's controller
+    def overhead(self) -> str:
+        """Return a line about the time in which no step ran: that of Argo and of KFP's driver pods."""
+        pods = self.pods()
+        drivers = sum(one.seconds for one in pods if one.task.endswith("-driver"))
+        idle = self.seconds - self.busy_seconds()
+        return (
+            f"overhead: {len(self.tries)} steps in {len(pods)} pods, {self.seconds:.0f} s; "
+            f"no step ran for {idle:.0f} s; driver pods took {drivers:.0f} s"
+        )
 
-    def _run(self) -> None:
-        begun = time.monotonic()
+    def busy_seconds(self) -> float:
+        """Return the seconds in which the program of at least one step ran."""
+        spans = []
+        for pod in self._pods.list_namespaced_pod(self.namespace, label_selector=f"{RUN_LABEL}={self.run_id}").items:
+            ends = [one.state.terminated for one in pod.status.container_statuses if one.name == "main"]
+            if pod.metadata.annotations["pipelines.kubeflow.org/runtime-role"] == "launcher":
+                spans += [(one.started_at, one.finished_at) for one in ends]
+        total, until = 0.0, None
+        for begin, end in sorted(spans):
+            begun = begin if until is None else max(begin, until)
+            total += max(0.0, (end - begun).total_seconds())
+            until = end if until is None else max(end, until)
+        return total
+
+    def phases(self, task: str) -> list[str]:
+        """Return the phases of the tries of a step."""
+        return [one.phase for one in self.tries if one.task == task]
+
+    def _patch(self, patch: dict[str, Any]) -> None:
+        self._objects.patch_namespaced_custom_object(**WORKFLOWS, namespace=self.namespace, name=self.name, body=patch)
+
+    def _log(self, pod: str) -> str:
+        """Return the log of a pod; of a pod that is gone, what was read of it before."""
         try:
-            claim = self.package.workspace_claim(self.name)
-            claim["metadata"]["ownerReferences"] = [self._owner]
-            self._api.create_namespaced_persistent_volume_claim(self.namespace, claim)
-            root = self.package.component("root")
-            declared = root["inputDefinitions"]["parameters"]
-            defaults = {name: spec.get("defaultValue") for name, spec in declared.items()}
-            self.state = self._dag(root, {**defaults, **self.arguments})
-            if self.state == SUCCEEDED:
-                # Argo's volumeClaimGC, OnWorkflowSuccess by default.
-                self._api.delete_namespaced_persistent_volume_claim(claim["metadata"]["name"], self.namespace)
-        except BaseException as error:  # noqa: BLE001 - raised again in `finish`
-            self._error, self.state = error, "ERROR"
-        self.seconds = time.monotonic() - begun
+            self._logs[pod] = str(self._pods.read_namespaced_pod_log(pod, self.namespace, container="main"))
+        except (client.ApiException, urllib3.exceptions.HTTPError):
+            return self._logs.get(pod, "")
+        return self._logs[pod]
 
-    def _create_owner(self) -> dict[str, Any]:
-        body = client.V1ConfigMap(metadata=client.V1ObjectMeta(name=self.name))
-        made = self._api.create_namespaced_config_map(self.namespace, body)
-        return {"apiVersion": "v1", "kind": "ConfigMap", "name": self.name, "uid": made.metadata.uid}
 
-    def _dag(self, component: dict[str, Any], inputs: dict[str, Any]) -> str:
-        dag = Dag(inputs)
-        tasks = component["dag"]["tasks"]
-        exits = {name: one for name, one in tasks.items() if one.get("triggerPolicy", {}).get("strategy") == EXIT_TASK}
-        state = self._graph({name: one for name, one in tasks.items() if name not in exits}, dag)
-        for name, spec in exits.items():
-            if self._deleted or self._task(name, spec, dag) != SUCCEEDED:
-                state = FAILED
-        return state
+def task_of(node: str) -> str:
+    """Return the task of a pod from the name of its node, such as `w.root(0).group(0).svd(0).executor(1)`."""
+    path = [re.sub(r"\(\d+\)$", "", part) for part in node.split(".")]
+    return path[-2] if path[-1] == "executor" else path[-1]
 
-    def _graph(self, tasks: dict[str, dict[str, Any]], dag: Dag) -> str:
-        """Run the tasks of a graph, each when the tasks that it depends on have succeeded."""
-        waiting = dict(tasks)
-        running: set[Future[str]] = set()
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            while True:
-                done = {name for name, one in dag.executions.items() if one.state == SUCCEEDED}
-                for name in [name for name, one in waiting.items() if set(one.get("dependentTasks", [])) <= done]:
-                    running.add(pool.submit(self._task, name, waiting.pop(name), dag))
-                if not running:
-                    break
-                ended, running = wait(running, return_when=FIRST_COMPLETED)
-                for one in ended:
-                    one.result()
-        states = [one.state for one in dag.executions.values()]
-        return SUCCEEDED if not waiting and all(state == SUCCEEDED for state in states) else FAILED
 
-    def _task(self, name: str, spec: dict[str, Any], dag: Dag) -> str:
-        task = Task(self.package, name, spec, self.name, self.run_id)
-        execution = Execution()
-        if task.is_dag:
-            execution.state = self._dag(task.component, task.inputs(dag)["parameterValues"])
-        else:
-            execution.state = self._container(task, dag, execution)
-            self.executions[name] = execution
-        dag.executions[name] = execution
-        return execution.state
+def pod_name(workflow: dict[str, Any], node: dict[str, Any]) -> str:
+    """Return the name of the pod of a node (workflow.go: RetrievePodName)."""
+    return f"{workflow['metadata']['name']}-{node['templateName']}-{node['id'].rpartition('-')[2]}"
 
-    def _container(self, task: Task, dag: Dag, execution: Execution) -> str:
-        retry = Retry.of(task.spec)
-        first = time.monotonic()
-        for attempt in range(retry.limit + 1):
-            pod = task.pod(dag, name=self.pod_name(task.name, attempt), attempt=attempt, owner=self._owner)
-            if attempt and retry.longest is not None:
-                pod["spec"]["activeDeadlineSeconds"] = max(1, int(retry.longest - (time.monotonic() - first)))
-            ended = self._execute(task.name, pod)
-            if ended.phase == "Succeeded":
-                published = json.loads(_line(ended.log, PUBLISHED))
-                execution.parameters = published["parameterValues"]
-                execution.artifacts = published["artifacts"]
-                return SUCCEEDED
-            pause = retry.wait(attempt + 1, time.monotonic() - first) if ended.phase == "Failed" else None
-            if pause is None or self._deleted:
-                break
-            _say(f"{task.name} failed; next try in {pause:.0f} s")
-            time.sleep(pause)
-        return FAILED
 
-    def _execute(self, task: str, pod: dict[str, Any]) -> Try:
-        """Run a pod to its end; the phase of a deleted pod is Error."""
-        name = pod["metadata"]["name"]
-        begun = time.monotonic()
+def retried(workflow: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return a failed Workflow as it is retried, and the pods to delete (workflow.go: GenerateRetryExecution)."""
+    assert workflow["status"]["phase"] in {"Failed", "Error"}, "only a failed run can be retried"
+    made: dict[str, Any] = json.loads(json.dumps(workflow))
+    for label in COMPLETED:
+        made["metadata"]["labels"].pop(label, None)
+    made["metadata"]["labels"]["workflows.argoproj.io/phase"] = "Running"
+    status = made["status"]
+    status |= {"phase": "Running", "message": "", "finishedAt": None, "nodes": {}}
+    others = [one for one in status.get("conditions", []) if one["type"] != "Completed"]
+    status["conditions"] = [*others, {"type": "Completed", "status": "False"}]
+    if made["spec"].get("activeDeadlineSeconds") == 0:
+        del made["spec"]["activeDeadlineSeconds"]
+    pods = []
+    for node in workflow["status"]["nodes"].values():
+        on_exit = node["name"].startswith(f"{workflow['metadata']['name']}.onExit")
+        assert node["phase"] not in {"Running", "Pending"}, "KFP refuses to retry a run with a pod that has not ended"
+        if node["phase"] in {"Succeeded", "Skipped"} and not on_exit:
+            status["nodes"][node["id"]] = dict(node)
+        elif node["phase"] in {"Error", "Failed", "Omitted"} and not on_exit and node["type"] == "DAG":
+            status["nodes"][node["id"]] = node | {"phase": "Running", "message": "", "finishedAt": None}
+        elif node["type"] == "Pod":
+            pods.append(pod_name(workflow, node))
+    for node in status["nodes"].values():
+        for key in ("children", "outboundNodes"):
+            if key in node:
+                node[key] = [one for one in node[key] if one in status["nodes"]]
+    return made, pods
+
+
+def _seconds(begin: str, end: str | None) -> float:
+    started = datetime.fromisoformat(begin)
+    return ((datetime.fromisoformat(end) if end else datetime.now(started.tzinfo)) - started).total_seconds()
+
+
+def _through_outages(request: Callable[[], Any]) -> Any:
+    """Retry `request` while the API server does not answer; return None if the object does not exist."""
+    deadline = time.monotonic() + GENEROUS_SECONDS
+    while True:
         try:
-            self._api.create_namespaced_pod(self.namespace, pod)
+            return request()
         except client.ApiException as error:
-            # The run was deleted in the meantime: the owner is gone, or the namespace is terminating.
-            ended = Try(task, name, "Error", f"not created: {error.reason}", 0.0)
-            self.tries.append(ended)
-            return ended
-        phase, log = "Pending", ""
-        while phase not in {"Succeeded", "Failed", "Error"}:
-            time.sleep(0.5)
-            phase, log = self._through_outages(lambda: self._look(name)) or ("Error", log)
-        if not log:
-            log = self._through_outages(lambda: self._read_log(name)) or ""
-        ended = Try(task, name, phase, log, time.monotonic() - begun)
-        _say(f"{name} {phase}, {ended.seconds:.1f} s")
-        self.tries.append(ended)
-        return ended
-
-    def _look(self, name: str) -> tuple[str, str]:
-        found = self._api.read_namespaced_pod(name, self.namespace)
-        phase = str(found.status.phase)
-        return phase, self._read_log(name) if phase in {"Succeeded", "Failed"} else ""
-
-    def _read_log(self, pod: str) -> str:
-        return str(self._api.read_namespaced_pod_log(pod, self.namespace, container="main"))
-
-    def _through_outages(self, request: Callable[[], Any]) -> Any:
-        """Retry `request` while the API server does not answer; return None if the object does not exist."""
-        deadline = time.monotonic() + GENEROUS_SECONDS
-        while True:
-            try:
-                return request()
-            except client.ApiException as error:
-                if error.status == HTTP_NOT_FOUND:
-                    return None
-                if time.monotonic() > deadline:
-                    raise
-            except urllib3.exceptions.HTTPError:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(1)
-
-
-def _line(log: str, prefix: str) -> str:
-    return next(line.removeprefix(prefix) for line in reversed(log.splitlines()) if line.startswith(prefix))
+            if error.status == HTTP_NOT_FOUND:
+                return None
+            if time.monotonic() > deadline:
+                raise
+        except urllib3.exceptions.HTTPError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(1)
 
 
 def _say(line: str) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import boto3
 
 from ctbasis.demo.s3server import weed_binary
-from tests.e2e.cluster import STEPS_IMAGE, hardened, kubectl, pod, ready, wait_until
+from tests.e2e.cluster import STEPS_IMAGE, hardened, kubectl, patient_probe, pod, ready, wait_until
 
 REGION = "us-east-1"
 PORT = 8333
@@ -55,6 +55,37 @@ async def main():
         await server.serve_forever()
 asyncio.run(main())
 """
+
+AGING = "s3-aged"
+
+AGING_PROGRAM = """
+import http.client, re, sys
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+host, port, age = sys.argv[1], int(sys.argv[2]), timedelta(hours=float(sys.argv[3]))
+def aged(match):
+    written = datetime.fromisoformat(match[1].decode().replace("Z", "+00:00")) - age
+    return b"<LastModified>" + written.strftime("%Y-%m-%dT%H:%M:%S.000Z").encode() + b"</LastModified>"
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def forward(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        far = http.client.HTTPConnection(host, port)
+        far.request(self.command, self.path, body, dict(self.headers))
+        answer = far.getresponse()
+        content = re.sub(rb"<LastModified>(.*?)</LastModified>", aged, answer.read())
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in {"content-length", "transfer-encoding", "connection"}:
+                self.send_header(name, value)
+        length = answer.getheader("Content-Length") if self.command == "HEAD" else len(content)
+        self.send_header("Content-Length", length or 0)
+        self.end_headers()
+        self.wfile.write(content)
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward
+ThreadingHTTPServer(("", 8333), Handler).serve_forever()
+"""
+"""A proxy in front of S3 that lists every object as older than it is; signatures stay valid, as the Host does."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +180,24 @@ def restore(namespace: str, store: ObjectStore, *, bytes_per_second: int = 0) ->
     """Restore S3, or throttle it; 0 is without a limit."""
     kubectl("-n", namespace, "delete", "pod", PROXY, "--ignore-not-found")
     host, _, port = store.endpoint.removeprefix("http://").partition(":")
-    command = ["python3", "-c", PROXY_PROGRAM, host, port or "80", str(bytes_per_second)]
-    apply(namespace, pod(PROXY, hardened(STEPS_IMAGE, name=PROXY, command=command), labels={"app": PROXY}))
-    ready(namespace, PROXY)
+    _serve(namespace, PROXY, [PROXY_PROGRAM, host, port or "80", str(bytes_per_second)])
+
+
+def aged(namespace: str, store: ObjectStore, *, hours: float) -> ObjectStore:
+    """Return the same store through a proxy in `namespace` that lists objects as written `hours` earlier."""
+    assert store.endpoint.startswith("http://"), "the proxy in front of S3 needs an http:// endpoint"
+    host, _, port = store.endpoint.removeprefix("http://").partition(":")
+    apply(namespace, _service(AGING))
+    _serve(namespace, AGING, [AGING_PROGRAM, host, port or "80", str(hours)])
+    return ObjectStore(f"http://{AGING}:{PORT}", store.access_key, store.secret_key)
+
+
+def _serve(namespace: str, name: str, program: list[str]) -> None:
+    """Start a Python program that listens on `PORT` in a pod, and wait until it listens."""
+    probe = patient_probe(tcpSocket={"port": PORT})
+    container = hardened(STEPS_IMAGE, name=name, command=["python3", "-c", *program], readinessProbe=probe)
+    apply(namespace, pod(name, container, labels={"app": name}))
+    ready(namespace, name)
 
 
 def apply(namespace: str, *manifests: object) -> None:

@@ -5,6 +5,9 @@ wait`, then it is created and followed by the step. The measured time is that fr
 that of `launch`, from reading the template to its return. The difference of two runs varies from pair to pair.
 A second figure comes from a single run: the time from the operator's COMPLETED, as `kubectl wait` sees it, to the
 return of the step.
+
+A third figure is the overhead of Argo and Kubeflow: the time of a run of the whole pipeline on a phantom in which none
+of its steps runs. It is measured if Argo Workflows is installed.
 """
 
 from __future__ import annotations
@@ -24,11 +27,15 @@ from typing import Any
 
 from kubernetes import client, config
 
-from ctbasis.spark import launch_kubernetes
-from ctbasis.spark.kubernetes.api_server import ApiServer
+from ctbasis.jobs import launcher
+from ctbasis.jobs.api_server import ApiServer
+from ctbasis.jobs.spark_application import SparkApplication
+from ctbasis.simulate.phantom import write_chest
 from ctbasis.spark.launch import application_name
-from tests.e2e.cluster import GENEROUS_SECONDS, kubectl, new_namespace
+from tests.e2e.cluster import GENEROUS_SECONDS, has_argo, kubectl, new_namespace
+from tests.e2e.kfp_namespace import RunNamespace, small_package
 from tests.e2e.launch_step import rendered
+from tests.e2e.object_store import object_store
 from tests.e2e.step_namespace import StepNamespace, job_arguments, step_request
 
 COMPLETED = "--for=jsonpath={.status.applicationState.state}=COMPLETED"
@@ -37,7 +44,7 @@ COMPLETED = "--for=jsonpath={.status.applicationState.state}=COMPLETED"
 def bare(namespace: StepNamespace, server: ApiServer) -> float:
     """Return the seconds of one application that kubectl creates and awaits."""
     request = _request()
-    manifest = rendered(launch_kubernetes.template(server=server), request).to_manifest()
+    manifest = rendered(launcher.template(SparkApplication, server=server), request).to_manifest()
     name = application_name(request["run"])
     began = time.monotonic()
     namespace.kubectl("create", "--filename=-", given=json.dumps(manifest))
@@ -62,7 +69,7 @@ def step(namespace: StepNamespace, server: ApiServer) -> tuple[float, float]:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     began = time.monotonic()
-    launch_kubernetes.launch(rendered(launch_kubernetes.template(server=server), request), server=server)
+    launcher.launch(rendered(launcher.template(SparkApplication, server=server), request), server=server)
     ended = time.monotonic()
     watcher.join(GENEROUS_SECONDS)
     return ended - began, ended - completed_at[0]
@@ -76,6 +83,17 @@ def _request() -> dict[str, Any]:
 def _wait(namespace: str, name: str) -> None:
     command = ["-n", namespace, "wait", COMPLETED, f"sparkapplication/{name}", f"--timeout={GENEROUS_SECONDS:.0f}s"]
     kubectl(*command, seconds=GENEROUS_SECONDS)
+
+
+def whole_run(name: str, scratch: Path) -> str:
+    """Return what a run of the pipeline with the engine `numpy` takes beside its steps."""
+    series = scratch / "series"
+    series.mkdir()
+    write_chest(series, slices=24, rows=64, columns=64, seed=1)
+    runs = RunNamespace.create(name, object_store(name), scratch)
+    run = runs.run(small_package(), source=runs.upload(series), engine="numpy", rank="5", ranks="5", seed=1).succeed()
+    runs.empty_bucket()
+    return run.overhead()
 
 
 def report(pairs: list[tuple[float, float, float]]) -> str:
@@ -110,6 +128,11 @@ def main() -> None:
                 pairs.append(pair)
         sys.stderr.flush()
         print(report(pairs))  # noqa: T201
+    if not has_argo():
+        print("Argo Workflows is not installed, so the overhead of a run was not measured")  # noqa: T201
+        return
+    with tempfile.TemporaryDirectory() as scratch, new_namespace() as name:
+        print(whole_run(name, Path(scratch)))  # noqa: T201
 
 
 if __name__ == "__main__":

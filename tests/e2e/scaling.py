@@ -8,29 +8,26 @@ memory in use.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import statistics
 import sys
 import tempfile
-from collections import defaultdict
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
+from ctbasis.bench.event_log import SETTINGS, Spent
 from ctbasis.simulate.phantom import write_chest
 from tests.e2e.cluster import CHECKOUT, new_namespace
 from tests.e2e.kfp_namespace import RunNamespace, small_package
-from tests.e2e.kfp_pods import BUCKET, BUCKET_PATH
+from tests.e2e.kfp_templates import BUCKET, BUCKET_PATH
 from tests.e2e.object_store import object_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from tests.e2e.kfp_run import Run
 
 PHANTOM = {"slices": 133, "rows": 512, "columns": 512, "seed": 3}
@@ -38,62 +35,6 @@ PHANTOM = {"slices": 133, "rows": 512, "columns": 512, "seed": 3}
 
 EVENTS = "/events"
 MIB = 2**20
-
-
-@dataclass
-class Spent:
-    """Resources that one application used, from its event log.
-
-    Attributes:
-        tasks: Number of tasks of all jobs.
-        stages: Number of stages of all jobs.
-        shuffled: Bytes written to shuffles, by executor.
-        results: Bytes of task results sent to the driver.
-        largest_result: Largest result of one task, bytes.
-        largest_shuffle: Largest shuffle write of one task, bytes.
-        busy: Task time in seconds, by executor.
-        on_cpu: Part of it on a processor in the JVM; the rest is Python, garbage collection, or waiting.
-        collecting: Part of it in garbage collection.
-        heap: Peak heap use of the JVM in bytes, by executor; `driver` is one.
-    """
-
-    tasks: int = 0
-    stages: int = 0
-    shuffled: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    results: int = 0
-    largest_result: int = 0
-    largest_shuffle: int = 0
-    busy: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    on_cpu: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    collecting: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    heap: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-
-    @classmethod
-    def of(cls, events: Iterable[str]) -> Spent:
-        """Read an event log with one JSON document per line."""
-        spent = cls()
-        for line in events:
-            event = json.loads(line)
-            if event["Event"] == "SparkListenerTaskEnd" and event.get("Task Metrics"):
-                spent._add_task(event)
-            elif event["Event"] == "SparkListenerStageCompleted":
-                spent.stages += 1
-            elif event["Event"] == "SparkListenerStageExecutorMetrics":
-                executor, used = event["Executor ID"], event["Executor Metrics"]["JVMHeapMemory"]
-                spent.heap[executor] = max(spent.heap[executor], used)
-        return spent
-
-    def _add_task(self, event: dict[str, Any]) -> None:
-        executor, metrics = event["Task Info"]["Executor ID"], event["Task Metrics"]
-        written = metrics["Shuffle Write Metrics"]["Shuffle Bytes Written"]
-        self.tasks += 1
-        self.shuffled[executor] += written
-        self.largest_shuffle = max(self.largest_shuffle, written)
-        self.results += metrics["Result Size"]
-        self.largest_result = max(self.largest_result, metrics["Result Size"])
-        self.busy[executor] += metrics["Executor Run Time"] / 1e3
-        self.on_cpu[executor] += metrics["Executor CPU Time"] / 1e9
-        self.collecting[executor] += metrics["JVM GC Time"] / 1e3
 
 
 @dataclass
@@ -133,10 +74,8 @@ def _prepare(runs: RunNamespace, executors: int) -> None:
             # The first task waits for all executors, because their start-up time is not part of the scaling of the SVD.
             "spark.scheduler.minRegisteredResourcesRatio": "1.0",
             "spark.scheduler.maxRegisteredResourcesWaitingTime": "120s",
-            "spark.eventLog.enabled": "true",
+            **SETTINGS,
             "spark.eventLog.dir": f"file://{EVENTS}",
-            "spark.eventLog.logStageExecutorMetrics": "true",
-            "spark.executor.metrics.pollingInterval": "200",
         },
     )
 

@@ -11,7 +11,7 @@ import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e.cluster import STEPS_IMAGE, kubectl, pod, ready
+from tests.e2e.cluster import STEPS_IMAGE, kubectl, new_namespace, pod, ready
 from tests.e2e.object_store import apply
 
 if TYPE_CHECKING:
@@ -72,14 +72,16 @@ class SmallVolume:
 
 
 @contextmanager
-def small_volume(namespace: str, *, mebibytes: int) -> Iterator[SmallVolume]:
+def small_volume(*, mebibytes: int) -> Iterator[SmallVolume]:
     """Provide a volume of `mebibytes` MiB for the `with` block.
 
-    Its name is unique, because the volume of a former claim may still be terminating.
+    Its name is unique, because the volume of a former claim may still be terminating. The privileged pod is in a
+    namespace of its own, because that of a run does not admit it.
     """
-    volume = SmallVolume(namespace, f"ctbasis-small-{uuid.uuid4().hex[:8]}")
-    try:
-        volume._mount(mebibytes)
-        yield volume
-    finally:
-        volume._unmount()
+    with new_namespace() as namespace:
+        volume = SmallVolume(namespace, f"ctbasis-small-{uuid.uuid4().hex[:8]}")
+        try:
+            volume._mount(mebibytes)
+            yield volume
+        finally:
+            volume._unmount()

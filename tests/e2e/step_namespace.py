@@ -123,9 +123,15 @@ class StepNamespace:
     launcher_kubeconfig: Path
 
     @classmethod
-    def create(cls, name: str, folder: Path) -> Self:
-        """Create the base manifests, a claim and a pod that mounts it; the kubeconfig goes to `folder`."""
-        kubectl("apply", "--filename=-", given=base(name, folder))
+    def create(cls, name: str, folder: Path, *, manifests: str = "") -> Self:
+        """Create the base manifests, a claim and a pod that mounts it; the kubeconfig goes to `folder`.
+
+        Args:
+            name: The namespace.
+            folder: A scratch folder.
+            manifests: Rendered manifests that contain those of manifests/base; by default those alone.
+        """
+        kubectl("apply", "--filename=-", given=manifests or base(name, folder))
         made = cls(name, _launcher_kubeconfig(name, folder))
         made.kubectl("apply", "--filename=-", given=json.dumps(_workspace()))
         ready(name, WORKBENCH)
@@ -192,7 +198,11 @@ class StepNamespace:
             environment: Additional environment variables.
         """
         request = step_request(*job, run=run, spec=spec) | {"timeouts": timeouts or {}}
-        own = {"KUBECONFIG": str(self.launcher_kubeconfig), "PYTHONPATH": str(CHECKOUT), **(environment or {})}
+        return self.launch(request, environment or {})
+
+    def launch(self, request: dict[str, Any], environment: dict[str, str]) -> Step:
+        """Start launch_step.py with `request` as a process that has only the rights of the launcher."""
+        own = {"KUBECONFIG": str(self.launcher_kubeconfig), "PYTHONPATH": str(CHECKOUT), **environment}
         return Step([sys.executable, str(Path(__file__).with_name("launch_step.py")), json.dumps(request)], own)
 
 

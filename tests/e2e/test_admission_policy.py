@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ctbasis.spark.application import SparkApplication
+from ctbasis.jobs.spark_application import SparkApplication
 from tests.e2e.cluster import CHECKOUT, SPARK_IMAGE, hardened, kubectl, new_namespace, pod, wait_until
 from tests.e2e.installed import rendered
 

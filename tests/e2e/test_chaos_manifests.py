@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.cluster import kubectl, report_fault, require_cluster, wait_until
+from tests.e2e.cluster import has_definition, kubectl, report_fault, require_cluster, wait_until
 from tests.e2e.installed import CLAIM, installed
 from tests.e2e.object_store import object_store
 
@@ -156,6 +155,5 @@ def _why(made: Installed, pod: str) -> str:
 
 def _require_gang() -> None:
     require_cluster()
-    found = subprocess.run(["kubectl", "get", "crd", "podgroups.scheduling.x-k8s.io"], capture_output=True, check=False)
-    if found.returncode:
+    if not has_definition("podgroups.scheduling.x-k8s.io"):
         pytest.skip("no PodGroup of scheduler-plugins; needs a second scheduler `gang` that the operator knows")

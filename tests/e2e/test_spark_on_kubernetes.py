@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from ctbasis.errors import error_in_log
+from ctbasis.jobs.pod import POD_NAME
 from ctbasis.parameters import SvdPlan
 from ctbasis.spark.driver import Job
-from ctbasis.spark.kubernetes.owner import POD_NAME
 from ctbasis.spark.launch import application_name
 from tests.e2e.cluster import CHECKOUT, SPARK_IMAGE, hardened, pod, wait_until
 from tests.e2e.step_namespace import job_arguments
@@ -204,4 +204,6 @@ def test_the_launcher_may_do_no_more_than_it_needs(namespace: StepNamespace) -> 
         "pods": {"get", "list", "watch"},
         "pods/log": {"get"},
         "sparkapplications.sparkoperator.k8s.io": {"get", "list", "watch", "create", "delete"},
+        "rayjobs.ray.io": {"get", "list", "watch", "create", "delete"},
+        "daskjobs.kubernetes.dask.org": {"get", "list", "watch", "create", "delete"},
     }

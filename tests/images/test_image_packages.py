@@ -26,15 +26,18 @@ SPARK_MODULES = (
 )
 """The driver program and what it imports when it runs."""
 
+OPTIONAL_MODULES = r"ctbasis\.svd\.engines\.ray|ctbasis\.kubeflow\.lint(\..*)?|.*\.__main__"
+"""Modules that need an extra which the image has only if it is built with it, and the lint."""
+
 STEP_MODULES = (
     "kfp.dsl.executor_main",
     *(
         module.name
         for module in pkgutil.walk_packages([str(ROOT / "ctbasis")], "ctbasis.")
-        if not re.fullmatch(r"ctbasis\.svd\.engines\.ray|ctbasis\.kubeflow\.lint(\..*)?|.*\.__main__", module.name)
+        if not re.fullmatch(OPTIONAL_MODULES, module.name)
     ),
 )
-"""KFP's executor and all modules of ctbasis, without the engine ray, which is optional in the image, and the lint."""
+"""KFP's executor and all modules of ctbasis, without the optional ones."""
 
 PROGRAM = """
 import importlib, json, sys
@@ -112,7 +115,7 @@ def step_packages() -> set[str]:
     excluded = {canonicalize_name(name) for name in re.findall(r"--no-emit-package (\S+)", text)}
     extras = re.findall(r"--extra (\w+)", re.findall(r'ARG EXTRAS="(.*)"', text)[0])
     names = with_dependencies(requirements_of(Requirement(f"ctbasis[{','.join(extras)}]")), excluded=excluded)
-    assert excluded == {"pyspark", "py4j", "kubernetes-validate"}
+    assert excluded == {"pyspark", "py4j"}
     return names
 
 

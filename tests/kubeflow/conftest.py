@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from kfp.client import Client
 
-from ctbasis.kubeflow import submit
+from ctbasis.kubeflow import follow
 from ctbasis.kubeflow.server import connect
+from ctbasis.kubeflow.submit import start
 from tests.kubeflow.kfp_stand_in import ARGUMENTS, KfpStandIn
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove the Kubeflow settings of this machine, and poll without waiting."""
     monkeypatch.setattr(Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "kfp" / "context.json"))
-    monkeypatch.setattr(submit, "FIRST_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(follow, "FIRST_POLL_SECONDS", 0.01)
     for name in (
         *("CTBASIS_KFP_HOST", "CTBASIS_KFP_NAMESPACE", "CTBASIS_KFP_TOKEN"),
-        *("KF_PIPELINES_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+        "KF_PIPELINES_SA_TOKEN_PATH",
+        *("KF_PIPELINES_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID"),
     ):
         monkeypatch.delenv(name, raising=False)
 
@@ -39,6 +41,6 @@ def server() -> Iterator[KfpStandIn]:
 def finished(server: KfpStandIn) -> tuple[KfpStandIn, Client, str]:
     """Return a stand-in, its client and the id of a run that succeeded."""
     client = connect(server.url)
-    run_id = submit.start(client, arguments=ARGUMENTS)
-    submit.wait_for(client, run_id, report=lambda _: None)
+    run_id = start(client, arguments=ARGUMENTS)
+    follow.wait_for(client, run_id, report=lambda _: None)
     return server, client, run_id

@@ -43,6 +43,38 @@ def test_invalid_options_are_refused_before_spark_starts(series: Path, tmp_path:
     assert not (tmp_path / "basis").exists()
 
 
+@pytest.fixture
+def no_spark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no Spark application be launched."""
+
+    def launched(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("Spark was started")
+
+    monkeypatch.setattr("ctbasis.spark.launch.launch", launched)
+
+
+@pytest.mark.usefixtures("no_spark")
+def test_places_that_cannot_be_read_or_written_are_refused_before_spark_starts(series: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("three years of work")
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "archives" / "ct.zip").write_bytes(b"PK")
+    for source, out, said in (
+        (tmp_path / "nowhere", tmp_path / "basis", "nowhere"),
+        (tmp_path / "empty", tmp_path / "basis", "the source holds no file"),
+        (tmp_path / "archives", tmp_path / "basis", "1 of 1 objects of the source are archives"),
+        (series, tmp_path / "mine", "thesis.txt"),
+        (series, series / "basis", "lie in each other"),
+        ("ftp://host/ct", tmp_path / "basis", "unknown URI scheme"),
+    ):
+        done = ctbasis("factor", source, "--out", out)
+        assert (done.exit_code, said in done.output) == (2, True), done.output
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "three years of work"
+    with pytest.raises(AssertionError, match="Spark was started"):
+        CliRunner().invoke(main, ["factor", str(series), "--out", str(tmp_path / "basis")], catch_exceptions=False)
+
+
 @pytest.mark.java
 def test_a_folder_without_ct_is_refused_with_the_number_of_files(tmp_path: Path) -> None:
     (tmp_path / "ct").mkdir()

@@ -11,8 +11,10 @@ from ctbasis.dicom.deidentify.pseudonyms import SALT
 from ctbasis.errors import CtbasisError
 from ctbasis.installed import LAYOUT
 from ctbasis.kubeflow import package
-from ctbasis.parameters import PARAMETERS, check
-from pipeline.denoise import S3_KEYS, S3_SECRET, SALT_SECRET, USER
+from ctbasis.kubeflow.sizes import SIZES
+from ctbasis.parameters import COHORT_PARAMETERS, NOT_OF_A_COHORT, PARAMETERS, check
+from pipeline.cohort import LOOP, PARALLELISM
+from pipeline.steps import S3_KEYS, S3_SECRET, SALT_SECRET, SOURCES_KEYS, SOURCES_SECRET, STEPS_GROUP, USER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +25,14 @@ def documents() -> list[Any]:
     return list(yaml.safe_load_all(package.PACKAGE.read_text()))
 
 
-def test_the_committed_package_is_the_output_of_compiling_the_source() -> None:
-    package.check()
+@pytest.fixture(scope="module")
+def cohort() -> list[Any]:
+    return list(yaml.safe_load_all(package.PACKAGES["cohort"].read_text()))
+
+
+@pytest.mark.parametrize("pipeline", package.PACKAGES)
+def test_the_committed_package_is_the_output_of_compiling_the_source(pipeline: str) -> None:
+    package.check(package.PACKAGES[pipeline], pipeline=pipeline)
 
 
 def test_an_outdated_package_is_refused_with_the_difference(tmp_path: Path) -> None:
@@ -39,6 +47,22 @@ def test_a_missing_package_is_refused(tmp_path: Path) -> None:
         package.check(tmp_path / "nothing.yaml")
 
 
+@pytest.mark.parametrize("compiler", ["kfp-2.14.3", "kfp-2.1", "kfp-2.18.0", "kfp-3.0.0", "another-2.17.0", ""])
+def test_a_package_that_another_kfp_compiled_is_refused(compiler: str, documents: list[Any], tmp_path: Path) -> None:
+    own = documents[0]["sdkVersion"]
+    (tmp_path / "other.yaml").write_text(
+        package.PACKAGE.read_text().replace(f"sdkVersion: {own}", f"sdkVersion: '{compiler}'")
+    )
+    with pytest.raises(CtbasisError, match=rf"sdkVersion: is '{compiler}'(?s:.)*run `ctbasis compile`"):
+        package.read_package(tmp_path / "other.yaml")
+
+
+def test_a_patch_release_of_the_same_kfp_is_accepted(documents: list[Any], tmp_path: Path) -> None:
+    text = package.PACKAGE.read_text().replace(documents[0]["sdkVersion"], "kfp-2.17.3")
+    (tmp_path / "other.yaml").write_text(text)
+    assert package.read_package(tmp_path / "other.yaml")["sdkVersion"] == "kfp-2.17.3"
+
+
 KINDS = {str: "STRING", int: "NUMBER_INTEGER", bool: "BOOLEAN", float: "NUMBER_DOUBLE"}
 
 
@@ -50,6 +74,31 @@ def test_the_package_has_the_parameters_and_defaults_of_parameters_py(documents:
         assert entry["parameterType"] == KINDS[parameter.type]
         if parameter.name != "source":
             assert entry["defaultValue"] == parameter.default
+
+
+def test_the_form_of_the_ui_explains_every_parameter_as_the_command_line_does(documents: list[Any]) -> None:
+    compiled = documents[0]["root"]["inputDefinitions"]["parameters"]
+    for parameter in PARAMETERS:
+        shown = compiled[parameter.name]["description"]
+        assert shown.startswith(parameter.help)
+        assert all(choice in shown for choice in parameter.choices)
+    description = documents[0]["pipelineInfo"]["description"]
+    for page in ("docs/how-to/kubeflow.md", "docs/reference/parameters.md"):
+        assert page in description
+        assert (LAYOUT.data / page).is_file()
+
+
+def test_the_box_around_the_steps_in_the_graph_is_named_for_what_it_is(documents: list[Any]) -> None:
+    names = {task["taskInfo"]["name"] for task in documents[0]["root"]["dag"]["tasks"].values()}
+    assert names == {STEPS_GROUP, "cleanup"}
+
+
+def test_no_step_requests_more_than_a_node_of_two_cpus_has(documents: list[Any]) -> None:
+    for executor in documents[0]["deploymentSpec"]["executors"].values():
+        resources = executor["container"]["resources"]
+        # Of 2 CPUs, a node keeps a part for itself and for its daemons.
+        assert resources["cpuRequest"] <= 1
+        assert resources["resourceMemoryRequest"] in {"256Mi", "1Gi", "2Gi", "4Gi"}
 
 
 def test_the_talks_defaults_are_kept(documents: list[Any]) -> None:
@@ -88,13 +137,27 @@ def test_only_the_step_that_de_identifies_gets_the_salt_from_an_optional_secret(
     documents: list[Any],
 ) -> None:
     others = {
-        name: [entry for entry in found.get("secretAsEnv", []) if entry["secretName"] != S3_SECRET]
+        name: [entry for entry in found.get("secretAsEnv", []) if entry["secretName"] == SALT_SECRET]
         for name, found in executors(documents).items()
     }
     assert [name for name, found in others.items() if found] == ["exec-matrix"]
     (salt,) = others["exec-matrix"]
     assert (salt["secretName"], salt["optional"]) == (SALT_SECRET, True)
     assert salt["keyToEnv"] == [{"envVar": SALT, "secretKey": "salt"}]
+
+
+def test_only_the_step_that_fetches_gets_the_keys_of_other_sources_from_an_optional_secret(
+    documents: list[Any],
+) -> None:
+    known = {S3_SECRET, SALT_SECRET}
+    others = {
+        name: [entry for entry in found.get("secretAsEnv", []) if entry["secretName"] not in known]
+        for name, found in executors(documents).items()
+    }
+    assert [name for name, found in others.items() if found] == ["exec-fetch"]
+    (sources,) = others["exec-fetch"]
+    assert (sources["secretName"], sources["optional"]) == (SOURCES_SECRET, True)
+    assert {pair["envVar"]: pair["secretKey"] for pair in sources["keyToEnv"]} == SOURCES_KEYS
 
 
 def test_the_svd_step_passes_its_environment_and_volumes_to_the_executors(documents: list[Any]) -> None:
@@ -121,25 +184,72 @@ def test_the_default_workspace_is_shared_by_all_nodes(documents: list[Any]) -> N
     assert workspace == {"size": "20Gi", "kubernetes": {"pvcSpecPatch": {"accessModes": ["ReadWriteMany"]}}}
 
 
-def test_a_package_for_another_workspace_differs_only_in_the_workspace(documents: list[Any], tmp_path: Path) -> None:
-    package.write(tmp_path / "mine.yaml", package.Claim("ReadWriteOnce", "fast", "5Gi"))
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
-    made = list(yaml.safe_load_all((tmp_path / "mine.yaml").read_text()))
-    config = made[1]["platforms"]["kubernetes"]["pipelineConfig"]
-    assert config["workspace"] == {
-        "size": "5Gi",
-        "kubernetes": {"pvcSpecPatch": {"accessModes": ["ReadWriteOnce"], "storageClassName": "fast"}},
+def test_the_objects_of_a_run_outlive_the_hour_of_a_stock_server(documents: list[Any]) -> None:
+    config = documents[1]["platforms"]["kubernetes"]["pipelineConfig"]
+    seconds = {name: config[name] for name in config if name != "workspace"}
+    # Argo takes the time after success or failure before that after completion, and the server's own before none.
+    assert seconds == {
+        "resourceTtlOnCompletion": 7 * 86400,
+        "resourceTtlOnSuccess": 7 * 86400,
+        "resourceTtlOnFailure": 3 * 86400,
     }
-    config["workspace"] = documents[1]["platforms"]["kubernetes"]["pipelineConfig"]["workspace"]
-    assert made == documents
 
 
-def test_an_invalid_workspace_size_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    with pytest.raises(CtbasisError, match="'5GB' is not a quantity"):
-        package.write(tmp_path / "mine.yaml", package.Claim(size="5GB"))
-    with pytest.raises(CtbasisError, match="cannot be written"):
-        package.write(tmp_path / "nowhere" / "mine.yaml")
-    assert list(tmp_path.iterdir()) == []
+def tasks_of(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return all tasks of a package by name."""
+    dags = [spec["root"], *spec["components"].values()]
+    return {name: task for dag in dags for name, task in dag.get("dag", {}).get("tasks", {}).items()}
+
+
+def test_the_package_of_cohorts_has_the_steps_of_one_source_in_a_loop_with_a_limit(
+    cohort: list[Any], documents: list[Any]
+) -> None:
+    spec, one = cohort[0], documents[0]
+    (loop,) = (task for task in tasks_of(spec).values() if "parameterIterator" in task)
+    assert loop["taskInfo"]["name"] == LOOP
+    assert loop["iteratorPolicy"]["parallelismLimit"] == PARALLELISM
+    inside = spec["components"][loop["componentRef"]["name"]]["dag"]["tasks"]
+    steps = {name for name in tasks_of(one) if f"exec-{name}" in one["deploymentSpec"]["executors"]} - {"cleanup"}
+    assert set(inside) == {*steps, "publish"}
+    for step in steps:
+        label = f"exec-{step}"
+        assert spec["deploymentSpec"]["executors"][label] == one["deploymentSpec"]["executors"][label]
+        assert executors(cohort)[label] == executors(documents)[label]
+        assert inside[step].get("retryPolicy") == tasks_of(one)[step].get("retryPolicy")
+
+
+def test_the_package_of_cohorts_has_the_parameters_of_parameters_py(cohort: list[Any]) -> None:
+    compiled = cohort[0]["root"]["inputDefinitions"]["parameters"]
+    expected = [*(one for one in PARAMETERS if one.name not in NOT_OF_A_COHORT), *COHORT_PARAMETERS]
+    assert list(compiled) == sorted(parameter.name for parameter in expected)
+    for parameter in expected:
+        entry = compiled[parameter.name]
+        assert entry["parameterType"] == KINDS[parameter.type]
+        assert entry["description"].startswith(parameter.help)
+        if parameter.name not in {"source", "out"}:
+            assert entry["defaultValue"] == parameter.default
+    assert (LAYOUT.data / "docs/how-to/cohort.md").is_file()
+    assert "docs/how-to/cohort.md" in cohort[0]["pipelineInfo"]["description"]
+
+
+def test_the_steps_of_a_cohort_get_the_secrets_that_they_need_and_nothing_is_cached(cohort: list[Any]) -> None:
+    found = {
+        label: {secret["secretName"] for secret in entry.get("secretAsEnv", [])}
+        for label, entry in executors(cohort).items()
+    }
+    assert all(S3_SECRET in names for names in found.values()), "each reads or writes S3"
+    assert {label for label, names in found.items() if SALT_SECRET in names} == {"exec-inventory", "exec-matrix"}
+    assert {label for label, names in found.items() if SOURCES_SECRET in names} == {"exec-inventory", "exec-fetch"}
+    for name, task in tasks_of(cohort[0]).items():
+        if f"exec-{name}" in executors(cohort):
+            assert not task.get("cachingOptions", {}).get("enableCache"), name
+            assert executors(cohort)[f"exec-{name}"]["securityContext"]["runAsNonRoot"]
+
+
+def test_every_size_has_the_steps_of_both_packages(cohort: list[Any], documents: list[Any]) -> None:
+    labels = {*cohort[0]["deploymentSpec"]["executors"], *documents[0]["deploymentSpec"]["executors"]}
+    assert {label.removeprefix("exec-") for label in labels} == set.union(*map(set, SIZES.values()))
+    assert all(set(size) == set(SIZES["small"]) for size in SIZES.values())
 
 
 def test_fetch_and_svd_are_retried_and_the_time_limit_allows_long_waits(documents: list[Any]) -> None:

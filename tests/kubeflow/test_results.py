@@ -1,4 +1,4 @@
-"""The results of a run: ML Metadata lists its artifacts; their bytes come from the UI or from the object store."""
+"""The results of a run: ML Metadata or the server lists its artifacts, the UI or the object store has their bytes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 from ctbasis.demo.s3server import S3Server
 from ctbasis.errors import CtbasisError
 from ctbasis.kubeflow import metadata
-from ctbasis.kubeflow.artifacts import Artifact, fetch_results, run_artifacts
-from ctbasis.kubeflow.server import connect
-from ctbasis.kubeflow.submit import submit
+from ctbasis.kubeflow.artifacts import Artifact, fetch_page, fetch_results, metric_text, require_results, run_artifacts
+from ctbasis.kubeflow.runs import get_run
+from ctbasis.kubeflow.server import AbsentError, connect
+from ctbasis.kubeflow.submit import start, submit
 from tests.kubeflow.kfp_stand_in import ARGUMENTS, KfpStandIn, picture
 from tests.kubeflow.ml_metadata_wire import encoded, field_of
 
@@ -34,28 +35,90 @@ FROM_ML_METADATA = base64.b64decode(
 )
 
 
-def test_results_of_an_earlier_run_can_be_fetched(finished: tuple[KfpStandIn, Client, str]) -> None:
+ARTIFACTS = ["basis", "denoised", "metrics", "figure1", "page"]
+
+
+@pytest.mark.parametrize("lists_artifacts", [False, True])
+def test_results_of_an_earlier_run_can_be_fetched_from_both_kinds_of_server(
+    lists_artifacts: bool, finished: tuple[KfpStandIn, Client, str]
+) -> None:
     server, client, run_id = finished
-    assert [artifact.name for artifact in run_artifacts(client, run_id)] == ["basis", "metrics", "figure1", "denoised"]
-    assert fetch_results(client, run_id) == fetch_results(client, run_id)
+    server.lists_artifacts = lists_artifacts
+    server.logs = {"svd": "pass 1 of 3"}
+    artifacts = run_artifacts(client, get_run(client, run_id))
+    assert sorted({artifact.name for artifact in artifacts}) == sorted([*ARTIFACTS, "executor-logs"])
+    assert {artifact.step for artifact in artifacts if artifact.name == "executor-logs"} == {"svd"}
+    results = fetch_results(client, run_id)
+    assert (results.metrics, results.figure1) == (server.metrics, picture())
+    assert fetch_page(client, run_id) == server.page.decode()
     assert server.refused == []
+    assert any("ml_metadata" in line for line in server.requests) is not lists_artifacts
 
 
-def test_the_error_of_a_bare_api_server_names_the_address_that_serves_artifacts() -> None:
-    with KfpStandIn(has_ui=False) as server, pytest.raises(CtbasisError, match="to list the run's artifacts") as error:
+@pytest.mark.parametrize("lists_artifacts", [False, True])
+def test_a_bare_api_server_is_refused_before_a_run_is_started(lists_artifacts: bool) -> None:
+    with KfpStandIn(has_ui=False, lists_artifacts=lists_artifacts) as server:
+        with pytest.raises(CtbasisError, match="does not send artifacts, so the results") as error:
+            submit(server.url, arguments=ARGUMENTS)
+        assert "address of the API server" in error.value.cause
+        assert "the address that a browser opens" in error.value.remedy
+        assert server.runs == {}
+        assert submit(server.url, arguments=ARGUMENTS, wait=False).run_id in server.runs
+
+
+def test_a_server_that_lists_artifacts_needs_no_ui_if_the_object_store_can_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with KfpStandIn(has_ui=False, lists_artifacts=True) as server:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        require_results(connect(server.url))
+
+
+def test_a_ui_that_does_not_reach_ml_metadata_is_refused_before_a_run_is_started(
+    server: KfpStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.kubeflow.kfp_stand_in.METADATA", "/elsewhere/")
+    with pytest.raises(CtbasisError, match="to list the run's artifacts: 404"):
         submit(server.url, arguments=ARGUMENTS)
-    assert "address of the API server" in error.value.cause
+    assert server.runs == {}
 
 
 def test_a_run_without_a_record_in_ml_metadata_is_reported(server: KfpStandIn) -> None:
+    client = connect(server.url)
+    run = get_run(client, start(client, arguments=ARGUMENTS))
+    server.runs = {}
     with pytest.raises(CtbasisError, match="has no record of run"):
-        fetch_results(connect(server.url), "no-such-run")
+        run_artifacts(client, run)
+    with pytest.raises(AbsentError, match="404"):
+        fetch_results(client, run.run_id)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (262144.0, "262144"),
+        (-3.0, "-3"),
+        (0.0, "0"),
+        (262144.7, "262145"),
+        (1234.56, "1235"),
+        (38.52137, "38.52"),
+        (0.98765, "0.9877"),
+        (0.000123456, "0.0001235"),
+        (1e20, "100000000000000000000"),
+        (True, "True"),
+        (7, "7"),
+        ("mahout", "mahout"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_metrics_are_shown_without_exponents_and_whole_numbers_in_full(value: float | str, text: str) -> None:
+    assert metric_text(value) == text
 
 
 def test_a_run_without_metrics_is_reported_as_one_of_another_pipeline(finished: tuple[KfpStandIn, Client, str]) -> None:
     server, client, run_id = finished
     server.metrics = {}
-    with pytest.raises(CtbasisError, match=r"the artifacts of run \S+ are: basis, denoised, figure1, metrics"):
+    with pytest.raises(CtbasisError, match=r"the artifacts of run \S+ are: basis, denoised, figure1, metrics, page"):
         fetch_results(client, run_id)
 
 

@@ -70,8 +70,10 @@ def finished(series: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 
 def test_a_folder_becomes_denoised_dicom_basis_pictures_and_numbers(finished: Finished, series: Path) -> None:
-    out, _ = finished
+    out, done = finished
     assert {path.name for path in out.iterdir()} == OUTPUTS | {RESULT}
+    # Not at the exit of a step either, where libraries stop their threads.
+    assert "Traceback" not in done.stdout + done.stderr
     assert stored(out / "denoised").shape == stored(series).shape
     assert (FactorStore.open(str(out / "basis")).rank, FactorStore.open(str(out / "basis")).cols) == (6, 6)
     metrics = json.loads((out / "metrics.json").read_text())
@@ -137,6 +139,22 @@ def test_invalid_parameters_are_refused_before_any_step_starts(
     done = ctbasis("run", series, "--out", tmp_path / "out", *options)
     assert done.returncode == 2
     assert said in done.stderr
+    assert left_behind(tmp_path) == []
+
+
+def test_a_truth_of_another_place_is_refused_by_name_and_nothing_is_written(series: Path, tmp_path: Path) -> None:
+    shutil.copytree(series, tmp_path / "moved")
+    for path in (tmp_path / "moved").iterdir():
+        dataset = pydicom.dcmread(path)
+        x, y, z = map(float, dataset.ImagePositionPatient)
+        dataset.ImagePositionPatient = [x, y, z + 40]
+        dataset.save_as(path)
+    options = ("--truth", tmp_path / "moved", "--out", tmp_path / "out", "--engine", "numpy", "--rank", 2, "--ranks", 2)
+    done = ctbasis("run", series, *options)
+    assert done.returncode == 2, done.stdout
+    assert "they are not copies of one scan" in done.stderr
+    assert "ImagePositionPatient" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
     assert left_behind(tmp_path) == []
 
 

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from types import SimpleNamespace
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
-import kfp_server_api
 import pytest
 import requests
 import yaml
 
 from ctbasis.errors import CtbasisError
-from ctbasis.kubeflow import submit as module
 from ctbasis.kubeflow.package import PACKAGE, check_arguments, read_package
+from ctbasis.kubeflow.runs import get_run
 from ctbasis.kubeflow.server import NoAnswerError, connect
-from ctbasis.kubeflow.submit import start, submit, upload, wait_for
+from ctbasis.kubeflow.submit import start, submit, upload
 from tests.kubeflow.kfp_stand_in import ARGUMENTS, KfpStandIn, picture, steps
+from tests.loopback import Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from kfp.client import Client
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -72,86 +69,6 @@ def test_a_second_submission_joins_the_experiment(server: KfpStandIn) -> None:
     assert len(server.runs) == 2
 
 
-def test_the_error_of_a_failed_run_names_the_step_and_not_its_enclosing_nodes(server: KfpStandIn) -> None:
-    server.failing = "svd"
-    with pytest.raises(CtbasisError, match=r"ended as FAILED: svd failed") as error:
-        submit(server.url, arguments=ARGUMENTS)
-    assert error.value.remedy.endswith(next(iter(server.runs)))
-    assert "executor" not in str(error.value)
-
-
-def test_the_error_names_the_driver_of_a_step_that_could_not_start(
-    finished: tuple[KfpStandIn, Client, str],
-) -> None:
-    run = finished[1].get_run(finished[2])
-    run.state = "FAILED"
-    run.run_details.task_details = [
-        kfp_server_api.V2beta1PipelineTaskDetail(display_name="root-driver", state="SUCCEEDED"),
-        kfp_server_api.V2beta1PipelineTaskDetail(
-            display_name="svd-driver", state="FAILED", error=kfp_server_api.GoogleRpcStatus(message="no  such\nclaim")
-        ),
-    ]
-    with pytest.raises(CtbasisError, match=r"svd-driver failed \(no such claim\)"):
-        module._succeeded(run, "url")
-
-
-def test_internal_nodes_are_left_out_if_the_answer_does_not_contain_the_package(
-    finished: tuple[KfpStandIn, Client, str],
-) -> None:
-    run = finished[1].get_run(finished[2])
-    run.pipeline_spec = None
-    assert set(module._states(run)) - {"ctbasis-denoise-x7k2p"} == set(steps(finished[0].runs[finished[2]].package))
-
-
-def test_the_iterations_of_a_loop_share_one_state(finished: tuple[KfpStandIn, Client, str]) -> None:
-    run = finished[1].get_run(finished[2])
-    run.run_details.task_details = [
-        kfp_server_api.V2beta1PipelineTaskDetail(display_name="svd", state=state)
-        for state in ("SUCCEEDED", "RUNNING", "PENDING")
-    ]
-    assert module._states(run) == {"svd": "RUNNING"}
-
-
-def test_after_a_timeout_the_run_continues_and_the_error_says_so(server: KfpStandIn) -> None:
-    server.stuck = True
-    with pytest.raises(CtbasisError, match=r"has not ended after 0\.1 s; it continues on the server"):
-        submit(server.url, arguments=ARGUMENTS, timeout=0.1)
-
-
-def test_a_short_outage_does_not_end_the_wait(server: KfpStandIn) -> None:
-    server.outages = 3
-    assert submit(server.url, arguments=ARGUMENTS).state == "SUCCEEDED"
-    assert server.refused == ["no healthy upstream"] * 3
-
-
-def test_a_long_outage_ends_the_wait(server: KfpStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "OUTAGE_SECONDS", 0.05)
-    server.outages = 10_000
-    with pytest.raises(NoAnswerError, match="503"):
-        submit(server.url, arguments=ARGUMENTS)
-
-
-def test_the_polling_interval_grows_while_nothing_changes(server: KfpStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    server.stuck = True
-    client = connect(server.url)
-    run_id = start(client, arguments=ARGUMENTS)
-    server.runs[run_id].polls = 100
-    clock = [0.0]
-    pauses: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        clock[0] += seconds
-
-    monkeypatch.setattr(module, "FIRST_POLL_SECONDS", 2.0)
-    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0]))
-    with pytest.raises(CtbasisError, match="continues on the server"):
-        wait_for(client, run_id, timeout=300, report=lambda _: None)
-    assert pauses[:4] == [2.0, 3.0, 4.5, 6.75]
-    assert pauses[-2] == 30.0
-    assert sum(pauses) == 300
-
-
 def test_an_unreachable_host_is_reported_at_once() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -181,6 +98,27 @@ def test_every_request_carries_the_token_and_nothing_shows_it(
     assert "the-secret" not in repr(done) + "".join(capfd.readouterr())
 
 
+def test_in_a_pod_the_token_of_its_account_is_read_anew_for_each_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("first")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(file))
+    with KfpStandIn(token="first") as server:  # noqa: S106 - token of the stand-in
+        client = connect(server.url)
+        file.write_text("second")  # Kubernetes renews it, and the server no longer takes the first.
+        server.token = "second"  # noqa: S105 - the same
+        run_id = start(client, arguments=ARGUMENTS)
+        assert get_run(client, run_id).run_id == run_id
+        monkeypatch.setenv("CTBASIS_KFP_TOKEN", "second")
+        file.write_text("third")
+        connect(server.url)  # A token that the user gives comes first.
+    file.unlink()
+    monkeypatch.delenv("CTBASIS_KFP_TOKEN")
+    with KfpStandIn() as server, pytest.raises(CtbasisError, match="cannot be read"):
+        connect(server.url)
+
+
 @pytest.mark.parametrize(
     ("host", "found"),
     [
@@ -206,15 +144,8 @@ def test_a_login_page_is_not_mistaken_for_kubeflow() -> None:
         def log_message(self, *_: Any) -> None:
             """Keep the tests' output clean."""
 
-    with HTTPServer(("127.0.0.1", 0), Login) as page:
-        thread = threading.Thread(target=page.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            with pytest.raises(CtbasisError, match="answers with a web page"):
-                connect(f"http://127.0.0.1:{page.server_address[1]}")
-        finally:
-            page.shutdown()
-            thread.join()
+    with Served(Login) as page, pytest.raises(CtbasisError, match="answers with a web page"):
+        connect(page.url)
 
 
 def test_a_multi_user_server_requires_a_namespace_and_every_request_has_it() -> None:
@@ -228,9 +159,24 @@ def test_a_multi_user_server_requires_a_namespace_and_every_request_has_it() -> 
         assert {one["namespace"] for one in server.pipelines.values()} == {"radiology"}
 
 
-def test_the_servers_error_message_is_passed_on(server: KfpStandIn) -> None:
-    with pytest.raises(CtbasisError, match="in single-user mode, the namespace must be empty"):
+def test_a_namespace_is_refused_by_a_server_for_a_single_user_which_would_ignore_it(server: KfpStandIn) -> None:
+    with pytest.raises(CtbasisError, match="single-user server and has no namespace 'radiology'") as error:
         submit(server.url, arguments=ARGUMENTS, namespace="radiology")
+    assert "leave out the namespace" in error.value.remedy
+    assert server.runs == {}
+
+
+def test_the_servers_error_message_is_passed_on(server: KfpStandIn) -> None:
+    client = connect(server.url)
+    with pytest.raises(CtbasisError, match="Run 5 not found"):
+        get_run(client, "5")
+
+
+def test_without_a_name_a_run_has_that_of_the_pipeline_and_the_time(server: KfpStandIn, tmp_path: Path) -> None:
+    package = edited(tmp_path, lambda spec: spec["pipelineInfo"].update(name="of-the-clinic"))
+    submit(server.url, arguments=ARGUMENTS, package=package, wait=False)
+    (run,) = server.runs.values()
+    assert re.fullmatch(r"of-the-clinic \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", run.name)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +229,8 @@ def test_an_upload_creates_the_pipeline_and_stores_the_same_package_once(server:
     (pipeline,) = server.pipelines.values()
     assert pipeline["name"] == "ctbasis-denoise"
     (version,) = pipeline["versions"]
-    assert version["pipeline_spec"] == next(yaml.safe_load_all(PACKAGE.read_text()))
+    documents = list(yaml.safe_load_all(PACKAGE.read_text()))
+    assert version["pipeline_spec"] == dict(zip(("pipeline_spec", "platform_spec"), documents, strict=True))
     assert first.url.endswith(f"/#/pipelines/details/{first.pipeline_id}/version/{first.version_id}")
     assert server.refused == []
     assert server.runs == {}

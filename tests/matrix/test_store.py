@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.slice_store import Series
-from ctbasis.matrix.store import BLOCK_ELEMENTS, COLUMN_CHUNK, MatrixStore, MatrixWriter, block_rows_for
+from ctbasis.matrix.store import (
+    BLOCK_ELEMENTS,
+    COHORT_COLUMNS,
+    COLUMN_CHUNK,
+    MAX_BLOCK_BYTES,
+    MatrixStore,
+    MatrixWriter,
+    block_rows_for,
+)
 from ctbasis.storage import stores
 from ctbasis.storage.object_store import ObjectStore
 from ctbasis.storage.objects import open_objects
 from ctbasis.storage.voxels import absent, is_absent
+from ctbasis.svd.engines.mahout_bridge import check_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,8 +168,23 @@ def test_forked_processes_write_disjoint_blocks_concurrently(place: str) -> None
 
 
 @settings(max_examples=200)
-@given(st.integers(min_value=1, max_value=1_000_000))
-def test_a_block_has_a_bounded_size_for_any_number_of_slices(n: int) -> None:
+@given(st.integers(min_value=1, max_value=COHORT_COLUMNS))
+def test_a_block_of_a_few_patients_has_the_same_number_of_elements_for_any_number_of_slices(n: int) -> None:
     rows = block_rows_for(n)
     assert 256 <= rows <= 65536
-    assert rows * n <= BLOCK_ELEMENTS or rows == 256
+    assert rows * n <= BLOCK_ELEMENTS
+    # The next power of two would be too large, unless the rows are limited.
+    assert 2 * rows * n > BLOCK_ELEMENTS or rows == 65536
+
+
+@settings(max_examples=200)
+@given(st.integers(min_value=COHORT_COLUMNS + 1, max_value=2**27))
+@example(2**27)
+def test_a_block_of_a_cohort_grows_with_the_number_of_slices_and_stays_below_2_gib_as_float64(n: int) -> None:
+    rows = block_rows_for(n)
+    assert rows.bit_count() == 1
+    assert rows * n >= block_rows_for(COHORT_COLUMNS) * COHORT_COLUMNS
+    # Mahout receives a block with its header as one Java array.
+    check_limits(rows, n, rows)
+    assert rows == 512 or 2 * rows * n * 8 > MAX_BLOCK_BYTES
+    assert rows <= 512

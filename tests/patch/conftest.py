@@ -28,7 +28,7 @@ class Noisy:
     Attributes:
         matrix: The store: 200 x 200 voxels, 8 and 6 slices; the first 50 voxels of every slice are set aside.
         truth: HU without noise, (rows, columns, slices).
-        hu: HU with noise, rounded and clipped.
+        hu: HU with noise, rounded.
     """
 
     matrix: MatrixStore
@@ -49,8 +49,25 @@ def body(edge: int, slices: int) -> NDArray[np.float32]:
     return gaussian_filter(hu, (0.7, 0.7, 0.0))
 
 
-def write(uri: str, hu: NDArray[np.int16], counts: tuple[int, ...], *, spacing: float = 1.6) -> MatrixStore:
-    """Write a volume, (rows, columns, slices), to a matrix store as series of `counts` slices."""
+def write(
+    uri: str,
+    hu: NDArray[np.int16],
+    counts: tuple[int, ...],
+    *,
+    spacing: float = 1.6,
+    positions: tuple[float, ...] = (),
+    breaks: tuple[int, ...] = (),
+) -> MatrixStore:
+    """Write a volume, (rows, columns, slices), to a matrix store as series of `counts` slices.
+
+    Args:
+        uri: URI of the store.
+        hu: HU; the first 50 voxels of every slice are set aside.
+        counts: Slices of each series.
+        spacing: Size of a pixel in mm. The slices are 2.5 mm apart.
+        positions: Positions of the slices of the only series, mm.
+        breaks: Its slices before which slices are missing.
+    """
     rows, columns, slices = hu.shape
     A = hu.reshape(-1, slices)
     aside = np.full_like(A, absent(np.int16))
@@ -59,7 +76,7 @@ def write(uri: str, hu: NDArray[np.int16], counts: tuple[int, ...], *, spacing: 
     writer.write(slice(0, len(A)), slice(0, slices), A, aside)
     firsts = np.cumsum([0, *counts])
     series = [
-        Series(f"1.2.{number}", int(first), count, 2.5, (spacing, spacing))
+        Series(f"1.2.{number}", int(first), count, 2.5, (spacing, spacing), breaks, positions)
         for number, (first, count) in enumerate(zip(firsts, counts, strict=False))
     ]
     writer.finish(series=series, headers=[b"header"] * slices)
@@ -71,7 +88,7 @@ def noisy(truth: NDArray[np.float32], *, smooth: float = 0.6, seed: int = 1) -> 
     noise = np.random.default_rng(seed).normal(0, 1, truth.shape).astype(np.float32)
     noise = gaussian_filter(noise, (smooth, smooth, 0))
     noise *= SIGMA / noise.std()
-    return np.maximum(np.round(truth + noise), -1000).astype(np.int16)
+    return np.round(truth + noise).astype(np.int16)
 
 
 @pytest.fixture(scope="module")

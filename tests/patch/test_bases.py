@@ -16,7 +16,7 @@ from ctbasis.patch.learn import learn_basis
 from ctbasis.patch.noise import Noise
 from ctbasis.patch.volume import ArrayVolume
 from ctbasis.storage.array_store import StoreWriter
-from ctbasis.storage.schemas import FACTORS
+from ctbasis.storage.schemas import FACTORS, VERSION
 from ctbasis.svd.factors import FactorWriter
 from ctbasis.svd.plan import plan_factorization
 from tests.store_edits import edit_root
@@ -65,7 +65,7 @@ def test_bases_are_read_as_they_were_written_together_and_one_alone(stored: str,
 def test_a_stored_basis_records_its_version_its_noise_covariance_and_its_provenance(stored: str) -> None:
     group = zarr.open_group(stored, mode="r")
     assert group.attrs["kind"] == "patch"
-    assert group.attrs["version"] == 3
+    assert group.attrs["version"] == VERSION
     basis = PatchBases.open(stored).bases[0]
     assert basis.covariance.shape == (75, 75)
     assert {"ctbasis", "patches", "seed", "factored_by"} <= set(basis.provenance)
@@ -75,9 +75,9 @@ def test_a_missing_incomplete_or_other_basis_is_rejected_with_the_reason(stored:
     with pytest.raises(CtbasisError, match="no basis at"):
         PatchBases.open(f"{tmp_path}/nothing")
     edit_root(stored, version=99)
-    with pytest.raises(CtbasisError, match=r"of version 99\n  expected: version 3"):
+    with pytest.raises(CtbasisError, match=rf"of version 99\n  expected: version {VERSION}"):
         PatchBases.open(stored)
-    edit_root(stored, version=3, complete=False)
+    edit_root(stored, version=VERSION, complete=False)
     with pytest.raises(CtbasisError, match="not complete"):
         PatchBases.open(stored)
     StoreWriter.create(f"{tmp_path}/global", FACTORS)

@@ -13,7 +13,7 @@ from ctbasis.errors import CtbasisError
 from ctbasis.patch.denoise import restored_noise_fraction
 from ctbasis.patch.learn import learn_basis
 from ctbasis.patch.noise_fit import fit_noise
-from ctbasis.patch.rows import patch_shape
+from ctbasis.patch.rows import PatchGrid, patch_shape
 from ctbasis.patch.volume import ArrayVolume
 from ctbasis.simulate.dose import Dose, image_noise
 from ctbasis.simulate.nodules import Contrast, InsertedNodule, insert
@@ -135,7 +135,8 @@ def test_denoising_brings_low_dose_series_nearer_to_the_standard_dose_series(
     more = np.random.default_rng(2).normal(0, spared, truth.shape).astype(np.float32)
     low = ArrayVolume(standard + more, (1.4, 1.4, 2.5))
     noise = constant_noise(low.shape, float(np.hypot(10.0, spared)))
-    basis = learn_basis(low, noise, shape=SHAPE, classes=8)
+    # As many classes as a run has: with a few, edges and uniform tissue share a class, whose energy is that of edges.
+    basis = learn_basis(low, noise, shape=SHAPE)
     inside = truth > -300
 
     def error(hu: NDArray[np.float32]) -> float:
@@ -172,24 +173,16 @@ def test_a_volume_with_fewer_slices_than_a_patch_is_denoised(slices: int) -> Non
     assert (clean - truth)[inside].std() < 0.8 * 30.0
 
 
-def test_slices_behind_a_gap_have_no_effect_on_those_before_it() -> None:
-    hu = body(96, 8) + white_noise((96, 96, 8))
-    noise = constant_noise(hu.shape, 30.0)
-    other = hu.copy()
-    other[:, :, 4:] = 900 - other[:, :, 4:]
-
-    def before(images: NDArray[np.float32], breaks: tuple[int, ...]) -> NDArray[np.float32]:
-        basis = learn_basis(ArrayVolume(hu, (1.4, 1.4, 2.5), (4,)), noise, shape=SHAPE, classes=4)
-        return denoise_volume(ArrayVolume(images, (1.4, 1.4, 2.5), breaks), noise, basis)[:, :, :4]
-
-    np.testing.assert_array_equal(before(hu, (4,)), before(other, (4,)))
-    assert np.abs(before(hu, ()) - before(other, ())).max() > 1
-    alone = denoise_volume(
-        ArrayVolume(hu[:, :, :4], (1.4, 1.4, 2.5)),
-        constant_noise((96, 96, 4), 30.0),
-        learn_basis(ArrayVolume(hu, (1.4, 1.4, 2.5), (4,)), noise, shape=SHAPE, classes=4),
-    )
-    np.testing.assert_allclose(before(hu, (4,)), alone, atol=1e-3)
+def test_patches_without_a_measured_voxel_are_left_out_and_change_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    hu = body(96, 5) + white_noise((96, 96, 5))
+    hu[:40] = -1000
+    volume, noise = ArrayVolume(hu, (1.4, 1.4, 2.5)), constant_noise(hu.shape, 30.0)
+    basis = learn_basis(volume, noise, shape=SHAPE, classes=4)
+    clean = denoise_volume(volume, noise, basis, stride=2)
+    np.testing.assert_allclose(clean[:24], -1000, atol=1e-3)
+    monkeypatch.setattr(PatchGrid, "occupied", lambda _, mask: np.ones(mask.shape, np.bool_))
+    every = denoise_volume(volume, noise, basis, stride=2)
+    np.testing.assert_array_equal(clean[40:], every[40:])
 
 
 @pytest.mark.parametrize("slices", [1, 2])

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ctbasis.patch.rows import (
-    PatchGrid,
-    checkerboard,
-    patch_positions,
-    patch_shape,
-    positions_along,
-    shape_without_breaks,
-)
+from ctbasis.patch.rows import PatchGrid, checkerboard, patch_positions, patch_shape
 from ctbasis.patch.volume import slabs
 from tests.patch.volumes import SHAPE, white_noise
 
@@ -41,6 +34,9 @@ def test_extracted_patches_centres_and_weight_sums_equal_those_of_numpy(shape: t
     np.testing.assert_array_equal(grid.extract(slab, patches), windows.reshape(len(windows), -1))
     middle = tuple(edge // 2 for edge in shape)
     np.testing.assert_array_equal(grid.at_centres(slab, patches), windows[:, *middle])
+    mask = slab > np.quantile(slab, 0.98)
+    held = sliding_window_view(mask, shape).any(axis=(3, 4, 5))
+    np.testing.assert_array_equal(grid.occupied(mask)[: held.shape[0], : held.shape[1], : held.shape[2]], held)
     certainty = np.zeros_like(slab)
     certainty[2, 1, 0], certainty[3, 2, 1] = 0.5, 2.0
     expected = np.zeros_like(slab)
@@ -77,21 +73,5 @@ def test_a_patch_has_fewer_slices_where_they_are_thick_and_is_no_larger_than_the
     assert patch_shape((512, 512, 200), (0.7, 0.7, 0.7)) == (5, 5, 5)
     assert patch_shape((512, 512, 200), (0.7, 0.7, 5.0)) == (5, 5, 3)
     assert patch_shape((512, 512, 2), (0.7, 0.7, 5.0)) == (5, 5, 2)
-    assert patch_shape((512, 512, 1), (0.7, 0.7, 5.0)) == (5, 5, 1)
-
-
-@pytest.mark.parametrize("breaks", [(), (5,), (5, 10), (7,), (5, 11)])
-def test_no_patch_crosses_a_break_and_every_slice_is_covered(breaks: tuple[int, ...]) -> None:
-    slices, edge = 16, 5
-    first = positions_along(slices, edge, breaks)
-    spans = [set(range(start, start + edge)) for start in first.tolist()]
-    assert all(not {at - 1, at} <= span for span in spans for at in breaks)
-    assert set().union(*spans) == set(range(slices))
-    grid = PatchGrid((1, 1, edge), (1, 1, slices), breaks)
-    assert grid.patches_in_row(0, np.array([0])).tolist() == first.tolist()
-
-
-def test_patches_span_no_more_slices_than_the_shortest_run() -> None:
-    assert shape_without_breaks((512, 512, 133), (60,)) == (512, 512, 60)
-    assert patch_shape(shape_without_breaks((512, 512, 133), (60, 132)), (0.7, 0.7, 0.7)) == (5, 5, 1)
-    assert patch_shape(shape_without_breaks((512, 512, 133), ()), (0.7, 0.7, 0.7)) == (5, 5, 5)
+    assert patch_shape((512, 512, 1), (0.7, 0.7, 5.0)) == (7, 7, 1)
+    assert patch_shape((4, 6, 1), (0.7, 0.7, 5.0)) == (4, 6, 1)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from ctbasis.patch.cells import Cells
 from ctbasis.patch.noise import CELL
 from ctbasis.patch.noise_fit import fit_noise
-from ctbasis.patch.ray_paths import RayPaths, ScanModel
+from ctbasis.patch.ray_paths import RayPaths, ScanModel, TracedRays
 from ctbasis.patch.variance_model import VarianceModel, fit_variance_model
 from ctbasis.patch.volume import ArrayVolume
 from ctbasis.simulate.dose import Dose, image_noise
@@ -30,13 +31,18 @@ def cell_means(hu: NDArray[np.float32]) -> NDArray[np.float32]:
     return hu.reshape(EDGE // CELL, CELL, EDGE // CELL, CELL, -1).mean(axis=(1, 3))
 
 
-def measured(mean: NDArray[np.float32], scan: ScanModel, share: float, *, seed: int = 0) -> NDArray[np.float64]:
-    """Return variances under `scan` with their statistical error, and in half of the cells with anatomy added."""
+def measured(mean: NDArray[np.float32], scan: ScanModel, share: float, *, seed: int = 0) -> Cells:
+    """Return cells with variances under `scan` and their statistical error, and in half of them with anatomy added.
+
+    The coarse variance is that of the noise and ten times the anatomy.
+    """
     rng = np.random.default_rng(seed)
     one, two = RayPaths(mean, CELLS).variances(scan)
-    variance = 400 * ((1 - share) * one + share * two) * rng.chisquare(FREEDOM, mean.shape) / FREEDOM
+    expected = 400 * ((1 - share) * one + share * two)
+    variance, coarse = (expected * rng.chisquare(FREEDOM, mean.shape) / FREEDOM for _ in range(2))
     anatomy = rng.exponential(600, mean.shape) * (rng.uniform(size=mean.shape) < 0.5)
-    return np.asarray(variance + anatomy)
+    values = np.asarray(variance + anatomy, np.float32)
+    return Cells(mean, values, values, np.asarray(coarse + 10 * anatomy, np.float32), np.zeros_like(values))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +61,7 @@ def test_the_fit_finds_the_variance_map_for_every_kind_of_scan(scan: ScanModel) 
     tissue = (mean > -920) & (mean < 150)
     one, two = RayPaths(mean, CELLS).variances(scan)
     true = 0.6 * one + 0.4 * two
-    fitted = fit_variance_model(mean, measured(mean, scan, 0.4), tissue, CELLS).relative_variance
+    fitted = fit_variance_model(measured(mean, scan, 0.4), tissue, TracedRays(mean, CELLS)).relative_variance
     ratio = np.log(fitted / true)[tissue]
     assert np.std(ratio) < 0.2
     if scan != ScanModel():
@@ -79,9 +85,8 @@ def test_the_description_names_the_properties_that_differ_from_the_default() -> 
 
 def test_without_tissue_the_model_has_default_properties_and_no_description() -> None:
     mean = cell_means(body(EDGE, 2))
-    model = fit_variance_model(
-        mean, measured(mean, ScanModel(bow_tie_radius=155.0), 0.4), np.zeros(mean.shape, np.bool_), CELLS
-    )
+    cells = measured(mean, ScanModel(bow_tie_radius=155.0), 0.4)
+    model = fit_variance_model(cells, np.zeros(mean.shape, np.bool_), TracedRays(mean, CELLS))
     assert model.scan == ScanModel()
     assert not model.description()
     assert np.isfinite(model.relative_variance).all()

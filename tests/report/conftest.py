@@ -72,7 +72,7 @@ def write_matrix(path: Path, A: NDArray[np.float64], series: tuple[int, ...]) ->
 def qc_content(series: tuple[int, ...]) -> dict[str, Any]:
     """Return the content of a qc.json with padding, clipping, gaps, tolerated defects and skipped files."""
     slices = [
-        {"file": FILE, "padded": 10 * (column < 2), "clipped": 5, "tolerated": ["RescaleSlope is absent"]}
+        {"file": FILE, "padded": 10 * (column < 2), "outside": 5, "tolerated": ["RescaleSlope is absent"]}
         for column in range(sum(series))
     ]
     return {

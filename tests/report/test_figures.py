@@ -69,9 +69,9 @@ def drawn(original: NDArray[np.float32]) -> Figure:
 
 
 def panels(figure: Figure) -> NDArray[Any]:
-    """Return the axes of Figure 1 without colour bars, (3, columns)."""
+    """Return the axes of Figure 1 without colour bars, (4, columns)."""
     axes = [entry for entry in figure.axes if entry.get_label() != "<colorbar>"]
-    return np.array(axes, object).reshape(3, -1)
+    return np.array(axes, object).reshape(4, -1)
 
 
 def pixels(axes: Axes) -> NDArray[Any]:
@@ -114,7 +114,7 @@ def test_pixels_are_drawn_with_their_true_aspect_ratio(drawn: Figure) -> None:
 
 def test_every_image_has_a_colour_bar_in_hu(drawn: Figure) -> None:
     bars = [axes for axes in drawn.axes if axes.get_label() == "<colorbar>"]
-    assert len(bars) == 2 + 2
+    assert len(bars) == 2 + 2 * 2
     assert all("HU" in bar.get_ylabel() + bar.get_xlabel() for bar in bars)
 
 
@@ -128,7 +128,7 @@ def test_figure_1_is_a_valid_png_with_hundreds_of_pixels_per_panel(drawn: Figure
 def test_figure_1_can_show_any_number_of_ranks(original: NDArray[np.float32], count: int) -> None:
     shown = [(ShownRank(k, 120, 133), original) for k in range(1, count + 1)]
     figure = figure1(original, shown, plan=PLAN, pixel_spacing=(1.0, 1.0), caption="")
-    assert panels(figure).shape == (3, count + 1)
+    assert panels(figure).shape == (4, count + 1)
     decoded(figure)
 
 

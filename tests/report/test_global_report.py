@@ -18,6 +18,7 @@ from ctbasis.matrix.ingest import ingest
 from ctbasis.parameters import SvdPlan
 from ctbasis.report.global_report import write_report
 from ctbasis.report.page import REASONS_LISTED
+from ctbasis.simulate.phantom import write_chest
 from ctbasis.steps.svd import factorize, noise_norm
 from ctbasis.svd.project import project_matrix
 from tests.store_edits import edit_root
@@ -171,7 +172,7 @@ def test_a_rank_near_the_number_of_slices_gives_a_warning(
 
 
 def test_the_page_shows_the_limits_that_the_factorization_applied(report: Any) -> None:
-    assert "Oversample 15 was asked, 6 is run" in page_in(report[1]).text
+    assert "Oversample 15 is reduced to 6" in page_in(report[1]).text
 
 
 def test_the_page_is_well_formed_and_self_contained(report: Any) -> None:
@@ -190,7 +191,7 @@ def test_the_page_shows_what_was_read_and_why_files_were_skipped(report: Any) ->
     for words in (
         "14 files, 12 slices in the matrix, 2 gaps",
         "20 voxels of padding in 2 slices",
-        "60 voxels below −1000 HU in 12 slices",  # noqa: RUF001 - the page's minus sign
+        "60 voxels of air around the patient, or clipped by the scanner, in 12 slices",
         "skipped: not a slice of a CT series a localizer 2",
         "read, with a defect tolerated or repaired RescaleSlope is absent 12",
         "1.2.2",
@@ -317,3 +318,20 @@ def test_a_projection_on_a_stored_basis_is_never_treated_as_full_rank(
     assert "nothing was removed" not in text
     assert "which leave out 50.0% of it" in text
     assert "The basis cannot represent this patient" in text
+
+
+def test_rank_one_of_a_chest_possibly_removes_anatomy_and_page_and_text_say_so(tmp_path: Path) -> None:
+    """The mean of slices 20 mm apart is no slice: what rank 1 removes shows organs."""
+    source, matrix, factors = tmp_path / "chest", str(tmp_path / "m.zarr"), str(tmp_path / "f.zarr")
+    write_chest(source, slices=3, rows=192, columns=192, spacing=20.0)
+    ingest(source, matrix, tmp_path / "qc.json", workers=1)
+    factorize(matrix, factors, SvdPlan.of(rank="1", ranks="1,3", engine="numpy"))
+    write_report(matrix, factors, rank=1, ranks=[1, 3], qc=tmp_path / "qc.json", out=tmp_path / "out")
+    metrics = metrics_in(tmp_path / "out")
+    assert metrics["anatomy_possible_at"]
+    assert metrics["anatomy_removed"].startswith("possible at slices ")
+    assert metrics["ranks"]["3"]["anatomy_removed"].startswith("not measured")
+    warning = f"Anatomy of low contrast may have been removed with the noise: {metrics['anatomy_removed']}."
+    assert any(entry.startswith(warning) for entry in metrics["warnings"])
+    for text in (page_in(tmp_path / "out").text, (tmp_path / "out" / "report.md").read_text()):
+        assert warning in " ".join(text.split())

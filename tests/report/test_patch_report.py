@@ -175,6 +175,7 @@ def test_figure_1_shows_before_denoised_removed_and_sigma(truth: bool) -> None:
         "denoised",
         *["truth"] * truth,
         "removed: must show no anatomy",
+        "removed, smoothed by 2 pixels",
         "estimated noise",
     ]
     with Image.open(BytesIO(png(figure))) as image:

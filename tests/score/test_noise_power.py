@@ -57,6 +57,15 @@ def test_blurred_noise_has_the_spectrum_and_mean_frequency_of_the_gaussian(pixel
     )  # the rims of the squares leak
 
 
+@pytest.mark.parametrize("peak", [0.2, 0.35])
+def test_the_peak_frequency_is_that_of_a_spectrum_with_one_maximum(peak: float) -> None:
+    # f exp(-f^2 / (2 peak^2)), the shape of filtered back-projection, has its maximum at `peak`.
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(256, 0.7), np.fft.fftfreq(256, 0.7)))
+    amplitude = np.sqrt(f * np.exp(-((f / peak) ** 2) / 2))
+    noise = np.fft.ifft2(np.fft.fft2(white(), axes=(1, 2)) * amplitude, axes=(1, 2)).real
+    assert measured(noise).peak_frequency == pytest.approx(peak, abs=1 / (32 * 0.7))
+
+
 def test_frequencies_are_per_mm_for_every_pixel_size() -> None:
     fine, coarse = measured(white(2)), measured(white(2), (1.4, 1.4))
     assert (fine.edge, coarse.edge) == (32, 16)
@@ -80,5 +89,5 @@ def test_without_a_square_there_is_no_result() -> None:
     power = NoisePower(SPACING)
     power.add(np.zeros((16, 16)), np.ones((16, 16), np.bool_))
     power.add(white(1)[0], np.zeros((256, 256), np.bool_))
-    assert (power.squares, power.std, power.mean_frequency) == (0, None, None)
-    assert set(power.to_dict()) == {"squares", "std", "mean_frequency", "frequencies", "power"}
+    assert (power.squares, power.std, power.mean_frequency, power.peak_frequency) == (0, None, None, None)
+    assert set(power.to_dict()) == {"squares", "std", "mean_frequency", "peak_frequency", "frequencies", "power"}

@@ -90,6 +90,8 @@ def test_a_low_dose_series_differs_from_its_source_only_in_noise_and_names(
         assert after.ImageType[0] == "DERIVED"
         assert "Simulated dose" in after.DerivationDescription
         assert after.SeriesDescription == "Chest phantom - simulated dose, 20000 photons"
+        assert [code.CodeValue for code in after.DerivationCodeSequence] == ["DOSE"]
+        assert after.ContributingEquipmentSequence[-1].ContributionDescription == "Simulation of a lower dose"
         outside = before.pixel_array == -2000
         assert outside.any()
         np.testing.assert_array_equal(after.pixel_array == -2000, outside)
@@ -147,6 +149,8 @@ def test_nodules_are_in_the_truth_and_in_the_noisy_series(chest_of_water: Path, 
     assert abs((noisy - with_nodules)[added > 50].mean()) < 10
     first = read(truth)[0]
     assert first.SeriesDescription.endswith("synthetic nodules")
+    assert [code.CodeValue for code in first.DerivationCodeSequence] == ["NODULES"]
+    assert [code.CodeValue for code in read(out)[0].DerivationCodeSequence] == ["DOSE"]
     assert first.SeriesInstanceUID != read(out)[0].SeriesInstanceUID
     assert "synthetic spheres" in read(out)[0].DerivationDescription
 

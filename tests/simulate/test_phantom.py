@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import CTImageStorage
+from scipy.ndimage import binary_erosion, uniform_filter
 from skimage.measure import label
 
 from ctbasis.dicom.instance import read_slices
@@ -101,6 +102,35 @@ def test_the_same_seed_gives_the_same_phantom_and_another_seed_another_phantom()
 def test_fewer_slices_are_the_middle_of_the_chest() -> None:
     whole, part = chest(41, 64, 64, spacing=2.0), chest(5, 64, 64, spacing=2.0)
     np.testing.assert_array_equal(part.hu, whole.hu[18:23])
+
+
+def test_structured_soft_tissue_has_structure_of_low_contrast_where_the_plain_phantom_is_uniform() -> None:
+    plain, structured = (
+        chest(12, 256, 256, spacing=3.0, structured=choice).hu.astype(float) for choice in (False, True)
+    )
+    quiet = {"organs": (plain > 35) & (plain < 70), "fat": (plain > -110) & (plain < -80)}
+    for where in quiet.values():
+        inside = np.stack([binary_erosion(image, np.ones((7, 7))) for image in where])
+        # A noise model sees means over a patch, less the mean of its surroundings.
+        seen = [uniform_filter(hu, (0, 3, 3)) - uniform_filter(hu, (0, 7, 7)) for hu in (plain, structured)]
+        assert inside.sum() > 1000
+        assert seen[1][inside].std() > max(4.0, 1.5 * seen[0][inside].std())
+        added = structured - plain
+        assert added[inside].std() < 25, "the structure is of low contrast"
+        both = inside[1:] & inside[:-1]
+        assert np.corrcoef(added[1:][both], added[:-1][both])[0, 1] > 0.4, "the structure continues in the next slice"
+
+
+def test_lungs_and_bones_are_the_same_with_structured_soft_tissue(tmp_path: Path) -> None:
+    plain, structured = (chest(4, 128, 128, spacing=9.0, structured=choice) for choice in (False, True))
+    same = (plain.hu < -300) | (plain.hu > 250)
+    # Voxels at a surface hold part of the soft tissue.
+    assert (np.abs(plain.hu[same] - structured.hu[same]) < 20).mean() > 0.998
+    uids = {
+        pydicom.dcmread(write_series(phantom, tmp_path / f"{phantom.structured}")[0]).SeriesInstanceUID
+        for phantom in (plain, structured)
+    }
+    assert len(uids) == 2
 
 
 @pytest.mark.parametrize("size", [(0, 64, 64), (4, 4, 64), (4, 64, 7)])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ctbasis.errors import CtbasisError
-from ctbasis.sources import fetch as fetch_module
+from ctbasis.sources import retries
 from ctbasis.sources.fetch import UNFINISHED, fetch
 from ctbasis.sources.fetch_index import INDEX
 
@@ -334,7 +334,7 @@ def test_a_full_disk_is_reported_and_leaves_no_incomplete_file(source: Path, tmp
 def test_an_interrupted_download_is_repeated(
     uploaded: str, source: Path, tmp_path: Path, flaky: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch_module, "FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr(retries, "FIRST_DELAY_SECONDS", 0.01)
     monkeypatch.setenv("AWS_ENDPOINT_URL", flaky(3))
     report = fetch(uploaded, tmp_path / "out", workers=1)
     assert report.objects == 12
@@ -344,7 +344,7 @@ def test_an_interrupted_download_is_repeated(
 def test_a_download_that_always_fails_is_reported(
     uploaded: str, tmp_path: Path, flaky: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch_module, "FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr(retries, "FIRST_DELAY_SECONDS", 0.01)
     monkeypatch.setenv("AWS_ENDPOINT_URL", flaky(10_000))
     with pytest.raises(CtbasisError, match="could not be downloaded in 4 attempts"):
         fetch(uploaded, tmp_path / "out", workers=1)

@@ -17,7 +17,8 @@ import pytest
 
 from ctbasis.errors import CtbasisError
 from ctbasis.sources import fetch as fetch_module
-from ctbasis.sources import s3 as s3_source
+from ctbasis.sources import listing as listing_module
+from ctbasis.sources import retries
 from ctbasis.sources.fetch import fetch
 from ctbasis.sources.fetch_index import INDEX
 from ctbasis.sources.s3 import S3Source
@@ -169,11 +170,11 @@ def patience(no_aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "known")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden-secret")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setattr(fetch_module, "FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr(retries, "FIRST_DELAY_SECONDS", 0.01)
     monkeypatch.setattr(fetch_module, "MAX_OBJECTS", 1000)
     monkeypatch.setattr(s3, "REQUEST_ATTEMPTS", 1)
     monkeypatch.setattr(s3, "READ_SECONDS", 2)
-    monkeypatch.setattr(s3_source, "MAX_EMPTY_PAGES", 20)
+    monkeypatch.setattr(listing_module, "MAX_EMPTY_PAGES", 20)
     monkeypatch.setattr(least_rate, "WINDOW_SECONDS", 1.0)
 
 

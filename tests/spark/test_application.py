@@ -13,10 +13,11 @@ from kubernetes.utils import parse_quantity
 
 from ctbasis.errors import CtbasisError
 from ctbasis.installed import LAYOUT
+from ctbasis.jobs.job import RUN_LABEL
+from ctbasis.jobs.placement import Placement
+from ctbasis.jobs.spark_application import SparkApplication
 from ctbasis.kubeflow.lint.spark import PROTECTED
 from ctbasis.spark import launch_local
-from ctbasis.spark.application import RUN_LABEL, TEMPLATE, SparkApplication
-from ctbasis.spark.placement import Placement
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def manifest() -> Any:
-    return yaml.safe_load(TEMPLATE.read_text())
+    return yaml.safe_load(SparkApplication.template.read_text())
 
 
 @pytest.fixture
@@ -100,6 +101,28 @@ def test_connections_are_protected_on_one_machine_and_a_masters_settings_are_its
     assert manifest["spec"]["sparkConf"].items() >= protected.items()
     assert options(launch_local.spark_submit(manifest)).items() >= protected.items()
     assert not options(launch_local.spark_submit(manifest, master="spark://host:7077")).keys() & protected.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "authenticates"),
+    [
+        (None, False),
+        ("", False),
+        ("spark.authenticate true\nspark.authenticate.secret s\n", True),
+        ("  spark.authenticate=TRUE\n", True),
+        ("spark.authenticate : true\n", True),
+        ("# spark.authenticate true\n", False),
+        ("spark.authenticate.secret true\n", False),
+        ("spark.authenticate true\nspark.authenticate false\n", False),
+    ],
+)
+def test_the_authentication_of_a_masters_connections_is_read_from_its_settings(
+    text: str | None, authenticates: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    if text is not None:
+        (tmp_path / "spark-defaults.conf").write_text(text)
+    assert launch_local.authenticates() is authenticates
 
 
 @pytest.mark.usefixtures("jars")
@@ -196,13 +219,28 @@ def test_a_variable_of_the_step_replaces_one_of_the_same_name() -> None:
 
 def test_heap_and_overhead_of_a_placed_pod_add_up_to_its_memory() -> None:
     driver = SparkApplication.read().placed(PLACEMENT).to_manifest()["spec"]["driver"]
-    heap, overhead = (int(driver[key].removesuffix("M")) for key in ("memory", "memoryOverhead"))
+    heap, overhead = (int(driver[key].removesuffix("m")) for key in ("memory", "memoryOverhead"))
     assert heap + overhead == 7 * 1024
     assert overhead == pytest.approx(0.4 * heap, abs=1)
 
 
+@pytest.mark.parametrize("scheduler", ["", "volcano"])
+def test_kueue_gets_memory_in_lower_case_and_a_batch_scheduler_in_upper_case(scheduler: str) -> None:
+    manifest = SparkApplication.read().to_manifest()
+    manifest["spec"]["driver"]["memory"] = "2Gb"
+    if scheduler:
+        manifest["spec"]["batchScheduler"] = scheduler
+    application = SparkApplication.from_manifest(manifest)
+    for rendered in (application.for_run(name="x"), application.placed(PLACEMENT), application.placed(Placement())):
+        spec = rendered.to_manifest()["spec"]
+        values = [pod[key] for pod in (spec["driver"], spec["executor"]) for key in ("memory", "memoryOverhead")]
+        assert all(value.isupper() if scheduler else value.islower() for value in values), values
+
+
 def test_a_gang_scheduler_reads_nearly_the_memory_that_spark_reads() -> None:
-    spec = SparkApplication.read().placed(PLACEMENT).to_manifest()["spec"]
+    manifest = SparkApplication.read().to_manifest()
+    manifest["spec"]["batchScheduler"] = "volcano"
+    spec = SparkApplication.from_manifest(manifest).placed(PLACEMENT).to_manifest()["spec"]
     for pod in (spec["driver"], spec["executor"]):
         to_kubernetes = sum(parse_quantity(pod[key]) for key in ("memory", "memoryOverhead"))
         assert 0.95 < to_kubernetes / (7 * 2**30) <= 1

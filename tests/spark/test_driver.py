@@ -16,7 +16,7 @@ import pyspark
 import pytest
 
 from ctbasis.errors import CtbasisError, error_in_log
-from ctbasis.installed import JARS_VARIABLE, LAYOUT
+from ctbasis.installed import JARS_VARIABLE, LAYOUT, VERSION
 from ctbasis.matrix import store
 from ctbasis.parameters import DeidentificationPlan, SvdPlan
 from ctbasis.spark import driver
@@ -94,7 +94,7 @@ def test_the_parameters_as_given_and_as_run_are_in_the_factors_and_in_the_log(
     np.testing.assert_allclose(product(factors), matrix.read_columns(slice(None)), atol=1e-8)
     log = capsys.readouterr().err
     assert f"svd: plan {given.plan.to_json()}" in log
-    assert "rank 9 was asked, 8 is run" in log
+    assert "rank 9 is reduced to 8" in log
     assert "numpy factors 600 x 8 in 3 blocks: k=8, p=0, q=2" in log
 
 
@@ -132,15 +132,26 @@ def test_a_job_survives_its_command_line(job: Job) -> None:
 
 
 @pytest.mark.parametrize("missing", ["--factors", "--plan"])
-def test_a_command_line_without_a_required_option_exits_with_2(
-    missing: str, matrix: MatrixStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_command_line_without_a_required_option_is_refused_by_name(
+    missing: str, matrix: MatrixStore, tmp_path: Path
 ) -> None:
     whole = job(matrix, tmp_path / "f", rank="2").arguments()
     at = whole.index(missing)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(CtbasisError, match=missing):
         Job.parse(whole[:at] + whole[at + 2 :])
-    assert ended.value.code == 2
-    assert missing in capsys.readouterr().err
+
+
+def test_a_command_line_of_another_version_is_refused_before_anything_else_is_read(tmp_path: Path) -> None:
+    """Steps and Spark image of two versions: the driver names both, whatever the other options are."""
+    for others in ([], ["--option-of-tomorrow", "x"], ["--plan", "no JSON"]):
+        both = rf"the step has ctbasis 0\.0\.9, and the image of its job has ctbasis {VERSION}"
+        with pytest.raises(CtbasisError, match=both):
+            Job.parse(["--release", "0.0.9", "--factors", str(tmp_path), *others])
+
+
+def test_an_unknown_option_is_refused_with_the_version_as_its_cause(matrix: MatrixStore, tmp_path: Path) -> None:
+    with pytest.raises(CtbasisError, match=rf"--option-of-tomorrow(?s:.)*another version of ctbasis than {VERSION}"):
+        Job.parse([*job(matrix, tmp_path / "f", rank="2").arguments(), "--option-of-tomorrow", "x"])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +184,7 @@ def test_a_refusal_is_marked_lines_and_exit_code_2(matrix: MatrixStore, tmp_path
         sys.executable, str(PROGRAM), *[part.replace('"oversample": 7', '"oversample": -7') for part in arguments]
     )
     assert done.returncode == 2
-    assert error_in_log(done.stdout.splitlines()) == "oversample is -7\n  expected: a whole number, at least 0"
+    assert error_in_log(done.stdout.splitlines()) == "oversample is -7\n  expected: a whole number from 0 to 10000"
     assert "Traceback" not in done.stdout
 
 
@@ -199,7 +210,7 @@ def test_a_refusal_of_a_spark_task_is_the_drivers_own_under_spark_submit(
     A[5, 1] = np.inf
     done = submit(*job(store_matrix(A), tmp_path / "f", rank="2", engine="mahout").arguments())
     assert done.returncode == 2, done.stdout
-    assert "NaN or Inf in rows 0 to 300 of the matrix\n  expected: finite HU" in error_in_log(done.stdout.splitlines())
+    assert "holds NaN or Inf in rows 0 to 300\n  expected: finite numbers" in error_in_log(done.stdout.splitlines())
     assert "Traceback" not in done.stdout
     assert "\tat " not in done.stdout
 

@@ -8,15 +8,16 @@ import uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctbasis.spark.kubernetes.applications import TEMPLATE_NAME
-from ctbasis.spark.launch import LONGEST_NAME, application_name
+from ctbasis.jobs.job import TEMPLATE_NAME
+from ctbasis.jobs.spark_application import SparkApplication
+from ctbasis.spark.launch import application_name
 
 
 @given(st.text(max_size=120))
 def test_an_application_name_is_a_dns_label_with_room_for_the_drivers_suffix(run: str) -> None:
     name = application_name(run)
     assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name)
-    assert len(name) <= LONGEST_NAME
+    assert len(name) <= SparkApplication.longest_name
     assert name == application_name(run)
     assert name != TEMPLATE_NAME
 

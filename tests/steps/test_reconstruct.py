@@ -12,7 +12,8 @@ import pytest
 from ctbasis.dicom.compression import SYNTAXES
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix import store as store_module
-from ctbasis.steps.reconstruct import reconstruct
+from ctbasis.parameters import OutputPlan
+from ctbasis.steps.reconstruct import reconstruct, run_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -340,3 +341,15 @@ def test_a_real_series_is_restored_bit_for_bit_at_full_rank(
     source = sorted(real_data("lidc-idri-0001").rglob("*.dcm"), key=height)[60:72]
     reconstruct(write_basis(source, rank=12), tmp_path / "out", rank=12)
     np.testing.assert_array_equal(stored_pixels(files(tmp_path / "out")), stored_pixels(source))
+
+
+def test_the_artifact_of_the_other_mode_says_why_it_is_empty(
+    write_series: WriteSeries, write_basis: WriteBasis, tmp_path: Path, volume: NDArray[np.int16]
+) -> None:
+    """Kubeflow Pipelines after 2.17 fails a step that does not write an output which it declares."""
+    basis = write_basis(write_series(tmp_path / "source", volume), rank=2)
+    places = {"basis_images": tmp_path / "basis-images", "noise": tmp_path / "noise"}
+    run_step(basis, "", tmp_path / "out", OutputPlan(), rank=2, **places)
+    assert len(files(tmp_path / "basis-images")) == 2
+    assert [path.name for path in (tmp_path / "noise").iterdir()] == ["README.txt"]
+    assert "patch mode" in (tmp_path / "noise" / "README.txt").read_text()

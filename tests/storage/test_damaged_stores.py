@@ -26,6 +26,7 @@ from ctbasis.patch.bases import PatchBases, kind_at
 from ctbasis.patch.basis import PatchBasis, TextureBasis
 from ctbasis.patch.classes import Classes
 from ctbasis.patch.noise import Noise
+from ctbasis.patch.parts import parts_of
 from ctbasis.patch.plan import PatchPlan
 from ctbasis.patch.result import PatchStore, noise_arrays, noise_attributes
 from ctbasis.storage import stores
@@ -33,7 +34,7 @@ from ctbasis.storage.array_layout import ROOT, crc32c
 from ctbasis.storage.array_store import ArrayStore, StoreWriter, array_schema
 from ctbasis.storage.copies import copy
 from ctbasis.storage.objects import open_objects
-from ctbasis.storage.schemas import DENOISED, FACTORS, MATRIX, PATCH_BASES, PATCH_BASIS, PATCH_ROWS, SCHEMAS
+from ctbasis.storage.schemas import DENOISED, FACTORS, MATRIX, PATCH_BASES, PATCH_BASIS, PATCH_ROWS, SCHEMAS, VERSION
 from ctbasis.svd.factors import FactorStore, FactorWriter
 from ctbasis.svd.plan import plan_factorization
 from tests.store_edits import edit_object, edit_root, flip_bit
@@ -97,9 +98,11 @@ def write_denoised(uri: str, rng: np.random.Generator) -> None:
     writer = MatrixWriter.like(uri, matrix, dtype=np.float32)
     for index in range(matrix.block_count):
         writer.write_block(matrix.block(index), matrix.read_block(index))
-    noises = [noise_of(rng, series.count) for series in matrix.series]
+    parts = parts_of(matrix.series)
+    noises = [noise_of(rng, part.slices.count) for part in parts]
     plan = PatchPlan(engine="numpy", patches=[[5, 5, 3]], bases=[1, 1])
-    writer.finish_like(matrix, noise_arrays(noises), {"patch": vars(plan), "noise": noise_attributes(noises)})
+    described = {"parts": [part.to_attributes() for part in parts], "noise": noise_attributes(noises)}
+    writer.finish_like(matrix, noise_arrays(noises), {"patch": vars(plan), **described})
 
 
 def patch_basis(rng: np.random.Generator) -> PatchBasis:
@@ -151,7 +154,7 @@ def read_factors(uri: str) -> None:
 def read_denoised(uri: str) -> None:
     store = PatchStore.open(uri)
     read_slices(store)
-    for number in range(len(store.series)):
+    for number in range(len(store.parts)):
         store.noise(number)
 
 
@@ -374,9 +377,9 @@ def test_a_store_of_another_version_kind_or_format_is_refused_by_every_reader(
     kind: str, damaged: Callable[[str], Path]
 ) -> None:
     for attributes, expected in (
-        ({"version": 2}, "version 2"),
-        ({"version": 4}, "version 4"),
-        ({"version": "3"}, "version unknown"),
+        ({"version": VERSION - 1}, f"version {VERSION - 1}"),
+        ({"version": VERSION + 1}, f"version {VERSION + 1}"),
+        ({"version": str(VERSION)}, "version unknown"),
         ({"format": "other"}, "version"),
         ({"kind": "unknown"}, "kind"),
         ({"kind": PATCH_ROWS.kind}, "kind"),

@@ -14,13 +14,14 @@ from ctbasis.steps.cleanup import run_step as cleanup
 from ctbasis.steps.factor import factor
 from ctbasis.steps.svd import publish
 from ctbasis.storage import stores
+from ctbasis.storage.array_layout import ROOT
 from ctbasis.storage.array_store import ArrayStore
 from ctbasis.storage.copies import copy
 from ctbasis.storage.object_store import ObjectStore
-from ctbasis.storage.objects import open_objects
+from ctbasis.storage.objects import is_s3, open_objects
 from ctbasis.storage.schemas import MATRIX
 from ctbasis.svd.factors import FactorStore, FactorWriter
-from tests.store_edits import edit_root
+from tests.store_edits import edit_object, edit_root, flip_bit
 from tests.svd.conftest import write_matrix
 
 if TYPE_CHECKING:
@@ -61,6 +62,27 @@ def test_a_location_with_a_users_file_is_refused_by_name_and_kept(key: str, plac
         assert key in str(caught.value)
     assert objects.sizes() == before
     assert objects.read(key) == THESIS
+
+
+@pytest.mark.parametrize("state", ["damaged", "missing", "flipped"])
+def test_a_store_whose_root_is_damaged_is_kept_and_the_error_says_what_to_remove(
+    state: str, place: str, tmp_path: Path
+) -> None:
+    uri = f"{place}/my basis"
+    write_matrix(uri, values())
+    objects = open_objects(uri)
+    if state == "missing":
+        objects.remove([ROOT])
+    else:
+        edit_object(uri, ROOT, lambda content: content[:-9] if state == "damaged" else flip_bit(content, 40))
+    before = objects.sizes()
+    write_matrix(f"{tmp_path}/source", values())
+    with pytest.raises(CtbasisError) as caught:
+        copy(f"{tmp_path}/source", uri)
+    assert f"{ROOT} is {'missing' if state == 'missing' else 'damaged'}" in caught.value.found
+    command = "aws s3 rm --recursive" if is_s3(uri) else "rm -r --"
+    assert caught.value.remedy.endswith(f"{command} '{uri}'")
+    assert objects.sizes() == before
 
 
 def test_factor_does_not_empty_the_folder_that_it_is_told_to_write_to(tmp_path: Path) -> None:

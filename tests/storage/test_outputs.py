@@ -16,8 +16,9 @@ import pytest
 
 from ctbasis.errors import CtbasisError
 from ctbasis.storage import outputs
-from ctbasis.storage.outputs import Results, list_files, remove_remains, replaced, replaced_file
+from ctbasis.storage.outputs import Results, list_files, replaced, replaced_file
 from ctbasis.storage.paths import refuse_overlap
+from ctbasis.storage.working_folder import NEW, OWNER, WORK, remove_remains, scratch_folder
 
 WRITER = """
 import sys, time
@@ -116,7 +117,7 @@ def test_a_folder_that_merely_holds_files_of_a_results_names_is_not_ours(tmp_pat
 
 
 def test_neighbours_whose_names_look_like_working_folders_stay(tmp_path: Path) -> None:
-    neighbours = ["out.partial", ".out.partial", ".out.former", f".out{outputs.WORK}mine"]
+    neighbours = ["out.partial", ".out.partial", ".out.former", f".out{WORK}mine"]
     for name in neighbours:
         (tmp_path / name).mkdir()
         (tmp_path / name / "notes.txt").write_text("precious")
@@ -199,7 +200,7 @@ def test_an_interrupt_between_the_two_renames_puts_the_former_result_back(
     renamed = type(tmp_path).rename
 
     def interrupted(self: Path, target: Path) -> Path:
-        if self.name == outputs.NEW:
+        if self.name == NEW:
             raise KeyboardInterrupt
         return renamed(self, target)
 
@@ -210,12 +211,17 @@ def test_an_interrupt_between_the_two_renames_puts_the_former_result_back(
 
 
 REMOVERS = {
-    "storage/outputs.py": "working folders that hold the owner file",
+    "storage/working_folder.py": "working folders that hold the owner file",
     "storage/stores.py": "stores that hold our mark",
     "steps/cleanup.py": "the workspace of a run",
     "sources/fetch.py": "unfinished downloads in the workspace of a run",
     "demo/s3server.py": "the temporary folder of the server",
     "bench/contenders.py": "the scratch folder of a measurement",
+    "cohort/denoise.py": "folders in the workspace of a job, which lies in the working folder of the run",
+    "cohort/dispatch.py": "the workspace of a job",
+    "cohort/results.py": "folders in the workspace of a job, as in cohort/denoise.py",
+    "steps/job.py": "the workspace of a job of a pipeline run, and an artifact of a step that failed",
+    "node/service.py": "folders of a job in the state folder of the node, which holds the node's mark",
 }
 """Modules that may remove whole folders, and which."""
 
@@ -226,4 +232,85 @@ def test_no_other_module_removes_folders_or_names_temporary_files_by_itself() ->
     assert {name for name, text in texts.items() if "rmtree(" in text} <= set(REMOVERS)
     named = {name for name, text in texts.items() if re.search(r"[\"'.}](partial|former|tmp)[\"']", text)}
     # The chunks of an array have random names, so that two workers may write one.
-    assert named <= {"storage/outputs.py", "storage/objects.py"}
+    assert named <= {"storage/working_folder.py", "storage/objects.py"}
+
+
+SCRATCH_USER = """
+import os, sys, time
+from ctbasis.storage.working_folder import scratch_folder
+with scratch_folder("test") as folder:
+    (folder / "below").mkdir()
+    (folder / "below" / "image.dcm").write_text("a patient's")
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+"""Makes a folder for temporary files and waits in it until it is killed."""
+
+
+@pytest.fixture
+def temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the temporary files of this process and of those that it starts lie in a folder of the test."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return tmp_path / "temporary"
+
+
+def test_only_the_user_can_read_a_folder_for_temporary_files_and_it_is_removed(temporary_files: Path) -> None:
+    with scratch_folder("test") as folder:
+        (folder / "image.dcm").write_text("a patient's")
+        (work,) = temporary_files.iterdir()
+        assert folder.parent == work
+        assert work.stat().st_mode & 0o777 == 0o700
+    assert [*temporary_files.iterdir()] == []
+
+
+def test_the_temporary_files_of_a_killed_process_are_removed_by_the_next_one(temporary_files: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", SCRATCH_USER], stdout=subprocess.PIPE, text=True) as user:
+        assert user.stdout is not None
+        image = Path(user.stdout.readline().strip()) / "below" / "image.dcm"
+        with scratch_folder("other"):
+            assert image.exists()
+        user.kill()
+    assert image.exists()
+    with scratch_folder("other") as folder:
+        assert [*temporary_files.iterdir()] == [folder.parent]
+
+
+def test_a_folder_of_another_user_is_not_removed(temporary_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = temporary_files / f".x{WORK}y"
+    planted.mkdir()
+    (planted / OWNER).write_text('{"written_by": "ctbasis", "target": "x"}')
+    with monkeypatch.context() as other:
+        other.setattr("os.geteuid", lambda: os.getuid() + 1)
+        assert remove_remains(temporary_files) == []
+        assert (planted / OWNER).exists()
+    assert remove_remains(temporary_files) == [planted]
+
+
+def test_what_cannot_be_removed_stays_marked_as_ours(temporary_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as hindered, scratch_folder("test") as folder:
+        hindered.setattr("shutil.rmtree", lambda *_args, **_options: None)
+        work = folder.parent
+    assert {path.name for path in work.iterdir()} == {OWNER, NEW}
+    assert remove_remains(temporary_files) == [work]
+    assert [*temporary_files.iterdir()] == []
+
+
+TEMPORARY = {
+    "storage/working_folder.py": "the place of temporary files",
+    "matrix/columns.py": "a file without a name, which the kernel removes",
+    "kubeflow/local.py": "the place of temporary files, which the watchdog clears",
+    "cohort/run.py": "the place of temporary files, which the watchdog clears",
+    "kubeflow/package.py": "a compiled pipeline, which has no data of a patient",
+    "demo/demo.py": "a phantom",
+    "demo/s3server.py": "the objects of the demo's server, which are a phantom's",
+}
+"""Modules beside the bench that use `tempfile`, and for what; `scratch_folder` is for all else."""
+
+
+def test_temporary_files_with_data_of_a_patient_lie_in_folders_that_are_removed_after_a_kill() -> None:
+    root = Path(outputs.__file__).parents[1]
+    texts = {path.relative_to(root).as_posix(): path.read_text() for path in root.rglob("*.py")}
+    using = {name for name, text in texts.items() if re.search(r"^import tempfile|^from tempfile", text, re.MULTILINE)}
+    assert {name for name in using if not name.startswith("bench/")} == set(TEMPORARY)

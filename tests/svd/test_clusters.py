@@ -174,7 +174,11 @@ def test_ray_runs_on_the_head_at_the_given_address_directly_and_as_a_client(
 @pytest.mark.java
 @pytest.mark.parametrize("secret", ["", "a secret of the whole cluster"], ids=["open", "authenticated"])
 def test_spark_runs_on_the_master_at_the_given_address(
-    secret: str, matrix: MatrixStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    secret: str,
+    matrix: MatrixStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     protected = {"spark.authenticate": "true", "spark.authenticate.secret": secret} if secret else {}
     protected |= {"spark.network.crypto.enabled": "true"} if secret else {}
@@ -191,6 +195,7 @@ def test_spark_runs_on_the_master_at_the_given_address(
             factors = factored_at_full_rank(matrix, tmp_path / "f", engine="auto", cluster=match[1])
     assert factors.plan.engine == "spark"
     assert list((tmp_path / "work").glob("app-*")), "the worker ran no executor"
+    assert (f"the connections to {match[1]} are not authenticated" in capsys.readouterr().err) == (not secret)
 
 
 @pytest.mark.parametrize("engine", ["dask", "ray"])

@@ -322,6 +322,20 @@ def test_large_blocks_that_are_multiplied_in_parts_give_the_same_factors_as_smal
     assert (large.U == again.U).all()
 
 
+@pytest.mark.parametrize("cols", [40, 6000])
+@pytest.mark.usefixtures("spark")
+def test_products_that_are_added_up_in_groups_of_partitions_give_the_same_factors(
+    cols: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With 6,000 columns the sum of a product has more than 2 MiB, and two tasks of the shuffle share it.
+    A = Case(300, cols, 20, "float64", 0.05, 25, 25, 1, 0).matrix()
+    apart = factored(A, rank=25, oversample=20, power_iters=1, block_rows=30)
+    monkeypatch.setattr(mahout, "configured_slots", lambda *_: 2)
+    grouped = factored(A, rank=25, oversample=20, power_iters=1, block_rows=30)
+    np.testing.assert_allclose(grouped.s, apart.s, rtol=1e-10)
+    np.testing.assert_allclose(grouped.product, apart.product, atol=1e-8 * apart.s[0])
+
+
 def test_parts_of_row_blocks_of_u_are_joined_to_whole_row_blocks(tmp_path: Path) -> None:
     U = np.random.default_rng(9).standard_normal((7, 2)).astype("<f4")
     with pytest.MonkeyPatch.context() as patch:

@@ -22,13 +22,13 @@ def test_parameters_far_from_full_rank_are_unchanged() -> None:
 def test_oversampling_is_reduced_near_full_rank_with_a_message() -> None:
     plan = planned(300)
     assert (plan.rank, plan.oversample) == (300, 1)
-    assert "oversample 15 was asked, 1 is run" in plan.clamps[0]
+    assert "oversample 15 is reduced to 1" in plan.clamps[0]
 
 
 def test_a_rank_above_the_slice_count_is_reduced_with_a_message() -> None:
     plan = planned(500)
     assert (plan.rank, plan.oversample) == (301, 0)
-    assert "rank 500 was asked, 301 is run" in plan.clamps[0]
+    assert "rank 500 is reduced to 301" in plan.clamps[0]
 
 
 def test_the_rank_is_at_most_the_number_of_voxels() -> None:

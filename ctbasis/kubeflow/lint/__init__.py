@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Fault", "committed", "lint", "quantity"]
+__all__ = ["Fault", "committed", "lint", "packages", "quantity"]
 
 
 @dataclass(frozen=True, order=True)
@@ -51,17 +51,26 @@ def committed() -> list[Path]:
     return [*sorted(LAYOUT.compiled_pipeline.parent.glob("*.yaml")), *sorted(LAYOUT.manifests.rglob("*.yaml"))]
 
 
+def packages(paths: Sequence[Path]) -> list[Path]:
+    """Return the files among `paths` that are compiled packages; a folder stands for all YAML files below it."""
+    return [file for file in _files(paths) if documents.is_package(file)]
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    return [
+        file
+        for path in paths
+        for file in (sorted([*path.rglob("*.yaml"), *path.rglob("*.yml")]) if path.is_dir() else [path])
+    ]
+
+
 def lint(paths: Sequence[Path]) -> list[Fault]:
     """Return the faults of YAML files, file by file.
 
     Args:
         paths: Files and folders; a folder stands for all YAML files below it.
     """
-    files = [
-        file
-        for path in paths
-        for file in (sorted([*path.rglob("*.yaml"), *path.rglob("*.yml")]) if path.is_dir() else [path])
-    ]
+    files = _files(paths)
     faults = [Fault(file, *fault) for file in files for fault in sorted(documents.faults(file))]
     if faults:
         return faults

@@ -1,10 +1,15 @@
-"""The schemas of the Spark operator's kinds, extracted from the operator's custom resource definitions.
+"""The schemas of the operators' kinds, extracted from their custom resource definitions.
 
-They are in `schemas/`, without descriptions. To update them to another version of the operator, extract them from its
-source, which is a Go module, and review the difference:
+They are in `schemas/`, without descriptions. To update them to another version of an operator, extract them from its
+definitions, and review the difference:
 
     python -m ctbasis.kubeflow.lint.crds \
-        "$(go mod download -json github.com/kubeflow/spark-operator/v2@v2.4.0 | jq -r .Dir)"
+        "$(go mod download -json github.com/kubeflow/spark-operator/v2@v2.4.0 | jq -r .Dir)"/config/crd/bases/*.yaml
+
+The definition of a RayJob is in the Go module github.com/ray-project/kuberay/ray-operator, as
+config/crd/bases/ray.io_rayjobs.yaml; that of a DaskJob in the Python package dask-kubernetes, as crds/daskjob.yaml of
+its Helm chart; those of Kueue's queues in the Go module sigs.k8s.io/kueue, in config/components/crd/bases; that of an
+InferenceService in the Go module github.com/kserve/kserve, as config/crd/full/serving.kserve.io_inferenceservices.yaml.
 """
 
 from __future__ import annotations
@@ -17,13 +22,25 @@ from typing import Any
 
 import yaml
 
+VERSION = "2.4.0"
+"""The version of the Spark operator whose definitions are in `schemas/`. Those of 2.5.2 differ in descriptions alone:
+the command above writes the same files for both."""
+
+VERSIONS = {
+    "sparkoperator.k8s.io": VERSION,
+    "ray.io": "1.5.0",
+    "kubernetes.dask.org": "2026.3.0",
+    "kueue.x-k8s.io": "0.17.0",
+    "serving.kserve.io": "0.20.0",
+}
+"""The versions of the operators by API group."""
+
 FOLDER = Path(__file__).parent / "schemas"
-GROUP = "sparkoperator.k8s.io"
 
 
 @cache
 def schema(kind: str, version: str) -> dict[str, Any]:
-    """Return the strict JSON schema of a kind, which forbids the fields that the API server would drop.
+    """Return the strict JSON schema of an operator's kind, which forbids the fields that the API server would drop.
 
     Raises:
         FileNotFoundError: The operator has no such kind in that version.
@@ -35,11 +52,34 @@ def schema(kind: str, version: str) -> dict[str, Any]:
     return strict
 
 
+def schema_of(definition: dict[str, Any], version: str) -> dict[str, Any]:
+    """Return the strict JSON schema of one version of a CustomResourceDefinition; see `schema`.
+
+    Raises:
+        FileNotFoundError: The definition has no such version.
+    """
+    kind = definition["spec"]["names"]["kind"]
+    text = published(definition).get(_file(kind, version))
+    if text is None:
+        raise FileNotFoundError(f"{kind} {version}")
+    strict: dict[str, Any] = _strict(json.loads(text))
+    return strict
+
+
+def is_vendored(definition: dict[str, Any]) -> bool:
+    """Return whether a CustomResourceDefinition has the schemas of the operator's version `VERSION`."""
+    found = published(definition)
+    return all(
+        (FOLDER / name).is_file() and (FOLDER / name).read_text(encoding="utf-8") == text
+        for name, text in found.items()
+    )
+
+
 def published(definition: dict[str, Any]) -> dict[str, str]:
     """Return the schema files of a CustomResourceDefinition, text by file name, one for each version."""
     kind = definition["spec"]["names"]["kind"]
     return {
-        _file(kind, f"{GROUP}/{version['name']}"): json.dumps(
+        _file(kind, version["name"]): json.dumps(
             _plain(version["schema"]["openAPIV3Schema"]), separators=(",", ":"), sort_keys=True
         )
         + "\n"
@@ -88,12 +128,12 @@ def _strict(schema: Any, *, names: bool = False) -> Any:
     return strict
 
 
-def _vendor(source: Path) -> None:
-    """Write the schemas of the operator whose source is the folder `source`."""
-    for file in sorted((source / "config" / "crd" / "bases").glob(f"{GROUP}_*.yaml")):
-        for name, text in published(yaml.safe_load(file.read_text(encoding="utf-8"))).items():
+def _vendor(definitions: list[str]) -> None:
+    """Write the schemas of the files `definitions`, each with one CustomResourceDefinition."""
+    for file in definitions:
+        for name, text in published(yaml.safe_load(Path(file).read_text(encoding="utf-8"))).items():
             (FOLDER / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    _vendor(Path(sys.argv[1]))
+    _vendor(sys.argv[1:])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ctbasis.kubeflow.lint import kustomize, manifests, package
+from ctbasis.kubeflow.lint import image_fields, kustomize, manifests, package
 from ctbasis.kubeflow.lint.paths import Faults, join_path, walk
 
 if TYPE_CHECKING:
@@ -34,6 +34,13 @@ def faults(file: Path) -> Faults:
         for node in nodes:
             yield from _duplicates(node, "")
         yield from _documents(file, documents)
+
+
+def is_package(file: Path) -> bool:
+    """Return whether a file without faults is a compiled package."""
+    with file.open(encoding="utf-8") as text:
+        first = next(iter(yaml.load_all(text, LOADER)), None)
+    return isinstance(first, dict) and "kind" not in first and bool(first.keys() & package.KEYS)
 
 
 def _duplicates(node: yaml.Node, where: str) -> Faults:
@@ -72,6 +79,8 @@ def _documents(file: Path, documents: list[Any]) -> Faults:
             yield from package.faults(document, next(platforms, {}))
         elif document.get("kind") in kustomize.KINDS or file.name in kustomize.NAMES:
             yield from kustomize.faults(document, file.parent)
+        elif "kind" not in document and kustomize.is_configuration(file):
+            yield from image_fields.configuration_faults(document)
         else:
             yield from manifests.faults(document, place, partial=patch)
 

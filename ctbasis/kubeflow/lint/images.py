@@ -18,11 +18,11 @@ def faults(document: Document, where: str) -> Faults:
     """
     for place, value in walk(document, where):
         image = look_up(value, "image")
-        if isinstance(image, str) and (message := _fault(image)):
+        if isinstance(image, str) and (message := fault(image)):
             yield f"{place}.image", f"{message}: {image!r}", REMEDY
 
 
-def _fault(image: str) -> str:
+def fault(image: str) -> str:
     """Return what is wrong with an image reference, or an empty string."""
     if "{{" in image:
         return "image is chosen at run time"

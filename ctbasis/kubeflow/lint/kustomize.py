@@ -18,7 +18,8 @@ NAMES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 RESOURCES = ("resources.*", "bases.*", "components.*")
 PATCHES = ("patches.*.path", "patchesJson6902.*.path", "patchesStrategicMerge.*")
 GENERATED = tuple(f"{kind}Generator.*.{key}.*" for kind in ("configMap", "secret") for key in ("files", "envs"))
-FILES = ("crds.*", "configurations.*", "generators.*", "transformers.*", "validators.*", "replacements.*.path")
+CONFIGURATIONS = "configurations.*"
+FILES = ("crds.*", CONFIGURATIONS, "generators.*", "transformers.*", "validators.*", "replacements.*.path")
 LISTS = {path.partition(".")[0] for path in (*RESOURCES, *PATCHES, *GENERATED, *FILES, "images.*")}
 KEYS = {
     *LISTS,
@@ -67,12 +68,21 @@ def _generated(document: Document) -> Faults:
 
 def is_patch(file: Path) -> bool:
     """Return whether a kustomization in the file's folder or its parent folder applies the file as a patch."""
+    return _is_named(file, *PATCHES)
+
+
+def is_configuration(file: Path) -> bool:
+    """Return whether a kustomization in the file's folder or its parent folder is configured by the file."""
+    return _is_named(file, CONFIGURATIONS)
+
+
+def _is_named(file: Path, *paths: str) -> bool:
     for kustomization in [folder / name for folder in file.resolve().parents[:2] for name in NAMES]:
         try:
             document = yaml.safe_load(kustomization.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             continue  # The kustomization is absent, or its own check reports it.
-        if any((kustomization.parent / name).resolve() == file.resolve() for _, name in _named(document, *PATCHES)):
+        if any((kustomization.parent / name).resolve() == file.resolve() for _, name in _named(document, *paths)):
             return True
     return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ctbasis.kubeflow.lint import core, images, quantities, secrets, spark
+from ctbasis.kubeflow.lint import core, crds, images, quantities, secrets, spark
 from ctbasis.kubeflow.lint.paths import Document, Faults, look_up, select, walk
 
 
@@ -36,7 +36,7 @@ def faults(document: Any, place: str, *, partial: bool = False) -> Faults:
     if kind != "ConfigMap":
         yield from images.faults(document, where)
         yield from _resources(document, where)
-    of_kind = spark if version.startswith("sparkoperator.k8s.io/") else core
+    of_kind = spark if version.partition("/")[0] in crds.VERSIONS else core
     yield from of_kind.faults(document, where, partial=partial)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import kfp
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, PipelineSpec
 
+from ctbasis.kubeflow.images import PIPELINE
 from ctbasis.kubeflow.lint import images, inputs, messages, platforms, quantities, secrets
 from ctbasis.kubeflow.lint.messages import RECOMPILE
-from ctbasis.kubeflow.lint.paths import Document, Faults, join_path, look_up, walk
+from ctbasis.kubeflow.lint.paths import Document, Faults, join_path, look_up, select, walk
 from ctbasis.kubeflow.lint.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ def faults(document: Document, platform: Document) -> Faults:
             yield "pipelineInfo.name", "is empty", "name the pipeline"
         if not document["schemaVersion"].startswith("2."):
             yield "schemaVersion", f"is {document['schemaVersion']!r}", "compile with the KFP 2 SDK"
+        yield from _compiler(document)
+        yield from _form(document)
         yield from _graph(pipeline)
         yield from images.faults(document["deploymentSpec"], "deploymentSpec")
         for label, executor in pipeline.executors.items():
@@ -45,6 +49,24 @@ def faults(document: Document, platform: Document) -> Faults:
                     yield place, "uses a workspace that the platform document does not declare", RECOMPILE
     if platform:
         yield from platforms.faults(platform, pipeline)
+
+
+def _compiler(document: Document) -> Faults:
+    """Check that the package of ctbasis was compiled by the kfp of its images, which the steps import."""
+    compiler, own = str(document["sdkVersion"]), ".".join(kfp.__version__.split(".")[:2])
+    if look_up(document, "pipelineInfo.name") == PIPELINE and not f"{compiler}.".startswith(f"kfp-{own}."):
+        message = f"is {compiler!r}, and the steps' images have kfp {kfp.__version__}"
+        yield "sdkVersion", message, "run `ctbasis compile` in a checkout of this version of ctbasis"
+
+
+def _form(document: Document) -> Faults:
+    """Check that the form in which a user starts a run explains itself: KFP shows these descriptions there."""
+    if not look_up(document, "pipelineInfo.description"):
+        yield "pipelineInfo.description", "is missing: the UI shows the bare name", "describe the pipeline"
+    for place, parameter in select(document, "root.inputDefinitions.parameters.*"):
+        if not look_up(parameter, "description"):
+            remedy = "describe it in the section Args of the pipeline's docstring"
+            yield f"{place}.description", "is missing: the form shows the bare name", remedy
 
 
 def _mismatches(document: Document) -> Faults:

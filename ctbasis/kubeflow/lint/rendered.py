@@ -1,9 +1,9 @@
 """Rendered kustomizations: the resources of an overlay with all patches applied, checked as a whole.
 
 This module renders the features that this repository's overlays use: resources, components, merge patches of custom
-resources, labels and namespace. The lint therefore checks the same objects on every machine; a test compares the result
-with that of `kubectl kustomize`. A kustomization that uses other features is rendered by `kustomize` or `kubectl`, if
-one of them is on PATH.
+resources, images, labels and namespace. The lint therefore checks the same objects on every machine; a test compares
+the result with that of `kubectl kustomize`. A kustomization that uses other features is rendered by `kustomize` or
+`kubectl`, if one of them is on PATH.
 """
 
 from __future__ import annotations
@@ -17,17 +17,30 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ctbasis.errors import CtbasisError
-from ctbasis.kubeflow.lint import kustomize, manifests
+from ctbasis.jobs.dask_job import DaskJob
+from ctbasis.jobs.job import KUEUE_LABEL, QUEUE_ANNOTATION, TEMPLATE_NAME
+from ctbasis.jobs.ray_job import RayJob
+from ctbasis.jobs.spark_application import SparkApplication
+from ctbasis.kubeflow.lint import crds, kustomize, manifests
+from ctbasis.kubeflow.lint.image_fields import configured_fields, replace_images
 from ctbasis.kubeflow.lint.paths import Document, Faults, look_up
-from ctbasis.spark.application import SparkApplication
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-RENDERED_HERE = {"apiVersion", "kind", "resources", "components", "patches", "labels", "namespace"}
-MERGED_HERE = "sparkoperator.k8s.io/"
-"""The API group of the custom resources whose patches are merged here. Patches of Kubernetes' own kinds are not,
+    from ctbasis.jobs.job import Job
+    from ctbasis.kubeflow.lint.image_fields import ImageField
+
+RENDERED_HERE = {
+    *("apiVersion", "kind", "resources", "components", "patches", "labels", "namespace"),
+    *("configurations", "images"),
+}
+MERGED_HERE = tuple(f"{group}/" for group in crds.VERSIONS)
+"""The API groups of the custom resources whose patches are merged here. Patches of Kubernetes' own kinds are not,
 because their lists are merged by the keys of the items."""
+
+TEMPLATES: dict[str, type[Job]] = {kind.kind: kind for kind in (SparkApplication, RayJob, DaskJob)}
+"""The kinds that the svd step takes as templates."""
 
 CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterRole", "ClusterRoleBinding", "StorageClass", "PersistentVolume"}
 """The kinds that get no namespace. As in kubectl, newer kinds of the whole cluster, such as ValidatingAdmissionPolicy,
@@ -51,13 +64,22 @@ def faults(folder: Path) -> Faults:
     for number, document in enumerate(documents, start=1):
         for place, message, remedy in manifests.faults(document, f"document {number}"):
             yield f"rendered: {place}", message, remedy
-        if document.get("kind") == "SparkApplication":
+        kind = TEMPLATES.get(str(document.get("kind")))
+        if kind is not None:
+            if look_up(document, "metadata.name") == TEMPLATE_NAME and KUEUE_LABEL in _labels(document):
+                message = f"has the label {KUEUE_LABEL}, by which Kueue takes the template for a job and starts it"
+                yield f"rendered: {_name(document)}", message, f"name the queue in the annotation {QUEUE_ANNOTATION}"
             try:
-                SparkApplication.from_manifest(document, where=_name(document))
+                kind.from_manifest(document, where=_name(document))
             except CtbasisError as error:
                 remedy = "correct it; the svd step would refuse it as its template"
                 yield f"rendered: {_name(document)}", str(error).splitlines()[0], remedy
     yield from _references(documents)
+
+
+def _labels(document: Document) -> Document:
+    labels = look_up(document, "metadata.labels")
+    return labels if isinstance(labels, dict) else {}
 
 
 def render(folder: Path) -> list[dict[str, Any]]:
@@ -67,7 +89,7 @@ def render(folder: Path) -> list[dict[str, Any]]:
         UnrenderableError: The kustomization is faulty, or it uses a feature that this module does not have.
     """
     try:
-        return _build(folder.resolve())
+        return [document for document in _build(folder.resolve(), []) if not _is_local(document)]
     except _UnsupportedError as unsupported:
         for command in COMMANDS:
             if shutil.which(command[0]):
@@ -90,11 +112,14 @@ def _run_program(program: str, verb: str, folder: Path) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
-def _build(folder: Path, inherited: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+def _build(
+    folder: Path, image_fields: list[ImageField], inherited: list[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
     """Return the objects that the kustomization in `folder` renders to.
 
     Args:
         folder: The folder of the kustomization.
+        image_fields: The fields that hold an image; those of this kustomization's configurations are added.
         inherited: The objects that a component changes: those of the kustomization that uses the component.
     """
     file = next((folder / name for name in kustomize.NAMES if (folder / name).is_file()), folder / kustomize.NAMES[0])
@@ -107,19 +132,46 @@ def _build(folder: Path, inherited: list[dict[str, Any]] | None = None) -> list[
         if "://" in name or name.startswith("github.com/"):
             raise _UnsupportedError(f"{file.parent.name} uses the remote resource {name}")
         path = (folder / name).resolve()
-        documents += _build(path) if path.is_dir() else _read(path)
+        documents += _build(path, image_fields) if path.is_dir() else _read(path)
     for name in kustomization.get("components", []):
-        documents = _build((folder / name).resolve(), documents)
+        documents = _build((folder / name).resolve(), image_fields, documents)
+    for name in kustomization.get("configurations", []):
+        image_fields += _image_fields(folder / name)
+    _transform(kustomization, documents, folder, image_fields)
+    return documents
+
+
+def _transform(
+    kustomization: Document, documents: list[dict[str, Any]], folder: Path, image_fields: list[ImageField]
+) -> None:
+    """Apply the patches, labels, namespace and images of a kustomization, in kustomize's order."""
     for patch in kustomization.get("patches", []):
         _patch(patch, documents, folder)
     for labels in kustomization.get("labels", []):
         if labels.keys() - {"pairs"}:
-            raise _UnsupportedError(f"{file.parent.name} uses labels outside metadata")
+            raise _UnsupportedError(f"{folder.name} uses labels outside metadata")
         for document in documents:
             document["metadata"].setdefault("labels", {}).update(labels["pairs"])
     if "namespace" in kustomization:
         _set_namespace(documents, kustomization["namespace"])
-    return documents
+    for replacement in kustomization.get("images", []):
+        if {"newTag", "digest"} <= replacement.keys() or "tagSuffix" in replacement:
+            raise _UnsupportedError(f"{folder.name} gives an image a tag and a digest, or a suffix")
+        replace_images(documents, replacement, image_fields)
+
+
+def _is_local(document: Document) -> bool:
+    """Return whether an object only informs kustomize, which leaves it out of the output."""
+    annotations = look_up(document, "metadata.annotations")
+    return isinstance(annotations, dict) and annotations.get("config.kubernetes.io/local-config") == "true"
+
+
+def _image_fields(file: Path) -> list[ImageField]:
+    (configuration,) = _read(file)
+    found = configured_fields(configuration)
+    if found is None:
+        raise _UnsupportedError(f"{file.name} configures more than fields of images")
+    return found
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

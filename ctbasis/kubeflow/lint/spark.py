@@ -1,4 +1,4 @@
-"""The Spark operator's kinds, checked against its custom resource definitions and against rules that these lack."""
+"""The operators' kinds, checked against their custom resource definitions and against rules that these lack."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from ctbasis.jobs.job import QUEUE_ANNOTATION
 from ctbasis.kubeflow.lint import core, crds
 from ctbasis.kubeflow.lint.paths import Document, Faults, children, join_path, look_up, select
 
 SIZE = r"(?i:\d+([bkmgtp]|[kmgtp]b)?)", "not a size that Spark reads", "write it as 512m or 4g"
 COUNT = r"[1-9]\d*", "not positive", "expected 1 or more"
+MEMORY = ("driver.memory", "driver.memoryOverhead", "executor.memory", "executor.memoryOverhead")
 VALUES = {
     "imagePullPolicy": ("Always|IfNotPresent|Never", "not a pull policy", "expected Always, IfNotPresent or Never"),
-    **dict.fromkeys(("driver.memory", "driver.memoryOverhead", "executor.memory", "executor.memoryOverhead"), SIZE),
+    **dict.fromkeys(MEMORY, SIZE),
     **dict.fromkeys(("driver.cores", "executor.cores", "executor.instances"), COUNT),
 }
 """Values that the schema allows and that the operator, Kubernetes or Spark refuses: pattern, message, remedy."""
@@ -29,6 +31,14 @@ PROTECTED = {
     "spark.io.encryption.enabled": ("true", "lets Spark write patient data to local disks in clear"),
 }
 """Settings by which Spark authenticates and encrypts its connections and files: the value, and what any other does."""
+
+WRITTEN = (
+    "SparkApplication in sparkoperator.k8s.io/v1beta2",
+    "RayJob in ray.io/v1",
+    "DaskJob in kubernetes.dask.org/v1",
+    "InferenceService in serving.kserve.io/v1beta1",
+)
+"""The kinds that ctbasis writes or has manifests of, and their versions."""
 
 SPEC = {"SparkApplication": "spec", "ScheduledSparkApplication": "spec.template"}
 """Path of the specification of an application in the kinds that start one."""
@@ -49,7 +59,7 @@ def faults(document: Document, where: str, *, partial: bool) -> Faults:
         yield (
             where,
             f"cannot be validated: the operator has no definition of {kind} in {version}",
-            "expected apiVersion sparkoperator.k8s.io/v1beta2",
+            f"expected one of {', '.join(WRITTEN)}",
         )
         return
     given = _without_null(document) if partial else document
@@ -67,12 +77,32 @@ def faults(document: Document, where: str, *, partial: bool) -> Faults:
                 yield place, message, remedy
 
 
+def violations(document: Document, definition: dict[str, Any]) -> Faults:
+    """Check a manifest against the CustomResourceDefinition of a cluster, in place of that of this module.
+
+    Args:
+        document: The manifest.
+        definition: The definition of its kind.
+    """
+    try:
+        validator = _with_metadata(crds.schema_of(definition, document["apiVersion"]))
+    except FileNotFoundError:
+        yield "apiVersion", f"the definition has no version {document['apiVersion']}", "install another operator"
+        return
+    yield from core.violations(validator, document, "", partial=False)
+
+
 @cache
 def _validator(kind: str, version: str) -> Any:
-    schema = crds.schema(kind, version)
-    # A custom resource definition has no schema of metadata; the API server checks metadata itself.
+    return _with_metadata(crds.schema(kind, version))
+
+
+def _with_metadata(schema: dict[str, Any]) -> Any:
+    # A custom resource definition has no schema of metadata; the API server checks metadata itself. Some definitions
+    # leave out apiVersion and kind, which every object has.
     meta, registry = core.object_meta()
-    whole = {**schema, "properties": {**schema["properties"], "metadata": meta}}
+    own = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}}
+    whole = {**schema, "properties": {**own, **schema["properties"], "metadata": meta}}
     return Draft202012Validator(whole, registry=registry)
 
 
@@ -87,6 +117,10 @@ def _values(document: Document, where: str) -> Faults:
         for place, value in select(document, f"spec.{path}", where):
             if isinstance(value, str | int) and not re.fullmatch(pattern, str(value)):
                 yield place, f"is {value!r}, {message}", remedy
+    if QUEUE_ANNOTATION in (look_up(document, "metadata.annotations") or {}):
+        for place, value in (found for path in MEMORY for found in select(document, f"spec.{path}", where)):
+            if str(value) != str(value).lower():
+                yield place, f"is {value!r}, which Kueue cannot read", f"write it as {str(value).lower()}"
     if look_up(document, "spec.type") in ("Java", "Scala") and not look_up(document, "spec.mainClass"):
         yield f"{where}.spec.mainClass", "is missing", "name the main class of the JVM application"
 

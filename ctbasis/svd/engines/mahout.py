@@ -38,9 +38,11 @@ from ctbasis.svd.engines.mahout_bridge import (
     resolve_kernels,
     spark_context,
 )
-from ctbasis.svd.engines.spark import TASKS_PER_CORE, SparkWorkers, StoredBlocks, broadcast, error_of_task
+from ctbasis.svd.engines.spark import SparkWorkers, StoredBlocks, broadcast, error_of_task
+from ctbasis.svd.engines.spark_tasks import TASKS_PER_CORE, combined, configured_slots, slots
 from ctbasis.svd.factor_passes import completed
 from ctbasis.svd.factors import FactorWriter
+from ctbasis.svd.passes import add
 from ctbasis.svd.randomized import resolve_seed
 from ctbasis.svd.spectrum import Spectrum
 from ctbasis.svd.verify import accuracy_of, residual_pass
@@ -70,9 +72,6 @@ JAVA_LONG_MAX = 2**63 - 1
 
 BLOCKS_PER_TASK = 8
 """Largest number of row blocks of a partition: Spark keeps a partition in memory, or evicts it, as a whole."""
-
-MAX_DRIVER_PARTS = 64
-"""Largest number of partitions whose small matrices the driver adds up alone; executors add up more in two levels."""
 
 
 def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectrum:
@@ -156,8 +155,8 @@ class _DsSvdRun:
         and its Python worker takes as long as multiplying a block.
         """
         count = self.matrix.block_count
-        cores = self.spark.defaultParallelism
-        return self.spark.parallelize(range(count), partitions(count, cores=cores, stock=self.kernels == "stock"))
+        stock = self.kernels == "stock"
+        return self.spark.parallelize(range(count), partitions(count, cores=slots(self.spark), stock=stock))
 
     def dssvd(self, k: int, p: int) -> Spectrum | None:
         """Run Mahout's dssvd at k and p and write U; return None if the factors are not orthonormal.
@@ -170,7 +169,8 @@ class _DsSvdRun:
         self.reads += 1
         # The Java side of a context and of an RDD is private in PySpark, and there is no public way to it.
         A = self.blocks().mapPartitions(partial(encode_blocks, self.stored))._reserialize(NoOpSerializer())  # noqa: SLF001
-        run = java_class(self.spark, "DsSvd")(self.spark._jsc, self.kernels)  # noqa: SLF001
+        groups = configured_slots(self.spark.getConf(), self.spark.master) or None
+        run = java_class(self.spark, "DsSvd")(self.spark._jsc, self.kernels, groups)  # noqa: SLF001
         try:
             self.spark.setJobDescription(f"dssvd k={k} p={p} q={self.plan.power_iters}")
             seed = self.seed % (JAVA_LONG_MAX + 1)
@@ -237,14 +237,7 @@ class _DsSvdRun:
 
     def total(self, parts: RDD[Parts]) -> Parts:
         """Add up the small matrices of all partitions."""
-        depth = 1 if parts.getNumPartitions() <= MAX_DRIVER_PARTS else 2
-        total: Parts = parts.treeReduce(sum_parts, depth=depth)
-        return total
-
-
-def sum_parts(one: Parts, other: Parts) -> Parts:
-    """Return the sums of two sets of small matrices; neither set is changed."""
-    return tuple(first + second for first, second in zip(one, other, strict=True))
+        return combined(parts, add)
 
 
 def partitions(blocks: int, *, cores: int, stock: bool) -> int:

@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
+from ctbasis.installed import VERSION
 from ctbasis.parsing import parse_cluster
 from ctbasis.printable import say
 from ctbasis.svd.method import ctbasis_error_in, factorize_with
 from ctbasis.svd.passes import fold, merged, nbytes
-from ctbasis.svd.workers import Workers, block_reader, operands, ranges
+from ctbasis.svd.workers import Workers, block_reader, operands, ranges, require_release
 from ctbasis.threads import available_cpus
 
 # Ray reads these variables when it is imported. They switch off a warning and the usage statistics.
@@ -195,7 +196,7 @@ class RayWorkers(Workers):
         try:
             shared = ray.put(work)
             level: list[Any] = [
-                run.remote(indices, shared, self._reader)
+                run.remote(indices, shared, self._reader, VERSION)
                 for indices in ranges(self.matrix.block_count, TASKS_PER_CPU * cpus)
             ]
             count = len(level)
@@ -210,8 +211,9 @@ class RayWorkers(Workers):
         return total
 
 
-def run_blocks(indices: range, work: Pass, reader: BlockReader) -> Parts | None:
+def run_blocks(indices: range, work: Pass, reader: BlockReader, release: str) -> Parts | None:
     """Run a pass over the row blocks of `indices`; BLAS uses one thread, since a task has one CPU."""
+    require_release(release)
     with threadpool_limits(1, user_api="blas"):
         return fold(work, reader.blocks(indices, reads=work.reads))
 

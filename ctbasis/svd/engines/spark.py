@@ -1,9 +1,9 @@
 """NumPy blocks on plain Spark: each task reads its own row blocks of A and writes its own row blocks of U.
 
-The results that return to the driver are small and are added up in a tree of executors; Spark's shuffle carries nothing
-tall. The engine needs neither a jar nor Mahout's settings, and runs in any Spark application: one that the Spark
-operator or `spark-submit` starts, one on a master given by its address (`cluster`, or Spark's own `spark.master`), or
-one in this process.
+Each task combines the results of its row blocks, and executors combine those of the tasks (spark_tasks.py); Spark's
+shuffle carries nothing tall. The engine needs neither a jar nor Mahout's settings, and runs in any Spark application:
+one that the Spark operator or `spark-submit` starts, one on a master given by its address (`cluster`, or Spark's own
+`spark.master`), or one in this process.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
+from ctbasis.svd.engines.spark_tasks import bytes_sent, combined, is_local, merge_of, slots, task_count, task_cpus
 from ctbasis.svd.method import factorize_with
-from ctbasis.svd.passes import fold, merged
+from ctbasis.svd.passes import fold
 from ctbasis.svd.workers import Workers, block_reader, operands
 
 if TYPE_CHECKING:
@@ -36,15 +37,6 @@ if TYPE_CHECKING:
     from ctbasis.svd.workers import RowBlocks, WorkersFactory
 
 T = TypeVar("T")
-
-TASKS_PER_CORE = 3
-"""Enough tasks that no core is idle for long at the end of a pass, and few enough that adding up is cheap."""
-
-MIN_TASK_BLOCKS = 16
-"""Number of row blocks that justify the start of one more task where every core has one already."""
-
-MAX_DRIVER_PARTS = 16
-"""Largest number of partial results that the driver adds up alone; executors first add up more of them, in a tree."""
 
 
 def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectrum:
@@ -87,20 +79,16 @@ class StoredBlocks:
 
     def blocks(self, *, reads: bool) -> RDD[Any]:
         """Return an RDD of (rows, values), which reads each block when and where a task uses it."""
-        partitions = task_count(self._count, self._spark.defaultParallelism)
         reader = self._reader
-        return self._spark.parallelize(range(self._count), partitions).mapPartitions(
+        tasks = tasks_for(self._spark, self._count)
+        return self._spark.parallelize(range(self._count), tasks).mapPartitions(
             lambda indices: reader.blocks(indices, reads=reads)
         )
 
 
-def task_count(blocks: int, cores: int) -> int:
-    """Return the number of tasks for `blocks` row blocks: at least one for each core, as long as there are blocks.
-
-    >>> [task_count(blocks, cores=2) for blocks in (1, 8, 64, 1000)]
-    [1, 2, 4, 6]
-    """
-    return min(blocks, max(cores, min(TASKS_PER_CORE * cores, blocks // MIN_TASK_BLOCKS)))
+def tasks_for(spark: SparkContext, blocks: int) -> int:
+    """Return the number of tasks of a pass over `blocks` row blocks in the application of `spark`."""
+    return task_count(blocks, slots(spark), local=is_local(spark))
 
 
 class SparkWorkers(Workers):
@@ -123,18 +111,14 @@ class SparkWorkers(Workers):
         self._spark.setJobDescription(f"svd: {work.name}")
         blocks = self._source.blocks(reads=work.reads)
         parts = blocks.mapPartitions(lambda partition: fold_partition(shared, partition))
-        count = parts.getNumPartitions()
         try:
-            if count <= MAX_DRIVER_PARTS:
-                total = merged(work, parts.collect())
-            else:
-                total = parts.treeReduce(lambda one, other: merged(shared.value, [one, other]), depth=2)
+            total = combined(parts, merge_of(work, shared))
         except Py4JJavaError as error:
             raise error_of_task(error) or error from error
         finally:
             shared.destroy()
         self.count_sent(operands(work), self._executors())
-        self.count_sent(total, count)
+        self.bytes_shuffled += bytes_sent(total, parts.getNumPartitions(), local=is_local(self._spark))
         return total
 
     def _executors(self) -> int:
@@ -167,8 +151,8 @@ class _PickledAsBytes:
 
 
 def fold_partition(work: Broadcast[Pass], blocks: Iterable[tuple[slice, NDArray[Any]]]) -> Iterator[Parts]:
-    """Yield the result of a pass for the blocks of one partition; BLAS uses one thread, since a task has one core."""
-    with threadpool_limits(1, user_api="blas"):
+    """Yield the result of a pass for the blocks of one partition; BLAS uses as many threads as the task has cores."""
+    with threadpool_limits(task_cpus(), user_api="blas"):
         part = fold(work.value, blocks)
     if part is not None:
         yield part

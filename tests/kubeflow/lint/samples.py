@@ -55,6 +55,13 @@ def inner(text: str) -> str:
     ),
 )
 def rich(n: int = 3, claim: str = "data", word: str = "sum") -> str:
+    """Do what pipelines can do.
+
+    Args:
+        n: A number.
+        claim: Name of a claim.
+        word: A word.
+    """
     workspace = f"{dsl.WORKSPACE_PATH_PLACEHOLDER}/x"
     with dsl.ExitHandler(farewell(workspace=workspace)):
         listed = numbers(n=n, folder=workspace)

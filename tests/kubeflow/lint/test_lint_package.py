@@ -314,7 +314,10 @@ SPEC_FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
         "an AWS access key",
     ),
     "token as default": (
-        put("root inputDefinitions parameters api_token", {"parameterType": "STRING", "defaultValue": "abc"}),
+        put(
+            "root inputDefinitions parameters api_token",
+            {"parameterType": "STRING", "defaultValue": "abc", "description": "A token."},
+        ),
         "root.inputDefinitions.parameters.api_token.defaultValue",
         "gives api_token a literal value",
     ),

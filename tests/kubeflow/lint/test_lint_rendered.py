@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from ctbasis.installed import LAYOUT
+from ctbasis.installed import LAYOUT, VERSION
+from ctbasis.jobs.spark_application import SparkApplication
 from ctbasis.kubeflow.lint import crds, lint, rendered, spark
-from ctbasis.spark.application import TEMPLATE, SparkApplication
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MANIFESTS = LAYOUT.manifests
 OVERLAYS = sorted(path.parent for path in (MANIFESTS / "overlays").glob("*/kustomization.yaml"))
+
+SERVING = sorted(path.parent for path in (MANIFESTS / "serving").rglob("kustomization.yaml"))
 
 APPLICATION = """
 apiVersion: sparkoperator.k8s.io/v1beta2
@@ -91,7 +93,7 @@ def reported(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "folder", [*OVERLAYS, MANIFESTS / "base", MANIFESTS / "application"], ids=lambda path: path.name
+    "folder", [*OVERLAYS, MANIFESTS / "base", MANIFESTS / "application", *SERVING], ids=lambda path: path.name
 )
 def test_committed_kustomizations_are_rendered_as_kubectl_renders_them(folder: Path) -> None:
     assert by_name(rendered.render(folder)) == by_kubectl(folder)
@@ -109,6 +111,95 @@ def test_nulls_lists_and_labels_are_merged_as_kustomize_merges_them(overlay: Pat
     assert reported(overlay) == ""
 
 
+IMAGE = "registry.example.com:5000/lab/spark"
+DIGEST = f"sha256:{'0' * 63}1"
+
+
+@pytest.mark.parametrize(
+    ("replacement", "image"),
+    [
+        ({"newName": IMAGE, "digest": DIGEST}, f"{IMAGE}@{DIGEST}"),
+        ({"newName": IMAGE, "newTag": "0.2.0"}, f"{IMAGE}:0.2.0"),
+        ({"newName": IMAGE}, f"{IMAGE}:{VERSION}"),
+    ],
+)
+@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda path: path.name)
+def test_images_of_a_kustomization_reach_the_spark_application(
+    folder: Path, replacement: dict[str, str], image: str, tmp_path: Path
+) -> None:
+    here = {
+        "resources": [os.path.relpath(folder, tmp_path.resolve())],
+        "components": [os.path.relpath(MANIFESTS / "components" / "registry-secret", tmp_path.resolve())],
+        "images": [{"name": "ctbasis/spark", **replacement}],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(here))
+    made = by_name(rendered.render(tmp_path))
+    spec = made["SparkApplication", "ctbasis-svd"]["spec"]
+    assert (spec["image"], spec["imagePullSecrets"]) == (image, ["ctbasis-registry"])
+    assert made == by_kubectl(tmp_path)
+
+
+def test_images_of_containers_are_replaced_as_kustomize_replaces_them(overlay: Path) -> None:
+    (overlay / "account.yaml").write_text(
+        ACCOUNT + "---\n" + yaml.safe_dump(job(init="a/b:1", main=f"a/b@{DIGEST}", beside="a/bc:1"))
+    )
+    replaced = {"name": "a/b", "newName": "c/d", "newTag": "2"}
+    write_kustomization(overlay, images=[replaced, {"name": "unused", "newTag": "1"}])
+    made = by_name(rendered.render(overlay))
+    assert images_of(made["Job", "sweep"]) == ["c/d:2", "c/d:2", "a/bc:1"]
+    assert made == by_kubectl(overlay)
+
+
+def job(*, init: str, main: str, beside: str) -> dict[str, Any]:
+    pod = {
+        "restartPolicy": "Never",
+        "initContainers": [{"name": "init", "image": init}],
+        "containers": [{"name": "main", "image": main}, {"name": "beside", "image": beside}],
+    }
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": pod}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "sweep"}, "spec": {"template": template}}
+
+
+def images_of(manifest: dict[str, Any]) -> list[str]:
+    pod = manifest["spec"]["template"]["spec"]
+    return [container["image"] for key in ("initContainers", "containers") for container in pod[key]]
+
+
+def test_a_misspelt_configuration_of_images_is_reported(overlay: Path) -> None:
+    (overlay / "fields.yaml").write_text("image: [{kind: SparkApplication, path: spec/image}]\nimages: [{kind: X}]\n")
+    write_kustomization(overlay, configurations=["fields.yaml"])
+    faults = reported(overlay)
+    assert "image: is not a section of a configuration of kustomize" in faults
+    assert "images[0].path: is missing" in faults
+
+
+ACCOUNTS = {"profile": "default-editor"}
+
+
+@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda path: path.name)
+def test_every_overlay_lets_the_account_of_the_runs_start_applications(folder: Path, tmp_path: Path) -> None:
+    here = {"namespace": "team-ct", "resources": [os.path.relpath(folder, tmp_path.resolve())]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(here))
+    made = by_name(rendered.render(tmp_path))
+    account = ACCOUNTS.get(folder.name, "pipeline-runner")
+    binding = made["RoleBinding", "ctbasis-launch"]
+    assert binding["roleRef"]["name"] == made["Role", "ctbasis-launch"]["metadata"]["name"] == "ctbasis-launch"
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": "team-ct"}]
+    # Kubeflow owns the account; an object of that name here would be deleted with the overlay.
+    assert ("ServiceAccount", account) not in made
+    assert {one["metadata"].get("namespace", "team-ct") for one in made.values()} == {"team-ct"}
+    assert made == by_kubectl(tmp_path)
+
+
+@pytest.mark.parametrize(("overlay", "namespace"), [("kubeflow", "kubeflow"), ("profile", "kubeflow-user-example-com")])
+def test_the_overlays_for_namespaces_of_kubeflow_make_no_namespace(overlay: str, namespace: str) -> None:
+    made = by_name(rendered.render(MANIFESTS / "overlays" / overlay))
+    assert "Namespace" not in {kind for kind, _ in made}
+    assert made["SparkApplication", "ctbasis-svd"]["metadata"]["namespace"] == namespace
+    hardened = by_name(rendered.render(MANIFESTS / "overlays" / "hardened"))
+    assert made.keys() == hardened.keys() - {("Namespace", "ctbasis")}
+
+
 def test_every_overlay_has_a_suspended_template_that_the_svd_step_can_read() -> None:
     assert OVERLAYS
     for folder in OVERLAYS:
@@ -118,8 +209,8 @@ def test_every_overlay_has_a_suspended_template_that_the_svd_step_can_read() -> 
 
 
 def test_the_template_is_the_application_that_the_overlays_patch() -> None:
-    assert TEMPLATE == MANIFESTS / "sparkapplication.yaml"
-    assert TEMPLATE.resolve() == MANIFESTS / "application" / "sparkapplication.yaml"
+    assert SparkApplication.template == MANIFESTS / "sparkapplication.yaml"
+    assert SparkApplication.template.resolve() == MANIFESTS / "application" / "sparkapplication.yaml"
     assert SparkApplication.read().name == "ctbasis-svd"
 
 

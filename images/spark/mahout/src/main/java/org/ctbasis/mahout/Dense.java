@@ -13,6 +13,9 @@ public final class Dense {
   /** Elements of A converted to double at a time: 2 MiB, which stay in the processor's cache until the product. */
   private static final int PANEL_ELEMENTS = 1 << 18;
 
+  /** Least rows of a panel: with fewer, adding its product to the sum takes longer than computing it. */
+  private static final int MIN_PANEL_ROWS = 128;
+
   private Dense() {}
 
   /** Return the product a b. A row-major matrix is the transpose in column-major order, so BLAS computes (a b)' = b' a'. */
@@ -87,7 +90,7 @@ public final class Dense {
   }
 
   private static void forEachPanel(RowMajor matrix, PanelConsumer consumer) {
-    int most = Math.max(1, Math.min(matrix.rowSize(), PANEL_ELEMENTS / matrix.columnSize()));
+    int most = Math.max(1, Math.min(matrix.rowSize(), Math.max(MIN_PANEL_ROWS, PANEL_ELEMENTS / matrix.columnSize())));
     double[] values = new double[Math.multiplyExact(most, matrix.columnSize())];
     for (int first = 0; first < matrix.rowSize(); first += most) {
       int count = Math.min(most, matrix.rowSize() - first);

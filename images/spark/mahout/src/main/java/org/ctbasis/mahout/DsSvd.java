@@ -13,6 +13,7 @@ import org.apache.mahout.math.drm.CacheHint;
 import org.apache.mahout.math.drm.CheckpointedDrm;
 import org.apache.mahout.math.drm.DrmLike;
 import org.apache.mahout.sparkbindings.blocks.BlockDrm;
+import org.apache.mahout.sparkbindings.blocks.ExecutorSums;
 import org.apache.mahout.sparkbindings.drm.CheckpointedDrmSpark;
 import org.apache.spark.api.java.JavaRDD;
 import org.apache.spark.api.java.JavaSparkContext;
@@ -40,7 +41,18 @@ public final class DsSvd implements AutoCloseable {
    * @param kernels `stock` for Mahout's own kernels and plan, `java` for the replaced kernels without native BLAS
    */
   public DsSvd(JavaSparkContext context, String kernels) {
+    this(context, kernels, null);
+  }
+
+  /**
+   * @param context context of the Spark application
+   * @param kernels as above
+   * @param groups number of tasks that add up the products of the blocks, the same in all products; null for one task for
+   *     each partition
+   */
+  public DsSvd(JavaSparkContext context, String kernels, Integer groups) {
     this.context = context;
+    context.setLocalProperty(ExecutorSums.Groups(), groups == null ? null : groups.toString());
     stock = kernels.equals(Kernels.STOCK);
     Kernels.choose(context.sc(), kernels);
     if (ROW_WISE_GRAM_AS_STARTED == null) {
@@ -106,7 +118,7 @@ public final class DsSvd implements AutoCloseable {
    */
   public JavaRDD<byte[]> U(int width) {
     CheckpointedDrmSpark<Object> U = (CheckpointedDrmSpark<Object>) tallU.checkpoint(CacheHint.NONE());
-    JavaRDD<Tuple2<int[], Matrix>> blocks = BlockDrm.blocks(U).toJavaRDD();
+    JavaRDD<Tuple2<int[], Matrix>> blocks = ExecutorSums.grouped(BlockDrm.blocks(U)).toJavaRDD();
     return blocks.flatMap(block -> Blocks.encode(block._1(), block._2(), width).iterator());
   }
 

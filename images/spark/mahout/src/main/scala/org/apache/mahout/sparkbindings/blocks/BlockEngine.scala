@@ -5,7 +5,7 @@ import org.apache.mahout.math.drm._
 import org.apache.mahout.math.drm.logical._
 import org.apache.mahout.math.indexeddataset.{BiDictionary, IndexedDataset, Schema}
 import org.apache.mahout.sparkbindings.SparkEngine
-import org.apache.mahout.sparkbindings.blas.{AinCoreB, AtA, AtB, MapBlock}
+import org.apache.mahout.sparkbindings.blas.{AinCoreB, AtB, MapBlock}
 import org.apache.mahout.sparkbindings.drm.{CheckpointedDrmSpark, DrmRddInput}
 
 import java.util.concurrent.atomic.AtomicReference
@@ -14,7 +14,7 @@ import scala.reflect.ClassTag
 
 /**
  * Mahout's Spark engine for tall matrices that are stored in blocks. It runs Mahout's own physical operators and delegates
- * everything else to `SparkEngine`. It differs from `SparkEngine` in three decisions:
+ * everything else to `SparkEngine`. It differs from `SparkEngine` in four decisions:
  *
  *  - A checkpointed DRM keeps its blocks. `SparkEngine` converts them to rows, and the rows back to blocks, element by
  *    element, in every pass.
@@ -23,6 +23,7 @@ import scala.reflect.ClassTag
  *    another shuffle. A product with a broadcast matrix has the partitioning of A, which Mahout's optimizer uses.
  *  - Y and Q, which are computed from the blocks one by one, are computed again where they are used: a product by BLAS
  *    costs less than memory of the size of A or more. If Y is much narrower than A, it is kept until the next one.
+ *  - The sums of A' A and A' B are added up in each executor before the shuffle, by [[ExecutorSums]].
  *
  * The object is in Mahout's package because the extension points are visible only there.
  */
@@ -36,6 +37,7 @@ object BlockEngine extends DistributedEngine {
 
   private def broadcastSmall[K](action: DrmLike[K]): DrmLike[K] = action match {
     case OpABAnyKey(OpAtAnyKey(_), _) => action
+    case OpABAnyKey(OpAt(_), _) => action
     case OpABAnyKey(a, b) if b.keyClassTag == ClassTag.Int && b.nrow * b.ncol <= small =>
       OpTimesRightMatrix(a, b.checkpoint(CacheHint.NONE).collect)
     case _ => action
@@ -64,7 +66,10 @@ object BlockEngine extends DistributedEngine {
     case drm: CheckpointedDrmSpark[K] => drm.rddInput
     case op: OpMapBlock[_, K] => MapBlock.exec(physical(op.A), op)
     case op: OpTimesRightMatrix[K] => AinCoreB.rightMultiply(op, physical(op.A))
-    case op: OpAtA[_] => AtA.at_a(op, physical(op.A)).asInstanceOf[DrmRddInput[K]]
+    case op: OpAtA[a] =>
+      ExecutorSums.timesItself(op, physical(op.A))(op.A.keyClassTag).asInstanceOf[DrmRddInput[K]]
+    case op: OpAtB[a] if op.A.partitioningTag == op.B.partitioningTag =>
+      ExecutorSums.times(op, physical(op.A), physical(op.B))(op.A.keyClassTag).asInstanceOf[DrmRddInput[K]]
     case op: OpAtB[a] =>
       AtB.atb(op, physical(op.A), physical(op.B))(op.A.keyClassTag).asInstanceOf[DrmRddInput[K]]
     case op => SparkEngine.toPhysical(op, CacheHint.NONE)(op.keyClassTag).asInstanceOf[CheckpointedDrmSpark[K]].rddInput

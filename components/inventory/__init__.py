@@ -1,0 +1,1 @@
+"""List the series of a source, and determine what a cohort run computes at once."""

@@ -1,0 +1,1 @@
+"""Put the results of one job of a cohort in the output."""

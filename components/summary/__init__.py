@@ -1,0 +1,1 @@
+"""What became of each series of a cohort: page, CSV and Parquet."""

@@ -1,0 +1,132 @@
+"""`ctbasis bench quality --field SERIES FIELD`: denoisers on a real series along a field of its scanner's real noise.
+
+The series may be a full-dose scan of any number of slices. The field is the noise that the same slices have in addition
+at a lower dose (low dose minus full dose), where they exist at a lower dose; it is zero in all other slices. Errors are
+Stein's estimates along the field (ctbasis/score/sure.py), relative to the noise of the series: no truth is needed.
+Every method runs twice, on the series and on the series with a part of the field.
+
+Peers get the noise that `ctbasis` estimates, and their usual setting. Patch mode runs with a target noise of 0, and
+with its default, where it should change a scan of standard dose by less than the noise.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctbasis.bench.denoisers import PATCH, PEERS, Denoiser, NoisyVolume
+from ctbasis.bench.quality_cases import power_of_covariance
+from ctbasis.bench.quality_pairs import REACH, USUAL, WITHOUT_NOISE, read_same_slices
+from ctbasis.errors import CtbasisError
+from ctbasis.patch.noise_fit import fit_slice_noise
+from ctbasis.printable import say
+from ctbasis.report.noisy_truth import CLIPPED, FEWEST_VOXELS, REGIONS, FlatWindows, smooth_regions
+from ctbasis.report.smoothed_removal import SmoothedRemoval
+from ctbasis.score.sure import sure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ctbasis.simulate.nodules import Spacing
+
+
+def bench_field(
+    series: Path, field: Path, methods: Sequence[str], spacing: Spacing | None = None
+) -> list[dict[str, Any]]:
+    """Run all methods on a series.
+
+    Args:
+        series: Folder of one DICOM series, or a .npy file of HU, (slices, rows, columns).
+        field: The same for the noise field; zero in slices where it is not known.
+        methods: Methods, some of METHODS.
+        spacing: mm between slices, rows and columns of .npy files.
+
+    Returns:
+        A row for each method and setting: method, setting, error_body, error_soft, error_lung, error_edges (true RMSE
+        over the noise of the series), change_body, change_soft, change_lung, change_edges (RMS of what was removed over
+        the noise), smoothed_removal, low_contrast (correlation of what was removed with anatomy; in the row `noise`
+        that of the noise itself), seconds_per_slice. A peer that is not installed has a row whose setting says so.
+
+    Raises:
+        CtbasisError: See `read_pair`; the field is zero everywhere, or the noise cannot be measured in a slice.
+    """
+    hu, m, distances = read_same_slices(series, field, spacing)
+    slices = np.flatnonzero(np.abs(m).max(axis=(1, 2)) > 0)
+    if not slices.size:
+        raise CtbasisError("the noise field is zero in every slice", expected="low dose minus full dose")
+    ratio = np.ones((len(hu), 1, 1))
+    for z in slices.tolist():
+        windows = FlatWindows()
+        windows.add(hu[z], hu[z] + m[z])
+        noise = windows.measure()
+        if noise is None:
+            raise CtbasisError(
+                f"the noise of slice {z + 1} cannot be measured",
+                expected="slices with soft tissue",
+                remedy="set the noise field to zero there",
+            )
+        ratio[z] = noise.ratio
+    middle = hu[slices[len(slices) // 2]]
+    estimate = fit_slice_noise(middle, distances[1:], reach=REACH)
+    power = power_of_covariance(estimate.covariance[..., 0], middle.shape, estimate.soft_tissue_sigma)
+    noisy = NoisyVolume(hu, distances, range(len(hu)), estimate.soft_tissue_sigma, power)
+    rows: list[dict[str, Any]] = []
+    for method in [*PEERS, *PATCH]:
+        if method.name not in methods:
+            continue
+        if method.absent:
+            rows.append({"bench": "field", "method": method.name, "setting": f"{method.module} is not installed"})
+            continue
+        ours = method in PATCH
+        settings = [WITHOUT_NOISE, {}] if ours else [USUAL[method.name]]
+        for setting in settings:
+            row = _measured(method, {**(method.settings[0] if ours else {}), **setting}, noisy, m, ratio, slices)
+            rows.append(row)
+            say(f"bench: {row['method']} {row['setting']}: error {row['error_body']:.3f} in the body")
+    return rows
+
+
+def _measured(
+    method: Denoiser,
+    setting: Mapping[str, Any],
+    noisy: NoisyVolume,
+    field: NDArray[np.float32],
+    ratio: NDArray[np.float64],
+    slices: NDArray[np.intp],
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    squares, image = sure(lambda hu: method.run(replace(noisy, hu=hu), setting)[0], noisy.hu, field, ratio=ratio)
+    seconds = (time.perf_counter() - start) / (2 * len(image))
+    errors, removal = {region: np.zeros(4) for region in REGIONS}, SmoothedRemoval()
+    for z in slices.tolist():
+        full, m = noisy.hu[z], field[z]
+        valid = np.minimum(full, full + m) > CLIPPED
+        own = m / np.sqrt(ratio[z])
+        removal.add(full, full - image[z], own)
+        for region, mask in smooth_regions(full).items():
+            inside = mask & valid
+            values = np.stack([np.ones_like(full), squares[z], (full - image[z]) ** 2, own**2])
+            errors[region] += values[:, inside].sum(axis=1)
+    row: dict[str, Any] = {
+        "bench": "field",
+        "method": method.name,
+        "setting": ", ".join(f"{key} {value}" for key, value in setting.items()),
+    }
+    for name, index in (("error", 0), ("change", 1)):
+        for region, (count, *sums, noise) in errors.items():
+            known = count >= FEWEST_VOXELS and noise > 0
+            row[f"{name}_{region}"] = float(np.sqrt(max(sums[index], 0.0) / noise)) if known else None
+    follows = removal.to_dict()["low_contrast"]
+    return {
+        **row,
+        "smoothed_removal": removal.ratio,
+        "low_contrast": follows["removed"],
+        "low_contrast_noise": follows["noise"],
+        "seconds_per_slice": seconds,
+    }

@@ -1,0 +1,283 @@
+"""`ctbasis bench task`: what observers detect in denoised images, and which dose that is worth.
+
+Every method denoises the volumes of all noise realisations at three doses. In the regions of interest around the sites
+two observers do their tasks (ctbasis/score/task/observers.py). d' of the unprocessed images, measured at five doses,
+is the scale on which the detectability of a denoised image is read as a dose.
+
+Bands are those of a bootstrap over the sites, with the same sites for the unprocessed and the denoised images, because
+both have the same noise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from ctbasis.bench.denoisers import PATCH, PEERS, NoisyVolume, global_modes, restored_trapz
+from ctbasis.bench.quality_cases import power_of_covariance, read_truth
+from ctbasis.bench.quality_pairs import USUAL
+from ctbasis.bench.task_cases import DOSES, INPUT_DOSES, TASKS, TaskCase, TaskSettings, make_case
+from ctbasis.printable import say
+from ctbasis.report.quality import TISSUE
+from ctbasis.score.noise_power import NoisePower
+from ctbasis.score.task.channels import outputs
+from ctbasis.score.task.dose_equivalence import DosePower
+from ctbasis.score.task.observers import Backgrounds, hotelling
+from ctbasis.score.task.transfer import TaskTransfer, transfers_by_contrast
+from ctbasis.threads import available_cpus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ctbasis.bench.denoisers import Denoiser
+
+INPUT = "input"
+"""Name of the unprocessed images."""
+
+IN_LAYERS, IN_WINDOW = ("nlm", "bm3d"), ("bm4d",)
+"""Peers that work slice by slice and get the scored slices only, in a window around the sites; and peers that get all
+slices in that window, because they take minutes otherwise."""
+
+RANKS_SHOWN = (0.5, 0.75)
+"""Ranks of global mode that are measured, as fractions of the number of slices."""
+
+BOOTSTRAPS = 200
+"""Bootstrap samples of the sites."""
+
+BAND = (2.5, 97.5)
+"""Percentiles of a band."""
+
+LAGS = 16
+"""Largest lag of the noise covariance whose spectrum BM3D and BM4D get, pixels."""
+
+SINGLE_PIXEL = 1.2
+"""mm between pixels below which a series is binned 2 x 2, as in `ctbasis bench quality`."""
+
+
+@dataclass
+class Measured:
+    """What one method shows at one dose.
+
+    Attributes:
+        regions: For every task, regions of interest by realisation and site, (realisations, sites, EDGE, EDGE).
+        power: Noise power of the error in the body.
+        transfers: Edges of the signals, by contrast.
+        seconds: Time of all realisations.
+    """
+
+    power: NoisePower
+    transfers: list[TaskTransfer]
+    regions: list[list[NDArray[np.float64]]] = field(default_factory=lambda: [[] for _ in TASKS])
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, case: TaskCase) -> Self:
+        """Return an accumulator for the realisations of a case."""
+        discs = [insert for realisation in (0, 1) for insert in case.inserts(realisation)]
+        pixels = case.spacing[1:]
+        return cls(NoisePower(pixels), transfers_by_contrast(discs, pixels))
+
+    def add(self, case: TaskCase, realisation: int, truth: NDArray[np.float32], image: NDArray[np.float32]) -> None:
+        """Add a realisation: truth and image, HU; only the scored slices of the image are used."""
+        shown = frozenset(case.inserts(realisation))
+        for task, sites in enumerate(case.sites):
+            self.regions[task].append(np.stack([site.region(image) for site in sites]).astype(np.float64))
+        rows, columns = case.window
+        for z in case.layers:
+            error = image[z, rows, columns] - truth[z, rows, columns]
+            self.power.add(error, truth[z, rows, columns] > TISSUE)
+            for transfer in self.transfers:
+                transfer.add(z, truth[z], image[z], shown=shown)
+
+
+def bench_task(series: Path | None, settings: TaskSettings | None = None) -> list[dict[str, Any]]:
+    """Measure the tasks for all methods.
+
+    Args:
+        series: Folder of a CT series whose slices are the background; by default a phantom.
+        settings: Noise, realisations and methods.
+
+    Returns:
+        A row for each method, dose, task and observer: task, observer, method, setting, dose, noise_hu, d_prime,
+        d_prime_low, d_prime_high, auc, images, f_av, f_peak (of the error in the body), f50 and recovered (of the edges
+        of the signals of the task), seconds_per_volume; for denoised images also equivalent_dose (relative to the dose
+        of the image: 1.3 is worth 30 % more dose) with equivalent_low and equivalent_high, and in the row of the full
+        dose reached_dose, at which the denoised image has the d' of the unprocessed one at full dose, with its band. A
+        peer that is not installed has a row whose setting says so.
+
+    Raises:
+        CtbasisError: The series is none, or has no room for the signals.
+    """
+    settings = settings or TaskSettings()
+    truth = None
+    if series is not None:
+        truth = read_truth(series)
+        truth = truth.binned() if min(truth.spacing[1:]) < SINGLE_PIXEL else truth
+        truth = replace(truth, hu=truth.hu[: settings.slices])
+    return measure_case(make_case(settings, truth), settings)
+
+
+def measure_case(case: TaskCase, settings: TaskSettings) -> list[dict[str, Any]]:
+    """Run all methods on a case, and return the rows of `bench_task`."""
+    measured, rows = _run(case, settings)
+    return [*rows, *_rows(case, measured)]
+
+
+def _run(case: TaskCase, settings: TaskSettings) -> tuple[dict[tuple[str, float], Measured], list[dict[str, Any]]]:
+    """Return what every method shows at every dose, and rows of peers that are not installed."""
+    methods = [peer for peer in PEERS if peer.name in settings.methods]
+    count = len(case.background.hu)
+    if "global" in settings.methods:
+        shown = {f"global k={round(share * count)}/{count}" for share in RANKS_SHOWN}
+        methods += [mode for mode in global_modes(count) if mode.name in shown]
+    methods += [mode for mode in PATCH if mode.name in settings.methods]
+    rows = [
+        {"bench": "task", "method": method.name, "setting": f"{method.module} is not installed"}
+        for method in methods
+        if method.absent
+    ]
+    measured: dict[tuple[str, float], Measured] = defaultdict(lambda: Measured.of(case))
+    for dose in sorted(INPUT_DOSES, reverse=True):
+        volumes = [case.noisy(realisation, dose) for realisation in range(settings.realisations)]
+        for realisation, (truth, noisy) in enumerate(volumes):
+            measured[INPUT, dose].add(case, realisation, truth, noisy.hu)
+        for method in methods if dose in DOSES else ():
+            if method.absent:
+                continue
+            one = measured[method.name, dose]
+            for realisation, (image, seconds) in enumerate(
+                _all_denoised(method, case, [noisy for _, noisy in volumes])
+            ):
+                one.seconds += seconds
+                one.add(case, realisation, volumes[realisation][0], image)
+        say(f"bench: task: {settings.realisations} volumes at {dose:g} of the full dose")
+    return dict(measured), rows
+
+
+def _all_denoised(
+    method: Denoiser, case: TaskCase, volumes: Sequence[NoisyVolume]
+) -> Iterator[tuple[NDArray[np.float32], float]]:
+    """Yield the denoised volumes, HU, and the seconds of each.
+
+    Libraries that compute in one thread denoise as many volumes at a time as there are cores.
+    """
+    if not method.module:
+        yield from (_denoised(method, case, noisy) for noisy in volumes)
+        return
+    with restored_trapz(), ThreadPoolExecutor(available_cpus()) as pool:
+        yield from pool.map(partial(_denoised, method, case), volumes)
+
+
+def _denoised(method: Denoiser, case: TaskCase, noisy: NoisyVolume) -> tuple[NDArray[np.float32], float]:
+    """Denoise a volume; slow peers denoise the scored slices or the window of the sites only."""
+    setting = setting_of(method)
+    start = time.perf_counter()
+    if method.name not in {*IN_LAYERS, *IN_WINDOW}:
+        return method.run(noisy, setting)[0], time.perf_counter() - start
+    slices = case.layers if method.name in IN_LAYERS else list(range(len(noisy.hu)))
+    image = noisy.hu.copy()
+    image[slices, *case.window] = method.run(_windowed(noisy, slices, case.window), setting)[0]
+    return image, time.perf_counter() - start
+
+
+def setting_of(method: Denoiser) -> Mapping[str, Any]:
+    """Return the setting of a peer without a truth, and the default of a mode of ctbasis."""
+    return USUAL.get(method.name, method.settings[0])
+
+
+def _windowed(noisy: NoisyVolume, slices: Sequence[int], window: tuple[slice, slice]) -> NoisyVolume:
+    """Return the slices in a window, with the noise power at the frequencies of the window."""
+    hu = np.ascontiguousarray(noisy.hu[slices, *window])
+    covariance = np.fft.fftshift(np.fft.ifft2(noisy.power).real)
+    rows, columns = (edge // 2 for edge in covariance.shape)
+    near = covariance[rows - LAGS : rows + LAGS, columns - LAGS : columns + LAGS]
+    power = power_of_covariance(near, hu.shape[1:], noisy.sigma)
+    return NoisyVolume(hu, noisy.spacing, range(len(hu)), noisy.sigma, power)
+
+
+def _rows(case: TaskCase, measured: Mapping[tuple[str, float], Measured]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for number, task in enumerate(TASKS):
+        one = np.stack([case.shows_one(number, r) for r in range(len(measured[INPUT, 1.0].regions[number]))])
+        places = np.broadcast_to(np.arange(one.shape[1]), one.shape)
+        for observer, channels in task.observers(case.spacing[1:]).items():
+            seen = {
+                key: _seen([outputs(images, channels) for images in what.regions[number]], one, places)
+                for key, what in measured.items()
+            }
+            worth = _worth({key: Backgrounds.of(*args) for key, args in seen.items()}, case.seed)
+            for (method, dose), (shown, other, where) in seen.items():
+                what = measured[method, dose]
+                rows.append(
+                    {
+                        "bench": "task",
+                        "task": task.name,
+                        "observer": observer,
+                        "method": method,
+                        "setting": _setting(method),
+                        "dose": dose,
+                        "noise_hu": what.power.std,
+                        **hotelling(shown, other, places=where).to_dict(),
+                        **worth.get((method, dose), {}),
+                        **_texture(what, task.one.contrast_hu),
+                        "seconds_per_volume": what.seconds / len(one) if method != INPUT else None,
+                    }
+                )
+    return rows
+
+
+def _seen(
+    by_realisation: Sequence[NDArray[np.float64]], one: NDArray[np.bool_], places: NDArray[np.intp]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Return channel outputs with the one pattern and with the other, and the sites of both."""
+    v = np.stack(by_realisation)
+    return v[one], v[~one], (places[one], places[~one])
+
+
+def _setting(method: str) -> str:
+    known = {one.name: one for one in (*PEERS, *PATCH)}
+    return ", ".join(f"{key} {value}" for key, value in setting_of(known[method]).items()) if method in known else ""
+
+
+def _texture(what: Measured, contrast: float) -> dict[str, Any]:
+    """Return noise texture, and sharpness and contrast of the discs of a contrast."""
+    edges = next((one.to_dict() for one in what.transfers if one.contrast == contrast), {})
+    return {
+        "f_av": what.power.mean_frequency,
+        "f_peak": what.power.peak_frequency,
+        "f50": edges.get("f50"),
+        "recovered": edges.get("recovered"),
+    }
+
+
+def _worth(seen: Mapping[tuple[str, float], Backgrounds], seed: int) -> dict[tuple[str, float], dict[str, float]]:
+    """Return the equivalent doses of denoised images by method and dose, and the reached dose at the full dose."""
+    count = len(next(iter(seen.values())).step)
+    samples = np.random.default_rng([seed, 2]).integers(count, size=(BOOTSTRAPS, count))
+    # The first sample has all sites once: the estimate.
+    samples = np.concatenate([np.arange(count)[None], samples])
+    d = {key: backgrounds.d_prime(samples) for key, backgrounds in seen.items()}
+    found: dict[tuple[str, float, str], list[float]] = defaultdict(list)
+    for sample in range(len(samples)):
+        curves: dict[str, dict[float, float]] = defaultdict(dict)
+        for (method, dose), values in d.items():
+            curves[method][dose] = float(values[sample])
+        scale = DosePower.fit(curves.pop(INPUT))
+        for method, curve in curves.items():
+            for dose, value in curve.items():
+                found[method, dose, "equivalent"].append(scale.dose_of(value) / dose)
+            found[method, max(curve), "reached"].append(DosePower.fit(curve).dose_of(scale.at(1.0)))
+    worth: dict[tuple[str, float], dict[str, float]] = defaultdict(dict)
+    for (method, dose, what), doses in found.items():
+        low, high = np.percentile(doses[1:], BAND).tolist()
+        worth[method, dose] |= {f"{what}_dose": doses[0], f"{what}_low": low, f"{what}_high": high}
+    return dict(worth)

@@ -1,0 +1,1 @@
+"""Image quality by task: resolution of inserts (TTF), and how well an observer detects or discriminates signals."""

@@ -1,0 +1,85 @@
+"""What tests that interrupt the svd step ask of a run: its application, its executors, its progress, its factors."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctbasis.patch.bases import PatchBases
+from ctbasis.svd.factors import FactorStore
+from tests.e2e.cluster import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.e2e.kfp_namespace import RunNamespace
+    from tests.e2e.kfp_run import Run
+
+SINGULAR_VALUES, PRODUCT = 1e-6, 1e-5
+"""Relative tolerances between two runs with float64: executors add in the order of their ends, and U is float32."""
+
+
+def application_of(run: Run) -> str:
+    return f"ctbasis-svd-{run.run_id}"
+
+
+def executors(runs: RunNamespace, run: Run) -> dict[str, str]:
+    """Return the phases of a run's executors, by pod."""
+    found = runs.pods(f"sparkoperator.k8s.io/app-name={application_of(run)},spark-role=executor")
+    return {one["metadata"]["name"]: one["status"]["phase"] for one in found}
+
+
+def application(runs: RunNamespace, run: Run) -> dict[str, Any]:
+    """Return the one application of a run."""
+    (mine,) = (one for one in runs.applications() if one["metadata"]["name"] == application_of(run))
+    return mine
+
+
+def jobs_done(run: Run) -> int:
+    """Return the number of ended jobs of the SVD; a running job prints `tasks so far`."""
+    return len(re.findall(r"^spark: job .*tasks, [\d.]+ s$", run.live_log("svd"), re.MULTILINE))
+
+
+def is_in_the_middle_of_the_svd(runs: RunNamespace, run: Run) -> bool:
+    """Tell whether two executors run, and two jobs of the SVD are done; the test fails if the run is over."""
+    assert not run.state, run.end()
+    return jobs_done(run) >= 2 and list(executors(runs, run).values()).count("Running") == 2
+
+
+def in_the_middle_of_the_svd(runs: RunNamespace, run: Run) -> None:
+    """Wait for the middle of the SVD."""
+    wait_until(lambda: is_in_the_middle_of_the_svd(runs, run), "two executors run, and two jobs of the SVD are done")
+
+
+def kill_container(runs: RunNamespace, pod: str) -> None:
+    """Kill all processes of a pod's container except the first, by SIGKILL; the pod ends with them."""
+    command = ["kubectl", "-n", runs.name, "exec", pod, "--", "sh", "-c", "kill -9 -1"]
+    subprocess.run(command, capture_output=True, check=False)
+
+
+def same_factors(runs: RunNamespace, run: Run, undisturbed: FactorStore, folder: Path) -> None:
+    factors = FactorStore.open(str(runs.artifact(run, "svd", "basis", folder)))
+    assert np.allclose(factors.s, undisturbed.s, rtol=SINGULAR_VALUES, atol=0)
+    one, other = (
+        np.vstack([f.read_block(i) for i in range(f.block_count)]) @ f.weights.T for f in (factors, undisturbed)
+    )
+    assert np.linalg.norm(one - other) <= PRODUCT * np.linalg.norm(other)
+
+
+def same_patch_basis(here: Path, there: Path) -> None:
+    """Compare the patch bases of two runs."""
+    one, other = (PatchBases.open(str(folder)).bases[0] for folder in (here, there))
+    assert other.provenance["patches"] == one.provenance["patches"]
+    for mine, yours in zip(one.textures, other.textures, strict=True):
+        np.testing.assert_allclose(yours.energy, mine.energy, rtol=1e-3, atol=1e-3)
+
+
+def nothing_is_left(runs: RunNamespace, run: Run) -> bool:
+    mine = f"sparkoperator.k8s.io/app-name={application_of(run)}"
+    names = [one["metadata"]["name"] for one in runs.applications()]
+    claims = runs.kubectl("get", "persistentvolumeclaims", "-o", "name")
+    steps = runs.pods(f"pipeline/runid={run.run_id}")
+    return application_of(run) not in names and not runs.pods(mine) and not steps and run.name not in claims
