@@ -105,7 +105,7 @@ cluster-check:
 	@tests/e2e/needs
 
 e2e: cluster-check setup ## Test the svd step, the manifests and the whole pipeline on the cluster of KUBECONFIG
-	$(PY) -m pytest -m e2e --capture=no tests/e2e
+	$(PY) -m pytest -m e2e --capture=no $(PYTEST_OPTIONS) tests/e2e
 
 e2e-operators: cluster-check setup ## Test the engines ray and dask, and Kueue, on the cluster of KUBECONFIG, which has their operators
 	@tests/e2e/needs operators

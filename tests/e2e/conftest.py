@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,36 @@ if TYPE_CHECKING:
 
 PHANTOM = {"slices": 128, "rows": 256, "columns": 256, "seed": 3}
 """Arguments of the phantom. Its matrix has two row blocks, one for each executor."""
+
+
+FIRST = (
+    "test_pipeline_on_kubernetes",
+    "test_spark_on_kubernetes",
+    "test_lifecycle",
+    "test_manifests",
+    "test_images",
+    "test_spark_application_component",
+)
+"""Modules whose tests run before those of the others, since `make ci` may not have the time for all."""
+
+UNTIL = "CTBASIS_E2E_UNTIL"
+"""Environment variable: seconds of the epoch after which no test is started."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the tests of the most important modules to the front."""
+    order = {name: place for place, name in enumerate(FIRST)}
+    here = [item for item in items if item.path.parent == Path(__file__).parent]
+    if len(here) == len(items):
+        items.sort(key=lambda item: order.get(item.path.stem, len(FIRST)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test, before its fixtures are made, if the time in which tests may start is over."""
+    until = os.environ.get(UNTIL)
+    if until and time.time() > float(until):
+        pytest.skip(f"NOT RUN: the time for tests on a cluster is over; `make e2e` runs {item.path.stem}")
 
 
 @pytest.fixture(scope="session")
