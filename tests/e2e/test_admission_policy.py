@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ctbasis.jobs.dask_job import DaskJob
+from ctbasis.jobs.ray_job import RayJob
 from ctbasis.jobs.spark_application import SparkApplication
-from tests.e2e.cluster import CHECKOUT, SPARK_IMAGE, hardened, kubectl, new_namespace, pod, wait_until
+from tests.e2e.cluster import (
+    CHECKOUT,
+    SPARK_IMAGE,
+    hardened,
+    has_definition,
+    kubectl,
+    new_namespace,
+    pod,
+    wait_until,
+)
 from tests.e2e.installed import rendered
 
 if TYPE_CHECKING:
@@ -144,6 +155,77 @@ REFUSED_APPLICATIONS: dict[str, tuple[Change, str]] = {
         "sparkConf has a setting",
     ),
 }
+
+OPERATOR_PODS = {
+    "ray": (
+        "submitterPodTemplate spec",
+        "rayClusterSpec headGroupSpec template spec",
+        "rayClusterSpec workerGroupSpecs 0 template spec",
+    ),
+    "dask": ("job spec", "cluster spec scheduler spec", "cluster spec worker spec"),
+}
+"""Paths of the pods' specifications in the jobs of the operators."""
+
+REFUSED_JOBS: dict[str, tuple[Change, str]] = {
+    "another account": (("serviceAccountName", "ctbasis-spark"), "another service account"),
+    "a folder of the node": (("volumes", [{"name": "h", "hostPath": {"path": "/"}}]), "a volume is of a kind other"),
+    "a Secret": (("volumes", [{"name": "s", "secret": {"secretName": "other"}}]), "volume holds a Secret"),
+    "a token": (("volumes", [TOKEN]), "a volume is of a kind other"),
+    "a Secret's key": (("containers 0 env", [secret_variable("other")]), "environment holds a Secret"),
+    "a Secret's keys": (("containers 0 envFrom", [{"secretRef": {"name": "other"}}]), "environment holds a Secret"),
+    "the node's network": (("hostNetwork", True), "shares the network"),
+    "the node's processes": (("hostPID", True), "shares the network, the processes"),
+    "a privileged container": (("containers 0 securityContext", {"privileged": True}), "is privileged"),
+    "a privileged init container": (
+        ("initContainers", [{"name": "i", "image": "i:1", "securityContext": {"privileged": True}}]),
+        "is privileged",
+    ),
+}
+
+
+def operator_job(engine: str, *changes: Change) -> dict[str, Any]:
+    """Return the RayJob or DaskJob of a run, with changes in its specification."""
+    kind = {"ray": RayJob, "dask": DaskJob}[engine]
+    if not has_definition(f"{kind.plural}.{kind.group}"):
+        pytest.skip(f"NOT RUN: the cluster has no {kind.title}s")
+    return changed(kind.read().for_run(name="ctbasis-svd-run", arguments=[]).to_manifest(), changes)
+
+
+@pytest.mark.parametrize("engine", OPERATOR_PODS)
+def test_the_jobs_of_a_run_are_admitted(engine: str, name: str) -> None:
+    listed = {"name": "s", "secret": {"secretName": "ctbasis-s3"}}
+    made = operator_job(engine)
+    for path in OPERATOR_PODS[engine]:
+        made = changed(made, ((f"{path} containers 0 env", [secret_variable("ctbasis-s3")]),))
+        spec = made["spec"]
+        for part in path.split():
+            spec = spec[int(part) if isinstance(spec, list) else part]
+        spec["volumes"].append(listed)
+    assert refusal(name, LAUNCHER, made) == ""
+
+
+@pytest.mark.parametrize("engine", OPERATOR_PODS)
+@pytest.mark.parametrize("case", REFUSED_JOBS)
+def test_the_steps_account_creates_no_job_whose_pods_reach_more_than_those_of_a_run(
+    case: str, engine: str, name: str
+) -> None:
+    (path, value), message = REFUSED_JOBS[case]
+    for place in OPERATOR_PODS[engine]:
+        said = refusal(name, LAUNCHER, operator_job(engine, (f"{place} {path}", value)))
+        assert f"ValidatingAdmissionPolicy 'ctbasis-{engine}-jobs'" in said, place
+        assert message in said, place
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("clusterSelector", {"ray.io/cluster": "other"}), "another cluster of the namespace"),
+        (("rayClusterSpec enableInTreeAutoscaling", True), "the cluster has an autoscaler"),
+    ],
+    ids=["another cluster", "an autoscaler"],
+)
+def test_a_ray_job_runs_in_a_cluster_of_its_own_without_an_autoscaler(change: Change, message: str, name: str) -> None:
+    assert message in refusal(name, LAUNCHER, operator_job("ray", change))
 
 
 def test_the_pods_and_applications_of_a_run_are_admitted(name: str) -> None:

@@ -47,10 +47,10 @@ def test_driver_and_executors_have_a_policy_that_refuses_all_else(role: str) -> 
     assert template["spec"]["sparkConf"]["spark.blockManager.port"] == "7079"
 
 
-def test_both_admission_policies_list_the_same_secrets() -> None:
+def test_the_admission_policies_list_the_same_secrets() -> None:
     policies = of_kind("ValidatingAdmissionPolicy", "admission-policy")
     lists = [v["expression"] for policy in policies for v in policy["spec"]["variables"] if v["name"] == "secrets"]
-    assert lists == ["['ctbasis-s3']"] * 2
+    assert lists == ["['ctbasis-s3']"] * 4
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda overlay: overlay.name)
@@ -65,7 +65,9 @@ def test_every_overlay_enforces_its_policies_in_its_namespace(overlay: Any) -> N
         labels = [{key: value} for key, value in found]
     assert len(labels) == 1
     bindings = [one for one in documents if one["kind"] == "ValidatingAdmissionPolicyBinding"]
-    assert len(bindings) == 2
+    policies = {one["metadata"]["name"] for one in documents if one["kind"] == "ValidatingAdmissionPolicy"}
+    assert {one["spec"]["policyName"] for one in bindings} == policies
+    assert policies == {f"ctbasis-{name}" for name in ("pods", "spark-applications", "ray-jobs", "dask-jobs")}
     for binding in bindings:
         assert binding["spec"]["validationActions"] == ["Deny"]
         selector = binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"]
