@@ -1,7 +1,7 @@
 # ctbasis: `make help` lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -eu -o pipefail
-.PHONY: help setup demo test ci ci-e2e validator repositories browser lock-check audit style types layers package-check lint bench bench-quality images image-ray push cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
+.PHONY: help setup demo test ci ci-e2e validator repositories browser lock-check audit style types layers package-check lint workflows version bench bench-quality images image-ray push cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
 
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' images/uv.txt)
 MAHOUT := images/spark/mahout
@@ -34,7 +34,7 @@ test: setup ## Run all tests that need no cluster
 
 ##@ Checks
 
-ci: setup validator repositories browser lock-check audit style types layers test package-check lint ci-e2e ## Run all checks and tests, exactly as CI does
+ci: setup validator repositories browser lock-check audit style types layers test package-check lint workflows ci-e2e ## Run all checks and tests, exactly as CI does
 
 ci-e2e: setup ## Run the e2e tests on the cluster of KUBECONFIG or on one that CLUSTER_KIT starts, if there is either
 	CLUSTER_KIT=$(CLUSTER_KIT) .ci/e2e
@@ -69,6 +69,9 @@ package-check: .venv/.ready ## Check that the committed pipeline is the output o
 
 lint: .venv/.ready ## Check the compiled pipeline and the manifests
 	$(CTBASIS) lint
+
+workflows: ## Check .github/workflows with actionlint
+	.ci/workflows
 
 ##@ Measurements
 
@@ -125,6 +128,9 @@ overhead: cluster-check setup ## Measure on the cluster of KUBECONFIG what the s
 	$(PY) -m tests.e2e.overhead
 
 ##@ Other
+
+version: ## Print the version
+	@echo $(VERSION)
 
 CASES ?= 20000
 SEED ?= 0
