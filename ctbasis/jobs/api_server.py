@@ -17,6 +17,7 @@ import yaml
 from kubernetes import client, config
 
 from ctbasis.errors import CtbasisError
+from ctbasis.storage.retry_after import retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -256,7 +257,6 @@ def _error(response: urllib3.BaseHTTPResponse, *, settling: bool) -> ApiError:
         text = response.data
     finally:
         response.release_conn()
-    after = response.headers.get("Retry-After", "")
     try:
         status = json.loads(text)
     except ValueError:
@@ -267,6 +267,6 @@ def _error(response: urllib3.BaseHTTPResponse, *, settling: bool) -> ApiError:
         response.status,
         status.get("reason") or "",
         status.get("message") or "",
-        retry_after=float(after) if after.isdigit() else 0,
+        retry_after=retry_after(response.headers.get("Retry-After")) or 0,
         settling=settling,
     )
