@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture(scope="session")
 def spark_application() -> Iterator[None]:
     """Start the one Spark session of this process, with the settings of Mahout, whose tests use it too."""
+    with running_spark():
+        yield
+
+
+@contextmanager
+def running_spark() -> Iterator[None]:
+    """Run a Spark session with the settings of Mahout."""
     if not JAR.exists():
         pytest.fail(f"{JAR.name} is absent; `make setup` builds it")
     from pyspark.sql import SparkSession
@@ -88,5 +96,7 @@ def spark_application() -> Iterator[None]:
     for key, value in settings.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
-    yield
-    session.stop()
+    try:
+        yield
+    finally:
+        session.stop()
