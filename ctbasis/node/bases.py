@@ -9,7 +9,7 @@ these two.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ctbasis.dicom.volume import Volume
     from ctbasis.patch.basis import PatchBasis
+    from ctbasis.patch.noise import Noise
 
 DIGITS = 16
 """Hexadecimal digits of the SHA-256 that identifies a basis in DerivationDescription."""
@@ -38,11 +39,13 @@ class Choice:
         uri: URI of the one basis; empty if none fits.
         digest: Its identifier, the start of the SHA-256 of its arrays; empty if none fits.
         reason: Why none fits; empty if one does.
+        noises: Noise of each part of the series, as far as the choice has estimated it, for `denoise_on_basis`.
     """
 
     uri: str = ""
     digest: str = ""
     reason: str = ""
+    noises: tuple[Noise | None, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def text(self) -> str:
@@ -97,15 +100,17 @@ class StoredBases:
         if self.bases is None:
             return Choice()
         hu = np.moveaxis(volume.clipped_hu(), 0, -1)
-        part = max(parts_of([series_of(volume)]), key=lambda one: one.slices.count)
+        parts = parts_of([series_of(volume)])
+        part = max(parts, key=lambda one: one.slices.count)
         of_part, noise = fit_part(hu, part, shapes=[basis.shape for basis in self.bases.bases])
+        noises = tuple(noise if one is part else None for one in parts)
         try:
             number, misfits = self.bases.select(of_part, noise)
         except CtbasisError as error:
-            return Choice(reason=error.found)
+            return Choice(reason=error.found, noises=noises)
         if misfits:
-            return Choice(reason=misfits[0])
-        return Choice(f"{self.uri}/{number + 1}", digest_of(self.bases.bases[number]))
+            return Choice(reason=misfits[0], noises=noises)
+        return Choice(f"{self.uri}/{number + 1}", digest_of(self.bases.bases[number]), noises=noises)
 
     def describe(self) -> list[dict[str, Any]]:
         """Return what a user wants to know of each basis: digest, spacing in mm, voxels of a patch, provenance."""

@@ -18,7 +18,7 @@ from ctbasis.errors import CtbasisError
 from ctbasis.matrix.read import read_all
 from ctbasis.node.bases import StoredBases
 from ctbasis.node.task import REFUSE, Task
-from ctbasis.steps.denoise import denoise
+from ctbasis.steps.denoise import denoise_on_basis
 from ctbasis.steps.notes import defect
 from ctbasis.worker_loop import answer_requests
 
@@ -64,7 +64,7 @@ def run(task: Task, report: Callable[[str], None]) -> dict[str, Any]:
                 remedy="add the basis of such series by --basis, or let the node learn by --if-no-basis-fits learn",
             )
         with clock.stage(f"denoise {at}"):
-            done = denoise(volume, basis=choice.uri)
+            done = denoise_on_basis(volume, choice.uri, estimated=choice.noises)
         with clock.stage(f"write {at}"):
             files = write_series(_with_basis(done.volume, choice), Path(task.out) / f"volume-{number}")
         uids = [_uids(file) for file in files]

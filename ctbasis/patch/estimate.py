@@ -13,9 +13,8 @@ import numpy as np
 
 from ctbasis.matrix.read import load
 from ctbasis.matrix.volumes import series_of
-from ctbasis.patch.noise_fit import fit_noise
+from ctbasis.patch.noise_fit import fit_noise, noise_reach
 from ctbasis.patch.parts import named_notes, parts_of, without_series
-from ctbasis.patch.rows import patch_shape
 from ctbasis.patch.volume import ArrayVolume
 
 if TYPE_CHECKING:
@@ -115,8 +114,7 @@ def fit_part(hu: NDArray[Any], part: Part, *, shapes: Sequence[Shape] = ()) -> t
     """
     row, column = part.slices.pixel_spacing
     volume = ArrayVolume(hu[..., part.slices.columns], (row, column, part.slices.spacing or row))
-    rows, columns, slices = np.max([patch_shape(volume.shape, volume.spacing), *shapes], axis=0).tolist()
-    return volume, fit_noise(volume, reach=(rows - 1, columns - 1, slices - 1))
+    return volume, fit_noise(volume, reach=noise_reach(volume, shapes))
 
 
 def noise_estimate(parts: Sequence[Part], noises: Sequence[Noise], shape: tuple[int, int, int]) -> NoiseEstimate:

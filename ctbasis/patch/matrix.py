@@ -25,7 +25,7 @@ from ctbasis.patch.bases import PatchBases, format_size, group_series
 from ctbasis.patch.denoise import DenoiseOptions, SlabDenoiser, restored_noise_fraction
 from ctbasis.patch.engine import EngineVolume, PartAddress, TaskMatrix, worker_bytes
 from ctbasis.patch.learn import OnlyAirError, learn_shared_basis
-from ctbasis.patch.noise_fit import MIN_SIGMA, fit_noise
+from ctbasis.patch.noise_fit import MIN_SIGMA, fit_noise, noise_reach
 from ctbasis.patch.parts import Part, named_notes, notes_on_parts, parts_of
 from ctbasis.patch.result import PatchStore, noise_arrays, noise_attributes
 from ctbasis.patch.rows import patch_shape
@@ -59,7 +59,14 @@ REPORTED_NOISE_FLOOR = 0.25
 
 
 def denoise_matrix(
-    matrix_uri: str, out: str, bases_uri: str, plan: PatchPlan, *, cluster: str = "", memory: int = 0
+    matrix_uri: str,
+    out: str,
+    bases_uri: str,
+    plan: PatchPlan,
+    *,
+    cluster: str = "",
+    memory: int = 0,
+    estimated: Sequence[Noise | None] = (),
 ) -> PatchStore:
     """Denoise every series of a matrix in patch mode.
 
@@ -70,6 +77,8 @@ def denoise_matrix(
         plan: Parameters of the run.
         cluster: Address of the engine's own cluster, see `factorize`.
         memory: Memory in bytes that the engine numpy may use; 0 for a share of the free memory.
+        estimated: Noise of each part of the matrix where `fit_noise` has estimated it already, at the `target_noise` of
+            the plan. An estimate with another reach than this run needs is made again, so the result is the same.
 
     Returns:
         The denoised matrix with the estimated noise.
@@ -81,7 +90,7 @@ def denoise_matrix(
     given = PatchBases.open(plan.basis) if plan.basis else None
     with engine_named(plan.engine).open_workers(cluster, memory) as gather:
         run = _Run(matrix, plan, gather)
-        noises, shapes = run.estimate_noises(given)
+        noises, shapes = run.estimate_noises(given, estimated)
         if given:
             bases, used, basis_notes = run.select_bases(given, noises, shapes, f"{out}.rows")
         else:
@@ -162,18 +171,25 @@ class _Run:
         """The parts as volumes."""
         return [EngineVolume(PartAddress(self.stored, part.slices), self.gather) for part in self.parts]
 
-    def estimate_noises(self, given: PatchBases | None) -> tuple[list[Noise], list[Shape]]:
+    def estimate_noises(
+        self, given: PatchBases | None, estimated: Sequence[Noise | None] = ()
+    ) -> tuple[list[Noise], list[Shape]]:
         """Estimate the noise of every part and choose the shape of its patches.
 
-        The covariance reaches as far as the patches of the stored bases in `given`.
+        The covariance reaches as far as the patches of the stored bases in `given`. For `estimated` see
+        `denoise_matrix`.
         """
         noises, shapes = [], []
-        for part, volume in zip(self.parts, self.volumes, strict=True):
+        known = estimated or [None] * len(self.parts)
+        for part, volume, before in zip(self.parts, self.volumes, known, strict=True):
             start = time.monotonic()
             shape = patch_shape(volume.shape, volume.spacing)
-            edges = np.max([shape, *(basis.shape for basis in given.bases)] if given else [shape], axis=0)
-            rows, columns, slices = (int(edge) - 1 for edge in edges)
-            noise = fit_noise(volume, reach=(rows, columns, slices), target_noise=self.plan.target_noise)
+            reach = noise_reach(volume, [basis.shape for basis in given.bases] if given else [])
+            noise = (
+                before
+                if before is not None and before.reach == reach
+                else fit_noise(volume, reach=reach, target_noise=self.plan.target_noise)
+            )
             _log(
                 f"noise of {part.name}: median sigma {np.median(noise.sigma):.1f} HU over the image, from "
                 f"{noise.quiet_cells} quiet cells, {time.monotonic() - start:.1f} s; "

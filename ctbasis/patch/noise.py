@@ -75,6 +75,12 @@ class Noise:
             object.__setattr__(self, "texture_covariances", self.covariance[None])
             object.__setattr__(self, "texture_map", np.zeros(self.sigma.shape, np.uint8))
 
+    @property
+    def reach(self) -> tuple[int, int, int]:
+        """Largest lag of the covariance along rows, columns and slices."""
+        rows, columns, slices = (edge // 2 for edge in self.covariance.shape)
+        return rows, columns, slices
+
     def sigma_rows(self, first: int, stop: int, columns: int) -> NDArray[np.float32]:
         """Return sigma of image rows `first` to `stop`, interpolated linearly between the centres of cells.
 

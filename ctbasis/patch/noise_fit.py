@@ -26,13 +26,17 @@ from ctbasis.patch.cells import measure_cells
 from ctbasis.patch.covariance import measure_covariance, white_covariance
 from ctbasis.patch.noise import CELL, Noise
 from ctbasis.patch.ray_paths import TracedRays
+from ctbasis.patch.rows import patch_shape
 from ctbasis.patch.texture import fit_textures
 from ctbasis.patch.variance_model import fit_variance_model
 from ctbasis.patch.volume import ArrayVolume
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from ctbasis.patch.rows import Shape
     from ctbasis.patch.volume import Volume
 
 TISSUE = (-920.0, 150.0)
@@ -93,6 +97,17 @@ def fit_noise(
             return wider if wider.soft_tissue_sigma <= MAX_INCREASE * noise.soft_tissue_sigma else noise
     # The power lies at frequencies below those of any kernel: it is that of anatomy.
     return noise
+
+
+def noise_reach(volume: Volume, shapes: Sequence[Shape] = ()) -> tuple[int, int, int]:
+    """Return the largest lag of the covariance that the patches of a volume need, along rows, columns and slices.
+
+    Args:
+        volume: The series.
+        shapes: Shapes of the patches of stored bases, besides the shape that the volume itself has patches of.
+    """
+    rows, columns, slices = np.max([patch_shape(volume.shape, volume.spacing), *shapes], axis=0).tolist()
+    return rows - 1, columns - 1, min(slices, volume.shape[2]) - 1
 
 
 def fit_slice_noise(image: NDArray[np.float32], pixel_spacing: tuple[float, float], *, reach: int) -> Noise:

@@ -18,7 +18,7 @@ from ctbasis.errors import CtbasisError
 from ctbasis.node.bases import StoredBases
 from ctbasis.node.task import REFUSE
 from ctbasis.serving.task import Task
-from ctbasis.steps.denoise import denoise
+from ctbasis.steps.denoise import denoise_on_basis
 from ctbasis.steps.notes import defect
 from ctbasis.worker_loop import answer_requests
 
@@ -52,7 +52,7 @@ def run(task: Task, report: Callable[[str], None]) -> dict[str, Any]:
             remedy="serve the basis of such series, or let the server learn by --if-no-basis-fits learn",
         )
     report("denoise")
-    done = denoise(volume, basis=choice.uri)
+    done = denoise_on_basis(volume, choice.uri, estimated=choice.noises)
     np.save(task.denoised, np.ascontiguousarray(done.volume.hu, np.float32))
     sigma = done.noise.sigma if done.noise is not None else np.zeros(volume.shape)
     np.save(task.sigma, np.ascontiguousarray(sigma, np.float32))

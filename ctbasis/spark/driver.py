@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+    from ctbasis.patch.noise import Noise
     from ctbasis.spark.fused import FusedMatrix
     from ctbasis.svd.plan import Plan
     from ctbasis.svd.spectrum import Spectrum
@@ -197,8 +198,12 @@ def _decoded(arguments: Sequence[str]) -> Sequence[str]:
     return decoded
 
 
-def run(job: Job) -> None:
+def run(job: Job, *, estimated: Sequence[Noise | None] = ()) -> None:
     """Run `job`; what it writes is complete when this returns, and not before.
+
+    Args:
+        job: The job.
+        estimated: In patch mode, noise that is known already, see `denoise_matrix`.
 
     Raises:
         CtbasisError: The matrix is missing or incomplete, the parameters do not fit it, or the engine refused.
@@ -206,7 +211,7 @@ def run(job: Job) -> None:
     start = time.monotonic()
     _log(f"plan {job.plan.to_json()}")
     if job.plan.mode == "patch":
-        note = _denoise_patches(job)
+        note = _denoise_patches(job, estimated)
     else:
         note = _factor_source(job) if job.source else _factor_matrix(job)
     _log(f"done in {time.monotonic() - start:.1f} s; {note}")
@@ -222,7 +227,7 @@ def _factor_matrix(job: Job) -> str:
     return spectrum.note
 
 
-def _denoise_patches(job: Job) -> str:
+def _denoise_patches(job: Job, estimated: Sequence[Noise | None]) -> str:
     from ctbasis.patch.matrix import denoise_matrix
 
     parameters = job.plan
@@ -233,7 +238,13 @@ def _denoise_patches(job: Job) -> str:
         seed=parameters.sample_seed,
     )
     done = denoise_matrix(
-        job.matrix, job.denoised, job.factors, plan, cluster=parameters.cluster, memory=parameters.memory_bytes
+        job.matrix,
+        job.denoised,
+        job.factors,
+        plan,
+        cluster=parameters.cluster,
+        memory=parameters.memory_bytes,
+        estimated=estimated,
     )
     return done.plan.summary
 

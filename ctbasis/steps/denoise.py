@@ -27,6 +27,7 @@ from ctbasis.svd.factors import FactorStore
 from ctbasis.svd.rank_k import low_rank_columns
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Literal
 
     from numpy.typing import NDArray
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ctbasis.dicom.volume import Volume
     from ctbasis.matrix.read import ImageLike
     from ctbasis.patch.estimate import NoiseEstimate
+    from ctbasis.patch.noise import Noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +174,25 @@ def denoise(
         return _denoise_by_patches(volume, matrix_uri, basis_uri, str(scratch / "denoised.zarr"), plan)
 
 
+def denoise_on_basis(volume: Volume, basis: str = "", *, estimated: Sequence[Noise | None] = ()) -> Denoised:
+    """Denoise a volume in patch mode with the default parameters, as `denoise` does.
+
+    Args:
+        volume: The volume.
+        basis: URI of a stored basis; empty makes one of this volume.
+        estimated: Noise of each part of the volume where it is known already, as from the choice of the basis; the
+            result is the same without, and takes longer.
+
+    Raises:
+        CtbasisError: The basis does not fit.
+    """
+    plan = SvdPlan(mode="patch", basis=basis, engine="numpy")
+    with scratch_folder("ctbasis-denoise") as scratch:
+        matrix_uri = write_volume(volume, str(scratch / "matrix.zarr")).uri
+        basis_uri, out = str(scratch / "basis.zarr"), str(scratch / "denoised.zarr")
+        return _denoise_by_patches(volume, matrix_uri, basis_uri, out, plan, estimated)
+
+
 def _denoise_globally(volume: Volume, matrix_uri: str, basis_uri: str, plan: SvdPlan) -> Denoised:
     rank = factorize(matrix_uri, basis_uri, plan, run=unique_run()).rank
     factors = FactorStore.open(basis_uri)
@@ -185,8 +206,10 @@ def _denoise_globally(volume: Volume, matrix_uri: str, basis_uri: str, plan: Svd
     return Denoised(volume.with_hu(np.concatenate(images), derivation=derivation), "global", rank, None, tuple(notes))
 
 
-def _denoise_by_patches(volume: Volume, matrix_uri: str, basis_uri: str, out: str, plan: SvdPlan) -> Denoised:
-    store = denoise_patches(matrix_uri, out, basis_uri, plan, run=unique_run())
+def _denoise_by_patches(
+    volume: Volume, matrix_uri: str, basis_uri: str, out: str, plan: SvdPlan, estimated: Sequence[Noise | None] = ()
+) -> Denoised:
+    store = denoise_patches(matrix_uri, out, basis_uri, plan, run=unique_run(), estimated=estimated)
     images = [store.read_columns(group).T.reshape(-1, *store.image) for group in store.column_groups]
     derivation = Derivation.of_patch_mode(store)[0].after(volume.derivation)
     return Denoised(

@@ -37,8 +37,11 @@ from ctbasis.svd.project import project_matrix
 from ctbasis.svd.rank import choose_rank, factored_rank
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ctbasis.jobs.placement import Placement
     from ctbasis.parameters import DeidentificationPlan, SvdPlan
+    from ctbasis.patch.noise import Noise
     from ctbasis.svd.plan import Plan
 
 
@@ -164,6 +167,7 @@ def denoise(
     *,
     run: str = "local",
     placement: Placement | None = None,
+    estimated: Sequence[Noise | None] = (),
 ) -> PatchStore:
     """Denoise the matrix at `matrix_uri` in patch mode; with `plan.basis`, on those stored bases.
 
@@ -174,6 +178,8 @@ def denoise(
         plan: Parameters of the step, in patch mode.
         run: See `factorize`.
         placement: See `factorize`.
+        estimated: Noise of each part of the matrix where it is known already, see `denoise_matrix`. A job in other
+            processes estimates it again.
 
     Raises:
         CtbasisError: The matrix is missing or incomplete, the stored bases do not fit it, or the engine failed.
@@ -183,7 +189,7 @@ def denoise(
     if plan.basis:
         PatchBases.open(plan.basis)
     job = Job(_with_engine(plan), bases_uri, matrix=matrix_uri, denoised=denoised_uri)
-    _execute(job, run=run, placement=placement)
+    _execute(job, run=run, placement=placement, estimated=estimated)
     return PatchStore.open(denoised_uri)
 
 
@@ -263,7 +269,7 @@ def _with_engine(plan: SvdPlan) -> SvdPlan:
     return plan.replaced(engine=choose_engine(plan.mode, plan.cluster)) if plan.engine == AUTO else plan
 
 
-def _execute(job: Job, *, run: str, placement: Placement | None) -> None:
+def _execute(job: Job, *, run: str, placement: Placement | None, estimated: Sequence[Noise | None] = ()) -> None:
     """Run the driver program: inside a Spark application or a job of another operator where the engine needs one.
 
     Only the svd step of a run has a placement. Elsewhere, as in a notebook, the engines besides Spark run here.
@@ -275,7 +281,7 @@ def _execute(job: Job, *, run: str, placement: Placement | None) -> None:
     elif placement is not None and engine_job.is_launched(job.plan.engine, job.plan.cluster):
         engine_job.launch(job.plan.engine, job.arguments(), run=run, placement=placement)
     else:
-        driver.run(job)
+        driver.run(job, estimated=estimated)
 
 
 def _resolve_rank(rank: int | Rule, factors: FactorStore, full: int) -> int:

@@ -3,8 +3,8 @@
     python -m tests.serving.overhead
 
 It prints the seconds of both for one volume of 64 x 256 x 256, the least of several rounds that alternate; how many of
-them the transport of the tensors takes, and how many the choice of the basis, which the call of the library does not
-make.
+them the transport of the tensors takes, and how many the choice of the basis, in which the noise is estimated; the call
+of the library estimates it while it denoises.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(rounds: int = ROUNDS) -> None:
                         choosing.append(record["choosing"])
     for name, seconds in (("library", bare), ("HTTP, binary tensors", binary), ("HTTP, JSON", plain)):
         print(f"{name}: {min(seconds):.2f} s, {min(seconds) / min(bare) - 1:+.1%}")  # noqa: T201 - the result
-    for name, seconds in (("transport, binary tensors", transport), ("choice of the basis", choosing)):
+    for name, seconds in (("transport, binary tensors", transport), ("noise and choice of the basis", choosing)):
         print(f"{name}: {min(seconds):.2f} s, {min(seconds) / min(bare):.1%}")  # noqa: T201 - the result
 
 
