@@ -1,7 +1,7 @@
 # ctbasis: `make help` lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -eu -o pipefail
-.PHONY: help setup demo test ci ci-e2e validator repositories browser lock-check audit style types layers package-check lint workflows version bench bench-quality images image-ray push cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
+.PHONY: help setup demo test ci ci-e2e validator repositories browser chart-renderer lock-check audit style types layers package-check lint workflows version bench bench-quality images image-ray push cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
 
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' images/uv.txt)
 MAHOUT := images/spark/mahout
@@ -34,7 +34,7 @@ test: setup ## Run all tests that need no cluster
 
 ##@ Checks
 
-ci: setup validator repositories browser lock-check audit style types layers test package-check lint workflows ci-e2e ## Run all checks and tests, exactly as CI does
+ci: setup validator repositories browser chart-renderer lock-check audit style types layers test package-check lint workflows ci-e2e ## Run all checks and tests, exactly as CI does
 
 ci-e2e: setup ## Run the e2e tests on the cluster of KUBECONFIG or on one that CLUSTER_KIT starts, if there is either
 	CLUSTER_KIT=$(CLUSTER_KIT) .ci/e2e
@@ -50,6 +50,9 @@ repositories: ## Install the servers on which the tests check the sources that a
 
 browser: ## Install Chromium, in which the tests open the summary of a cohort
 	.ci/browser
+
+chart-renderer: ## Install Helm, by which the tests render the chart
+	.ci/helm
 
 audit: .venv/.ready ## Compare the locked packages with the known vulnerabilities at osv.dev
 	.ci/audit $(UV)
