@@ -150,6 +150,7 @@ def node(state: Path, basis: tuple[str, ...], forward: tuple[str, ...], allow: t
     http = _http(listening, options["http_port"], int(options["largest_request"] * 1e9))
     # pynetdicom and pydicom; a mistake above is told before.
     from ctbasis.node.service import Node, NodeSettings
+    from ctbasis.traces import Traces
 
     settings = NodeSettings(
         state=Path(absolute(str(state))),
@@ -162,6 +163,7 @@ def node(state: Path, basis: tuple[str, ...], forward: tuple[str, ...], allow: t
         keep=options["keep"],
         http=http,
         caller=caller_of(options["aet"], options["peer_ca"], tls),
+        traces=Traces.from_environment("ctbasis-node"),
     )
     Node(settings).run()
 

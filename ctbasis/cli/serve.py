@@ -80,6 +80,7 @@ def serve(basis: tuple[str, ...], name: str, unfit: str, **options: Any) -> None
     tls = tls_files(*files)
     token = http_token(host, "send volumes")
     from ctbasis.serving.serve import Serving
+    from ctbasis.traces import Traces
 
     Serving(
         bases=tuple(map(absolute, basis)),
@@ -91,4 +92,5 @@ def serve(basis: tuple[str, ...], name: str, unfit: str, **options: Any) -> None
         unfit=unfit,
         queue=options["queue"],
         body_bytes=int(options["largest_request"] * 1e9),
+        traces=Traces.from_environment("ctbasis-serve"),
     ).run()

@@ -15,6 +15,7 @@ from ctbasis.node.channel import channel
 from ctbasis.node.outgoing import pause
 from ctbasis.node.scu import LITTLE_ENDIAN
 from ctbasis.printable import say
+from ctbasis.traces import Traces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,12 +41,14 @@ class Courier:
         caller: The node as a requestor of associations.
         outgoing: What is to be sent.
         stopping: Tells whether the node stops; no further instance is begun then.
+        traces: Traces of deliveries.
     """
 
     destination: Peer | WebPeer
     caller: Caller
     outgoing: Outgoing
     stopping: Callable[[], bool]
+    traces: Traces = field(default_factory=Traces)
     _failures: int = field(default=0, init=False)
     _due: float = field(default=0.0, init=False)
 
@@ -57,7 +60,9 @@ class Courier:
         if not waiting:
             return 0
         try:
-            sent = self._send(waiting)
+            with self.traces.span("deliver", waiting=len(waiting)) as span:
+                sent = self._send(waiting)
+                span.set(sent=sent)
         except CtbasisError as error:
             self._fail(error.found)
             return 0

@@ -24,10 +24,17 @@ if TYPE_CHECKING:
     from ctbasis.node.outgoing import Outgoing
     from ctbasis.node.queue import Queue
     from ctbasis.node.stow import Studies
+    from ctbasis.traces import Traces
 
 
 def http_server(
-    listening: HttpListening, *, inbox: Inbox, queue: Queue, outgoing: Outgoing, studies: Studies
+    listening: HttpListening,
+    *,
+    inbox: Inbox,
+    queue: Queue,
+    outgoing: Outgoing,
+    studies: Studies,
+    traces: Traces | None = None,
 ) -> HttpServer:
     """Return the HTTP server of a node.
 
@@ -37,6 +44,7 @@ def http_server(
         queue: What was received and is to be denoised.
         outgoing: What is to be sent.
         studies: Studies of requests in work.
+        traces: Traces of its requests; None records none.
 
     Raises:
         CtbasisError: The address is in use or not of this machine, or the TLS files cannot be used.
@@ -44,7 +52,7 @@ def http_server(
     metrics = Metrics()
     metrics.registry.register(NodeMetrics(queue, outgoing))
     routers = [stow_router(inbox, studies, Limits(listening.body_bytes)), jobs_router(queue, outgoing)]
-    made = application("ctbasis node", routers=routers, token=listening.token, metrics=metrics)
+    made = application("ctbasis node", routers=routers, token=listening.token, metrics=metrics, traces=traces)
     context = listening.tls.context() if listening.tls is not None else None
     return HttpServer(made, host=listening.host, port=listening.port, context=context)
 

@@ -36,6 +36,7 @@ from ctbasis.node.stow import Studies
 from ctbasis.node.task import LEARN, Task
 from ctbasis.printable import say
 from ctbasis.storage.outputs import locked
+from ctbasis.traces import Traces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,6 +73,7 @@ class NodeSettings:
         keep: Days for which received instances and results are kept after the last delivery.
         http: How its HTTP server listens; None for no such server.
         caller: The node as a requestor of associations; None for its title, without TLS files.
+        traces: Traces of requests, jobs and deliveries.
     """
 
     state: Path
@@ -84,6 +86,7 @@ class NodeSettings:
     keep: float = 7.0
     http: HttpListening | None = None
     caller: Caller | None = None
+    traces: Traces = field(default_factory=Traces)
 
 
 @dataclass
@@ -126,6 +129,7 @@ class Node:
             stack.enter_context(locked(state / "node"))
             database = Database(state / DATABASE)
             stack.callback(database.close)
+            stack.callback(self.settings.traces.close)
             self.queue, self.outgoing = Queue(database), Outgoing(database)
             self.inbox = Inbox(state / "inbox", self.queue)
             bases = StoredBases.collect(self.settings.bases, str(state / "bases.zarr"))
@@ -144,6 +148,7 @@ class Node:
                         queue=self.queue,
                         outgoing=self.outgoing,
                         studies=self._studies,
+                        traces=self.settings.traces,
                     )
                 )
             denoiser = Denoiser(state / "worker")
@@ -202,7 +207,10 @@ class Node:
             broken_off = True
             job = self.queue.start() if self._has_space() else None
             if job is not None:
-                self._denoise(job, bases, denoiser)
+                with self.settings.traces.span("job", job=job.id, instances=job.instances) as span:
+                    self._denoise(job, bases, denoiser)
+                    ended = self.queue.job(job.id)
+                    span.set(state=str(ended.state) if ended is not None else "removed")
             # An error before leaves the job to the next passage.
             broken_off = False
             return POLL_SECONDS if job is None else 0.0
@@ -227,7 +235,7 @@ class Node:
             "expire": expiring,
         }
         for number, destination in enumerate(self.settings.destinations):
-            courier = Courier(destination, caller, self.outgoing, self._stopping.is_set)
+            courier = Courier(destination, caller, self.outgoing, self._stopping.is_set, self.settings.traces)
             loops[f"deliver-{number}"] = partial(_deliver, courier)
         return loops
 
@@ -277,7 +285,8 @@ class Node:
         start = time.monotonic()
         task = Task(str(source), str(out), bases.uri, self.settings.unfit)
         try:
-            record = denoiser.denoise(task, lambda stage: self.queue.report_stage(job.id, stage))
+            with self.settings.traces.stages(lambda stage: self.queue.report_stage(job.id, stage)) as report:
+                record = denoiser.denoise(task, report)
         except RefusedError as refused:
             self._give_up(job, JobState.REFUSED, CtbasisError.from_text(str(refused)))
         except CtbasisError as error:

@@ -14,6 +14,7 @@ from ctbasis.node.task import LEARN
 from ctbasis.serving.task import Task
 from ctbasis.simulate.volume import chest_phantom
 from ctbasis.storage.working_folder import scratch_folder
+from ctbasis.traces import Traces
 from ctbasis.worker_process import DiedError, StoppedError, WorkerProcess
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Model:
         queue: Requests that may wait at the same time.
         bases: The bases; empty before `load`.
         ready: Whether it can denoise.
+        traces: Traces of the work.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Model:
     queue: int = 8
     bases: StoredBases = field(default_factory=StoredBases)
     ready: bool = False
+    traces: Traces = field(default_factory=Traces)
     waiting: int = 0
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _count: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -119,10 +122,14 @@ class Model:
                 raise BusyError
             self.waiting += 1
         try:
-            with self._turn:
+            with self.traces.span("wait"):
+                self._turn.acquire()
+            try:
                 if self._worker.requests >= VOLUMES_PER_PROCESS:
                     self._worker.renew()
                 return self._denoise(hu, spacing, self.unfit)
+            finally:
+                self._turn.release()
         except StoppedError:
             raise UnavailableError("the server stops") from None
         except DiedError as died:
@@ -140,5 +147,9 @@ class Model:
         with scratch_folder("ctbasis-serving") as scratch:
             source, denoised, sigma = (str(scratch / f"{name}.npy") for name in ("hu", "denoised", "sigma"))
             np.save(source, hu)
-            answer = self._worker.call(vars(Task(source, spacing, denoised, sigma, self.bases.uri, unfit)))
-            return Prediction(np.load(denoised), np.load(sigma), answer["record"])
+            task = Task(source, spacing, denoised, sigma, self.bases.uri, unfit)
+            with self.traces.span("work", voxels=hu.size) as span:
+                with self.traces.stages() as report:
+                    record = self._worker.call(vars(task), report)["record"]
+                span.set(basis=record["basis"], seconds=record["seconds"])
+            return Prediction(np.load(denoised), np.load(sigma), record)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ctbasis.node.task import LEARN
@@ -13,6 +13,7 @@ from ctbasis.printable import say
 from ctbasis.serving.model import Model
 from ctbasis.serving.routes import ModelMetrics, health_router, inference_router
 from ctbasis.storage.working_folder import scratch_folder
+from ctbasis.traces import Traces
 from ctbasis.web.application import application
 from ctbasis.web.body import Limits
 from ctbasis.web.metrics import Metrics
@@ -39,6 +40,7 @@ class Serving:
         unfit: What is done with a volume that no basis fits: `learn` or `refuse`.
         queue: Requests that may wait at the same time.
         body_bytes: Bytes of a request at most.
+        traces: Traces of requests and of the work.
     """
 
     bases: tuple[str, ...]
@@ -50,6 +52,7 @@ class Serving:
     unfit: str = LEARN
     queue: int = 8
     body_bytes: int = 1 << 30
+    traces: Traces = field(default_factory=Traces)
 
     @contextmanager
     def running(self) -> Iterator[tuple[HttpServer, Model]]:
@@ -59,7 +62,7 @@ class Serving:
             CtbasisError: The port is in use.
         """
         with scratch_folder("ctbasis-serve") as folder:
-            model = Model(self.name, self.bases, folder, unfit=self.unfit, queue=self.queue)
+            model = Model(self.name, self.bases, folder, unfit=self.unfit, queue=self.queue, traces=self.traces)
             metrics = Metrics()
             router = inference_router(model, Limits(self.body_bytes), ModelMetrics(model, metrics))
             made = application(
@@ -69,12 +72,14 @@ class Serving:
                 token=self.token,
                 metrics=metrics,
                 ready=lambda: model.ready,
+                traces=self.traces,
             )
             try:
                 with HttpServer(made, host=self.host, port=self.port, context=self.context) as server:
                     yield server, model
             finally:
                 model.stop()
+                self.traces.close()
 
     def run(self) -> None:
         """Run until SIGINT or SIGTERM.

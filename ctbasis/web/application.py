@@ -19,6 +19,7 @@ from ctbasis.web.body import EarlyAnswers
 from ctbasis.web.errors import BadRequestError
 from ctbasis.web.metrics import Measured
 from ctbasis.web.token import TOKEN
+from ctbasis.web.traced import Traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from ctbasis.traces import Traces
     from ctbasis.web.metrics import Metrics
 
 BEARER = HTTPBearer(auto_error=False, description=f"The value of {TOKEN} on the server")
@@ -65,6 +67,7 @@ def application(
     metrics: Metrics,
     ready: Callable[[], bool] = lambda: True,
     public: Sequence[APIRouter] = (),
+    traces: Traces | None = None,
 ) -> FastAPI:
     """Return an application.
 
@@ -78,11 +81,14 @@ def application(
         metrics: Metrics of the application.
         ready: Returns whether the application can serve requests.
         public: Further routes that demand no token.
+        traces: Traces of its requests; None records none.
     """
     # The pages that FastAPI makes of the document load scripts from the network.
     made = FastAPI(title=title, version=VERSION, docs_url=None, redoc_url=None)
     made.add_middleware(EarlyAnswers)
     made.add_middleware(Measured, metrics=metrics)
+    if traces is not None:
+        made.add_middleware(Traced, traces=traces)
     for kind, handler in ((HTTPException, _refused), (RequestValidationError, _invalid), (CtbasisError, _faulty)):
         made.add_exception_handler(kind, handler)
     made.add_exception_handler(Exception, _defect)
