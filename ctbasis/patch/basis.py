@@ -9,6 +9,7 @@ its own C and have their own classes.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -152,6 +153,14 @@ class PatchBasis:
             if not all(np.isfinite(values).all() for values in basis.arrays()):
                 raise ValueError("an array holds NaN or Inf")
         return basis
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the arrays in hexadecimal digits, the same wherever the basis is stored."""
+        digest = hashlib.sha256(f"{self.shape} {self.spacing}".encode())
+        for values in self.arrays():
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
 
     def arrays(self) -> list[NDArray[Any]]:
         """Return all arrays of the basis."""

@@ -25,6 +25,7 @@ from ctbasis.printable import say
 from ctbasis.spark import driver
 from ctbasis.spark.driver import Job
 from ctbasis.steps import engine_job
+from ctbasis.steps.basis_metadata import basis_metadata
 from ctbasis.steps.engine_choice import choose_engine
 from ctbasis.storage import stores
 from ctbasis.storage.copies import copy
@@ -114,6 +115,7 @@ def run_step(
     if plan.mode == "patch":
         denoised = denoise(matrix_uri, f"{folder}/denoised.zarr", factors, plan, run=run, placement=placement)
         metadata: dict[str, Any] = {"mode": plan.mode, "engine": denoised.plan.engine, "note": denoised.plan.summary}
+        metadata |= basis_metadata(matrix_uri, factors)
         result = StepResult(0, denoised.uri, metadata)
     else:
         done = factorize(matrix_uri, factors, plan, run=run, placement=placement)
