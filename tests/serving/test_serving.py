@@ -18,12 +18,16 @@ import numpy as np
 import psutil
 import pytest
 import requests
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import ctbasis
 from ctbasis.demo.ports import free_ports
 from ctbasis.errors import CtbasisError
 from ctbasis.node.task import REFUSE
 from ctbasis.serving.serve import Serving
+from ctbasis.traces import Traces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +41,9 @@ TOKEN = "a-token-of-the-test"  # noqa: S105 - an invented token
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "serving.md"
 
 LENGTH = "Inference-Header-Content-Length"
+
+SPANS = InMemorySpanExporter()
+"""The traces of the server."""
 
 
 class Client:
@@ -87,7 +94,18 @@ def outputs_of(answer: requests.Response) -> tuple[dict[str, Any], dict[str, NDA
 @pytest.fixture(scope="module")
 def served(scan: tuple[Path, Path]) -> Iterator[tuple[Client, Model]]:
     """Return a client of a running server, and its model."""
-    serving = Serving((str(scan[1]),), host="127.0.0.1", port=0, token=TOKEN, unfit=REFUSE, queue=1, body_bytes=10**7)
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(SPANS))
+    serving = Serving(
+        (str(scan[1]),),
+        host="127.0.0.1",
+        port=0,
+        token=TOKEN,
+        unfit=REFUSE,
+        queue=1,
+        body_bytes=10**7,
+        traces=Traces(provider),
+    )
     with serving.running() as (server, model):
         client = Client(server.port)
         # Before it is loaded.
@@ -102,6 +120,20 @@ def served(scan: tuple[Path, Path]) -> Iterator[tuple[Client, Model]]:
 @pytest.fixture(scope="module")
 def volume(scan: tuple[Path, Path]) -> ctbasis.Volume:
     return ctbasis.read(scan[0])
+
+
+def test_an_inference_is_one_trace_from_the_request_to_the_stages_of_the_work(
+    served: tuple[Client, Model], volume: ctbasis.Volume
+) -> None:
+    SPANS.clear()
+    answer = served[0].infer(*request_of(volume, binary=True))
+    digest = outputs_of(answer)[0]["parameters"]["basis"]
+    spans = {span.name: span for span in SPANS.get_finished_spans()}
+    assert list(spans) == ["wait", "choose", "denoise", "work", "POST /v2/models/{name}/infer"]
+    assert len({span.context.trace_id for span in spans.values() if span.context is not None}) == 1
+    attributes = dict(spans["work"].attributes or {})
+    assert attributes.pop("ctbasis.seconds")
+    assert attributes == {"ctbasis.voxels": volume.hu.size, "ctbasis.basis": digest}
 
 
 @pytest.mark.parametrize("binary", [True, False])
