@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,22 @@ def application(runs: RunNamespace, run: Run) -> dict[str, Any]:
 def jobs_done(run: Run) -> int:
     """Return the number of ended jobs of the SVD; a running job prints `tasks so far`."""
     return len(re.findall(r"^spark: job .*tasks, [\d.]+ s$", run.live_log("svd"), re.MULTILINE))
+
+
+TASKS = """
+import json, urllib.request
+base = "http://localhost:4040/api/v1/applications"
+read = lambda path="": json.load(urllib.request.urlopen(base + path, timeout=5))
+print(json.dumps({one["id"]: one["completedTasks"] for one in read(f"/{read()[0]['id']}/executors")}))
+"""
+
+
+def tasks_done(runs: RunNamespace, run: Run) -> dict[str, int]:
+    """Return the number of ended tasks of each executor of a run, by pod, as the driver's web UI has them."""
+    command = ["exec", f"{application_of(run)}-driver", "--", "python3", "-c", TASKS]
+    done = subprocess.run(["kubectl", "-n", runs.name, *command], capture_output=True, text=True, check=False)
+    found: dict[str, int] = json.loads(done.stdout) if done.returncode == 0 else {}
+    return {pod: found.get(pod.rpartition("-")[2], 0) for pod in executors(runs, run)}
 
 
 def is_in_the_middle_of_the_svd(runs: RunNamespace, run: Run) -> bool:
