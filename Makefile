@@ -1,7 +1,7 @@
 # ctbasis: `make help` lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -eu -o pipefail
-.PHONY: help setup demo test ci ci-e2e validator repositories browser chart-renderer lock-check audit style types layers package-check lint workflows version bench bench-quality images image-ray push cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
+.PHONY: help setup demo test ci ci-e2e validator repositories browser chart-renderer lock-check audit style types layers package-check lint workflows version bench bench-quality images image-ray push release cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
 
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' images/uv.txt)
 MAHOUT := images/spark/mahout
@@ -95,7 +95,7 @@ images: ## Build the images with docker, podman or buildah (BUILDER=); BASE= rep
 	@test -n "$(BUILDER)" || { echo "docker, podman and buildah do not work here; name a builder by BUILDER=..." >&2; exit 1; }
 	label=org.opencontainers.image; for image in $(IMAGES); do \
 	  $(BUILDER) build --file images/$$image/Dockerfile --tag ctbasis/$$image:$(VERSION) \
-	    --build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) \
+	    --build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) $(BUILD_OPTIONS) \
 	    --label $$label.source="$$(git remote get-url origin 2>/dev/null | sed -E 's#//[^/@]*@#//#')" \
 	    --label $$label.revision="$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)" \
 	    --label $$label.created="$$(git log -1 --format=%cI 2>/dev/null)" .; done
@@ -106,6 +106,9 @@ image-ray: ## Build the image of a RayJob, which only the engine ray on Kubernet
 push: ## Push the images to REGISTRY=, and write their names with digests to PUSHED= (here/images.env)
 	@test -n "$(REGISTRY)" || { echo "name your registry and its folder: make push REGISTRY=registry.example.com/ctbasis" >&2; exit 1; }
 	images/push $(BUILDER) $(VERSION) $(REGISTRY) $(PUSHED) $(PUSH_OPTIONS)
+
+release: setup ## Build the files of a release in dist/, of a commit with the tag of the version; REGISTRY=, REHEARSAL=1
+	.ci/release $(VERSION) $(UV)
 
 cluster-check:
 	@tests/e2e/needs

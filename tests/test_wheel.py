@@ -30,6 +30,8 @@ JARS_IN_WHEEL = "ctbasis/data/jars"
 KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "JAVA_HOME", "LANG")
 """Environment variables that a verb gets; PYTHONPATH and this environment's own are not among them."""
 
+WHEEL_VARIABLE = "CTBASIS_TEST_WHEEL"
+
 RUN_OUTPUTS = {"denoised", "basis-images", "basis", "figure1.png", "report.html", "metrics.json", "qc.json"}
 
 
@@ -60,7 +62,12 @@ def uv(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel that `uv build` makes: it builds the sdist from the checkout, and the wheel from the sdist."""
+    """Return the wheel that `uv build` makes: it builds the sdist from the checkout, and the wheel from the sdist.
+
+    `make release` names the wheel that it has built in CTBASIS_TEST_WHEEL.
+    """
+    if WHEEL_VARIABLE in os.environ:
+        return Path(os.environ[WHEEL_VARIABLE])
     assert JAR.exists(), "the Mahout jar is missing: run `make setup`"
     folder = tmp_path_factory.mktemp("dist")
     done = uv("build", "--out-dir", folder)
