@@ -1,7 +1,11 @@
 # ctbasis: `make help` lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -eu -o pipefail
+<<<<<<< HEAD
 .PHONY: help setup demo test ci ci-e2e validator repositories browser chart-renderer lock-check audit style types layers package-check lint workflows version bench bench-quality images image-ray push release cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
+=======
+.PHONY: help setup demo test ci ci-e2e validator repositories browser chart-renderer lock-check audit style types layers package-check lint workflows version bench bench-quality images image-ray push view-picture view-speed cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
+>>>>>>> e16a80f (ctbasis view: a result in a browser, before, after, removed and noise side by side in three planes)
 
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' images/uv.txt)
 MAHOUT := images/spark/mahout
@@ -87,6 +91,12 @@ bench-quality: setup ## Compare denoisers, with BM3D and BM4D (non-commercial us
 
 cohort-picture: setup browser ## Make docs/cohort.png: the summary of a cohort of phantoms and published scans, in a browser
 	$(PY) -m tests.cohort.picture docs/cohort.png
+
+view-picture: setup browser ## Make docs/viewer.png: the viewer with a phantom, in a browser
+	$(PY) -m tests.viewer.picture docs/viewer.png
+
+view-speed: setup browser ## Measure the viewer on 300 slices of 512 x 512 in headless Chromium
+	$(PY) -m tests.viewer.speed
 
 ##@ Images and clusters
 

@@ -52,6 +52,7 @@ SECTIONS: dict[str, dict[str, Verb]] = {
         "run": Verb("run", "run", "Denoise a CT series, or several, and report what was removed."),
         "denoise": Verb("run", "denoise", "Denoise a series with the stored basis of another run."),
         "cohort": Verb("cohort", "cohort", "Denoise every series of a source of any mix, and summarize."),
+        "view": Verb("view", "view", "Show a result in a browser: before, after, removed and noise."),
         "inventory": Verb("inventory", "inventory", "List the studies and series of a source, from headers alone."),
         "factor": Verb("basis", "factor", "Factor DICOM files on Spark without storing a matrix (global mode)."),
         "reconstruct": Verb("basis", "reconstruct", "Write a series at another rank from a stored basis."),

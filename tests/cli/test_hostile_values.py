@@ -126,6 +126,8 @@ def refused(option: str, places: dict[str, str]) -> dict[str, dict[str, str]]:
         "process": {"source": empty, "out": missing},
         "serve": {"--basis": missing, "--host": "127.0.0.1", "--port": "0"}
         | ({"--tls-cert": missing} if option == "--basis" else {}),
+        # No result in the folder.
+        "view": {"result": empty, "--source": empty, "--port": "0"},
         "compile": {"--workspace-size": "many"},
         "lint": {"files": missing},
         "simulate-dose": {"series": empty, "--out": missing},
