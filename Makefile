@@ -1,11 +1,7 @@
 # ctbasis: `make help` lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -eu -o pipefail
-<<<<<<< HEAD
-.PHONY: help setup demo test ci ci-e2e validator repositories browser chart-renderer lock-check audit style types layers package-check lint workflows version bench bench-quality images image-ray push release cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
-=======
-.PHONY: help setup demo test ci ci-e2e validator repositories browser chart-renderer lock-check audit style types layers package-check lint workflows version bench bench-quality images image-ray push view-picture view-speed cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
->>>>>>> e16a80f (ctbasis view: a result in a browser, before, after, removed and noise side by side in three planes)
+.PHONY: help setup demo test ci ci-e2e validator repositories browser chart-renderer lock-check audit style types layers package-check lint workflows version bench bench-quality images image-ray push release view-picture view-speed cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
 
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' images/uv.txt)
 MAHOUT := images/spark/mahout
