@@ -58,7 +58,7 @@ class Outcome:
         undelivered: Instances of results that the destination does not have.
         twice: Instances that the destination was sent more than once.
         moments: What the node did when it was killed, by the number of kills.
-        memory: Largest memory of the node's process in MiB, before each kill.
+        memory: Memory of the node's process in MiB before each kill, and at the end.
     """
 
     kills: int = 0
@@ -79,9 +79,9 @@ class Instance:
     content: bytes
 
 
-def make_series(count: int, folder: Path) -> tuple[list[list[Instance]], Path]:
+def make_series(count: int, folder: Path, slices: int = SLICES) -> tuple[list[list[Instance]], Path]:
     """Return the instances of `count` series, each in a study of its own, and a basis in `folder` that fits them."""
-    phantom = ctbasis.chest_phantom(slices=SLICES, rows=EDGE, columns=EDGE)
+    phantom = ctbasis.chest_phantom(slices=slices, rows=EDGE, columns=EDGE)
     ctbasis.write_series(ctbasis.simulate_dose(phantom, photons=4e3), folder / "series")
     ctbasis.denoise(ctbasis.read(folder / "series"), keep_basis=folder / "basis")
     paths = sorted((folder / "series").iterdir())
@@ -148,12 +148,12 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("the node ended by itself; see node.log")
 
 
-def run(kills: int, count: int, seed: int, folder: Path) -> Outcome:
-    """Kill a node `kills` times while `count` series are sent to it; see `Outcome`."""
+def run(kills: int, count: int, seed: int, folder: Path, *, slices: int = SLICES) -> Outcome:
+    """Kill a node `kills` times while `count` series of `slices` slices are sent to it; see `Outcome`."""
     rng = random.Random(seed)
     outcome = Outcome()
     archive, state = Archive(), folder / "node"
-    series, basis = make_series(count, folder)
+    series, basis = make_series(count, folder, slices)
     acknowledged: set[str] = set()
     (port,) = free_ports(1)
     stop = threading.Event()
@@ -170,6 +170,7 @@ def run(kills: int, count: int, seed: int, folder: Path) -> Outcome:
                     for sender in senders:
                         sender.join()
                     wait_until_done(state, len(acknowledged))
+                    outcome.memory.append(memory_of(process.pid))
                 else:
                     time.sleep(rng.uniform(0.0, 12.0))
                     outcome.memory.append(memory_of(process.pid))

@@ -24,22 +24,29 @@ from tests.node.peers import send
 
 def main() -> None:
     """Measure and print."""
-    series, turns = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    times: dict[str, list[float]] = {"node": [], "Orthanc": []}
+    medians = {
+        name: statistics.median(values)
+        for name, values in times(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 5).items()
+    }
+    lines = [f"{name}: {value:.2f} s" for name, value in medians.items()]
+    sys.stdout.write(
+        "\n".join([*lines, f"rate of the node: {medians['Orthanc'] / medians['node']:.2f} of Orthanc's\n"])
+    )
+
+
+def times(series: Path, turns: int) -> dict[str, list[float]]:
+    """Return the seconds that storescu took to send a folder to the node and to Orthanc, turn by turn."""
+    taken: dict[str, list[float]] = {"node": [], "Orthanc": []}
     for _ in range(turns):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             database = Database(folder / "node.db")
             with Server(Listening("CTBASIS", "127.0.0.1", 0), Inbox(folder / "inbox", Queue(database))) as server:
-                times["node"].append(seconds(series, server.port, "CTBASIS"))
+                taken["node"].append(seconds(series, server.port, "CTBASIS"))
             database.close()
         with tempfile.TemporaryDirectory() as name, orthanc.running(Path(name)) as archive:
-            times["Orthanc"].append(seconds(series, archive.peer.port, archive.peer.title))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    lines = [f"{name}: {value:.2f} s" for name, value in medians.items()]
-    sys.stdout.write(
-        "\n".join([*lines, f"rate of the node: {medians['Orthanc'] / medians['node']:.2f} of Orthanc's\n"])
-    )
+            taken["Orthanc"].append(seconds(series, archive.peer.port, archive.peer.title))
+    return taken
 
 
 def seconds(series: Path, port: int, title: str) -> float:
