@@ -51,6 +51,7 @@ from ctbasis.report.smoothed_removal import Promise, RemovedAnatomy, anatomy_war
 from ctbasis.report.survey import RemovedStatistics, Survey, series_of, survey
 from ctbasis.svd.factors import FactorStore
 from ctbasis.svd.project import MISFIT_RATIO
+from ctbasis.viewer.slab import slab
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -120,7 +121,13 @@ def write_report(
     after = data.original if denoised.identity else data.approximations[denoised.run]
     metrics.update(overview(data.original, after, data.columns, matrix.series), warnings=warnings)
     figures = _figures(matrix.series, basis, data, shown)
-    page = render_html(metrics=metrics, warnings=warnings, qc=qc_content, figures=figures)
+    slices = slab(
+        {"before": data.original, "after": after},
+        (data.columns + 1).tolist(),
+        total=matrix.cols,
+        pixel_spacing=matrix.series[0].pixel_spacing,
+    )
+    page = render_html(metrics=metrics, warnings=warnings, qc=qc_content, figures=figures, slab=slices)
     text = render_markdown(metrics=metrics, warnings=warnings)
     return write_files(metrics, figure1=figures["figure1"], page=page, text=text, out=out)
 

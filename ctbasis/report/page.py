@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from collections import Counter
 from hashlib import sha256
@@ -13,6 +14,7 @@ from markupsafe import Markup
 
 from ctbasis.patch.parts import MAX_STEP
 from ctbasis.printable import page_value, printable_markdown
+from ctbasis.viewer.slab import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +40,12 @@ SUMMARY_METRICS = ("sigma_body_hu", "sigma_lung_hu", "removed_std_hu", "edge_rat
 
 
 def render_html(
-    *, metrics: Mapping[str, Any], warnings: Sequence[str], qc: Mapping[str, Any], figures: Mapping[str, bytes]
+    *,
+    metrics: Mapping[str, Any],
+    warnings: Sequence[str],
+    qc: Mapping[str, Any],
+    figures: Mapping[str, bytes],
+    slab: str | None = None,
 ) -> str:
     """Return the page of a run in global mode.
 
@@ -47,14 +54,27 @@ def render_html(
         warnings: Warnings to show above the metrics.
         qc: Content of the qc.json of the matrix step.
         figures: PNG images by name: figure1, scree, basis, weights.
+        slab: Slices to scroll through, as `ctbasis.viewer.slab.slab` returns them.
     """
     return _render(
-        "global.html.j2", metrics, warnings, qc, figures, scores=score_table(metrics), accuracy=accuracy_table(metrics)
+        "global.html.j2",
+        metrics,
+        warnings,
+        qc,
+        figures,
+        slab=slab,
+        scores=score_table(metrics),
+        accuracy=accuracy_table(metrics),
     )
 
 
 def render_patch_html(
-    *, metrics: Mapping[str, Any], warnings: Sequence[str], qc: Mapping[str, Any], figures: Mapping[str, bytes]
+    *,
+    metrics: Mapping[str, Any],
+    warnings: Sequence[str],
+    qc: Mapping[str, Any],
+    figures: Mapping[str, bytes],
+    slab: str | None = None,
 ) -> str:
     """Return the page of a run in patch mode.
 
@@ -63,9 +83,10 @@ def render_patch_html(
         warnings: Warnings to show above the metrics.
         qc: Content of the qc.json of the matrix step.
         figures: PNG images by name: figure1, profiles, noise, energies, basis.
+        slab: See `render_html`.
     """
     tables = {"scores": patch_score_table(metrics), "max_step": MAX_STEP}
-    return _render("patch.html.j2", metrics, warnings, qc, figures, **tables)
+    return _render("patch.html.j2", metrics, warnings, qc, figures, slab=slab, **tables)
 
 
 def _render(
@@ -74,9 +95,11 @@ def _render(
     warnings: Sequence[str],
     qc: Mapping[str, Any],
     figures: Mapping[str, bytes],
+    *,
+    slab: str | None,
     **tables: Any,
 ) -> str:
-    environment = page_environment()
+    environment = page_environment(FOLDER)
     environment.filters["number"] = number
     environment.filters["extent"] = extent
     return environment.get_template(template).render(
@@ -84,6 +107,9 @@ def _render(
         warnings=warnings,
         qc=summarize(qc),
         images={name: f"data:image/png;base64,{b64encode(image).decode()}" for name, image in figures.items()},
+        # JSON of numbers, names of panes and base64, in which no character ends a script element.
+        slab=None if slab is None else Markup(slab),  # noqa: S704
+        slab_step=None if slab is None else json.loads(slab)["panes"][0]["step"],
         **tables,
     )
 

@@ -67,6 +67,7 @@ from ctbasis.report.patch_figures import (
 from ctbasis.report.quality import ANATOMY_REMOVED, LUNG, TISSUE, compare, finite_edge_ratio
 from ctbasis.report.smoothed_removal import Promise, RemovedAnatomy, anatomy_warning, measured_removal
 from ctbasis.report.survey import RemovedStatistics, representative_slice, sampled_columns, series_of
+from ctbasis.viewer.slab import slab
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,7 +151,13 @@ def write_patch_report(
         warnings.append(noisy_truth_warning(metrics))
     metrics.update(overview(data.before, data.after, data.columns, denoised.series), warnings=warnings)
     figures = _figures(denoised, bases, data, sigmas)
-    page = render_patch_html(metrics=metrics, warnings=warnings, qc=qc_content, figures=figures)
+    shown = slab(
+        {"before": data.before, "after": data.after, "sigma": sigmas},
+        (data.columns + 1).tolist(),
+        total=matrix.cols,
+        pixel_spacing=matrix.series[0].pixel_spacing,
+    )
+    page = render_patch_html(metrics=metrics, warnings=warnings, qc=qc_content, figures=figures, slab=shown)
     text = render_patch_markdown(metrics=metrics, warnings=warnings)
     return write_files(metrics, figure1=figures["figure1"], page=page, text=text, out=out)
 
