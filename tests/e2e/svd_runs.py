@@ -23,6 +23,10 @@ SINGULAR_VALUES, PRODUCT = 1e-6, 1e-5
 """Relative tolerances between two runs with float64: executors add in the order of their ends, and U is float32."""
 
 
+MOVED_PATCHES = 1e-3
+"""Largest share of the patches that may change their class."""
+
+
 def application_of(run: Run) -> str:
     return f"ctbasis-svd-{run.run_id}"
 
@@ -87,11 +91,17 @@ def same_factors(runs: RunNamespace, run: Run, undisturbed: FactorStore, folder:
 
 
 def same_patch_basis(here: Path, there: Path) -> None:
-    """Compare the patch bases of two runs."""
+    """Compare the patch bases of two runs: no patch is lost or counted twice.
+
+    Processors and orders of addition round differently. A few patches on the border of two classes may therefore be in
+    the other class.
+    """
     one, other = (PatchBases.open(str(folder)).bases[0] for folder in (here, there))
-    assert other.provenance["patches"] == one.provenance["patches"]
-    for mine, yours in zip(one.textures, other.textures, strict=True):
-        np.testing.assert_allclose(yours.energy, mine.energy, rtol=1e-3, atol=1e-3)
+    mine, yours = (np.array(basis.provenance["patches"]) for basis in (one, other))
+    assert yours.sum() == mine.sum()
+    assert np.abs(yours - mine).sum() <= MOVED_PATCHES * mine.sum()
+    for ours, theirs in zip(one.textures, other.textures, strict=True):
+        np.testing.assert_allclose(theirs.energy, ours.energy, rtol=0, atol=1e-3 * ours.energy.max())
 
 
 def nothing_is_left(runs: RunNamespace, run: Run) -> bool:
