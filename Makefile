@@ -1,7 +1,7 @@
 # ctbasis: `make help` lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -eu -o pipefail
-.PHONY: help setup demo test ci ci-e2e validator repositories browser chart-renderer lock-check audit style types layers package-check lint workflows version bench bench-quality images image-ray push release view-picture view-speed cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
+.PHONY: help setup demo test ci ci-e2e validator repositories browser chart-renderer lock-check audit style types layers package-check lint site site-links reference figures site-pictures workflows version bench bench-quality images image-ray push release view-picture view-speed cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
 
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' images/uv.txt)
 MAHOUT := images/spark/mahout
@@ -34,7 +34,7 @@ test: setup ## Run all tests that need no cluster
 
 ##@ Checks
 
-ci: setup validator repositories browser chart-renderer lock-check audit style types layers test package-check lint workflows ci-e2e ## Run all checks and tests, exactly as CI does
+ci: setup validator repositories browser chart-renderer lock-check audit style types layers site test package-check lint workflows ci-e2e ## Run all checks and tests, exactly as CI does
 
 ci-e2e: setup ## Run the e2e tests on the cluster of KUBECONFIG or on one that CLUSTER_KIT starts, if there is either
 	CLUSTER_KIT=$(CLUSTER_KIT) .ci/e2e
@@ -75,6 +75,27 @@ lint: .venv/.ready ## Check the compiled pipeline and the manifests
 
 workflows: ## Check .github/workflows with actionlint
 	.ci/workflows
+
+##@ Documentation
+
+SITE := build/site
+SPELLED := README.md CONTRIBUTING.md SECURITY.md docs images/spark/mahout/README.md components ctbasis manifests
+
+site: .venv/.ready ## Build the site of docs/ into build/site; a broken link or reference, or a misspelt word, is an error
+	.venv/bin/codespell $(SPELLED)
+	.venv/bin/sphinx-build --fail-on-warning --keep-going --quiet -b html -d build/doctrees docs $(SITE)
+
+site-links: .venv/.ready ## Ask other sites whether the pages that docs/ links to exist; needs the Internet
+	.venv/bin/sphinx-build -b linkcheck -d build/doctrees docs build/links
+
+reference: .venv/.ready ## Write the pages of docs/reference that are made from tables of the code
+	for page in parameters stores manifests; do $(PY) -m tests.docs.$${page}_page; done
+
+figures: .venv/.ready ## Draw the figures of docs/explanation, and write their numbers into the tables beside them
+	$(PY) -m tests.docs.figures
+
+site-pictures: site browser ## Photograph the home page, a guide and the API page of the site: docs/project/*.png
+	$(PY) -m tests.docs.photographs $(SITE) docs/project
 
 ##@ Measurements
 

@@ -35,8 +35,8 @@ def read(source: str | os.PathLike[str], *, series: str = "") -> Volume:
         series: SeriesInstanceUID of the series to read; needed where `source` holds several.
 
     Returns:
-        The series, its slices in order along the normal of ImageOrientationPatient. Memory: 3 bytes a voxel, and 5
-        where HU are not whole numbers; while reading, disk space of the same size in the temporary folder.
+        The series, its slices in order along the normal of ImageOrientationPatient. It takes 3 bytes of memory a voxel,
+        or 5 where HU are not whole numbers; while reading, disk space of the same size in the temporary folder.
 
     Raises:
         CtbasisError: There is no CT image, several series and no choice, no series of this UID, a series that is no

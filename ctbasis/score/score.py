@@ -105,10 +105,10 @@ def score_image(
         truth_noise: Noise of the truth in soft tissue, HU, if it is known; by default it is measured.
 
     Returns:
-        The scores by name: `rmse`, `rmse_body`, `rmse_lung`, `rmse_bone` (HU), `psnr` (dB), `ssim`, `nps`, `mtf` and
-        others; with `noisy` also `before`, its scores, and `removed`; `truth_noise` and, where that is noticeable,
-        `noise_corrected`. docs/explanation/quality.md defines each. None stands where the truth has no voxel to
-        measure.
+        The scores by name, which are `rmse`, `rmse_body`, `rmse_lung`, `rmse_bone` (HU), `psnr` (dB), `ssim`, `nps`,
+        `mtf` and others; with `noisy` also `before`, its scores, and `removed`; `truth_noise` and, where that is
+        noticeable, `noise_corrected`. docs/explanation/quality.md defines each. None stands where the truth has no
+        voxel to measure.
 
     Raises:
         CtbasisError: The geometries differ, images are smaller than 11 x 11, the truth shows nothing but padding, or a

@@ -1,4 +1,4 @@
-"""Write docs/reference/parameters.md from ctbasis/parameters.py: `python -m tests.docs.parameters_page`."""
+"""Write docs/reference/parameters.md from ctbasis/parameters.py: `make reference`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "parameters.md"
 
 INTRODUCTION = f"""# Parameters
 
-<!-- Written by `python -m tests.docs.parameters_page` from ctbasis/parameters.py. A test compares the two. -->
+<!-- Written by `make reference` from ctbasis/parameters.py. A test compares the two. -->
 
 These are the parameters of the pipeline. On the command line, a parameter `like_this` is the option `--like-this` of
 `ctbasis run`, `ctbasis denoise` and `ctbasis submit`. In the Kubeflow UI and in the notebook, the names are those of

@@ -91,7 +91,14 @@ def _tracked(pattern: str, paths: list[str]) -> bool:
     return found.returncode == 0
 
 
-def test_the_table_of_contents_leads_to_every_page() -> None:
-    index = DOCS / "README.md"
-    linked = {(DOCS / link.partition("#")[0]).resolve() for link in LINK.findall(index.read_text(encoding="utf-8"))}
-    assert not [names(page) for page in PAGES[2:] if page != index and page not in linked]
+@pytest.mark.parametrize("folder", sorted(path.parent for path in DOCS.glob("*/index.md")), ids=names)
+def test_the_index_of_a_folder_leads_to_every_page_of_it(folder: Path) -> None:
+    index = folder / "index.md"
+    linked = {(folder / link.partition("#")[0]).resolve() for link in LINK.findall(index.read_text(encoding="utf-8"))}
+    assert not [names(page) for page in folder.glob("*.md") if page != index and page not in linked]
+
+
+def test_every_folder_of_pages_has_an_index_in_the_navigation() -> None:
+    home = (DOCS / "index.md").read_text(encoding="utf-8")
+    folders = {page.parent.name for page in DOCS.glob("*/*.md")}
+    assert set(re.findall(r"^([\w-]+)/index$", home, re.MULTILINE)) == folders
