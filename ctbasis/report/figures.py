@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -286,6 +287,14 @@ def png(figure: Figure) -> bytes:
     """Return `figure` as PNG, with low compression effort: noisy CT images hardly compress."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 3})
+    return buffer.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """Return a plot as SVG, the same bytes for the same plot: element ids have a fixed salt, and there is no date."""
+    buffer = BytesIO()
+    with rc_context({"svg.hashsalt": "ctbasis"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
 

@@ -41,11 +41,11 @@ import numpy as np
 
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.store import MatrixStore
-from ctbasis.report.figures import ShownRank, basis_images, figure1, png, scree, weights_along_slices
+from ctbasis.report.figures import ShownRank, basis_images, figure1, png, scree, svg, weights_along_slices
 from ctbasis.report.noisy_truth import noisy_truth_warning, paired_scores
 from ctbasis.report.output import read_qc, validate_geometry, write_files
 from ctbasis.report.overview import overview
-from ctbasis.report.page import render_html, render_markdown
+from ctbasis.report.page import render_html, render_markdown, spectrum_table
 from ctbasis.report.quality import ANATOMY_REMOVED, compare, finite_edge_ratio
 from ctbasis.report.smoothed_removal import Promise, RemovedAnatomy, anatomy_warning, measured_removal
 from ctbasis.report.survey import RemovedStatistics, Survey, series_of, survey
@@ -127,7 +127,10 @@ def write_report(
         total=matrix.cols,
         pixel_spacing=matrix.series[0].pixel_spacing,
     )
-    page = render_html(metrics=metrics, warnings=warnings, qc=qc_content, figures=figures, slab=slices)
+    spectrum = spectrum_table(basis.s, data.energy)
+    page = render_html(
+        metrics=metrics, warnings=warnings, qc=qc_content, figures=figures, spectrum=spectrum, slab=slices
+    )
     text = render_markdown(metrics=metrics, warnings=warnings)
     return write_files(metrics, figure1=figures["figure1"], page=page, text=text, out=out)
 
@@ -304,7 +307,7 @@ def _figures(
                 caption=f"slice {column - entry.first + 1} of {entry.count}, series {number + 1} of {len(series)}",
             )
         ),
-        "scree": png(scree(basis.s, data.energy, shown)),
+        "scree": svg(scree(basis.s, data.energy, shown)),
         "basis": png(basis_images(data.basis, basis.s, pixel_spacing=entry.pixel_spacing)),
         "weights": png(weights_along_slices(basis.weights, series, basis.rows)),
     }

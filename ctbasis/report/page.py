@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -18,6 +19,8 @@ from ctbasis.viewer.slab import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 SERIES_LISTED = 20
 """Series that the page lists, at most; qc.json lists all of them."""
@@ -34,6 +37,10 @@ SCORES = {
 }
 """Scores against the truth, with the labels that the page gives them."""
 
+PNG_SIGNATURE = b"\x89PNG"
+
+SPECTRUM_ROWS = 24
+"""Most rows of the table of singular values."""
 
 SUMMARY_METRICS = ("sigma_body_hu", "sigma_lung_hu", "removed_std_hu", "edge_ratio")
 """Entries of metrics.json in patch mode that the Markdown summary shows."""
@@ -45,6 +52,7 @@ def render_html(
     warnings: Sequence[str],
     qc: Mapping[str, Any],
     figures: Mapping[str, bytes],
+    spectrum: Sequence[tuple[int, float, float]],
     slab: str | None = None,
 ) -> str:
     """Return the page of a run in global mode.
@@ -53,19 +61,12 @@ def render_html(
         metrics: Content of metrics.json.
         warnings: Warnings to show above the metrics.
         qc: Content of the qc.json of the matrix step.
-        figures: PNG images by name: figure1, scree, basis, weights.
+        figures: PNG or SVG images by name: figure1, scree, basis, weights.
+        spectrum: Rows of the table beside the plot `scree`, from `spectrum_table`.
         slab: Slices to scroll through, as `ctbasis.viewer.slab.slab` returns them.
     """
-    return _render(
-        "global.html.j2",
-        metrics,
-        warnings,
-        qc,
-        figures,
-        slab=slab,
-        scores=score_table(metrics),
-        accuracy=accuracy_table(metrics),
-    )
+    tables = {"scores": score_table(metrics), "accuracy": accuracy_table(metrics), "spectrum": spectrum}
+    return _render("global.html.j2", metrics, warnings, qc, figures, slab=slab, **tables)
 
 
 def render_patch_html(
@@ -106,12 +107,17 @@ def _render(
         metrics=metrics,
         warnings=warnings,
         qc=summarize(qc),
-        images={name: f"data:image/png;base64,{b64encode(image).decode()}" for name, image in figures.items()},
+        images={name: _data_uri(image) for name, image in figures.items()},
         # JSON of numbers, names of panes and base64, in which no character ends a script element.
         slab=None if slab is None else Markup(slab),  # noqa: S704
         slab_step=None if slab is None else json.loads(slab)["panes"][0]["step"],
         **tables,
     )
+
+
+def _data_uri(image: bytes) -> str:
+    kind = "png" if image.startswith(PNG_SIGNATURE) else "svg+xml"
+    return f"data:image/{kind};base64,{b64encode(image).decode()}"
 
 
 def page_environment(*folders: Path) -> Environment:
@@ -258,6 +264,22 @@ def accuracy_table(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("passes over the matrix", str(accuracy["passes"]), f"{_size(accuracy['bytes_read'])} read"),
         ("data between processes", _size(accuracy["bytes_shuffled"]), "operands sent and results merged"),
     ]
+
+
+def spectrum_table(s: NDArray[np.float64], energy: float) -> list[tuple[int, float, float]]:
+    """Return rows of i, sigma_i in HU and the energy that the first i singular values capture.
+
+    Args:
+        s: Singular values, descending, (k,).
+        energy: ||A||_F^2.
+
+    Returns:
+        All rows of up to `SPECTRUM_ROWS`, else that many with i in equal ratios, the first and the last among them.
+    """
+    chosen = np.unique(np.geomspace(1, len(s), SPECTRUM_ROWS).round().astype(int)) if len(s) > SPECTRUM_ROWS else None
+    index = np.arange(1, len(s) + 1) if chosen is None else chosen
+    captured = np.cumsum(s**2) / energy
+    return [(int(i), float(s[i - 1]), float(captured[i - 1])) for i in index]
 
 
 def _size(count: float | None) -> str:

@@ -10,6 +10,7 @@ from ctbasis.patch.matrix import denoise_matrix
 from ctbasis.patch.plan import PatchPlan
 from ctbasis.report.global_report import write_report
 from ctbasis.report.patch_report import write_patch_report
+from tests.accessibility import overhang, violations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,9 @@ def report(request: pytest.FixtureRequest, stores: Stores, tmp_path: Path) -> Pa
     return out / "report.html"
 
 
-def test_style_and_pictures_are_shown_and_nothing_else_is_loaded(report: Path, open_page: Open) -> None:
+def test_a_page_is_accessible_fits_a_phone_and_loads_nothing_but_its_style_and_pictures(
+    report: Path, open_page: Open
+) -> None:
     opened = open_page(report)
     assert opened.requests == [report.as_uri()]
     assert opened.messages == []
@@ -39,6 +42,11 @@ def test_style_and_pictures_are_shown_and_nothing_else_is_loaded(report: Path, o
     pictures = opened.page.locator("img")
     assert pictures.count() >= 4
     assert pictures.evaluate_all("all => all.every(one => one.naturalWidth > 100)")
+    opened.page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true })")
+    assert violations(opened.page) == []
+    assert violations(opened.page, scheme="dark") == []
+    assert overhang(opened.page) == 0
+    assert violations(opened.page) == []
 
 
 def test_a_script_that_gets_into_a_page_is_not_run(report: Path, open_page: Open) -> None:
