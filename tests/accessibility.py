@@ -19,7 +19,7 @@ PHONE = {"width": 390, "height": 844}
 def violations(page: Page, *, scheme: str = "light") -> list[str]:
     """Return what axe finds in a page in a colour scheme: rule, help, and the elements."""
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    options = {"runOnly": RULES, "resultTypes": ["violations"]}
+    options = {"runOnly": RULES, "resultTypes": ["violations"], "preload": False}
     found = Axe().run(page, options=options).response["violations"]
     return [f"{one['id']}: {one['help']}: {[node['target'] for node in one['nodes'][:5]]}" for one in found]
 

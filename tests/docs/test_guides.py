@@ -34,10 +34,10 @@ def test_a_series_of_a_bucket_is_listed_and_denoised(series: Path, tmp_path: Pat
 
 
 def test_the_rank_is_chosen_from_one_factorization(series: Path, tmp_path: Path) -> None:
-    variables = {"SERIES": str(series), "RANKS": "2,4"}
+    variables = {"SERIES": str(series), "RANKS": "2,4", "RANK": "2"}
     execute("docs/how-to/choose-rank-or-tau.md", tmp_path, variables)
     assert (tmp_path / "ranks" / "figure1.png").is_file()
-    assert list((tmp_path / "rank-20").rglob("*.dcm"))
+    assert list((tmp_path / "chosen").rglob("*.dcm"))
 
 
 def test_a_package_for_readwriteonce_is_compiled_and_started_with_a_store(tmp_path: Path) -> None:
