@@ -28,6 +28,8 @@ PATCH = (5, 5, 5)
 PATCHES = 20_000
 DIRECTIONS = (1, 2, 5, 10, 20, 50, 100, 125)
 BODY_HU = -300
+LEAST = 0.8
+"""Lower end of the logarithmic axes."""
 STYLE = {"svg.hashsalt": "ctbasis", "svg.fonttype": "none", "font.size": 11, "font.family": "sans-serif"}
 
 Rows = list[tuple[int, ...] | tuple[float, ...]]
@@ -82,12 +84,12 @@ def draw(path: Path, rows: Rows, labels: Sequence[str], *, x: str, y: str, log: 
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
         columns = np.array(rows, dtype=float).T
-        for values, label, form in zip(columns[1:], labels, ("-", "--", ":"), strict=False):
+        for column, label, form in zip(columns[1:], labels, ("-", "--", ":"), strict=False):
+            # At full rank no anatomy is lost, and a logarithm cannot show zero.
+            values = np.where(column < LEAST, np.nan, column)
             axes.plot(columns[0], values, form, label=label, linewidth=2)
-        axes.set(xlabel=x, ylabel=y, ylim=None if log else (0, None))
-        if log:
-            axes.set_yscale("log")
-            axes.set_xscale("log")
+        axes.set(xlabel=x, ylabel=y, yscale="log", xscale="log" if log else "linear")
+        axes.set_ylim(bottom=LEAST)
         axes.grid(visible=True, alpha=0.3)
         axes.legend(frameon=False)
         figure.savefig(path, metadata={"Date": None, "Title": title})

@@ -7,27 +7,32 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.accessibility import overhang, reached_by_tab, violations
+from tests.accessibility import PHONE, overhang, reached_by_tab, violations
 
 if TYPE_CHECKING:
-    from tests.browser import Open, Opened
+    from tests.browser import Open
 
 SITE = Path(__file__).parents[2] / "build" / "site"
 PAGES = ("index.html", "how-to/own-bucket.html", "reference/api.html")
 
 
 @pytest.fixture(params=PAGES)
-def opened(request: pytest.FixtureRequest, open_page: Open) -> Opened:
+def path(request: pytest.FixtureRequest) -> Path:
     page = SITE / request.param
     if not page.is_file():
         pytest.skip("the site is not built: run `make site`, as `make ci` does before the tests")
-    return open_page(page)
+    return page
 
 
-def test_a_page_of_the_site_is_accessible_on_a_phone_too_and_loads_nothing_from_elsewhere(opened: Opened) -> None:
+def test_a_page_of_the_site_is_accessible_and_loads_nothing_from_elsewhere(path: Path, open_page: Open) -> None:
+    opened = open_page(path)
     assert [request for request in opened.requests if not request.startswith(SITE.as_uri())] == []
     assert reached_by_tab(opened.page, 1) == ["Skip to main content"]
     assert violations(opened.page) == []
     assert violations(opened.page, scheme="dark") == []
-    assert overhang(opened.page) == 0
-    assert violations(opened.page) == []
+
+
+def test_a_page_of_the_site_is_accessible_on_a_phone_too(path: Path, open_page: Open) -> None:
+    phone = open_page(path, size=PHONE).page
+    assert overhang(phone) == 0
+    assert violations(phone) == []
