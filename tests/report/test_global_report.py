@@ -183,7 +183,7 @@ def test_the_page_is_well_formed_and_self_contained(report: Any) -> None:
     page = page_in(out)
     assert page.open == []
     assert page.tags.count("img") == 4
-    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert all(link.startswith(("data:image/png;base64,", "data:image/svg+xml;base64,")) for link in page.links)
     assert not {"link", "iframe", "object", "base"} & set(page.tags)
     assert page.tags.count("script") == OWN_SCRIPTS
     text = (out / "report.html").read_text(encoding="utf-8")
