@@ -79,7 +79,7 @@ workflows: ## Check .github/workflows with actionlint
 ##@ Documentation
 
 SITE := build/site
-SPELLED := README.md CONTRIBUTING.md SECURITY.md docs images/spark/mahout/README.md components ctbasis manifests
+SPELLED := README.md CONTRIBUTING.md SECURITY.md docs images/spark/mahout/README.md helm components ctbasis manifests
 
 site: .venv/.ready ## Build the site of docs/ into build/site; a broken link or reference, or a misspelt word, is an error
 	.venv/bin/codespell $(SPELLED)

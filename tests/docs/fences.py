@@ -26,6 +26,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 PAGES = [
     *(CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "images/spark/mahout/README.md")),
+    CHECKOUT / "helm" / "ctbasis" / "README.md",
     *sorted((CHECKOUT / "components").glob("*/README.md")),
     *sorted((CHECKOUT / "docs").rglob("*.md")),
 ]
@@ -46,7 +47,7 @@ EXECUTED: dict[str, dict[str, tuple[str, ...]]] = {
 """The kinds of each page that tests execute, and these tests. `python` is a block of Python without a kind."""
 
 LACKING = {
-    "yours": "a series, a bucket, an archive or a server of the reader",
+    "yours": "a series, a bucket, an archive, a server or a cluster of the reader",
     "container": "a container engine that runs the image of the steps",
     "make": "a checkout that may be installed into; `make setup` and `make ci` are what CI itself runs",
     "measurement": "a quiet machine for minutes or hours; the pages of docs/bench are what it printed",
