@@ -59,11 +59,20 @@ def summary(runs: RunNamespace, prefix: str) -> dict[str, dict[str, str]]:
 
 
 def at_the_same_time(run: Run) -> int:
-    """Return the largest number of items of the loop that ran at the same time."""
-    nodes = (run.workflow() or {})["status"]["nodes"].values()
-    items = [node for node in nodes if node["displayName"].startswith("iteration-iterations(")]
-    assert len(items) >= SERIES
-    changes = sorted(change for one in items for change in ((one["startedAt"], 1), (one["finishedAt"], -1)))
+    """Return the largest number of items of the loop that had pods at the same time.
+
+    An item's own node starts when the loop reads its list; the first of its pods starts when there is room for it.
+    """
+    nodes = (run.workflow() or {})["status"]["nodes"]
+    spans: dict[str, list[str]] = {}
+    for pod in (node for node in nodes.values() if node["type"] == "Pod"):
+        above = pod
+        while above and not above["displayName"].startswith("iteration-iterations("):
+            above = nodes.get(above.get("boundaryID", ""))
+        if above:
+            spans.setdefault(above["id"], []).extend((pod["startedAt"], pod["finishedAt"]))
+    assert len(spans) >= SERIES
+    changes = sorted(change for times in spans.values() for change in ((min(times), 1), (max(times), -1)))
     counts, running = [], 0
     for _, change in changes:
         running += change
