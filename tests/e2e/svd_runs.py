@@ -31,10 +31,15 @@ def application_of(run: Run) -> str:
     return f"ctbasis-svd-{run.run_id}"
 
 
+def executor_pods(runs: RunNamespace, run: Run) -> dict[str, dict[str, Any]]:
+    """Return a run's executor pods, by name."""
+    found = runs.pods(f"sparkoperator.k8s.io/app-name={application_of(run)},spark-role=executor")
+    return {one["metadata"]["name"]: one for one in found}
+
+
 def executors(runs: RunNamespace, run: Run) -> dict[str, str]:
     """Return the phases of a run's executors, by pod."""
-    found = runs.pods(f"sparkoperator.k8s.io/app-name={application_of(run)},spark-role=executor")
-    return {one["metadata"]["name"]: one["status"]["phase"] for one in found}
+    return {name: one["status"]["phase"] for name, one in executor_pods(runs, run).items()}
 
 
 def application(runs: RunNamespace, run: Run) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def tasks_done(runs: RunNamespace, run: Run) -> dict[str, int]:
     command = ["exec", f"{application_of(run)}-driver", "--", "python3", "-c", TASKS]
     done = subprocess.run(["kubectl", "-n", runs.name, *command], capture_output=True, text=True, check=False)
     found: dict[str, int] = json.loads(done.stdout) if done.returncode == 0 else {}
-    return {pod: found.get(pod.rpartition("-")[2], 0) for pod in executors(runs, run)}
+    return {pod: found.get(pod.rpartition("-")[2], 0) for pod in executor_pods(runs, run)}
 
 
 def is_in_the_middle_of_the_svd(runs: RunNamespace, run: Run) -> bool:

@@ -20,7 +20,7 @@ from ctbasis.svd.factors import FactorStore
 from tests.e2e.cluster import GENEROUS_SECONDS, kubectl, new_namespace, report_fault, require_argo, wait_until
 from tests.e2e.kfp_namespace import RunNamespace, small_package
 from tests.e2e.object_store import object_store
-from tests.e2e.svd_runs import application, application_of, same_factors, same_patch_basis, tasks_done
+from tests.e2e.svd_runs import application, executor_pods, same_factors, same_patch_basis, tasks_done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,8 +93,8 @@ def spread(lost_node: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def places(runs: RunNamespace, run: Run) -> dict[str, str]:
     """Return the nodes of the running executors of a run, by pod."""
-    found = runs.pods(f"sparkoperator.k8s.io/app-name={application_of(run)},spark-role=executor")
-    return {one["metadata"]["name"]: one["spec"]["nodeName"] for one in found if one["status"]["phase"] == "Running"}
+    found = executor_pods(runs, run).items()
+    return {name: one["spec"]["nodeName"] for name, one in found if one["status"]["phase"] == "Running"}
 
 
 @pytest.mark.parametrize("case", CASES)
