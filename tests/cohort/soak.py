@@ -1,15 +1,16 @@
 """Denoise a cohort of many small series, and say whether memory, open files and the time of a series stay constant.
 
-    python -m tests.cohort.soak [SERIES] [PARALLELISM]
+    python -m tests.cohort.soak [SERIES] [PARALLELISM] [PICTURE]
 
 It makes SERIES phantoms of several sizes and kernels (1,000 by default), every twentieth of them broken, and runs
-`ctbasis cohort` on them. The table has a row for each fiftieth of the run: seconds a series, memory of the run and of
-its worker processes, and open files. After it stand the overhead of a series, which is the time that its steps do not
-account for, and what the run left. Exit code 1 tells that a bound was missed.
+`ctbasis cohort` on them. The table has a row for each twentieth of the run: seconds a series, memory of the run and of
+its worker processes, and open files; PICTURE is the same as a plot (PNG). After it stand the overhead of a series,
+which is the time that its steps do not account for, and what the run left. Exit code 1 tells that a bound was missed.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -24,8 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+from matplotlib.figure import Figure
 
+from ctbasis.bench.page import save
 from ctbasis.printable import show
+from ctbasis.report.figures import COLOURS
 from ctbasis.storage.working_folder import WORK
 from ctbasis.threads import available_cpus
 from tests.cohort.sources import write_cohort
@@ -123,17 +127,61 @@ def _footprint(pid: int) -> tuple[int, int]:
     return memory, files
 
 
-def table(measured: Measured, rows: int = 20) -> Iterable[str]:
-    """Yield the rows of the table."""
+@dataclass(frozen=True)
+class Part:
+    """A part of a run: the numbers of its first and last series, and medians over it.
+
+    Attributes:
+        first: Number of the first series, from 1, in the order of their ends.
+        last: Number of the last series.
+        seconds: Mean time from the end of one series to the end of the next.
+        memory: Memory of all processes together, in MiB.
+        files: Open files of all processes together.
+    """
+
+    first: int
+    last: int
+    seconds: float
+    memory: float
+    files: float
+
+
+def parts_of(measured: Measured, parts: int = 20) -> list[Part]:
+    """Return the run in `parts` parts of equally many series."""
     count = len(measured.ended)
-    size = max(1, count // rows)
-    yield f"{'series':>12} {'s/series':>9} {'MiB':>7} {'files':>6}"
+    size = max(1, count // parts)
+    found = []
     for first in range(0, count - size + 1, size):
-        last = first + size - 1
-        seconds = (measured.ended[last] - (measured.ended[first - 1] if first else 0.0)) / size
-        memory = statistics.median(measured.memory[first : last + 1]) / 2**20
-        files = statistics.median(measured.files[first : last + 1])
-        yield f"{first + 1:>5}-{last + 1:<6} {seconds:9.2f} {memory:7.0f} {files:6.0f}"
+        part = slice(first, first + size)
+        seconds = (measured.ended[first + size - 1] - (measured.ended[first - 1] if first else 0.0)) / size
+        memory, files = statistics.median(measured.memory[part]) / 2**20, statistics.median(measured.files[part])
+        found.append(Part(first + 1, first + size, seconds, memory, files))
+    return found
+
+
+def table(parts: Sequence[Part]) -> Iterable[str]:
+    """Yield the rows of the table."""
+    yield f"{'series':>12} {'s/series':>9} {'MiB':>7} {'files':>6}"
+    for one in parts:
+        yield f"{one.first:>5}-{one.last:<6} {one.seconds:9.2f} {one.memory:7.0f} {one.files:6.0f}"
+
+
+def plot(parts: Sequence[Part]) -> Figure:
+    """Draw the time of a series, memory and open files against the number of series that ended."""
+    figure = Figure(figsize=(7, 5.4), layout="constrained")
+    ended = [one.last for one in parts]
+    rows = (
+        ("s a series", [one.seconds for one in parts]),
+        ("MiB", [one.memory for one in parts]),
+        ("open files", [one.files for one in parts]),
+    )
+    for axes, (label, values) in zip(figure.subplots(len(rows), sharex=True), rows, strict=True):
+        axes.plot(ended, values, "o-", markersize=4, color=COLOURS[0])
+        axes.set_ylim(0, 1.3 * max(values))
+        axes.set_ylabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("series that ended")
+    return figure
 
 
 def overhead_of(measured: Measured, parallelism: int) -> tuple[float, float]:
@@ -170,20 +218,26 @@ def faults(measured: Measured, folder: Path, mark: str, series: int, parallelism
     return [*found, *(f"left: {one}" for one in left)]
 
 
-def main(series: int, parallelism: int) -> int:
+def main(series: int, parallelism: int, picture: Path | None = None) -> int:
     """Measure a cohort of `series` series; print what was found and return the number of missed bounds."""
     mark = uuid.uuid4().hex
     with tempfile.TemporaryDirectory(prefix="ctbasis-soak-") as name:
         folder = Path(name)
         write_cohort(folder / "ct", series, broken_every=BROKEN_EVERY)
         measured = measure(folder, parallelism, mark)
-        show(*table(measured))
+        parts = parts_of(measured)
+        show(*table(parts))
         show(f"{series} series in {measured.seconds:.0f} s by {parallelism} processes")
+        if picture:
+            save(plot(parts), picture)
         missed = faults(measured, folder, mark, series, parallelism)
     show(*(missed or ["no bound was missed"]))
     return len(missed)
 
 
 if __name__ == "__main__":
-    given = [int(text) for text in sys.argv[1:]]
-    sys.exit(bool(main(given[0] if given else 1000, given[1] if len(given) > 1 else available_cpus())))
+    parser = argparse.ArgumentParser(description="Denoise a cohort of many small series, and measure the run.")
+    parser.add_argument("series", nargs="?", type=int, default=1000)
+    parser.add_argument("parallelism", nargs="?", type=int, default=available_cpus())
+    parser.add_argument("picture", nargs="?", type=Path)
+    sys.exit(bool(main(**vars(parser.parse_args()))))
