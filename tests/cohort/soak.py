@@ -1,11 +1,12 @@
 """Denoise a cohort of many small series, and say whether memory, open files and the time of a series stay constant.
 
-    python -m tests.cohort.soak [SERIES] [PARALLELISM] [PICTURE]
+    python -m tests.cohort.soak [SERIES] [PARALLELISM] [PICTURE] [--size SLICES ROWS COLUMNS] [--cpus LIST]
 
 It makes SERIES phantoms of several sizes and kernels (1,000 by default), every twentieth of them broken, and runs
 `ctbasis cohort` on them. The table has a row for each twentieth of the run: seconds a series, memory of the run and of
-its worker processes, and open files; PICTURE is the same as a plot (PNG). After it stand the overhead of a series,
-which is the time that its steps do not account for, and what the run left. Exit code 1 tells that a bound was missed.
+its worker processes, and open files; PICTURE is the same as a plot (PNG). SIZE is that of all phantoms, and CPUS, as
+`taskset` takes them, are those of the run. After the table stand the overhead of a series, which is the time that its
+steps do not account for, and what the run left. Exit code 1 tells that a bound was missed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ctbasis.printable import show
 from ctbasis.report.figures import COLOURS
 from ctbasis.storage.working_folder import WORK
 from ctbasis.threads import available_cpus
-from tests.cohort.sources import write_cohort
+from tests.cohort.sources import SIZES, write_cohort
 from tests.kubeflow.kills import MARK, processes
 
 if TYPE_CHECKING:
@@ -218,13 +219,14 @@ def faults(measured: Measured, folder: Path, mark: str, series: int, parallelism
     return [*found, *(f"left: {one}" for one in left)]
 
 
-def main(series: int, parallelism: int, picture: Path | None = None) -> int:
+def main(series: int, parallelism: int, picture: Path | None, size: Sequence[int] | None, cpus: str) -> int:
     """Measure a cohort of `series` series; print what was found and return the number of missed bounds."""
     mark = uuid.uuid4().hex
     with tempfile.TemporaryDirectory(prefix="ctbasis-soak-") as name:
         folder = Path(name)
-        write_cohort(folder / "ct", series, broken_every=BROKEN_EVERY)
-        measured = measure(folder, parallelism, mark)
+        sizes = [(size[0], size[1], size[2])] if size else SIZES
+        write_cohort(folder / "ct", series, broken_every=BROKEN_EVERY, sizes=sizes)
+        measured = measure(folder, parallelism, mark, cpus=cpus)
         parts = parts_of(measured)
         show(*table(parts))
         show(f"{series} series in {measured.seconds:.0f} s by {parallelism} processes")
@@ -240,4 +242,6 @@ if __name__ == "__main__":
     parser.add_argument("series", nargs="?", type=int, default=1000)
     parser.add_argument("parallelism", nargs="?", type=int, default=available_cpus())
     parser.add_argument("picture", nargs="?", type=Path)
+    parser.add_argument("--size", nargs=3, type=int, metavar=("SLICES", "ROWS", "COLUMNS"))
+    parser.add_argument("--cpus", default="")
     sys.exit(bool(main(**vars(parser.parse_args()))))
