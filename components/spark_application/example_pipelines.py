@@ -5,7 +5,7 @@ from kfp import compiler, dsl, kubernetes
 from components.spark_application.component import spark_application
 from ctbasis.kubeflow.images import STEPS
 
-SPARK_IMAGE = "spark:3.5.7"
+SPARK_IMAGE = "spark:4.0.0"
 
 PI = {
     "apiVersion": "sparkoperator.k8s.io/v1beta2",
@@ -15,7 +15,7 @@ PI = {
         "type": "Python",
         "mode": "cluster",
         "image": SPARK_IMAGE,
-        "sparkVersion": "3.5.7",
+        "sparkVersion": "4.0.0",
         "mainApplicationFile": "local:///opt/spark/examples/src/main/python/pi.py",
         "arguments": ["${partitions}"],
         "restartPolicy": {"type": "Never"},

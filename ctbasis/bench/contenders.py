@@ -342,6 +342,8 @@ def _spark(*, stock: bool, mahout: bool) -> Any:
     """Start a Spark session and one Python worker per core, as a running application has them."""
     from pyspark.sql import SparkSession
 
+    from ctbasis.svd.engines.spark import without_tables
+
     os.environ["PYSPARK_PYTHON"] = sys.executable
     if mahout:
         _apply_manifest(stock=stock)
@@ -354,7 +356,8 @@ def _spark(*, stock: bool, mahout: bool) -> Any:
         builder = SparkSession.builder.master("local[*]")
         for key, value in settings.items():
             builder = builder.config(key, value)
-    session = builder.getOrCreate()
+    with without_tables():
+        session = builder.getOrCreate()
     cores = session.sparkContext.defaultParallelism
     engine = "ctbasis.svd.engines.mahout" if mahout else "ctbasis.svd.engines.spark"
     # The workers import the engine before anything is measured, as the peers do.

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 SETTINGS = {
     "spark.eventLog.enabled": "true",
+    # One file of JSON lines, as `Spent.of` reads it.
+    "spark.eventLog.rolling.enabled": "false",
+    "spark.eventLog.compress": "false",
     "spark.eventLog.logStageExecutorMetrics": "true",
     "spark.executor.metrics.pollingInterval": "200",
 }

@@ -42,7 +42,7 @@ from ctbasis.svd.engines.mahout_bridge import (
     resolve_kernels,
     spark_context,
 )
-from ctbasis.svd.engines.spark import error_of_task
+from ctbasis.svd.engines.spark import errors_of_tasks
 from ctbasis.threads import in_order
 
 if TYPE_CHECKING:
@@ -132,14 +132,15 @@ class MahoutFactor:
         A = spark.parallelize(blocks, len(blocks)).flatMap(rows)._reserialize(NoOpSerializer())  # noqa: SLF001
         run = java_class(spark, "DsSvd")(spark._jsc, kernels)  # noqa: SLF001
         try:
-            spark.setJobDescription(f"dssvd of class {label + 1}")
-            spark.setLocalProperty(JOB_LOG_MANY, "true")
-            run.run(A._jrdd, m, n, n, 0, 0, label)  # noqa: SLF001
-            s, V = decode(run.s())[1][0], decode(run.V())[1]
+            with errors_of_tasks():
+                spark.setJobDescription(f"dssvd of class {label + 1}")
+                spark.setLocalProperty(JOB_LOG_MANY, "true")
+                run.run(A._jrdd, m, n, n, 0, 0, label)  # noqa: SLF001
+                s, V = decode(run.s())[1][0], decode(run.V())[1]
         except Py4JJavaError as error:
             if error.java_exception.getClass().getSimpleName() == "RankDeficientException":
                 return False
-            raise error_of_task(error) or error from error
+            raise
         finally:
             run.close()
         if not is_orthonormal(V.T @ V):

@@ -29,7 +29,7 @@ from ctbasis.sources.fetch import list_objects
 from ctbasis.sources.schemes import open_source
 from ctbasis.sources.zip_archive import ZIP_SUFFIX
 from ctbasis.spark.fused_tasks import Column, assemble, decode_columns, digests, read_headers
-from ctbasis.svd.engines.spark import SparkWorkers, error_of_task, tasks_for
+from ctbasis.svd.engines.spark import SparkWorkers, errors_of_tasks, tasks_for
 from ctbasis.svd.factors import FactorWriter
 from ctbasis.svd.method import factorize_with
 
@@ -275,12 +275,8 @@ class Fused:
         return self._spark.parallelize(items, max(1, -(-len(items) // SLICES_PER_TASK)))
 
     def _collect(self, results: RDD[Any]) -> list[Any]:
-        from py4j.protocol import Py4JJavaError
-
-        try:
+        with errors_of_tasks():
             return list(results.collect())
-        except Py4JJavaError as error:
-            raise error_of_task(error) or error from error
 
 
 def files(uri: str, *, opaque: bool) -> list[RemoteObject]:

@@ -104,10 +104,20 @@ def prepared(main: Main) -> Main:
     return prepared_main
 
 
+def prepare_workers() -> None:
+    """Let each worker that is forked from this process run tasks by `prepared`.
+
+    A forked worker takes `main` from the module `pyspark.worker`, which is imported here once; that starts no thread.
+    """
+    from pyspark import worker
+
+    worker.main = prepared(worker.main)
+
+
 if __name__ == "__main__":
     from pyspark import daemon
 
-    daemon.worker_main = prepared(daemon.worker_main)
+    prepare_workers()
     keep_freed_memory()
     forget_zip_files()
     gc.collect()

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The entry point that Spark on Kubernetes requires of an image: `driver ARG...`, `executor`, or any other command,
 # which is run unchanged. The PyPI package pyspark contains no such script. The interface is the arguments and SPARK_*
-# variables that Spark 3.5 sets on its pods.
+# variables that Spark 4.2 sets on its pods.
 set -eu
 
 # Hadoop refuses a user without a name, and a cluster may run this image with any user id.

@@ -16,7 +16,7 @@ from zipimport import zipimporter
 import numpy as np
 import pytest
 
-from ctbasis.spark.worker_daemon import Acknowledging, forget_zip_files, keep_freed_memory, prepared
+from ctbasis.spark.worker_daemon import Acknowledging, forget_zip_files, keep_freed_memory, prepare_workers, prepared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +70,27 @@ def test_a_task_drops_the_importers_that_the_previous_one_created(archive: str) 
             prepared(main)(infile, outfile)
             assert executor.recv(4) == b"done"
     assert calls == [(b"one.", False), (b"two.", False)]
+
+
+def stream_of_a_task() -> str:
+    """Return the kind of stream from which a worker that PySpark's daemon forks reads a task."""
+    from pyspark import daemon, worker
+
+    kinds: list[str] = []
+    # The name of the module is the argument that Spark starts the daemon with.
+    sys.argv[1:] = ["pyspark.worker"]
+    worker.main = lambda infile, _outfile: kinds.append(type(infile.raw).__name__)
+    prepare_workers()
+    executor, of_worker = connected()
+    with executor, of_worker:
+        daemon.worker(of_worker, authenticated=True)
+    (kind,) = kinds
+    return kind
+
+
+def test_workers_of_pyspark_run_tasks_by_the_prepared_main() -> None:
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        assert pool.apply(stream_of_a_task) == Acknowledging.__name__
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="the option exists on Linux only")

@@ -180,11 +180,13 @@ def test_spark_runs_on_the_master_at_the_given_address(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    protected = {"spark.authenticate": "true", "spark.authenticate.secret": secret} if secret else {}
-    protected |= {"spark.network.crypto.enabled": "true"} if secret else {}
+    # Without a login, and no master with a secret starts with it.
+    settings = {"spark.master.rest.enabled": "false"}
+    settings |= {"spark.authenticate": "true", "spark.authenticate.secret": secret} if secret else {}
+    settings |= {"spark.network.crypto.enabled": "true"} if secret else {}
     defaults = tmp_path / "conf" / "spark-defaults.conf"
     defaults.parent.mkdir()
-    defaults.write_text("".join(f"{key} {value}\n" for key, value in protected.items()))
+    defaults.write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
     monkeypatch.setenv("SPARK_CONF_DIR", str(defaults.parent))
     spark_class = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
     master = [spark_class, "org.apache.spark.deploy.master.Master", "--host", "127.0.0.1", "--port", "0"]

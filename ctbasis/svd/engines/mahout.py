@@ -38,7 +38,7 @@ from ctbasis.svd.engines.mahout_bridge import (
     resolve_kernels,
     spark_context,
 )
-from ctbasis.svd.engines.spark import SparkWorkers, StoredBlocks, broadcast, error_of_task
+from ctbasis.svd.engines.spark import SparkWorkers, StoredBlocks, broadcast, errors_of_tasks
 from ctbasis.svd.engines.spark_tasks import TASKS_PER_CORE, combined, configured_slots, slots
 from ctbasis.svd.factor_passes import completed
 from ctbasis.svd.factors import FactorWriter
@@ -172,25 +172,26 @@ class _DsSvdRun:
         groups = configured_slots(self.spark.getConf(), self.spark.master) or None
         run = java_class(self.spark, "DsSvd")(self.spark._jsc, self.kernels, groups)  # noqa: SLF001
         try:
-            self.spark.setJobDescription(f"dssvd k={k} p={p} q={self.plan.power_iters}")
-            seed = self.seed % (JAVA_LONG_MAX + 1)
-            run.run(A._jrdd, self.matrix.rows, self.matrix.cols, k, p, self.plan.power_iters, seed)  # noqa: SLF001
-            note = f"Mahout 14.1 dssvd, {run.kernels()}; Omega drawn from seed {self.seed}"
-            s, V = decode(run.s())[1][0], decode(run.V())[1]
-            if not is_orthonormal(V.T @ V):
-                return None
-            signs = fixed_signs(V)
-            s, V = np.pad(s, (0, self.plan.rank - k)), complete_basis(V * signs, self.plan.rank)
-            check = residual_pass(s, V, self.factors.uri, seed=self.seed)
-            self.spark.setJobDescription("write U")
-            gram, *residual = self.write(run.U(np.dtype(self.factors.dtype).itemsize), signs, check)
-            if not is_orthonormal(gram):
-                return None
-            return Spectrum(s=s, V=V, note=note, accuracy=self.accuracy(check, tuple(residual), s, V))
+            with errors_of_tasks():
+                self.spark.setJobDescription(f"dssvd k={k} p={p} q={self.plan.power_iters}")
+                seed = self.seed % (JAVA_LONG_MAX + 1)
+                run.run(A._jrdd, self.matrix.rows, self.matrix.cols, k, p, self.plan.power_iters, seed)  # noqa: SLF001
+                note = f"Mahout 14.1 dssvd, {run.kernels()}; Omega drawn from seed {self.seed}"
+                s, V = decode(run.s())[1][0], decode(run.V())[1]
+                if not is_orthonormal(V.T @ V):
+                    return None
+                signs = fixed_signs(V)
+                s, V = np.pad(s, (0, self.plan.rank - k)), complete_basis(V * signs, self.plan.rank)
+                check = residual_pass(s, V, self.factors.uri, seed=self.seed)
+                self.spark.setJobDescription("write U")
+                gram, *residual = self.write(run.U(np.dtype(self.factors.dtype).itemsize), signs, check)
+                if not is_orthonormal(gram):
+                    return None
+                return Spectrum(s=s, V=V, note=note, accuracy=self.accuracy(check, tuple(residual), s, V))
         except Py4JJavaError as error:
             if error.java_exception.getClass().getSimpleName() == "RankDeficientException":
                 return None
-            raise error_of_task(error) or error from error
+            raise
         finally:
             run.close()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctbasis.errors import CtbasisError
+from ctbasis.svd.engines.spark import without_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +82,8 @@ def spark_context() -> SparkContext:
     """
     from pyspark import SparkContext
 
-    spark = SparkContext.getOrCreate()
+    with without_tables():
+        spark = SparkContext.getOrCreate()
     conf = spark.getConf()
     settings = {key: conf.get(key, None) for key in REQUIRED_CONF}
     wrong = [key for key, value in REQUIRED_CONF.items() if settings[key] != value]

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
-    from py4j.protocol import Py4JJavaError
     from pyspark import RDD, Broadcast, SparkContext
 
     from ctbasis.matrix.store import MatrixStore
@@ -105,16 +104,13 @@ class SparkWorkers(Workers):
         self._spark, self._source = spark, source
 
     def _run(self, work: Pass) -> Parts:
-        from py4j.protocol import Py4JJavaError
-
         shared = broadcast(self._spark, work)
         self._spark.setJobDescription(f"svd: {work.name}")
         blocks = self._source.blocks(reads=work.reads)
         parts = blocks.mapPartitions(lambda partition: fold_partition(shared, partition))
         try:
-            total = combined(parts, merge_of(work, shared))
-        except Py4JJavaError as error:
-            raise error_of_task(error) or error from error
+            with errors_of_tasks():
+                total = combined(parts, merge_of(work, shared))
         finally:
             shared.destroy()
         self.count_sent(operands(work), self._executors())
@@ -174,11 +170,12 @@ def spark_context(cluster: str = "") -> SparkContext:
 
     # Workers on this machine must run this interpreter; others have it at the same path, or that of their image.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    conf = SparkConf().setAppName("ctbasis-svd").set("spark.ui.showConsoleProgress", "false")
-    if cluster:
-        conf.setMaster(cluster)
     try:
-        spark = SparkContext.getOrCreate(conf)
+        with without_tables():
+            conf = SparkConf().setAppName("ctbasis-svd").set("spark.ui.showConsoleProgress", "false")
+            if cluster:
+                conf.setMaster(cluster)
+            spark = SparkContext.getOrCreate(conf)
     except PySparkRuntimeError as error:
         raise CtbasisError(
             "Spark does not start on this machine",
@@ -193,9 +190,49 @@ def spark_context(cluster: str = "") -> SparkContext:
     return spark
 
 
-def error_of_task(error: Py4JJavaError) -> CtbasisError | None:
-    """Return the `CtbasisError` that a task raised, from the Java exception with its Python traceback; None if none."""
+@contextmanager
+def without_tables() -> Iterator[None]:
+    """Hide pandas and Arrow from PySpark while a context starts, unless they are imported already.
+
+    At its first call of the JVM, PySpark 4.2 imports both through a module of its tests. That takes a second and warns
+    of pandas 3; no engine uses either.
+    """
+    hidden = [name for name in ("pandas", "pyarrow") if name not in sys.modules]
+    modules = cast("dict[str, object]", sys.modules)
+    modules.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del modules[name]
+
+
+@contextmanager
+def errors_of_tasks() -> Iterator[None]:
+    """Raise the `CtbasisError` that a task raised in place of PySpark's exception; others pass through unchanged.
+
+    PySpark raises a `Py4JJavaError` where a job fails. Where this process has a Spark session, it converts the error of
+    a Python worker to a `PythonException`.
+    """
+    from py4j.protocol import Py4JJavaError
+    from pyspark.errors import PythonException
+
+    try:
+        yield
+    except Py4JJavaError as error:
+        # The name of the Java exception and the stack of the JVM are not part of its message.
+        if raised := error_in_traceback(str(error.java_exception.getMessage())):
+            raise raised from error
+        raise
+    except PythonException as error:
+        if raised := error_in_traceback(str(error)):
+            raise raised from error
+        raise
+
+
+def error_in_traceback(message: str) -> CtbasisError | None:
+    """Return the `CtbasisError` of the Python traceback in the message of Spark's exception; None if none."""
     # The name of the class starts a line of a traceback; within a line, a name from outside could contain it.
     kind = f"\n{CtbasisError.__module__}.{CtbasisError.__qualname__}: "
-    _, prefix, text = f"\n{error.java_exception.getMessage()}".rpartition(kind)
+    _, prefix, text = f"\n{message}".rpartition(kind)
     return CtbasisError.from_text(text.split("\n\n")[0].strip()) if prefix else None

@@ -91,12 +91,13 @@ spec:
   type: Python
   pythonVersion: "3"
   mode: cluster
-  sparkVersion: 3.5.9
+  sparkVersion: 4.2.0
   image: ctbasis/spark:1.0
   mainApplicationFile: local:///opt/job.py
   sparkConf:
     spark.serializer: org.apache.spark.serializer.KryoSerializer
-    spark.hadoop.fs.s3a.aws.credentials.provider: com.amazonaws.auth.EnvironmentVariableCredentialsProvider
+    spark.hadoop.fs.s3a.aws.credentials.provider: >-
+      software.amazon.awssdk.auth.credentials.EnvironmentVariableCredentialsProvider
     spark.kubernetes.driver.secretKeyRef.AWS_SECRET_ACCESS_KEY: s3:key
     spark.authenticate: "true"
     spark.network.crypto.enabled: "true"

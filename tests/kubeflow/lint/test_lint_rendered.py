@@ -28,7 +28,7 @@ kind: SparkApplication
 metadata: {name: svd}
 spec:
   type: Python
-  sparkVersion: 3.5.9
+  sparkVersion: 4.2.0
   mainApplicationFile: local:///job.py
   sparkConf:
     spark.a: "1"
