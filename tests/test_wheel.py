@@ -91,7 +91,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = environment / "bin" / "python"
     for arguments in (
         ("venv", "--python", sys.executable, environment),
-        ("export", "--frozen", "--no-dev", "--no-emit-project", "--output-file", locked),
+        ("export", "--frozen", "--no-default-groups", "--no-emit-project", "--output-file", locked),
         ("pip", "install", "--python", python, "--no-deps", "--require-hashes", "--requirement", locked),
         ("pip", "install", "--python", python, "--no-deps", wheel),
     ):

@@ -76,6 +76,13 @@ def test_every_python_package_is_installed_by_hash(dockerfile: list[str]) -> Non
     assert [part for part in installing if "--require-hashes" not in part] == []
 
 
+def test_an_image_has_no_package_of_a_default_group(dockerfile: list[str]) -> None:
+    exports = [line for line in dockerfile if "uv export" in line]
+    assert exports
+    # `--no-dev` would leave the group of the documentation in.
+    assert [line for line in exports if "--no-default-groups" not in line] == []
+
+
 def test_uv_has_one_version_and_the_hashes_of_its_wheels() -> None:
     text = (ROOT / "images" / "uv.txt").read_text()
     (version,) = re.findall(r"^uv==([\d.]+) ", text, re.MULTILINE)
