@@ -184,5 +184,6 @@ clean: ## Remove the files that setup and demo have made
 
 $(JAR): $(shell find $(MAHOUT) -path $(MAHOUT)/target -prune -o -type f -print)
 	@images/spark/mahout/toolchain
+	@rm -rf $(MAHOUT)/target  # files that the build of an earlier version unpacked would be compiled too
 	mvn --quiet --batch-mode --file $(MAHOUT)/pom.xml package
 	@touch $@
