@@ -39,7 +39,7 @@ COLUMNS = {
     ),
     "task": (
         *("task", "observer", "method", "setting", "dose", "d_prime", "d_prime_low", "d_prime_high", "auc"),
-        *("equivalent_dose", "equivalent_low", "equivalent_high", "reached_dose", "images", "seconds_per_volume"),
+        *("equivalent_dose", "equivalent_low", "equivalent_high", "reached_dose", "images", "seconds_per_megavoxel"),
     ),
 }
 """Columns of the tables of benchmarks whose rows hold more than fits a line."""
@@ -60,6 +60,7 @@ def bench(
     field: tuple[Path, Path] | None = None,
     spacing: Spacing | None = None,
     tasks: TaskSettings | None = None,
+    keep: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Run benchmarks and return their rows.
 
@@ -75,6 +76,7 @@ def bench(
         field: A series and a field of real noise, on which quality is measured instead.
         spacing: mm between slices, rows and columns of the .npy files of `pair` and `field`.
         tasks: Settings of task, whose background is the first of `series`, by default a phantom.
+        keep: Folder of the images of task, with which a run that was killed goes on.
 
     Raises:
         CtbasisError: A series is no folder, or a benchmark failed.
@@ -96,7 +98,7 @@ def bench(
     if "svd" in names:
         rows += bench_svd(first, cases)
     rows += bench_traffic(traffic or TrafficCase()) if "traffic" in names else []
-    rows += bench_task(first, tasks) if "task" in names else []
+    rows += bench_task(first, tasks, keep) if "task" in names else []
     methods = (settings or QualitySettings()).methods
     if "quality" in names and pair is not None:
         rows += bench_pair(*pair, methods, spacing)

@@ -10,42 +10,31 @@ both have the same noise.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ctbasis.bench.denoisers import PATCH, PEERS, NoisyVolume, global_modes, restored_trapz
-from ctbasis.bench.quality_cases import power_of_covariance, read_truth
-from ctbasis.bench.quality_pairs import USUAL
-from ctbasis.bench.task_cases import DOSES, INPUT_DOSES, TASKS, TaskCase, TaskSettings, make_case
-from ctbasis.printable import say
+from ctbasis.bench.denoisers import PATCH, PEERS, global_modes
+from ctbasis.bench.quality_cases import read_truth
+from ctbasis.bench.task_cases import TASKS, TaskCase, TaskSettings, make_case
+from ctbasis.bench.task_images import INPUT, KeptImages, images, setting_of
+from ctbasis.progress import progress
 from ctbasis.report.quality import TISSUE
 from ctbasis.score.noise_power import NoisePower
 from ctbasis.score.task.channels import outputs
 from ctbasis.score.task.dose_equivalence import DosePower
 from ctbasis.score.task.observers import Backgrounds, hotelling
 from ctbasis.score.task.transfer import TaskTransfer, transfers_by_contrast
-from ctbasis.threads import available_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from ctbasis.bench.denoisers import Denoiser
-
-INPUT = "input"
-"""Name of the unprocessed images."""
-
-IN_LAYERS, IN_WINDOW = ("nlm", "bm3d"), ("bm4d",)
-"""Peers that work slice by slice and get the scored slices only, in a window around the sites; and peers that get all
-slices in that window, because they take minutes otherwise."""
 
 RANKS_SHOWN = (0.5, 0.75)
 """Ranks of global mode that are measured, as fractions of the number of slices."""
@@ -55,9 +44,6 @@ BOOTSTRAPS = 200
 
 BAND = (2.5, 97.5)
 """Percentiles of a band."""
-
-LAGS = 16
-"""Largest lag of the noise covariance whose spectrum BM3D and BM4D get, pixels."""
 
 SINGLE_PIXEL = 1.2
 """mm between pixels below which a series is binned 2 x 2, as in `ctbasis bench quality`."""
@@ -71,13 +57,18 @@ class Measured:
         regions: For every task, regions of interest by realisation and site, (realisations, sites, EDGE, EDGE).
         power: Noise power of the error in the body.
         transfers: Edges of the signals, by contrast.
-        seconds: Time of all realisations.
+        seconds: Sum over the realisations of the processor time for a million voxels.
     """
 
     power: NoisePower
     transfers: list[TaskTransfer]
     regions: list[list[NDArray[np.float64]]] = field(default_factory=lambda: [[] for _ in TASKS])
     seconds: float = 0.0
+
+    @property
+    def realisations(self) -> int:
+        """Number of realisations added."""
+        return len(self.regions[0])
 
     @classmethod
     def of(cls, case: TaskCase) -> Self:
@@ -99,23 +90,26 @@ class Measured:
                 transfer.add(z, truth[z], image[z], shown=shown)
 
 
-def bench_task(series: Path | None, settings: TaskSettings | None = None) -> list[dict[str, Any]]:
+def bench_task(
+    series: Path | None, settings: TaskSettings | None = None, keep: Path | None = None
+) -> list[dict[str, Any]]:
     """Measure the tasks for all methods.
 
     Args:
         series: Folder of a CT series whose slices are the background; by default a phantom.
         settings: Noise, realisations and methods.
+        keep: Folder for denoised images; a run that is killed goes on with them when it is started again.
 
     Returns:
         A row for each method, dose, task and observer: task, observer, method, setting, dose, noise_hu, d_prime,
         d_prime_low, d_prime_high, auc, images, f_av, f_peak (of the error in the body), f50 and recovered (of the edges
-        of the signals of the task), seconds_per_volume; for denoised images also equivalent_dose (relative to the dose
-        of the image: 1.3 is worth 30 % more dose) with equivalent_low and equivalent_high, and in the row of the full
-        dose reached_dose, at which the denoised image has the d' of the unprocessed one at full dose, with its band. A
-        peer that is not installed has a row whose setting says so.
+        of the signals of the task), seconds_per_megavoxel of processor time; for denoised images also equivalent_dose
+        (relative to the dose of the image: 1.3 is worth 30 % more dose) with equivalent_low and equivalent_high, and in
+        the row of the full dose reached_dose, at which the denoised image has the d' of the unprocessed one at full
+        dose, with its band. A peer that is not installed has a row whose setting says so.
 
     Raises:
-        CtbasisError: The series is none, or has no room for the signals.
+        CtbasisError: The series is none, has no room for the signals, or `keep` holds images of another case.
     """
     settings = settings or TaskSettings()
     truth = None
@@ -123,95 +117,55 @@ def bench_task(series: Path | None, settings: TaskSettings | None = None) -> lis
         truth = read_truth(series)
         truth = truth.binned() if min(truth.spacing[1:]) < SINGLE_PIXEL else truth
         truth = replace(truth, hu=truth.hu[: settings.slices])
-    return measure_case(make_case(settings, truth), settings)
+    return measure_case(make_case(settings, truth), settings, keep)
 
 
-def measure_case(case: TaskCase, settings: TaskSettings) -> list[dict[str, Any]]:
+def measure_case(case: TaskCase, settings: TaskSettings, keep: Path | None = None) -> list[dict[str, Any]]:
     """Run all methods on a case, and return the rows of `bench_task`."""
-    measured, rows = _run(case, settings)
+    measured, rows = _run(case, settings, KeptImages(keep, case))
     return [*rows, *_rows(case, measured)]
 
 
-def _run(case: TaskCase, settings: TaskSettings) -> tuple[dict[tuple[str, float], Measured], list[dict[str, Any]]]:
+def _run(
+    case: TaskCase, settings: TaskSettings, kept: KeptImages
+) -> tuple[dict[tuple[str, float], Measured], list[dict[str, Any]]]:
     """Return what every method shows at every dose, and rows of peers that are not installed."""
-    methods = [peer for peer in PEERS if peer.name in settings.methods]
-    count = len(case.background.hu)
-    if "global" in settings.methods:
-        shown = {f"global k={round(share * count)}/{count}" for share in RANKS_SHOWN}
-        methods += [mode for mode in global_modes(count) if mode.name in shown]
-    methods += [mode for mode in PATCH if mode.name in settings.methods]
+    methods = _methods(settings, len(case.background.hu))
     rows = [
         {"bench": "task", "method": method.name, "setting": f"{method.module} is not installed"}
         for method in methods
         if method.absent
     ]
     measured: dict[tuple[str, float], Measured] = defaultdict(lambda: Measured.of(case))
-    for dose in sorted(INPUT_DOSES, reverse=True):
-        volumes = [case.noisy(realisation, dose) for realisation in range(settings.realisations)]
-        for realisation, (truth, noisy) in enumerate(volumes):
-            measured[INPUT, dose].add(case, realisation, truth, noisy.hu)
-        for method in methods if dose in DOSES else ():
-            if method.absent:
-                continue
-            one = measured[method.name, dose]
-            for realisation, (image, seconds) in enumerate(
-                _all_denoised(method, case, [noisy for _, noisy in volumes])
-            ):
-                one.seconds += seconds
-                one.add(case, realisation, volumes[realisation][0], image)
-        say(f"bench: task: {settings.realisations} volumes at {dose:g} of the full dose")
-    return dict(measured), rows
+    for realisation in progress(range(settings.realisations), "bench: task", unit="realisation"):
+        truth = case.truth(realisation)
+        own = [one for one in methods if not one.absent and realisation < settings.realisations_of(one.name)]
+        for image in images(case, own, realisation, kept):
+            one = measured[image.method, image.dose]
+            one.seconds += image.seconds
+            shown = truth.copy()
+            shown[case.layers, *case.window] = image.hu
+            one.add(case, realisation, truth, shown)
+    # Tables have the order of the methods and of the doses, whatever was kept.
+    order = [INPUT, *(method.name for method in methods)]
+    ranked = sorted(measured, key=lambda key: (order.index(key[0]), -key[1]))
+    return {key: measured[key] for key in ranked}, rows
 
 
-def _all_denoised(
-    method: Denoiser, case: TaskCase, volumes: Sequence[NoisyVolume]
-) -> Iterator[tuple[NDArray[np.float32], float]]:
-    """Yield the denoised volumes, HU, and the seconds of each.
-
-    Libraries that compute in one thread denoise as many volumes at a time as there are cores.
-    """
-    if not method.module:
-        yield from (_denoised(method, case, noisy) for noisy in volumes)
-        return
-    with restored_trapz(), ThreadPoolExecutor(available_cpus()) as pool:
-        yield from pool.map(partial(_denoised, method, case), volumes)
-
-
-def _denoised(method: Denoiser, case: TaskCase, noisy: NoisyVolume) -> tuple[NDArray[np.float32], float]:
-    """Denoise a volume; slow peers denoise the scored slices or the window of the sites only."""
-    setting = setting_of(method)
-    start = time.perf_counter()
-    if method.name not in {*IN_LAYERS, *IN_WINDOW}:
-        return method.run(noisy, setting)[0], time.perf_counter() - start
-    slices = case.layers if method.name in IN_LAYERS else list(range(len(noisy.hu)))
-    image = noisy.hu.copy()
-    image[slices, *case.window] = method.run(_windowed(noisy, slices, case.window), setting)[0]
-    return image, time.perf_counter() - start
-
-
-def setting_of(method: Denoiser) -> Mapping[str, Any]:
-    """Return the setting of a peer without a truth, and the default of a mode of ctbasis."""
-    return USUAL.get(method.name, method.settings[0])
-
-
-def _windowed(noisy: NoisyVolume, slices: Sequence[int], window: tuple[slice, slice]) -> NoisyVolume:
-    """Return the slices in a window, with the noise power at the frequencies of the window."""
-    hu = np.ascontiguousarray(noisy.hu[slices, *window])
-    covariance = np.fft.fftshift(np.fft.ifft2(noisy.power).real)
-    rows, columns = (edge // 2 for edge in covariance.shape)
-    near = covariance[rows - LAGS : rows + LAGS, columns - LAGS : columns + LAGS]
-    power = power_of_covariance(near, hu.shape[1:], noisy.sigma)
-    return NoisyVolume(hu, noisy.spacing, range(len(hu)), noisy.sigma, power)
+def _methods(settings: TaskSettings, slices: int) -> list[Denoiser]:
+    methods = [peer for peer in PEERS if peer.name in settings.methods]
+    if "global" in settings.methods:
+        shown = {f"global k={round(share * slices)}/{slices}" for share in RANKS_SHOWN}
+        methods += [mode for mode in global_modes(slices) if mode.name in shown]
+    return methods + [mode for mode in PATCH if mode.name in settings.methods]
 
 
 def _rows(case: TaskCase, measured: Mapping[tuple[str, float], Measured]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number, task in enumerate(TASKS):
-        one = np.stack([case.shows_one(number, r) for r in range(len(measured[INPUT, 1.0].regions[number]))])
-        places = np.broadcast_to(np.arange(one.shape[1]), one.shape)
         for observer, channels in task.observers(case.spacing[1:]).items():
             seen = {
-                key: _seen([outputs(images, channels) for images in what.regions[number]], one, places)
+                key: _seen(case, number, [outputs(regions, channels) for regions in what.regions[number]])
                 for key, what in measured.items()
             }
             worth = _worth({key: Backgrounds.of(*args) for key, args in seen.items()}, case.seed)
@@ -229,17 +183,19 @@ def _rows(case: TaskCase, measured: Mapping[tuple[str, float], Measured]) -> lis
                         **hotelling(shown, other, places=where).to_dict(),
                         **worth.get((method, dose), {}),
                         **_texture(what, task.one.contrast_hu),
-                        "seconds_per_volume": what.seconds / len(one) if method != INPUT else None,
+                        "seconds_per_megavoxel": what.seconds / what.realisations if method != INPUT else None,
                     }
                 )
     return rows
 
 
 def _seen(
-    by_realisation: Sequence[NDArray[np.float64]], one: NDArray[np.bool_], places: NDArray[np.intp]
+    case: TaskCase, task: int, by_realisation: Sequence[NDArray[np.float64]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Return channel outputs with the one pattern and with the other, and the sites of both."""
     v = np.stack(by_realisation)
+    one = np.stack([case.shows_one(task, realisation) for realisation in range(len(v))])
+    places = np.broadcast_to(np.arange(one.shape[1]), one.shape)
     return v[one], v[~one], (places[one], places[~one])
 
 

@@ -145,6 +145,7 @@ class TaskSettings:
         methods: Methods, some of `ctbasis.bench.denoisers.METHODS`.
         slices: Slices of the phantom.
         seed: Seed of phantom, sites and noise.
+        fewer: Methods that get fewer realisations, because they are slow, and their realisations.
 
     Raises:
         CtbasisError: A setting is out of bounds or unknown.
@@ -155,17 +156,23 @@ class TaskSettings:
     methods: Sequence[str] = tuple(name for name in METHODS if name not in {"gaussian", "patch one stage"})
     slices: int = SLICES
     seed: int = 0
+    fewer: Sequence[tuple[str, int]] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1000:  # noqa: PLR2004 - HU
             raise CtbasisError(f"the noise level is {self.level}", expected="HU of noise in the body, such as 24")
-        if self.realisations < 4 or self.realisations % 2:  # noqa: PLR2004 - two of each pattern
-            raise CtbasisError(f"realisations is {self.realisations}", expected="an even number, at least 4")
+        for count in (self.realisations, *(count for _, count in self.fewer)):
+            if count < 4 or count % 2:  # noqa: PLR2004 - two of each pattern
+                raise CtbasisError(f"realisations is {count}", expected="an even number, at least 4")
         if self.slices < 2 * FIRST + THICK:
             raise CtbasisError(f"slices is {self.slices}", expected=f"at least {2 * FIRST + THICK}")
-        unknown = set(self.methods) - set(METHODS)
+        unknown = {*self.methods, *(name for name, _ in self.fewer)} - set(METHODS)
         if unknown:
             raise CtbasisError(f"unknown methods: {', '.join(sorted(unknown))}", expected=", ".join(METHODS))
+
+    def realisations_of(self, method: str) -> int:
+        """Return the number of realisations of a method."""
+        return min(self.realisations, dict(self.fewer).get(method, self.realisations))
 
 
 @dataclass(frozen=True)

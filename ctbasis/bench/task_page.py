@@ -97,13 +97,13 @@ def _detectability(rows: Sequence[Row]) -> list[str]:
             cells.append(_relative(row) if method != INPUT else "")
         reached = next((row for row in by_dose.values() if "reached_dose" in row), None)
         cells.append("1" if method == INPUT else _reached(reached, min(doses)) if reached else "")
-        seconds = max((row["seconds_per_volume"] or 0.0 for row in by_dose.values()), default=0.0)
+        seconds = max((row["seconds_per_megavoxel"] or 0.0 for row in by_dose.values()), default=0.0)
         cells.append(f"{seconds:.3g}" if seconds else "")
         lines.append(cells)
     heads = ["method", "setting"]
     for dose in doses:
         heads += [f"d' at {dose:g}", "worth, more dose"]
-    return table([*heads, "dose that reaches the full dose's d'", "seconds a volume"], lines)
+    return table([*heads, "dose that reaches the full dose's d'", "core-seconds a million voxels"], lines)
 
 
 def _relative(row: Row) -> str:

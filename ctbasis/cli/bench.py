@@ -81,6 +81,18 @@ MILLIMETRES = click.FloatRange(0.01, 1000)
     help="task: noise realisations of the volume at each dose, an even number; the time is proportional to it.",
 )
 @click.option(
+    "--fewer",
+    type=(str, click.IntRange(4, 1000)),
+    multiple=True,
+    metavar="METHOD N",
+    help="task: a slow method that gets only N of the realisations; repeatable.",
+)
+@click.option(
+    "--keep",
+    type=PATH,
+    help="task: folder for the images of every realisation; a run that was killed goes on with them.",
+)
+@click.option(
     "--kernel",
     "kernels",
     type=click.Choice(["hann", "cosine", "shepp-logan", "ram-lak"]),
@@ -120,7 +132,7 @@ MILLIMETRES = click.FloatRange(0.01, 1000)
     "one by one.",
 )
 @click.option("--json", "json_file", type=OUTPUT_FILE, help="JSON file to which the rows are written too.")
-@click.option("--page", type=OUTPUT_FOLDER, help="svd, quality, traffic: folder for tables and pictures.")
+@click.option("--page", type=OUTPUT_FOLDER, help="svd, quality, task, traffic: folder for tables and pictures.")
 def bench(
     what: tuple[str, ...],
     series: tuple[Path, ...],
@@ -130,6 +142,8 @@ def bench(
     spacing: tuple[float, float, float] | None,
     json_file: Path | None,
     page: Path | None,
+    *,
+    keep: Path | None,
     **own: Any,
 ) -> None:
     """Measure WHAT: by default pipeline, ingest and svd. Ratios are between measurements of one session.
@@ -152,7 +166,7 @@ def bench(
     from ctbasis.storage.outputs import write_file
 
     given = {name: value for name, value in own.items() if value not in (None, ())}
-    realisations = given.pop("realisations", None)
+    only_tasks = {name: given.pop(name) for name in ("realisations", "fewer") if name in given}
     quality = {name: given.pop(name) for name in list(given) if name in QualitySettings.__dataclass_fields__}
     traffic = TrafficCase.of(given) if "traffic" in what else None
     given.pop("executors", None)
@@ -167,7 +181,8 @@ def bench(
         pair=pair,
         field=field,
         spacing=spacing,
-        tasks=_task_settings(quality, realisations),
+        tasks=_task_settings(quality, only_tasks),
+        keep=keep,
     )
     show(*table(rows).split("\n"))
     if json_file is not None:
@@ -185,10 +200,10 @@ def bench(
             write_task_page([row for row in rows if row["bench"] == "task"], page)
 
 
-def _task_settings(quality: Mapping[str, Any], realisations: int | None) -> TaskSettings:
+def _task_settings(quality: Mapping[str, Any], own: Mapping[str, Any]) -> TaskSettings:
     """Return the settings of task from the options that it shares with quality, and its own."""
     from ctbasis.bench.task_cases import TaskSettings
 
-    given: dict[str, Any] = {"methods": quality.get("methods"), "realisations": realisations}
+    given: dict[str, Any] = {"methods": quality.get("methods"), **own}
     given["level"] = next(iter(quality.get("levels", ())), None)
     return TaskSettings(**{name: value for name, value in given.items() if value is not None})
