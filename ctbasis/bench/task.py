@@ -137,10 +137,18 @@ def _run(
         if method.absent
     ]
     measured: dict[tuple[str, float], Measured] = defaultdict(lambda: Measured.of(case))
-    for realisation in progress(range(settings.realisations), "bench: task", unit="realisation"):
+    installed = [method for method in methods if not method.absent]
+    # The fast ones first: a run that is killed has them.
+    stages: list[list[Denoiser | None]] = [[None, *(method for method in installed if not method.module)]]
+    stages += [[method] for method in installed if method.module]
+    work = [
+        (stage, realisation)
+        for stage in stages
+        for realisation in range(settings.realisations_of(stage[0].name if stage[0] else INPUT))
+    ]
+    for stage, realisation in progress(work, "bench: task", unit="realisation"):
         truth = case.truth(realisation)
-        own = [one for one in methods if not one.absent and realisation < settings.realisations_of(one.name)]
-        for image in images(case, own, realisation, kept):
+        for image in images(case, stage, realisation, kept):
             one = measured[image.method, image.dose]
             one.seconds += image.seconds
             shown = truth.copy()

@@ -150,19 +150,20 @@ def _version(package: str) -> str | None:
         return None
 
 
-def images(case: TaskCase, methods: Sequence[Denoiser], realisation: int, kept: KeptImages) -> Iterator[TaskImage]:
-    """Yield the unprocessed images of a realisation at all doses, and what every method makes of them.
+def images(
+    case: TaskCase, methods: Sequence[Denoiser | None], realisation: int, kept: KeptImages
+) -> Iterator[TaskImage]:
+    """Yield what every method makes of a realisation, at every dose.
 
     Libraries that compute in one thread denoise as many volumes at a time as there are cores.
 
     Args:
         case: The case.
-        methods: Methods, all installed.
+        methods: Methods, all installed; None stands for the unprocessed images, which have more doses.
         realisation: Number of the noise realisation.
         kept: Images that need not be made again; what is made is added.
     """
-    wanted: list[tuple[Denoiser | None, float]] = [(None, dose) for dose in INPUT_DOSES]
-    wanted += [(method, dose) for method in methods for dose in DOSES]
+    wanted = [(method, dose) for method in methods for dose in (DOSES if method else INPUT_DOSES)]
     missing = []
     for method, dose in wanted:
         image = kept.load(method.name if method else INPUT, dose, realisation)
