@@ -20,6 +20,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -86,14 +87,22 @@ class KeptImages:
         case: The case.
 
     Raises:
-        CtbasisError: The folder holds images of another case or of other code.
+        CtbasisError: The folder holds images of another case or of other code, or other files.
     """
 
     def __init__(self, folder: Path | None, case: TaskCase) -> None:
         self._folder = folder
         self._description = json.dumps(_description(case), indent=2) if folder else ""
-        known = folder / DESCRIPTION if folder else None
-        if known is not None and known.exists() and known.read_text(encoding="utf-8") != self._description:
+        if folder is None or not folder.exists() or not any(folder.iterdir()):
+            return
+        known = folder / DESCRIPTION
+        if not known.exists():
+            raise CtbasisError(
+                f"{folder} holds other files",
+                expected="an empty folder, or that of a former run",
+                remedy="choose another",
+            )
+        if known.read_bytes() != self._description.encode():
             raise CtbasisError(
                 f"{folder} holds images of another case, or of other code",
                 expected=f"the description of this run in {DESCRIPTION}",
@@ -102,12 +111,24 @@ class KeptImages:
             )
 
     def load(self, method: str, dose: float, realisation: int) -> TaskImage | None:
-        """Return an image, None if it is not kept."""
+        """Return an image, None if it is not kept.
+
+        Raises:
+            CtbasisError: The file is damaged.
+        """
         path = self._path(method, dose, realisation)
         if path is None or not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as kept:
-            return TaskImage(method, dose, kept["hu"], float(kept["seconds"]))
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                return TaskImage(method, dose, kept["hu"], float(kept["seconds"]))
+        except (ValueError, KeyError, OSError, BadZipFile) as error:
+            raise CtbasisError(
+                f"{path} cannot be read: {error}",
+                expected="an image that a former run kept",
+                cause="the file is damaged",
+                remedy="delete it; it is made again",
+            ) from error
 
     def keep(self, image: TaskImage, realisation: int) -> None:
         """Keep an image."""
@@ -163,21 +184,20 @@ def images(
         realisation: Number of the noise realisation.
         kept: Images that need not be made again; what is made is added.
     """
-    wanted = [(method, dose) for method in methods for dose in (DOSES if method else INPUT_DOSES)]
-    missing = []
-    for method, dose in wanted:
-        image = kept.load(method.name if method else INPUT, dose, realisation)
-        if image is None:
-            missing.append((method, dose))
-        else:
-            yield image
-    volumes = {dose: case.noisy(realisation, dose)[1] for dose in {dose for _, dose in missing}}
-    for method in dict.fromkeys(method for method, _ in missing):
-        doses = [dose for one, dose in missing if one is method]
-        make = partial(_made, case, method)
+    volumes: dict[float, NoisyVolume] = {}
+    for method in methods:
+        missing = []
+        for dose in DOSES if method else INPUT_DOSES:
+            image = kept.load(method.name if method else INPUT, dose, realisation)
+            if image is None:
+                missing.append(dose)
+            else:
+                yield image
+        for dose in set(missing) - set(volumes):
+            volumes[dose] = case.noisy(realisation, dose)[1]
         alone = method is None or not method.module
         with nullcontext() if alone else restored_trapz(), ThreadPoolExecutor(1 if alone else available_cpus()) as pool:
-            for image in pool.map(make, doses, [volumes[dose] for dose in doses]):
+            for image in pool.map(partial(_made, case, method), missing, [volumes[dose] for dose in missing]):
                 kept.keep(image, realisation)
                 yield image
 

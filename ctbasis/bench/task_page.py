@@ -43,7 +43,8 @@ def write_task_page(rows: Sequence[Row], folder: Path) -> None:
     images = measured[0]["images"]
     introduction = (
         "Written by `ctbasis bench task --page`. docs/explanation/tasks.md defines what is measured, and how. d' has "
-        f"its exact 95 % interval, from {images} regions of interest in independent noise. Seconds on {machine()}."
+        f"its exact 95 % interval, from {images} regions of interest in independent noise{_fewer(measured)}. Seconds "
+        f"are processor time of one core, on {machine()}."
     )
     explanation = (
         "Each curve shows the dose that a denoised image is worth (vertical) at the dose at which it was taken. On the "
@@ -53,7 +54,8 @@ def write_task_page(rows: Sequence[Row], folder: Path) -> None:
     alt = "Dose-equivalence curves: the dose that a denoised image is worth, by task and observer"
     lines = ["# `ctbasis bench task`", "", introduction, ""]
     lines += [f"{row['method']}: {row['setting']}." for row in missing]
-    lines += [*_sentences(measured), "", f"![{alt}]({PICTURE})", "", explanation]
+    lines += [*_summary(measured), f"![{alt}]({PICTURE})", "", explanation]
+    lines += ["", "## Patch mode", "", *_sentences(measured)] if any(row["method"] == OURS for row in measured) else []
     for task, observer in dict.fromkeys((row["task"], row["observer"]) for row in measured):
         own = [row for row in measured if (row["task"], row["observer"]) == (task, observer)]
         lines += ["", f"## {task}: {observer}", "", *_detectability(own)]
@@ -64,13 +66,43 @@ def write_task_page(rows: Sequence[Row], folder: Path) -> None:
     write_file(folder / "task.md", "\n".join(lines) + "\n")
 
 
+def _fewer(rows: Sequence[Row]) -> str:
+    """Return which methods have fewer regions of interest."""
+    images = {row["method"]: row["images"] for row in rows if row["task"] == rows[0]["task"]}
+    return "".join(f"; {name}: {count} regions" for name, count in images.items() if count < images[INPUT])
+
+
+def _summary(rows: Sequence[Row]) -> list[str]:
+    """Return a sentence for each dose: for which tasks patch mode equals more dose, and for which less."""
+    lines: list[str] = []
+    for dose in sorted({row["dose"] for row in rows}, reverse=True):
+        found: dict[str, list[str]] = {"more": [], "less": [], "": []}
+        for row in _ours(rows):
+            if row["dose"] == dose:
+                sign = _sign(row)
+                size = f"**{abs(row['equivalent_dose'] - 1):.0%} {sign} dose** for " if sign else ""
+                found[sign].append(f"{size}{row['task']} ({row['observer']})")
+        told = [f"equals {', '.join(found[sign])}" for sign in ("more", "less") if found[sign]]
+        told += [f"is worth its own dose within the band for {', '.join(found[''])}"] if found[""] else []
+        if told:
+            lines += [f"At {dose:g} of the full dose, patch mode {'; it '.join(told)}.", ""]
+    return lines
+
+
+def _ours(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row["method"] == OURS and "equivalent_dose" in row]
+
+
+def _sign(row: Row) -> str:
+    """Return whether an image is worth more or less dose; empty if the band holds both."""
+    return "more" if row["equivalent_low"] > 1 else "less" if row["equivalent_high"] < 1 else ""
+
+
 def _sentences(rows: Iterable[Row]) -> list[str]:
     """Return where patch mode is worth more dose, less dose, and where the bands do not tell."""
     found: dict[str, list[str]] = {"more": [], "less": [], "": []}
-    for row in rows:
-        if row["method"] == OURS and "equivalent_dose" in row:
-            key = "more" if row["equivalent_low"] > 1 else "less" if row["equivalent_high"] < 1 else ""
-            found[key].append(f"{row['task']}, {row['observer']}, at {row['dose']:g}: {_relative(row)}")
+    for row in _ours(rows):
+        found[_sign(row)].append(f"{row['task']}, {row['observer']}, at {row['dose']:g}: {_relative(row)}")
     told = {
         "more": "Patch mode is worth **more** dose than its images were taken with",
         "less": "Patch mode **loses**: its images are worth less dose than they were taken with",

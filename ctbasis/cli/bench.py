@@ -89,7 +89,7 @@ MILLIMETRES = click.FloatRange(0.01, 1000)
 )
 @click.option(
     "--keep",
-    type=PATH,
+    type=OUTPUT_FOLDER,
     help="task: folder for the images of every realisation; a run that was killed goes on with them.",
 )
 @click.option(

@@ -15,7 +15,7 @@ it changes VIF in the eighth digit.
 
 References:
     E. Eulig, B. Ommer, M. Kachelriess, "Benchmarking deep learning-based low-dose CT image denoising algorithms", Med.
-        Phys. 51(12), 8776-8788, 2024, and the package ldct-benchmark (ldctbench.utils.test_utils).
+        Phys. 51(12), 8776-8788, 2024, and the package ldct-benchmark (ldctbench.evaluate.utils).
     H. R. Sheikh, A. C. Bovik, "Image information and visual quality", IEEE Trans. Image Process. 15(2), 430-444, 2006.
     Z. Wang, A. C. Bovik, H. R. Sheikh, E. P. Simoncelli, "Image quality assessment: from error visibility to structural
         similarity", IEEE Trans. Image Process. 13(4), 600-612, 2004.

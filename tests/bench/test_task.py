@@ -128,6 +128,51 @@ def test_a_method_that_changes_nothing_is_worth_the_dose_of_its_images_and_halve
     assert np.median(ratios["gaussian"]) == pytest.approx(4, rel=0.4)
 
 
+def test_a_run_that_was_killed_goes_on_with_what_it_kept(
+    case: TaskCase, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = TaskSettings(methods=("global",))
+    made: list[float] = []
+
+    class KilledError(Exception):
+        """The end of the process."""
+
+    def noisy(self: TaskCase, realisation: int, dose: float) -> tuple[NDArray[np.float32], NoisyVolume]:
+        made.append(dose)
+        if len(made) == 13:
+            raise KilledError
+        return real(self, realisation, dose)
+
+    real = TaskCase.noisy
+    monkeypatch.setattr(TaskCase, "noisy", noisy)
+    with pytest.raises(KilledError):
+        measure_case(case, settings, tmp_path)
+    again = measure_case(case, settings, tmp_path)
+    # Two whole realisations of five doses were kept, and three volumes made in vain.
+    assert len(made) == 13 + 2 * len(INPUT_DOSES)
+    by_time = [{key: value for key, value in row.items() if "seconds" not in key} for row in again]
+    assert by_time == [{k: v for k, v in row.items() if "seconds" not in k} for row in rows if "d_prime" in row]
+    assert measure_case(case, settings, tmp_path) == again
+    assert len(made) == 13 + 2 * len(INPUT_DOSES)
+    with pytest.raises(CtbasisError, match="holds images of another case"):
+        measure_case(replace(case, seed=1), settings, tmp_path)
+    damaged = next(tmp_path.glob("input-*.npz"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(CtbasisError, match="cannot be read"):
+        measure_case(case, settings, tmp_path)
+    (tmp_path / "case.json").unlink()
+    with pytest.raises(CtbasisError, match="holds other files"):
+        measure_case(case, settings, tmp_path)
+
+
+def test_a_slow_method_has_fewer_images_and_the_page_says_so(case: TaskCase, tmp_path: Path) -> None:
+    fewer = measure_case(case, TaskSettings(realisations=6, methods=("nlm",), fewer=(("nlm", 4),)), tmp_path)
+    images = {row["method"]: row["images"] for row in fewer if row["task"] == TASKS[0].name}
+    assert images["nlm"] / images[INPUT] == pytest.approx(4 / 6)
+    write_task_page(fewer, tmp_path)
+    assert f"nlm: {images['nlm']} regions" in (tmp_path / "task.md").read_text(encoding="utf-8")
+
+
 def test_the_page_has_curves_tables_and_what_is_not_installed(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     write_task_page(rows, tmp_path)
     page = (tmp_path / "task.md").read_text(encoding="utf-8")
@@ -146,6 +191,7 @@ def test_the_page_has_curves_tables_and_what_is_not_installed(rows: list[dict[st
     assert "Patch mode **loses**" in told
     assert f"- {TASKS[0].name}, CHO, at 0.25: -50% (-60% to -40%)" in told
     assert "Patch mode is worth **more**" not in told
+    assert f"At 0.25 of the full dose, patch mode equals **50% less dose** for {TASKS[0].name} (CHO), " in told
 
 
 def test_the_verb_takes_noise_realisations_and_methods(
@@ -168,7 +214,7 @@ def test_the_verb_takes_noise_realisations_and_methods(
 
 
 def test_settings_and_backgrounds_that_allow_no_measurement_are_refused() -> None:
-    for change in ({"level": 0.0}, {"realisations": 3}, {"slices": 5}, {"methods": ("cat",)}):
+    for change in ({"level": 0.0}, {"realisations": 3}, {"slices": 5}, {"methods": ("cat",)}, {"fewer": (("nlm", 3),)}):
         with pytest.raises(CtbasisError):
             replace(SETTINGS, **change)  # type: ignore[arg-type]
     lung = Truth("lung", np.full((18, 96, 96), -850, np.float32), (2.5, PIXEL, PIXEL))
