@@ -13,10 +13,7 @@ import hashlib
 import io
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,13 +22,12 @@ from zipfile import BadZipFile
 import numpy as np
 
 import ctbasis
-from ctbasis.bench.denoisers import NoisyVolume, restored_trapz
+from ctbasis.bench.denoisers import NoisyVolume
 from ctbasis.bench.quality_cases import power_of_covariance
 from ctbasis.bench.quality_pairs import USUAL
 from ctbasis.bench.task_cases import DOSES, INPUT_DOSES, TASKS
 from ctbasis.errors import CtbasisError
 from ctbasis.storage.outputs import write_file
-from ctbasis.threads import available_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -176,7 +172,7 @@ def images(
 ) -> Iterator[TaskImage]:
     """Yield what every method makes of a realisation, at every dose.
 
-    Libraries that compute in one thread denoise as many volumes at a time as there are cores.
+    One at a time: bm4d 4.2.5, which BM3D uses too, aborts the process when two threads denoise.
 
     Args:
         case: The case.
@@ -186,20 +182,14 @@ def images(
     """
     volumes: dict[float, NoisyVolume] = {}
     for method in methods:
-        missing = []
         for dose in DOSES if method else INPUT_DOSES:
             image = kept.load(method.name if method else INPUT, dose, realisation)
             if image is None:
-                missing.append(dose)
-            else:
-                yield image
-        for dose in set(missing) - set(volumes):
-            volumes[dose] = case.noisy(realisation, dose)[1]
-        alone = method is None or not method.module
-        with nullcontext() if alone else restored_trapz(), ThreadPoolExecutor(1 if alone else available_cpus()) as pool:
-            for image in pool.map(partial(_made, case, method), missing, [volumes[dose] for dose in missing]):
+                if dose not in volumes:
+                    volumes[dose] = case.noisy(realisation, dose)[1]
+                image = _made(case, method, dose, volumes[dose])
                 kept.keep(image, realisation)
-                yield image
+            yield image
 
 
 def _made(case: TaskCase, method: Denoiser | None, dose: float, noisy: NoisyVolume) -> TaskImage:
@@ -207,9 +197,7 @@ def _made(case: TaskCase, method: Denoiser | None, dose: float, noisy: NoisyVolu
     if method is None:
         return TaskImage(INPUT, dose, noisy.hu[case.layers, *case.window], 0.0)
     setting = setting_of(method)
-    # A library that runs beside another one counts its own thread, all others count the threads of the process.
-    clock = time.thread_time if method.module else time.process_time
-    start = clock()
+    start = time.process_time()
     if method.name not in {*IN_LAYERS, *IN_WINDOW}:
         voxels = noisy.hu.size
         hu = method.run(noisy, setting)[0][case.layers, *case.window]
@@ -219,7 +207,7 @@ def _made(case: TaskCase, method: Denoiser | None, dose: float, noisy: NoisyVolu
         voxels = given.hu.size
         hu = method.run(given, setting)[0]
         hu = hu if own else hu[case.layers]
-    return TaskImage(method.name, dose, np.ascontiguousarray(hu), 1e6 * (clock() - start) / voxels)
+    return TaskImage(method.name, dose, np.ascontiguousarray(hu), 1e6 * (time.process_time() - start) / voxels)
 
 
 def setting_of(method: Denoiser) -> Mapping[str, Any]:

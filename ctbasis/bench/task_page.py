@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctbasis.bench.denoisers import PATCH
 from ctbasis.bench.page import machine, table
-from ctbasis.bench.task import INPUT
+from ctbasis.bench.task_images import INPUT
 from ctbasis.report.figures import COLOURS, DASHES, LABEL, TICK, TITLE, new_figure
 from ctbasis.storage.outputs import write_file
 
@@ -42,9 +42,9 @@ def write_task_page(rows: Sequence[Row], folder: Path) -> None:
     measured = [row for row in rows if "d_prime" in row]
     images = measured[0]["images"]
     introduction = (
-        "Written by `ctbasis bench task --page`. docs/explanation/tasks.md defines what is measured, and how. d' has "
-        f"its exact 95 % interval, from {images} regions of interest in independent noise{_fewer(measured)}. Seconds "
-        f"are processor time of one core, on {machine()}."
+        "Written by `ctbasis bench task --page`. [Tasks](../explanation/tasks.md) defines what is measured, and how. "
+        f"d' has its exact 95 % interval, from {images} regions of interest in independent noise{_fewer(measured)}. "
+        f"Seconds are processor time of one core, on {machine()}."
     )
     explanation = (
         "Each curve shows the dose that a denoised image is worth (vertical) at the dose at which it was taken. On the "
@@ -85,7 +85,8 @@ def _summary(rows: Sequence[Row]) -> list[str]:
         told = [f"equals {', '.join(found[sign])}" for sign in ("more", "less") if found[sign]]
         told += [f"is worth its own dose within the band for {', '.join(found[''])}"] if found[""] else []
         if told:
-            lines += [f"At {dose:g} of the full dose, patch mode {'; it '.join(told)}.", ""]
+            at = "the full dose" if dose == 1 else f"{dose:g} of the full dose"
+            lines += [f"At {at}, patch mode {'; it '.join(told)}.", ""]
     return lines
 
 
@@ -204,7 +205,7 @@ def _figure(rows: Sequence[Row]) -> Figure:
         ticks = [0.25, 0.5, 1.0]
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         worth = [0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0]
-        panel.set_yticks(worth, [f"{tick:.2g}" for tick in worth])
+        panel.set_yticks(worth, [f"{tick:.3g}" for tick in worth])
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=LABEL, frameon=False)
     return figure

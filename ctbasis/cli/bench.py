@@ -166,7 +166,7 @@ def bench(
     from ctbasis.storage.outputs import write_file
 
     given = {name: value for name, value in own.items() if value not in (None, ())}
-    only_tasks = {name: given.pop(name) for name in ("realisations", "fewer") if name in given}
+    only_tasks: dict[str, Any] = {name: given.pop(name) for name in ("realisations", "fewer") if name in given}
     quality = {name: given.pop(name) for name in list(given) if name in QualitySettings.__dataclass_fields__}
     traffic = TrafficCase.of(given) if "traffic" in what else None
     given.pop("executors", None)
