@@ -172,7 +172,8 @@ def images(
 ) -> Iterator[TaskImage]:
     """Yield what every method makes of a realisation, at every dose.
 
-    One at a time: bm4d 4.2.5, which BM3D uses too, aborts the process when two threads denoise.
+    One at a time: bm4d 4.2.5, which BM3D uses too, has one pool of threads, and aborts the process when two threads
+    call it.
 
     Args:
         case: The case.

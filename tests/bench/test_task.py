@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from ctbasis.bench import task as bench
-from ctbasis.bench.denoisers import Denoiser, NoisyVolume
+from ctbasis.bench.denoisers import Denoiser, NoisyVolume, global_modes
 from ctbasis.bench.quality_cases import Truth
-from ctbasis.bench.task import INPUT, measure_case
+from ctbasis.bench.task import measure_case
 from ctbasis.bench.task_cases import (
     APART,
     DOSES,
@@ -26,6 +26,7 @@ from ctbasis.bench.task_cases import (
     TaskSettings,
     make_case,
 )
+from ctbasis.bench.task_images import INPUT, KeptImages, TaskImage, images
 from ctbasis.bench.task_page import write_task_page
 from ctbasis.cli import main
 from ctbasis.errors import CtbasisError
@@ -129,48 +130,59 @@ def test_a_method_that_changes_nothing_is_worth_the_dose_of_its_images_and_halve
 
 
 def test_a_run_that_was_killed_goes_on_with_what_it_kept(
-    case: TaskCase, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    case: TaskCase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    settings = TaskSettings(methods=("global",))
     made: list[float] = []
+    most = 3
 
     class KilledError(Exception):
         """The end of the process."""
 
     def noisy(self: TaskCase, realisation: int, dose: float) -> tuple[NDArray[np.float32], NoisyVolume]:
-        made.append(dose)
-        if len(made) == 13:
+        if len(made) == most:
             raise KilledError
+        made.append(dose)
         return real(self, realisation, dose)
+
+    def all_images(folder: Path | None) -> list[TaskImage]:
+        return list(images(case, [None, global_modes(18)[2]], 0, KeptImages(folder, case)))
 
     real = TaskCase.noisy
     monkeypatch.setattr(TaskCase, "noisy", noisy)
     with pytest.raises(KilledError):
-        measure_case(case, settings, tmp_path)
-    again = measure_case(case, settings, tmp_path)
-    # Two whole realisations of five doses were kept, and three volumes made in vain.
-    assert len(made) == 13 + 2 * len(INPUT_DOSES)
-    by_time = [{key: value for key, value in row.items() if "seconds" not in key} for row in again]
-    assert by_time == [{k: v for k, v in row.items() if "seconds" not in k} for row in rows if "d_prime" in row]
-    assert measure_case(case, settings, tmp_path) == again
-    assert len(made) == 13 + 2 * len(INPUT_DOSES)
+        all_images(tmp_path)
+    made.clear()
+    most = 100
+    again = all_images(tmp_path)
+    # Three inputs were kept; the doses 1 and 0.5 are made again to be denoised.
+    assert sorted(made) == [0.125, 0.25, 0.5, 1.0]
+    made.clear()
+    kept = all_images(tmp_path)
+    assert not made
+    for one, other, whole in zip(again, kept, all_images(None), strict=True):
+        assert (one.method, one.dose) == (other.method, other.dose) == (whole.method, whole.dose)
+        np.testing.assert_array_equal(one.hu, whole.hu)
+        np.testing.assert_array_equal(other.hu, whole.hu)
     with pytest.raises(CtbasisError, match="holds images of another case"):
-        measure_case(replace(case, seed=1), settings, tmp_path)
+        KeptImages(tmp_path, replace(case, seed=1))
     damaged = next(tmp_path.glob("input-*.npz"))
     damaged.write_bytes(damaged.read_bytes()[:100])
     with pytest.raises(CtbasisError, match="cannot be read"):
-        measure_case(case, settings, tmp_path)
+        all_images(tmp_path)
     (tmp_path / "case.json").unlink()
     with pytest.raises(CtbasisError, match="holds other files"):
-        measure_case(case, settings, tmp_path)
+        KeptImages(tmp_path, case)
 
 
-def test_a_slow_method_has_fewer_images_and_the_page_says_so(case: TaskCase, tmp_path: Path) -> None:
-    fewer = measure_case(case, TaskSettings(realisations=6, methods=("nlm",), fewer=(("nlm", 4),)), tmp_path)
-    images = {row["method"]: row["images"] for row in fewer if row["task"] == TASKS[0].name}
-    assert images["nlm"] / images[INPUT] == pytest.approx(4 / 6)
+def test_a_slow_method_has_fewer_images_and_the_page_says_so(
+    case: TaskCase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench, "BOOTSTRAPS", 4)
+    fewer = measure_case(case, TaskSettings(realisations=6, methods=("nlm",), fewer=(("nlm", 4),)))
+    regions = {row["method"]: row["images"] for row in fewer if row["task"] == TASKS[0].name}
+    assert regions["nlm"] / regions[INPUT] == pytest.approx(4 / 6)
     write_task_page(fewer, tmp_path)
-    assert f"nlm: {images['nlm']} regions" in (tmp_path / "task.md").read_text(encoding="utf-8")
+    assert f"nlm: {regions['nlm']} regions" in (tmp_path / "task.md").read_text(encoding="utf-8")
 
 
 def test_the_page_has_curves_tables_and_what_is_not_installed(rows: list[dict[str, Any]], tmp_path: Path) -> None:
