@@ -116,7 +116,7 @@ class KeptImages:
         if path is None or not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as kept:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
                 return TaskImage(method, dose, kept["hu"], float(kept["seconds"]))
         except (ValueError, KeyError, OSError, BadZipFile) as error:
             raise CtbasisError(
