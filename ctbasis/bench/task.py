@@ -141,14 +141,14 @@ def _run(
     # The fast ones first: a run that is killed has them.
     stages: list[list[Denoiser | None]] = [[None, *(method for method in installed if not method.module)]]
     stages += [[method] for method in installed if method.module]
-    work = [
-        (stage, realisation)
-        for stage in stages
-        for realisation in range(settings.realisations_of(stage[0].name if stage[0] else INPUT))
-    ]
-    for stage, realisation in progress(work, "bench: task", unit="realisation"):
+    work = []
+    for stage in stages:
+        for realisation in range(settings.realisations):
+            own = [one for one in stage if one is None or realisation < settings.realisations_of(one.name)]
+            work += [(own, realisation)] if own else []
+    for own, realisation in progress(work, "bench: task", unit="realisation"):
         truth = case.truth(realisation)
-        for image in images(case, stage, realisation, kept):
+        for image in images(case, own, realisation, kept):
             one = measured[image.method, image.dose]
             one.seconds += image.seconds
             shown = truth.copy()
