@@ -79,15 +79,7 @@ def turnaround(series: Path) -> str:
 def killed(series: int, slices: int, times: int) -> str:
     """Return the row of the table about kills."""
     with tempfile.TemporaryDirectory(prefix="ctbasis-soak-") as folder:
-        start = time.monotonic()
-        outcome = kills.run(times, series, 27, Path(folder), slices=slices)
-        seconds = time.monotonic() - start
-    memory = f"{min(outcome.memory)} to {max(outcome.memory)} MiB, {outcome.memory[-1]} MiB at the end"
-    return (
-        f"| {series} series of {slices} slices from {kills.SENDERS} senders, {outcome.kills} times `kill -9` | "
-        f"{outcome.acknowledged} instances acknowledged, {outcome.lost} lost, {outcome.undelivered} not delivered, "
-        f"{outcome.twice} sent twice; {seconds:.0f} s; memory of the node {memory} |"
-    )
+        return kills.run(times, series, 27, Path(folder), slices=slices).row(series, slices)
 
 
 def count(series: Path) -> int:
