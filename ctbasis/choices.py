@@ -19,6 +19,9 @@ AUTO = "auto"
 """The choice that leaves the decision to ctbasis."""
 
 MODES = ("global", "patch")
+
+SERVED_KINDS = ("inferenceservice", "deployment")
+"""Kinds of objects that serve a basis: of KServe, and of manifests/serving/model."""
 """What is factored. global: the matrix with one column a slice, the published method; patch: the matrix of patches."""
 
 METHODS = (AUTO, "exact", "randomized", "single-pass")

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from ctbasis.choices import AUTO, COMPRESSIONS, ENGINES, METHODS, MODES, RETAIN_OPTIONS, UNCOMPRESSED
 from ctbasis.errors import CtbasisError
-from ctbasis.parsing import parse_cluster, parse_memory, parse_rank, parse_ranks, parse_retain, validate_store
+from ctbasis.parsing import (
+    parse_cluster,
+    parse_memory,
+    parse_rank,
+    parse_ranks,
+    parse_registry,
+    parse_retain,
+    parse_served,
+    validate_store,
+)
 from ctbasis.plans import Group, Parameter, ParameterPlan, parameter
 
 if TYPE_CHECKING:
@@ -335,6 +344,46 @@ class OutputPlan(ParameterPlan):
 
 
 @dataclass(frozen=True)
+class DeployPlan(ParameterPlan):
+    """What the deploy step does with the basis of a run on Kubeflow.
+
+    Attributes:
+        deploy: `KIND/NAME` of the served model that gets the basis; empty for none.
+        registry: Address of a Model Registry; empty for none.
+
+    Raises:
+        CtbasisError: `registry` is given without `deploy`.
+    """
+
+    deploy: str = parameter(
+        "",
+        "Served model that gets the basis of this run when the run has succeeded: inferenceservice/NAME with KServe, "
+        "deployment/NAME without (docs/how-to/serving.md). It is in the namespace of the run. Patch mode only. Empty: "
+        "nothing is changed.",
+        group=Group.SERVING,
+        metavar="KIND/NAME",
+        parse=parse_served,
+    )
+    registry: str = parameter(
+        "",
+        "With deploy: address of a Kubeflow Model Registry, http://HOST:PORT or https://HOST, in which the basis is "
+        "registered before the served model gets it. Empty: it is not registered.",
+        group=Group.SERVING,
+        metavar="URL",
+        parse=parse_registry,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.registry and not self.deploy:
+            raise CtbasisError(
+                "registry is given, and deploy is not",
+                expected="the served model that gets the basis",
+                remedy="add deploy, or leave registry out",
+            )
+
+
+@dataclass(frozen=True)
 class CohortOptions(ParameterPlan):
     """Parameters that a cohort run has besides those of its series.
 
@@ -376,7 +425,14 @@ class CohortOptions(ParameterPlan):
     )
 
 
-PLANS: tuple[type[ParameterPlan], ...] = (SourcePlan, SvdPlan, StorePlan, DeidentificationPlan, OutputPlan)
+PLANS: tuple[type[ParameterPlan], ...] = (
+    SourcePlan,
+    SvdPlan,
+    StorePlan,
+    DeidentificationPlan,
+    OutputPlan,
+    DeployPlan,
+)
 """The plans that together hold every parameter once."""
 
 PARAMETERS: tuple[Parameter[Any], ...] = tuple(chain.from_iterable(plan.parameters() for plan in PLANS))
@@ -391,8 +447,12 @@ COHORT_PARAMETERS: tuple[Parameter[Any], ...] = CohortOptions.parameters()
 COHORT_PARAMETER: dict[str, Parameter[Any]] = {one.name: one for one in COHORT_PARAMETERS}
 """The same by name."""
 
-NOT_OF_A_COHORT = ("truth", "store")
-"""Parameters of the pipeline of one source that the one of cohorts lacks: they concern one series, or one run."""
+NOT_OF_A_COHORT = ("truth", "store", "deploy", "registry")
+"""Parameters of the pipeline of one source that the one of cohorts lacks: they concern one series, one run, or the one
+basis of a run; a cohort learns one for each of its jobs."""
+
+ON_KUBEFLOW: tuple[Parameter[Any], ...] = DeployPlan.parameters()
+"""Parameters that only a run on Kubeflow takes, so that the verbs that run on this machine have no option for them."""
 
 SOURCE, MODE, BASIS, SEED = (PARAMETER[name] for name in ("source", "mode", "basis", "seed"))
 OVERSAMPLE, POWER_ITERS, METHOD = (PARAMETER[name] for name in ("oversample", "power_iters", "method"))
@@ -406,10 +466,17 @@ def check(arguments: dict[str, Any]) -> None:
         arguments: Parameters of the pipeline by name; those left out have their defaults.
 
     Raises:
-        CtbasisError: A name is unknown, or a value has the wrong type or is out of bounds.
+        CtbasisError: A name is unknown, a value has the wrong type or is out of bounds, or the basis of global mode is
+            to be served.
     """
     for name in arguments:
         if name not in PARAMETER:
             raise CtbasisError(f"parameter {name!r} is unknown", expected=f"one of {', '.join(PARAMETER)}")
     for plan in PLANS:
         plan.of(**{name: arguments[name] for name in plan.names() if name in arguments})
+    if arguments.get("deploy") and arguments.get("mode", MODE.default) != "patch":
+        raise CtbasisError(
+            "deploy is given, and the run is in global mode",
+            expected="a run in patch mode: a served model denoises volumes by patches",
+            remedy="set mode to patch, or leave deploy out",
+        )

@@ -1,4 +1,6 @@
-"""Parsers of the parameters whose value is a text with a syntax of its own: rank, memory, cluster, retain, store.
+"""Parsers of the parameters whose value is a text with a syntax of its own.
+
+These are rank, memory, cluster, retain, store, deploy and registry.
 
 A rank is a number of basis vectors, or a rule that chooses it from the singular values:
 
@@ -19,7 +21,7 @@ import re
 from dataclasses import dataclass
 
 from ctbasis.addresses import Address, parse_address
-from ctbasis.choices import AUTO, RETAIN_OPTIONS
+from ctbasis.choices import AUTO, RETAIN_OPTIONS, SERVED_KINDS
 from ctbasis.errors import CtbasisError
 
 RULE_NAMES = ("gd", "mp", "energy", "noise")
@@ -32,6 +34,11 @@ SYNTAX = "a whole number from 1, auto, auto:gd[=HU], auto:mp[=HU], auto:energy=S
 
 LARGEST_SIZE = 1e15
 """Number before the unit of a size, at most; more is no memory of any machine, and Python refuses to convert it."""
+
+OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+"""Name of an object of Kubernetes (RFC 1123)."""
+
+LONGEST_NAME = 253
 
 MEMORY_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -175,6 +182,46 @@ def validate_store(text: str) -> None:
     from ctbasis.storage import stores
 
     stores.validate_prefix(text)
+
+
+def parse_served(text: str) -> tuple[str, str] | None:
+    """Parse the parameter `deploy`: kind and name of a served model; None if it is empty.
+
+    >>> parse_served("deployment/ctbasis-serving")
+    ('deployment', 'ctbasis-serving')
+
+    Raises:
+        CtbasisError: `text` names no object of a kind that serves.
+    """
+    if not text:
+        return None
+    kind, _, name = text.partition("/")
+    if kind not in SERVED_KINDS or len(name) > LONGEST_NAME or not OBJECT_NAME.fullmatch(name):
+        raise CtbasisError(
+            f"deploy is {text[: 2 * LONGEST_NAME]!r}",
+            expected=f"{' or '.join(f'{kind}/NAME' for kind in SERVED_KINDS)}, such as deployment/ctbasis-serving",
+        )
+    return kind, name
+
+
+def parse_registry(text: str) -> Address | None:
+    """Parse the parameter `registry`, the address of a Model Registry; None if it is empty.
+
+    >>> str(parse_registry("http://model-registry-service:8080"))
+    'model-registry-service:8080'
+
+    Raises:
+        CtbasisError: `text` is no address.
+    """
+    if not text:
+        return None
+    return parse_address(
+        text,
+        what="registry",
+        schemes=("http", "https"),
+        example="http://model-registry-service.kubeflow:8080",
+        path_allowed=False,
+    )
 
 
 def _rule_value(text: str, name: str, number: str) -> float | None:

@@ -46,6 +46,7 @@ class Group(Enum):
     PLACE = "Where it runs"
     OUTPUT = "Output"
     DEIDENTIFICATION = "De-identification"
+    SERVING = "Serving"
 
 
 @dataclass(frozen=True)

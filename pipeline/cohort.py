@@ -73,7 +73,8 @@ def cohort(
     """Denoise the series of a cohort."""  # The descriptions of the parameters are added by `described`.
     arguments = dict(locals())
     workspace, run = dsl.WORKSPACE_PATH_PLACEHOLDER, dsl.PIPELINE_JOB_ID_PLACEHOLDER
-    with dsl.ExitHandler(with_s3(sized(cleanup(workspace=workspace, store="", run=run))), name=STEPS_GROUP):
+    end = cleanup(workspace=workspace, store="", run=run, served_model="")
+    with dsl.ExitHandler(with_s3(sized(end)), name=STEPS_GROUP):
         found = with_sources(sized(inventory(**arguments, workspace=workspace, run=run)))
         retried(with_salt(found), times=2)
         with dsl.ParallelFor(found.output, name=LOOP, parallelism=PARALLELISM) as job:

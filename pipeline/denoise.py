@@ -6,12 +6,14 @@ In patch mode the svd step factors the matrix of all patches and writes the deno
 from kfp import dsl
 
 from components.cleanup.component import cleanup
+from components.deploy.component import deploy as deploy_basis
 from ctbasis.installed import VERSION
 from ctbasis.kubeflow.descriptions import described
 from ctbasis.kubeflow.images import PIPELINE
 from ctbasis.parameters import (
     PARAMETERS,
     DeidentificationPlan,
+    DeployPlan,
     GlobalMode,
     OutputPlan,
     PatchMode,
@@ -19,7 +21,7 @@ from ctbasis.parameters import (
     StorePlan,
     SvdPlan,
 )
-from pipeline.steps import LIFETIME, STEPS_GROUP, denoise_source, sized, with_s3
+from pipeline.steps import DEPLOY_GROUP, LIFETIME, STEPS_GROUP, denoise_source, retried, sized, with_registry, with_s3
 
 DESCRIPTION = (
     "Denoise low-dose chest CT by a distributed stochastic SVD (Apache Mahout DS-SVD on Spark): a DICOM series on S3 "
@@ -56,9 +58,22 @@ def denoise(
     deidentify: bool = DeidentificationPlan.deidentify,
     retain: str = DeidentificationPlan.retain,
     compress: str = OutputPlan.compress,
+    deploy: str = DeployPlan.deploy,
+    registry: str = DeployPlan.registry,
 ) -> None:
     """Denoise a chest CT series."""  # The descriptions of the parameters are added by `described`.
     arguments = dict(locals())
     workspace, run = dsl.WORKSPACE_PATH_PLACEHOLDER, dsl.PIPELINE_JOB_ID_PLACEHOLDER
-    with dsl.ExitHandler(with_s3(sized(cleanup(workspace=workspace, store=store, run=run))), name=STEPS_GROUP):
-        denoise_source(arguments, source=source, truth=truth, workspace=workspace, store=store, run=run)
+    end = cleanup(workspace=workspace, store=store, run=run, served_model=deploy)
+    with dsl.ExitHandler(with_s3(sized(end)), name=STEPS_GROUP):
+        tasks = denoise_source(arguments, source=source, truth=truth, workspace=workspace, store=store, run=run)
+        with dsl.If(deploy != "", name=DEPLOY_GROUP):
+            last = deploy_basis(
+                served_model=deploy,
+                registry=registry,
+                workspace=workspace,
+                run=run,
+                basis=tasks.svd.outputs["basis"],
+            )
+            # What is served has been reported: nobody serves the basis of a run that failed.
+            retried(with_registry(sized(last.after(tasks.reconstruct, tasks.report))), times=2)

@@ -12,6 +12,7 @@ from components.svd.component import svd
 from ctbasis.dicom.deidentify.pseudonyms import SALT
 from ctbasis.kubeflow.sizes import DEFAULT_SIZE, SIZES
 from ctbasis.parameters import SvdPlan
+from ctbasis.steps.model_registry import TOKEN
 
 S3_SECRET = "ctbasis-s3"  # noqa: S105 - the name of a Secret, not its content
 S3_KEYS = {
@@ -34,6 +35,8 @@ SOURCES_KEYS = {
     )
 }
 
+REGISTRY_SECRET = "ctbasis-registry"  # noqa: S105 - a name too
+
 SALT_SECRET = "ctbasis-deidentify"  # noqa: S105 - a name too
 
 WORKSPACE = dsl.WorkspaceConfig(
@@ -44,6 +47,9 @@ WORKSPACE = dsl.WorkspaceConfig(
 
 STEPS_GROUP = "denoise"
 """Name, in the graph of the UI, of the box around all steps but cleanup, which runs after them in any case."""
+
+DEPLOY_GROUP = "serve"
+"""Name, in the graph of the UI, of the box around the step that a run has only where a served model is named."""
 
 DAY = 24 * 60 * 60
 
@@ -118,6 +124,11 @@ def retried(task: dsl.PipelineTask, *, times: int) -> dsl.PipelineTask:
 def with_salt(task: dsl.PipelineTask) -> dsl.PipelineTask:
     """Give a task the secret of de-identification, if it exists."""
     return kubernetes.use_secret_as_env(task, SALT_SECRET, {"salt": SALT}, optional=True)
+
+
+def with_registry(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Give a task the token of the Model Registry, if there is one."""
+    return kubernetes.use_secret_as_env(task, REGISTRY_SECRET, {"token": TOKEN}, optional=True)
 
 
 class SeriesTasks(NamedTuple):

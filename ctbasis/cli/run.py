@@ -21,7 +21,7 @@ from ctbasis.cli.options import (
     verb,
     where_option,
 )
-from ctbasis.parameters import BASIS, MODE, SOURCE
+from ctbasis.parameters import BASIS, MODE, ON_KUBEFLOW, SOURCE
 from ctbasis.plans import Group
 from ctbasis.printable import show
 
@@ -43,7 +43,7 @@ OUT = own_option(
 
 @verb()
 @cloup.argument("source", help=SOURCE_HELP)
-@grouped(OUT, where_option("Denoise"), mode_option(), *parameter_options(but=(SOURCE, MODE)))
+@grouped(OUT, where_option("Denoise"), mode_option(), *parameter_options(but=(SOURCE, MODE, *ON_KUBEFLOW)))
 def run(source: str, out: Path, mode: str, where: str, **parameters: Any) -> None:
     """Denoise the CT at SOURCE on this machine, through the compiled pipeline."""
     resolved = with_mode(mode, parameters)
@@ -63,7 +63,7 @@ def run(source: str, out: Path, mode: str, where: str, **parameters: Any) -> Non
         essential=True,
         help="The `basis/` of another run, in either mode; it decides the mode.",
     ),
-    *parameter_options(but=(SOURCE, MODE, BASIS), essential=("truth", "rank", "seed", "deidentify")),
+    *parameter_options(but=(SOURCE, MODE, BASIS, *ON_KUBEFLOW), essential=("truth", "rank", "seed", "deidentify")),
 )
 def denoise(series: str, basis: str, out: Path, **parameters: Any) -> None:
     """Denoise SERIES with the stored basis of another run, on this machine.

@@ -20,7 +20,7 @@ from ctbasis.errors import CtbasisError
 from ctbasis.storage.retry_after import retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -171,7 +171,7 @@ class ApiServer:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> dict[str, Any]:
         """Send a request and return the object in the response.
 
@@ -179,7 +179,7 @@ class ApiServer:
             method: HTTP method.
             path: Path of the object or collection.
             query: Query parameters.
-            body: JSON object to send.
+            body: JSON object to send; with the method PATCH, the operations of a JSON Patch.
 
         Raises:
             ApiError: The server answers with an error.
@@ -222,10 +222,12 @@ class ApiServer:
         method: str,
         path: str,
         query: Mapping[str, str] | None,
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
         silence: float | None,
     ) -> urllib3.BaseHTTPResponse:
         headers = {"Accept": "application/json, */*", "User-Agent": "ctbasis"}
+        if method == "PATCH":
+            headers["Content-Type"] = "application/json-patch+json"
         # The client knows the token and reads it anew when the kubelet has changed it.
         self._api.update_params_for_auth(headers, [], ["BearerToken"])
         try:

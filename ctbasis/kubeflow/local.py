@@ -85,6 +85,12 @@ def run(arguments: Mapping[str, Any], *, out: Path, package: Path = PACKAGE) -> 
     """
     check(dict(arguments))
     arguments = dict(arguments)
+    if arguments.get("deploy"):
+        raise CtbasisError(
+            "deploy is given, and this run is on this machine",
+            expected="a run on Kubeflow, whose cluster has the served model",
+            remedy="use `ctbasis submit`, or leave deploy out",
+        )
     if basis := str(arguments.get("basis", "")):
         _check_mode_of_basis(basis, str(arguments.get("mode", MODE.default)))
     if store := str(arguments.get("store", "")):

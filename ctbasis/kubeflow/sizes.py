@@ -84,6 +84,7 @@ SIZES: dict[str, dict[str, Resources]] = {
         "report": Resources("250m", "1Gi", "1", "4Gi"),
         "publish": Resources("100m", "512Mi", "1", "2Gi"),
         "summary": Resources("100m", "512Mi", "1", "2Gi"),
+        "deploy": Resources("100m", "256Mi", "1", "1Gi"),
         "cleanup": Resources("100m", "256Mi", "1", "1Gi"),
     },
     "medium": {
@@ -95,6 +96,7 @@ SIZES: dict[str, dict[str, Resources]] = {
         "report": Resources("500m", "2Gi", "2", "4Gi"),
         "publish": Resources("250m", "1Gi", "2", "2Gi"),
         "summary": Resources("250m", "1Gi", "2", "2Gi"),
+        "deploy": Resources("100m", "256Mi", "1", "1Gi"),
         "cleanup": Resources("100m", "256Mi", "1", "1Gi"),
     },
     "large": {
@@ -106,6 +108,7 @@ SIZES: dict[str, dict[str, Resources]] = {
         "report": Resources("2", "8Gi", "8", "16Gi"),
         "publish": Resources("500m", "2Gi", "4", "4Gi"),
         "summary": Resources("250m", "1Gi", "2", "2Gi"),
+        "deploy": Resources("100m", "256Mi", "1", "1Gi"),
         "cleanup": Resources("100m", "256Mi", "1", "1Gi"),
     },
 }

@@ -19,7 +19,7 @@ from ctbasis.errors import CtbasisError
 from ctbasis.jobs.pod import pod_name
 from ctbasis.printable import say
 from ctbasis.steps.job import JOBS, job_folders, run_of_job
-from ctbasis.steps.notes import INVENTORY, SUMMARY, Note, State, exit_handler_ran, read_notes
+from ctbasis.steps.notes import DEPLOY, INVENTORY, STEPS, SUMMARY, Note, State, exit_handler_ran, read_notes
 from ctbasis.steps.reason import failure_page, find_reason, success_page
 from ctbasis.storage import stores
 
@@ -39,6 +39,8 @@ NEEDED = {
     "svd": {MATRIX, TRUTH_MATRIX, FACTORS, DENOISED},
     "reconstruct": {MATRIX, TRUTH_MATRIX, DENOISED},
     "report": {MATRIX, TRUTH_MATRIX, DENOISED},
+    # It begins after all others have ended, and reads an artifact.
+    DEPLOY: set(),
     INVENTORY: {JOBS},
     SUMMARY: {JOBS},
 }
@@ -46,7 +48,9 @@ NEEDED = {
 before it; the program of a step may succeed and Kubeflow still fail to store its outputs."""
 
 LAST_STEPS = ("reconstruct", "report")
-"""The last steps of a run of one source; that of a cohort run is `SUMMARY`."""
+"""The last steps of a run of one source that read its files; that of a cohort run is `SUMMARY`.
+
+The step `DEPLOY` may come after them, and needs none."""
 
 
 def run_step(
@@ -103,6 +107,21 @@ def remove_after_retry(workspace: Path, store: str, run: str) -> None:
     if exit_handler_ran(workspace) and (done.issuperset(LAST_STEPS) or SUMMARY in done):
         say("cleanup: this run was retried; its last step removes its files")
         _remove(workspace, store, run, kept=set(), succeeded=False)
+
+
+def every_step_succeeded(workspace: Path, *, deploys: bool) -> bool:
+    """Return whether the notes of a run of one source say that the program of each of its steps succeeded.
+
+    Kubeflow's back end updates the state of a group when a container of it ends. A deploy step that a run does not have
+    is left out after all of them, so that the group of a run that succeeded stays RUNNING (kubeflow/pipelines 11979).
+
+    Args:
+        workspace: Root of the run's workspace.
+        deploys: Whether the run has the deploy step.
+    """
+    steps = (*STEPS, DEPLOY) if deploys else STEPS
+    notes = [Note.read(workspace, step) for step in steps]
+    return all(note is not None and note.state is State.SUCCEEDED for note in notes)
 
 
 def _unfinished(jobs: list[Path]) -> list[Note]:

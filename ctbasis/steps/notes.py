@@ -29,6 +29,9 @@ FOLDER = ".ctbasis"
 STEPS = ("fetch", "matrix", "svd", "reconstruct", "report")
 """The steps in the order in which they begin; the last two run at the same time."""
 
+DEPLOY = "deploy"
+"""The step that a run has after those if it names a served model."""
+
 INVENTORY, PUBLISH, SUMMARY = "inventory", "publish", "summary"
 """The steps that a cohort run has besides: before its jobs, at the end of each, and after all of them."""
 
@@ -140,7 +143,7 @@ class Note:
 
 def read_notes(workspace: Path) -> list[Note]:
     """Return the notes of the steps that have begun, in the order in which they begin."""
-    steps = (INVENTORY, *STEPS, PUBLISH, SUMMARY)
+    steps = (INVENTORY, *STEPS, DEPLOY, PUBLISH, SUMMARY)
     return [note for note in (Note.read(workspace, step) for step in steps) if note is not None]
 
 

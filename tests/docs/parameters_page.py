@@ -22,7 +22,8 @@ INTRODUCTION = f"""# Parameters
 <!-- Written by `make reference` from ctbasis/parameters.py. A test compares the two. -->
 
 These are the parameters of the pipeline. On the command line, a parameter `like_this` is the option `--like-this` of
-`ctbasis run`, `ctbasis denoise` and `ctbasis submit`. In the Kubeflow UI and in the notebook, the names are those of
+`ctbasis run`, `ctbasis denoise` and `ctbasis submit`; those under "{Group.SERVING.value}" are options of
+`ctbasis submit` alone. In the Kubeflow UI and in the notebook, the names are those of
 the first column.
 
 The default of `mode` differs between the two. The compiled package has the default of the table. The command line has
@@ -31,7 +32,7 @@ mode if {", ".join(f"`{flag}`" for flag in OPTIONS_OF_MODE["global"].values())} 
 """
 
 COHORT = f"""`ctbasis cohort` and the pipeline of cohorts (`pipeline/cohort.yaml`) have these parameters besides. They
-do not have {" and ".join(f"`{name}`" for name in NOT_OF_A_COHORT)}."""
+do not have {", ".join(f"`{name}`" for name in NOT_OF_A_COHORT)}."""
 
 
 def page() -> str:

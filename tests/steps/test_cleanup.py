@@ -237,3 +237,13 @@ def test_the_pod_of_a_step_that_was_deleted_is_said_to_be_so(in_cluster: ApiServ
     ran(tmp_path, fetch=State.RUNNING)
     reason = cleanup.run_step(tmp_path, run=RUN, succeeded=False)
     assert "the pod was deleted, or its node was lost" in reason["found"]
+
+
+def test_a_run_whose_last_task_was_left_out_has_succeeded_by_its_notes(tmp_path: Path) -> None:
+    ran(tmp_path, **dict.fromkeys(STEPS, State.SUCCEEDED))
+    assert cleanup.every_step_succeeded(tmp_path, deploys=False)
+    assert not cleanup.every_step_succeeded(tmp_path, deploys=True), "its last step did not begin"
+    ran(tmp_path, deploy=State.SUCCEEDED)
+    assert cleanup.every_step_succeeded(tmp_path, deploys=True)
+    ran(tmp_path, report=State.RUNNING)
+    assert not cleanup.every_step_succeeded(tmp_path, deploys=False)

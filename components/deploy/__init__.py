@@ -1,0 +1,1 @@
+"""Let a served model serve the basis of a run."""
