@@ -73,6 +73,11 @@ def test_a_release_without_a_registry_or_without_a_section_of_the_changelog_is_r
     assert f"nothing about {VERSION}" in refusal(clone, REGISTRY="registry.example.com/ctbasis")
 
 
+def test_a_builder_that_does_not_set_the_times_of_files_is_refused() -> None:
+    script = (CHECKOUT / ".ci" / "release").read_text()
+    assert re.findall(r"^    (\S+)\) digest=", script, re.MULTILINE) == ["buildah", "podman"]
+
+
 def test_the_statement_names_every_file_and_image_by_digest_and_what_they_were_made_from(tmp_path: Path) -> None:
     (tmp_path / "ctbasis.whl").write_bytes(b"wheel")
     image = f"registry.example.com/ctbasis/steps@sha256:{64 * 'a'}"
@@ -107,5 +112,6 @@ def test_the_files_that_the_workflow_attests_are_files_that_the_script_writes() 
         "release/steps-VERSION.cdx.json",
         "release/spark-VERSION.cdx.json",
     ]
-    for written in ('"cyclonedx-json=$out/$image-$version.cdx.json"', "SHA256SUMS", "notes.md", "images.env"):
+    bills = ('"cyclonedx-json=$3.cdx.json"', '"spdx-json=$3.spdx.json"', '"$out/$image-$version"')
+    for written in (*bills, "SHA256SUMS", "notes.md", "images.env"):
         assert written in script
