@@ -75,6 +75,9 @@ def _of_configuration(first: Any, second: Any, name: str) -> Iterator[str]:
         for key in sorted(first.keys() | second.keys()):
             if key != "diff_ids":
                 yield from _of_configuration(first.get(key), second.get(key), f"{name}.{key}")
+    elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        for number, (one, other) in enumerate(zip(first, second, strict=True), 1):
+            yield from _of_configuration(one, other, f"{name}.{number}")
     elif first != second:
         yield f"{name}: {first!r}, then {second!r}"
 
