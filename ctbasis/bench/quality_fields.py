@@ -3,7 +3,8 @@
 The series may be a full-dose scan of any number of slices. The field is the noise that the same slices have in addition
 at a lower dose (low dose minus full dose), where they exist at a lower dose; it is zero in all other slices. Errors are
 Stein's estimates along the field (ctbasis/score/sure.py), relative to the noise of the series: no truth is needed.
-Every method runs twice, on the series and on the series with a part of the field.
+Every method runs twice, on the series and on the series with a part of the field. Where slices overlap, their noise is
+correlated; the correlation is estimated from the slices around the field (ctbasis/patch/covariance.py).
 
 Peers get the noise that `ctbasis` estimates, and their usual setting. Patch mode runs with a target noise of 0, and
 with its default, where it should change a scan of standard dose by less than the noise.
@@ -21,7 +22,9 @@ from ctbasis.bench.denoisers import PATCH, PEERS, Denoiser, NoisyVolume
 from ctbasis.bench.quality_cases import power_of_covariance
 from ctbasis.bench.quality_pairs import REACH, USUAL, WITHOUT_NOISE, read_same_slices
 from ctbasis.errors import CtbasisError
-from ctbasis.patch.noise_fit import fit_slice_noise
+from ctbasis.patch.noise_fit import fit_noise, fit_slice_noise
+from ctbasis.patch.parts import MAX_STEP
+from ctbasis.patch.volume import ArrayVolume
 from ctbasis.printable import say
 from ctbasis.report.noisy_truth import CLIPPED, FEWEST_VOXELS, REGIONS, FlatWindows, smooth_regions
 from ctbasis.report.smoothed_removal import SmoothedRemoval
@@ -34,6 +37,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctbasis.simulate.nodules import Spacing
+
+AROUND = 12
+"""Slices on both sides of the middle slice of the field from which the correlation between slices is estimated."""
+
+LAGS = 4
+"""Largest distance, in slices, at which noise may be correlated: patch mode looks as far in its two stages."""
 
 
 def bench_field(
@@ -48,10 +57,11 @@ def bench_field(
         spacing: mm between slices, rows and columns of .npy files.
 
     Returns:
-        A row for each method and setting: method, setting, error_body, error_soft, error_lung, error_edges (true RMSE
-        over the noise of the series), change_body, change_soft, change_lung, change_edges (RMS of what was removed over
-        the noise), smoothed_removal, low_contrast (correlation of what was removed with anatomy; in the row `noise`
-        that of the noise itself), seconds_per_slice. A peer that is not installed has a row whose setting says so.
+        A row for each method and setting: method, setting, correlation (of the noise of neighbouring slices),
+        error_body, error_soft, error_lung, error_edges (true RMSE over the noise of the series), change_body,
+        change_soft, change_lung, change_edges (RMS of what was removed over the noise), smoothed_removal, low_contrast
+        (correlation of what was removed with anatomy), low_contrast_noise (that of the noise itself),
+        seconds_per_slice. A peer that is not installed has a row whose setting says so.
 
     Raises:
         CtbasisError: See `read_pair`; the field is zero everywhere, or the noise cannot be measured in a slice.
@@ -72,7 +82,9 @@ def bench_field(
                 remedy="set the noise field to zero there",
             )
         ratio[z] = noise.ratio
-    middle = hu[slices[len(slices) // 2]]
+    at = int(slices[len(slices) // 2])
+    correlation = slice_correlation(hu[max(0, at - AROUND) : at + AROUND + 1], distances)
+    middle = hu[at]
     estimate = fit_slice_noise(middle, distances[1:], reach=REACH)
     power = power_of_covariance(estimate.covariance[..., 0], middle.shape, estimate.soft_tissue_sigma)
     noisy = NoisyVolume(hu, distances, range(len(hu)), estimate.soft_tissue_sigma, power)
@@ -86,7 +98,7 @@ def bench_field(
         ours = method in PATCH
         settings = [WITHOUT_NOISE, {}] if ours else [USUAL[method.name]]
         for setting in settings:
-            row = _measured(method, {**(method.settings[0] if ours else {}), **setting}, noisy, m, ratio, slices)
+            row = _measured(method, {**(method.settings[0] if ours else {}), **setting}, noisy, m, ratio, correlation)
             rows.append(row)
             say(f"bench: {row['method']} {row['setting']}: error {row['error_body']:.3f} in the body")
     return rows
@@ -98,13 +110,19 @@ def _measured(
     noisy: NoisyVolume,
     field: NDArray[np.float32],
     ratio: NDArray[np.float64],
-    slices: NDArray[np.intp],
+    correlation: Sequence[float],
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    squares, image = sure(lambda hu: method.run(replace(noisy, hu=hu), setting)[0], noisy.hu, field, ratio=ratio)
+    squares, image = sure(
+        lambda hu: method.run(replace(noisy, hu=hu), setting)[0],
+        noisy.hu,
+        field,
+        ratio=ratio,
+        correlation=correlation,
+    )
     seconds = (time.perf_counter() - start) / (2 * len(image))
     errors, removal = {region: np.zeros(4) for region in REGIONS}, SmoothedRemoval()
-    for z in slices.tolist():
+    for z in np.flatnonzero(np.abs(field).max(axis=(1, 2)) > 0).tolist():
         full, m = noisy.hu[z], field[z]
         valid = np.minimum(full, full + m) > CLIPPED
         own = m / np.sqrt(ratio[z])
@@ -117,6 +135,7 @@ def _measured(
         "bench": "field",
         "method": method.name,
         "setting": ", ".join(f"{key} {value}" for key, value in setting.items()),
+        "correlation": correlation[0] if len(correlation) else 0.0,
     }
     for name, index in (("error", 0), ("change", 1)):
         for region, (count, *sums, noise) in errors.items():
@@ -130,3 +149,21 @@ def _measured(
         "low_contrast_noise": follows["noise"],
         "seconds_per_slice": seconds,
     }
+
+
+def slice_correlation(hu: NDArray[np.float32], spacing: Spacing) -> list[float]:
+    """Return the correlation of the noise of a slice with that of the next, the second next ... slice.
+
+    Args:
+        hu: Neighbouring slices, HU, (slices, rows, columns).
+        spacing: mm between slices, rows and columns.
+
+    Returns:
+        Up to LAGS correlations; none for slices that lie so far apart that no method uses them together.
+    """
+    lags = min(LAGS, len(hu) - 1)
+    if spacing[0] > MAX_STEP or not lags:
+        return []
+    volume = ArrayVolume(np.moveaxis(hu, 0, -1), (spacing[1], spacing[2], spacing[0]))
+    along = fit_noise(volume, reach=(REACH, REACH, lags), target_noise=0.0).covariance[REACH, REACH]
+    return [float(value) for value in along[lags + 1 :]]

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from scipy.ndimage import gaussian_filter
 
 from ctbasis.bench.denoisers import Denoiser
-from ctbasis.bench.quality_fields import bench_field
+from ctbasis.bench.quality_fields import bench_field, slice_correlation
 from ctbasis.cli import main
 from ctbasis.errors import CtbasisError
 from ctbasis.report.noisy_truth import smooth_regions
@@ -74,6 +74,17 @@ def test_patch_mode_is_measured_without_and_with_its_target_noise(rows: list[dic
     assert (none["setting"], default["setting"]) == ("wiener False, target_noise 0.0", "wiener False")
     assert default["error_body"] < gaussian["error_body"]
     assert default["change_soft"] < none["change_soft"]
+
+
+def test_the_correlation_between_slices_is_that_of_the_series(rows: list[dict[str, Any]]) -> None:
+    assert rows[0]["correlation"] == 0.0, "slices of 30 mm apart share no noise"
+    drawn = np.random.default_rng(3).normal(size=(9, 128, 128)).astype(np.float32)
+    overlapping = np.float32(20 / np.sqrt(1.18)) * (0.3 * drawn[:-2] + drawn[1:-1] + 0.3 * drawn[2:])
+    first, second, *further = slice_correlation(overlapping, (2.0, 0.75, 0.75))
+    assert first == pytest.approx(0.6 / 1.18, abs=0.05)
+    assert second == pytest.approx(0.09 / 1.18, abs=0.05)
+    assert np.abs(further).max() < 0.05
+    assert slice_correlation(overlapping, SPACING) == []
 
 
 def test_a_field_that_is_zero_or_of_another_shape_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:

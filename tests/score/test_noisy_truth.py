@@ -16,7 +16,7 @@ from ctbasis.errors import CtbasisError
 from ctbasis.report.noisy_truth import smooth_regions
 from ctbasis.score.score import compare_with_truth, score_image
 from ctbasis.score.score_page import render
-from ctbasis.score.sure import sure
+from ctbasis.score.sure import continued_field, sure
 from ctbasis.simulate.dose import Dose, image_noise
 from ctbasis.simulate.phantom import chest
 from ctbasis.simulate.projection import ParallelBeam
@@ -133,6 +133,42 @@ def test_sure_along_a_noise_field_is_the_true_error(width: float) -> None:
     ratio = float(np.mean(m[inside] ** 2) / np.mean(n[inside] ** 2))
     squares, denoised = sure(lambda y: gaussian_filter(y, (0, width, width)), full, m, ratio=ratio)
     assert np.sqrt(squares[inside].mean()) == pytest.approx(true_error(denoised), rel=0.06)
+
+
+@pytest.mark.parametrize("lags", [1, 2])
+def test_sure_along_a_lone_slice_counts_the_noise_that_overlapping_slices_share(lags: int) -> None:
+    slices, edge = 9, 256
+    rng = np.random.default_rng(0)
+    kernel = np.array([0.3, 0.9, 0.3]) if lags == 2 else np.array([0.5, 0.8])
+    shared = np.correlate(kernel, kernel, "full")[len(kernel) :] / np.sum(kernel**2)
+
+    def noise() -> NDArray[np.float64]:
+        drawn = rng.normal(size=(slices + 2, edge, edge)) * (10 / np.sqrt(np.sum(kernel**2)))
+        return np.sum([weight * drawn[k : k + slices] for k, weight in enumerate(kernel)], axis=0, dtype=np.float64)
+
+    series = noise()
+    lone = np.zeros_like(series)
+    lone[4] = 2 * noise()[4]
+
+    def blurred(y: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(gaussian_filter(y, (0.8, 0.6, 0.6)))
+
+    squares, denoised = sure(blurred, series, lone, ratio=4.0, correlation=shared.tolist())
+    true = float(np.sqrt(np.mean(denoised[4] ** 2)))
+    assert np.sqrt(squares[4].mean()) == pytest.approx(true, rel=0.06)
+    # As if slices were independent, an average over slices seems to remove more noise than it does.
+    independent, _ = sure(blurred, series, lone, ratio=4.0)
+    assert np.sqrt(max(independent[4].mean(), 0.0)) < 0.8 * true
+
+
+def test_a_field_goes_on_in_unknown_slices_with_the_correlation_of_the_noise() -> None:
+    field = np.zeros((6, 4, 4))
+    field[1], field[3] = 8.0, -8.0
+    assert np.array_equal(continued_field(field, []), field)
+    near = continued_field(field, [0.5, 0.0])[:, 0, 0]
+    assert near == pytest.approx([4, 8, 0, -8, -4, 0])
+    full = np.ones((3, 4, 4))
+    assert np.array_equal(continued_field(full, [0.5]), full)
 
 
 def test_sure_refuses_a_field_of_another_shape_and_a_ratio_of_zero() -> None:
