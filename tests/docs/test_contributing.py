@@ -48,13 +48,6 @@ def test_every_file_that_the_page_names_exists() -> None:
     assert [name for name in named if "NAME" not in name and not (CHECKOUT / name).exists()] == []
 
 
-def test_a_module_has_as_many_lines_as_the_page_says() -> None:
-    (stated,) = re.findall(r"No module of `ctbasis` has more than (\d+) lines, except .*`(ctbasis/\S+)`", CONTRIBUTING)
-    modules = [path for kind in ("py", "js") for path in (CHECKOUT / "ctbasis").rglob(f"*.{kind}")]
-    long = [path for path in modules if len(path.read_text(encoding="utf-8").splitlines()) > int(stated[0])]
-    assert [path.relative_to(CHECKOUT).as_posix() for path in long] == [stated[1]]
-
-
 def test_the_version_and_the_licence_of_the_citation_are_those_of_the_package() -> None:
     citation = yaml.safe_load((CHECKOUT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["title"] == PROJECT["name"]
