@@ -4,7 +4,8 @@ Only the scored slices in the window of the sites count, so only they are kept: 
 realisation in a folder, beside a description of the case and of the code. A run with the same folder makes what is
 missing, and refuses images of another case or of other code.
 
-Time is processor time of one core, which other work on the machine changes little, for a million voxels.
+Time is processor time of one core for a million voxels. Threads that wait in a loop count too, so on a busy machine it
+is longer.
 """
 
 from __future__ import annotations
