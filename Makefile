@@ -1,7 +1,7 @@
 # ctbasis: `make help` lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -eu -o pipefail
-.PHONY: help setup demo test ci ci-e2e validator repositories browser chart-renderer lock-check audit style types layers package-check lint site site-links reference figures site-pictures workflows version bench bench-quality images image-ray push release view-picture view-speed cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
+.PHONY: help setup demo test ci ci-e2e validator repositories browser chart-renderer lock-check audit style types layers package-check lint site site-links reference figures site-pictures workflows version bench bench-quality images image-ray push release view-picture orthanc-picture view-speed cluster-check e2e e2e-operators e2e-nodes chaos scaling overhead cohort-picture fuzz clean
 
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' images/uv.txt)
 MAHOUT := images/spark/mahout
@@ -21,7 +21,7 @@ UV := $(shell uv --version 2>/dev/null | grep -q '^uv $(UV_VERSION)' && command 
 ##@ Start
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready $(JAR) ## Install the Python environment, a JDK and Maven, and build the Mahout jar
 	@echo "ctbasis is ready: $(CTBASIS) --help"
@@ -111,6 +111,9 @@ cohort-picture: setup browser ## Make docs/cohort.png: the summary of a cohort o
 
 view-picture: setup browser ## Make docs/viewer.png: the viewer with a phantom, in a browser
 	$(PY) -m tests.viewer.picture docs/viewer.png
+
+orthanc-picture: setup browser repositories ## Make docs/orthanc.png: Orthanc's page with a phantom before and after denoising by a node
+	$(PY) -m tests.node.picture docs/orthanc.png
 
 view-speed: setup browser ## Measure the viewer on 300 slices of 512 x 512 in headless Chromium
 	$(PY) -m tests.viewer.speed
