@@ -74,6 +74,7 @@ patches:
 
 MAKE_BASES = """
 import sys
+import boto3
 import ctbasis
 from botocore.config import Config
 from ctbasis.patch.bases import PatchBases
@@ -90,6 +91,7 @@ for seed in (1, 2):
 
 EMPTY_BUCKET = """
 import sys
+import boto3
 from botocore.config import Config
 s3 = boto3.client("s3", config=Config(s3={"addressing_style": "path"}))
 for page in s3.get_paginator("list_objects_v2").paginate(Bucket=sys.argv[1]):
