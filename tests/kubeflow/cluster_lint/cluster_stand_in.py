@@ -140,7 +140,7 @@ def ready(cluster: ClusterStandIn, *, account: str = "pipeline-runner", nodes: i
     cluster.put(CLASSES, "files", metadata=default, provisioner="efs.csi.aws.com")
     labels = {"kubernetes.io/metadata.name": NAMESPACE, "ctbasis/admission": "enforced"}
     cluster.put(f"{CORE}/namespaces", NAMESPACE, metadata={"labels": labels})
-    for name in ("ctbasis-s3", "ctbasis-sources", "ctbasis-deidentify"):
+    for name in ("ctbasis-s3", "ctbasis-sources", "ctbasis-deidentify", "ctbasis-registry"):
         cluster.put(f"{CORE}/namespaces/{NAMESPACE}/secrets", name)
     for document in rendered.render(LAYOUT.manifests / "overlays" / "kubeflow"):
         kind = f"{document['kind'].lower()}s"
