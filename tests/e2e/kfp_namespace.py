@@ -23,7 +23,7 @@ from tests.e2e.kfp_driver import PIPELINE_ROOT
 from tests.e2e.kfp_package import Package
 from tests.e2e.kfp_run import WORKBENCH, Run
 from tests.e2e.kfp_templates import BUCKET, BUCKET_PATH, PROGRAMS
-from tests.e2e.object_store import ObjectStore, apply
+from tests.e2e.object_store import EMPTY_BUCKET, ObjectStore, apply
 
 ACCESS_MODE = os.environ.get("CTBASIS_E2E_ACCESS_MODE", "ReadWriteOnce")
 """Access mode of the workspace. The package requests ReadWriteMany, for which a test cluster rarely has a class."""
@@ -47,17 +47,6 @@ with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar, ThreadPoolExecuto
     for put in puts:
         put.result()
 print(len(puts))
-"""
-
-EMPTY = """
-import sys
-import boto3
-from botocore.config import Config
-s3 = boto3.client("s3", config=Config(s3={"addressing_style": "path"}))
-for page in s3.get_paginator("list_objects_v2").paginate(Bucket=sys.argv[1]):
-    for entry in page.get("Contents", []):
-        s3.delete_object(Bucket=sys.argv[1], Key=entry["Key"])
-s3.delete_bucket(Bucket=sys.argv[1])
 """
 
 KEYS = """
@@ -119,7 +108,7 @@ class RunNamespace:
     def empty_bucket(self) -> None:
         """Remove the bucket of the namespace from an S3 server that outlives the namespace."""
         if self._uploaded:
-            self.python(EMPTY, self.name)
+            self.python(EMPTY_BUCKET, self.name)
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys of the namespace's bucket below `prefix`."""

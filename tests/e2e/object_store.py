@@ -56,6 +56,18 @@ async def main():
 asyncio.run(main())
 """
 
+EMPTY_BUCKET = """
+import sys
+import boto3
+from botocore.config import Config
+s3 = boto3.client("s3", config=Config(s3={"addressing_style": "path"}))
+for page in s3.get_paginator("list_objects_v2").paginate(Bucket=sys.argv[1]):
+    for entry in page.get("Contents", []):
+        s3.delete_object(Bucket=sys.argv[1], Key=entry["Key"])
+s3.delete_bucket(Bucket=sys.argv[1])
+"""
+"""Program of a pod that removes the bucket of its argument, with all objects."""
+
 AGING = "s3-aged"
 
 AGING_PROGRAM = """

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.cluster import has_definition, kubectl, report_fault, require_cluster, wait_until
 from tests.e2e.installed import CLAIM, installed
-from tests.e2e.object_store import object_store
+from tests.e2e.object_store import EMPTY_BUCKET, object_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,13 +33,6 @@ LIST_BUCKET = """
 import boto3, sys
 pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=sys.argv[1])
 print("\\n".join(entry["Key"] for page in pages for entry in page.get("Contents", [])))
-"""
-
-EMPTY_BUCKET = """
-import boto3, sys
-bucket = boto3.resource("s3").Bucket(sys.argv[1])
-bucket.objects.all().delete()
-bucket.delete()
 """
 
 

@@ -30,7 +30,7 @@ from tests.e2e.cluster import (
     ready,
     wait_until,
 )
-from tests.e2e.object_store import apply, object_store
+from tests.e2e.object_store import EMPTY_BUCKET, apply, object_store
 from tests.e2e.step_namespace import account_kubeconfig
 
 if TYPE_CHECKING:
@@ -87,17 +87,6 @@ for seed in (1, 2):
     noisy = ctbasis.simulate_dose(phantom, photons=4e3, seed=seed)
     ctbasis.denoise(noisy, keep_basis=uri, stride=5, wiener=False)
     print(PatchBases.open(uri).bases[0].sha256)
-"""
-
-EMPTY_BUCKET = """
-import sys
-import boto3
-from botocore.config import Config
-s3 = boto3.client("s3", config=Config(s3={"addressing_style": "path"}))
-for page in s3.get_paginator("list_objects_v2").paginate(Bucket=sys.argv[1]):
-    for one in page.get("Contents", []):
-        s3.delete_object(Bucket=sys.argv[1], Key=one["Key"])
-s3.delete_bucket(Bucket=sys.argv[1])
 """
 
 INFER = """
