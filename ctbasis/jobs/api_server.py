@@ -39,7 +39,7 @@ KEEPALIVE = [
 """With TCP keepalive the kernel detects a peer that vanished within a minute, without a request."""
 
 HTTP_UNAUTHORIZED, HTTP_FORBIDDEN, HTTP_NOT_FOUND, HTTP_CONFLICT, HTTP_GONE = 401, 403, 404, 409, 410
-HTTP_TOO_MANY, HTTP_SERVER = 429, 500
+HTTP_INVALID, HTTP_TOO_MANY, HTTP_SERVER = 422, 429, 500
 
 BROKEN = (urllib3.exceptions.HTTPError, OSError)
 """Exceptions of a connection that is refused, broken or silent."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from ctbasis.errors import CtbasisError
-from ctbasis.jobs.api_server import HTTP_FORBIDDEN, HTTP_NOT_FOUND, HTTP_UNAUTHORIZED, ApiError
+from ctbasis.jobs.api_server import HTTP_FORBIDDEN, HTTP_INVALID, HTTP_NOT_FOUND, HTTP_UNAUTHORIZED, ApiError
 from ctbasis.jobs.outage import JobStaysError, retry_outages
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 ROLE = "ctbasis-deploy"
 """Role and RoleBinding of the component deploy-basis of manifests/, which allow exactly what this module asks."""
-
-HTTP_INVALID = 422
 
 MOST_RACES = 3
 """How often the object may change between its reading and its change."""

@@ -13,6 +13,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from ctbasis.errors import CtbasisError
+from ctbasis.jobs.api_server import HTTP_FORBIDDEN, HTTP_NOT_FOUND, HTTP_UNAUTHORIZED
 from ctbasis.printable import say
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ SECONDS = 60.0
 
 MOST_ATTEMPTS = 20
 """Versions of one run at most: an attempt that was interrupted leaves a version without an artifact."""
-
-UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
 
 
 def register(address: str, model: str, uri: str, *, run: str, metadata: Mapping[str, str]) -> str:
@@ -138,14 +137,14 @@ def _free_version(registry: Any, model: str, uri: str, run: str) -> str:
 
 def _refusal(address: str, status: int | None, reason: str | None) -> CtbasisError:
     found = f"the registry {address} answers {status} {reason or ''}".rstrip()
-    if status in {UNAUTHORIZED, FORBIDDEN}:
+    if status in {HTTP_UNAUTHORIZED, HTTP_FORBIDDEN}:
         return CtbasisError(
             found,
             expected=f"a bearer token that it accepts, in {TOKEN}",
             cause="there is no Secret ctbasis-registry, its token has expired, or its account may not write",
             remedy="renew the key `token` of the Secret, then retry the run: only this step runs again",
         )
-    if status == NOT_FOUND:
+    if status == HTTP_NOT_FOUND:
         return CtbasisError(
             found,
             expected="a Model Registry with the API v1",
