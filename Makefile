@@ -103,7 +103,7 @@ bench: setup ## Measure pipeline, ingest and SVD, with all contenders in one run
 	$(CTBASIS) bench
 
 bench-quality: setup ## Compare denoisers, with BM3D and BM4D (non-commercial use only); SERIES="DIR DIR"
-	$(UV) sync --frozen --all-extras
+	$(UV) sync --frozen --all-extras --compile-bytecode
 	$(CTBASIS) bench quality $(foreach one,$(SERIES),--series $(one))
 
 cohort-picture: setup browser ## Make docs/cohort.png: the summary of a cohort of phantoms and published scans, in a browser
@@ -182,7 +182,7 @@ clean: ## Remove the files that setup and demo have made
 	@touch $@
 
 .venv/.ready: pyproject.toml uv.lock | $(UV)
-	$(UV) sync --frozen --all-extras --no-extra peers
+	$(UV) sync --frozen --all-extras --no-extra peers --compile-bytecode
 	@touch $@
 
 $(JAR): $(shell find $(MAHOUT) -path $(MAHOUT)/target -prune -o -type f -print)
