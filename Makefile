@@ -126,7 +126,7 @@ images: ## Build the images with docker, podman or buildah (BUILDER=); BASE= rep
 	label=org.opencontainers.image; for image in $(IMAGES); do \
 	  $(BUILDER) build --file images/$$image/Dockerfile --tag ctbasis/$$image:$(VERSION) \
 	    --build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) $(BUILD_OPTIONS) \
-	    --label $$label.source="$$(git remote get-url origin 2>/dev/null | sed -E 's#//[^/@]*@#//#')" \
+	    --label $$label.source="$$(git remote get-url origin 2>/dev/null | grep -E '://|@' | sed -E 's#//[^/@]*@#//#')" \
 	    --label $$label.revision="$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)" \
 	    --label $$label.created="$$(git log -1 --format=%cI 2>/dev/null)" .; done
 
