@@ -10,6 +10,8 @@ References:
         improved shrinkage and patch matching", IEEE Trans. Image Process. 29, 8339-8354, 2020 (BM3D with a PSD).
     M. Maggioni, V. Katkovnik, K. Egiazarian, A. Foi, "Nonlocal transform-domain filter for volumetric data denoising
         and reconstruction", IEEE Trans. Image Process. 22(1), 119-133, 2013 (BM4D).
+    J. Veraart, D. S. Novikov, D. Christiaens, B. Ades-aron, J. Sijbers, E. Fieremans, "Denoising of diffusion MRI using
+        random matrix theory", NeuroImage 142, 394-406, 2016 (MP-PCA).
     A. Buades, B. Coll, J. M. Morel, "A non-local algorithm for image denoising", CVPR 2, 60-65, 2005.
     A. Chambolle, "An algorithm for total variation minimization and applications", J. Math. Imaging Vis. 20, 89-97,
         2004.
@@ -18,6 +20,7 @@ References:
 from __future__ import annotations
 
 import importlib.util
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -38,6 +41,10 @@ if TYPE_CHECKING:
 
 AROUND = 4
 """Number of slices on both sides of the scored ones that three-dimensional peers get too."""
+
+MP_PCA_SLICES = 2 * AROUND + 2
+"""Number of neighbouring slices that MP-PCA gets at once, at most: two scored slices with those around them. It needs
+more pixels in a window than slices."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +88,25 @@ class Denoiser:
         run: Function of a volume and a setting that returns the scored slices, and the number of slices processed.
         settings: Settings among which the method is tuned; with a single one it is not tuned.
         module: Module of the extra `peers` that the method needs; empty if none.
+        fewest_slices: Number of slices that the method needs to denoise any of them.
     """
 
     name: str
     run: Callable[[NoisyVolume, Mapping[str, Any]], tuple[NDArray[np.float32], int]]
     settings: Sequence[Mapping[str, Any]] = field(default=({},))
     module: str = ""
+    fewest_slices: int = 1
 
     @property
     def absent(self) -> bool:
         """Whether a module that the method needs is not installed."""
         return bool(self.module) and importlib.util.find_spec(self.module) is None
+
+    def missing(self, slices: int) -> str:
+        """Return what the method lacks to denoise `slices` slices that lie together, as text; empty if nothing."""
+        if self.absent:
+            return f"{self.module} is not installed"
+        return "" if slices >= self.fewest_slices else f"needs {self.fewest_slices} slices that lie together"
 
 
 def _gaussian(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
@@ -164,6 +179,18 @@ def _bm4d(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.fl
     return np.asarray(denoised, np.float32)[own], len(volume)
 
 
+def _mp_pca(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
+    """Denoise blocks of slices that lie together, the slices in the place of the directions of diffusion MRI."""
+    from dipy.denoise.localpca import mppca
+
+    volume, own = noisy.with_neighbours
+    # MP-PCA returns no value below 0.
+    lowest = float(volume.min())
+    blocks = np.array_split(np.moveaxis(volume - lowest, 0, -1), math.ceil(len(volume) / MP_PCA_SLICES), axis=-1)
+    denoised = [mppca(block[:, :, None], patch_radius=setting["radius"])[:, :, 0] for block in blocks]
+    return np.moveaxis(np.concatenate(denoised, axis=-1), -1, 0)[own] + np.float32(lowest), len(volume)
+
+
 def _global(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
     """Project onto the leading k right singular vectors, which the engines of global mode approximate."""
     A = noisy.hu.reshape(len(noisy.hu), -1)
@@ -205,6 +232,7 @@ PEERS = (
         ],
         module="bm4d",
     ),
+    Denoiser("mp-pca", _mp_pca, [{"radius": 2}, {"radius": 3}], module="dipy", fewest_slices=2),
 )
 """Peers; each is tuned on another series than the one that it is measured on."""
 

@@ -61,7 +61,7 @@ def bench_field(
         error_body, error_soft, error_lung, error_edges (true RMSE over the noise of the series), change_body,
         change_soft, change_lung, change_edges (RMS of what was removed over the noise), smoothed_removal, low_contrast
         (correlation of what was removed with anatomy), low_contrast_noise (that of the noise itself),
-        seconds_per_slice. A peer that is not installed has a row whose setting says so.
+        seconds_per_slice. A peer that is not installed, or that needs more slices, has a row whose setting says so.
 
     Raises:
         CtbasisError: See `read_pair`; the field is zero everywhere, or the noise cannot be measured in a slice.
@@ -92,8 +92,8 @@ def bench_field(
     for method in [*PEERS, *PATCH]:
         if method.name not in methods:
             continue
-        if method.absent:
-            rows.append({"bench": "field", "method": method.name, "setting": f"{method.module} is not installed"})
+        if missing := method.missing(len(hu) if distances[0] <= MAX_STEP else 1):
+            rows.append({"bench": "field", "method": method.name, "setting": missing})
             continue
         ours = method in PATCH
         settings = [WITHOUT_NOISE, {}] if ours else [USUAL[method.name]]

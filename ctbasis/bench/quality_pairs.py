@@ -41,6 +41,7 @@ USUAL: dict[str, Mapping[str, Any]] = {
     "nlm": {"h": 0.9, "patch": 5},
     "bm3d": {"level": 1.0},
     "bm4d": {"noise": "psd", "level": 1.1},
+    "mp-pca": {"radius": 2},
 }
 """Setting of every peer without a truth."""
 
@@ -132,7 +133,7 @@ def bench_pair(low: Path, full: Path, methods: Sequence[str], spacing: Spacing |
     Returns:
         A row for each method: method, setting, error_body, error_soft, error_lung, error_edges (true RMSE over that of
         the low dose), rmse_body, rmse_lung (HU), smoothed_removal, laa_950 (percent of the lung), seconds_per_slice. A
-        peer that is not installed has a row whose setting says so.
+        peer that is not installed, or that needs more slices, has a row whose setting says so.
 
     Raises:
         CtbasisError: See `read_pair`; or the noise of the full dose cannot be measured.
@@ -150,8 +151,8 @@ def bench_pair(low: Path, full: Path, methods: Sequence[str], spacing: Spacing |
     volumes = [_noisy_volume(pair, run) for run in pair.runs]
     rows = [_row("full dose", {}, pair, noise, pair.full, None), _row("low dose", {}, pair, noise, pair.low, None)]
     for method in [peer for peer in PEERS if peer.name in methods]:
-        if method.absent:
-            rows.append({"bench": "pair", "method": method.name, "setting": f"{method.module} is not installed"})
+        if missing := method.missing(len(pair.runs[0])):
+            rows.append({"bench": "pair", "method": method.name, "setting": missing})
             continue
         settings = [USUAL[method.name], *method.settings]
         swept = [_measured(method, setting, volumes, pair, noise) for setting in settings]

@@ -153,7 +153,7 @@ class TaskSettings:
 
     level: float = LEVEL
     realisations: int = 4
-    methods: Sequence[str] = tuple(name for name in METHODS if name not in {"gaussian", "patch one stage"})
+    methods: Sequence[str] = tuple(name for name in METHODS if name not in {"gaussian", "mp-pca", "patch one stage"})
     slices: int = SLICES
     seed: int = 0
     fewer: Sequence[tuple[str, int]] = ()

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from scipy.ndimage import gaussian_filter
 
-from ctbasis.bench.denoisers import Denoiser
+from ctbasis.bench.denoisers import PEERS, Denoiser
 from ctbasis.bench.quality_pairs import USUAL, bench_pair, read_pair
 from ctbasis.cli import main
 from ctbasis.errors import CtbasisError
@@ -70,7 +70,10 @@ def test_a_missing_peer_is_reported(pair: tuple[Path, Path], monkeypatch: pytest
     monkeypatch.setattr(Denoiser, "absent", property(lambda self: bool(self.module)))
     row = bench_pair(*pair, ("bm3d",))[-1]
     assert row["setting"] == "bm3d is not installed"
-    assert set(USUAL) == {"gaussian", "tv", "nlm", "bm3d", "bm4d"}
+    assert set(USUAL) == {peer.name for peer in PEERS}
+    monkeypatch.setattr(Denoiser, "absent", property(lambda _: False))
+    mp_pca = next(peer for peer in PEERS if peer.name == "mp-pca")
+    assert (mp_pca.missing(1), mp_pca.missing(2)) == ("needs 2 slices that lie together", "")
 
 
 def test_the_command_prints_and_writes_the_table(pair: tuple[Path, Path], tmp_path: Path) -> None:
