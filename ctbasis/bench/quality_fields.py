@@ -28,7 +28,7 @@ from ctbasis.patch.volume import ArrayVolume
 from ctbasis.printable import say
 from ctbasis.report.noisy_truth import CLIPPED, FEWEST_VOXELS, REGIONS, FlatWindows, smooth_regions
 from ctbasis.report.smoothed_removal import SmoothedRemoval
-from ctbasis.score.sure import sure
+from ctbasis.score.sure import anatomy_correlation, sure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +60,8 @@ def bench_field(
         A row for each method and setting: method, setting, correlation (of the noise of neighbouring slices),
         error_body, error_soft, error_lung, error_edges (true RMSE over the noise of the series), change_body,
         change_soft, change_lung, change_edges (RMS of what was removed over the noise), smoothed_removal, low_contrast
-        (correlation of what was removed with anatomy), low_contrast_noise (that of the noise itself),
+        (correlation of what was removed with anatomy, without that with the noise that the series shows beside it),
+        low_contrast_noise (correlation of the field with what the series shows),
         seconds_per_slice. A peer that is not installed, or that needs more slices, has a row whose setting says so.
 
     Raises:
@@ -113,20 +114,22 @@ def _measured(
     correlation: Sequence[float],
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    squares, image = sure(
+    risk = sure(
         lambda hu: method.run(replace(noisy, hu=hu), setting)[0],
         noisy.hu,
         field,
         ratio=ratio,
         correlation=correlation,
     )
+    squares, image = risk.squares, risk.denoised
     seconds = (time.perf_counter() - start) / (2 * len(image))
-    errors, removal = {region: np.zeros(4) for region in REGIONS}, SmoothedRemoval()
+    errors, removal, correlations = {region: np.zeros(4) for region in REGIONS}, SmoothedRemoval(), []
     for z in np.flatnonzero(np.abs(field).max(axis=(1, 2)) > 0).tolist():
         full, m = noisy.hu[z], field[z]
         valid = np.minimum(full, full + m) > CLIPPED
         own = m / np.sqrt(ratio[z])
         removal.add(full, full - image[z], own)
+        correlations.append(anatomy_correlation(full, image[z], m, risk.response[z], float(ratio[z, 0, 0])))
         for region, mask in smooth_regions(full).items():
             inside = mask & valid
             values = np.stack([np.ones_like(full), squares[z], (full - image[z]) ** 2, own**2])
@@ -141,12 +144,12 @@ def _measured(
         for region, (count, *sums, noise) in errors.items():
             known = count >= FEWEST_VOXELS and noise > 0
             row[f"{name}_{region}"] = float(np.sqrt(max(sums[index], 0.0) / noise)) if known else None
-    follows = removal.to_dict()["low_contrast"]
+    known_correlations = [abs(value) for value in correlations if value is not None]
     return {
         **row,
         "smoothed_removal": removal.ratio,
-        "low_contrast": follows["removed"],
-        "low_contrast_noise": follows["noise"],
+        "low_contrast": float(np.mean(known_correlations)) if known_correlations else None,
+        "low_contrast_noise": removal.to_dict()["low_contrast"]["noise"],
         "seconds_per_slice": seconds,
     }
 

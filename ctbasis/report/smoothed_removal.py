@@ -110,13 +110,23 @@ def low_contrast(image: NDArray[Any], inside: NDArray[np.bool_]) -> tuple[NDArra
         inside: Interior of the body.
     """
     soft = np.asarray(inside & (image > SOFT_TISSUE[0]) & (image < SOFT_TISSUE[1]))
+    return between_scales(image, soft), np.asarray(binary_erosion(soft, iterations=round(2 * SMOOTHING)))
+
+
+def between_scales(image: NDArray[Any], soft: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return an image between the scales SMOOTHING and SURROUNDINGS, averaged over soft tissue alone.
+
+    Args:
+        image: HU, (rows, columns).
+        soft: Pixels of soft tissue.
+    """
     hu = np.where(soft, image, 0.0).astype(np.float32)
     weights = soft.astype(np.float32)
 
     def mean(scale: float) -> NDArray[np.float32]:
         return np.asarray(gaussian_filter(hu, scale) / np.maximum(gaussian_filter(weights, scale), TINY), np.float32)
 
-    return mean(SMOOTHING) - mean(SURROUNDINGS), np.asarray(binary_erosion(soft, iterations=round(2 * SMOOTHING)))
+    return mean(SMOOTHING) - mean(SURROUNDINGS)
 
 
 def correlation(one: NDArray[Any], other: NDArray[Any]) -> float:

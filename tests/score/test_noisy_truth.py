@@ -14,9 +14,10 @@ from scipy.ndimage import gaussian_filter
 from ctbasis.cli import main
 from ctbasis.errors import CtbasisError
 from ctbasis.report.noisy_truth import smooth_regions
+from ctbasis.report.smoothed_removal import correlation, interior, low_contrast, smoothed
 from ctbasis.score.score import compare_with_truth, score_image
 from ctbasis.score.score_page import render
-from ctbasis.score.sure import continued_field, sure
+from ctbasis.score.sure import anatomy_correlation, continued_field, sure
 from ctbasis.simulate.dose import Dose, image_noise
 from ctbasis.simulate.phantom import chest
 from ctbasis.simulate.projection import ParallelBeam
@@ -131,8 +132,23 @@ def test_sure_along_a_noise_field_is_the_true_error(width: float) -> None:
     n = full - scans()["anatomy"]
     inside = np.stack([smooth_regions(true)["soft"] for true in scans()["anatomy"]])
     ratio = float(np.mean(m[inside] ** 2) / np.mean(n[inside] ** 2))
-    squares, denoised = sure(lambda y: gaussian_filter(y, (0, width, width)), full, m, ratio=ratio)
-    assert np.sqrt(squares[inside].mean()) == pytest.approx(true_error(denoised), rel=0.06)
+    risk = sure(lambda y: gaussian_filter(y, (0, width, width)), full, m, ratio=ratio)
+    assert np.sqrt(risk.squares[inside].mean()) == pytest.approx(true_error(risk.denoised), rel=0.06)
+
+
+def test_sure_of_a_method_that_measures_the_noise_itself_needs_a_small_step() -> None:
+    """The method removes all of the series, which is noise, unless the second run makes it find more than noise."""
+    rng = np.random.default_rng(0)
+    series, field = rng.normal(0, 20, (1, 256, 256)), rng.normal(0, 40, (1, 256, 256))
+
+    def wiener(y: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(y * max(0.0, 1 - 20**2 / np.var(y)))
+
+    risks = [sure(wiener, series, field, ratio=4.0, **step) for step in ({}, {"epsilon": 0.3})]
+    assert np.mean(np.square(risks[0].denoised)) < 0.01 * 20**2
+    default, large = (risk.squares.mean() / 20**2 for risk in risks)
+    assert abs(default) < 0.12
+    assert large > 0.4
 
 
 @pytest.mark.parametrize("lags", [1, 2])
@@ -153,12 +169,36 @@ def test_sure_along_a_lone_slice_counts_the_noise_that_overlapping_slices_share(
     def blurred(y: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(gaussian_filter(y, (0.8, 0.6, 0.6)))
 
-    squares, denoised = sure(blurred, series, lone, ratio=4.0, correlation=shared.tolist())
-    true = float(np.sqrt(np.mean(denoised[4] ** 2)))
-    assert np.sqrt(squares[4].mean()) == pytest.approx(true, rel=0.06)
+    risk = sure(blurred, series, lone, ratio=4.0, correlation=shared.tolist())
+    true = float(np.sqrt(np.mean(risk.denoised[4] ** 2)))
+    assert np.sqrt(risk.squares[4].mean()) == pytest.approx(true, rel=0.06)
     # As if slices were independent, an average over slices seems to remove more noise than it does.
-    independent, _ = sure(blurred, series, lone, ratio=4.0)
-    assert np.sqrt(max(independent[4].mean(), 0.0)) < 0.8 * true
+    independent = sure(blurred, series, lone, ratio=4.0)
+    assert np.sqrt(max(independent.squares[4].mean(), 0.0)) < 0.8 * true
+
+
+@pytest.mark.parametrize(("width", "anatomy"), [(0.7, False), (4.0, True)])
+def test_the_correlation_of_the_removed_with_anatomy_is_free_of_the_noise_of_the_series(
+    width: float, anatomy: bool
+) -> None:
+    """A method that removes half of the noise, and one that removes the anatomy below a scale with it."""
+    true, full, m = (scans()[name] for name in ("anatomy", "full", "m"))
+    ratio = float(np.var(m) / np.var(full - true))
+
+    def method(y: NDArray[Any]) -> NDArray[Any]:
+        halved = true + (y - true) / 2
+        return np.asarray(halved - 0.3 * (y - gaussian_filter(y, (0, width, width)))) if anatomy else halved
+
+    risk = sure(method, full, m, ratio=ratio)
+    for z in range(len(full)):
+        contrast, soft = low_contrast(true[z], interior(true[z]))
+        removed = smoothed(full[z] - risk.denoised[z])
+        expected = correlation(removed[soft], contrast[soft])
+        found = anatomy_correlation(full[z], risk.denoised[z], m[z], risk.response[z], ratio)
+        assert found == pytest.approx(expected, abs=0.06)
+        assert abs(expected) > 0.2 if anatomy else abs(expected) < 0.05
+        shown, inside = low_contrast(full[z], interior(full[z]))
+        assert correlation(removed[inside], shown[inside]) > expected + 0.03, "the series shows its noise"
 
 
 def test_a_field_goes_on_in_unknown_slices_with_the_correlation_of_the_noise() -> None:
