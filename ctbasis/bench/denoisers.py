@@ -30,13 +30,15 @@ from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 from ctbasis.dicom.volume import Volume
-from ctbasis.steps.denoise import denoise
+from ctbasis.parameters import PatchMode
+from ctbasis.steps.denoise import denoise_on_basis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from ctbasis.patch.noise import Noise
     from ctbasis.simulate.nodules import Spacing
 
 AROUND = 4
@@ -58,6 +60,7 @@ class NoisyVolume:
         sigma: True standard deviation of the noise in body and lung, HU.
         power: True noise power within a slice, HU^2 per pixel, (rows, columns), in the order of numpy.fft; its
             mean is `sigma` squared.
+        estimated: Noise of every part, for patch mode; empty if patch mode estimates it from `hu`.
     """
 
     hu: NDArray[np.float32]
@@ -65,6 +68,7 @@ class NoisyVolume:
     scored: range
     sigma: float
     power: NDArray[np.float64]
+    estimated: Sequence[Noise] = ()
 
     @property
     def scored_slices(self) -> NDArray[np.float32]:
@@ -202,8 +206,9 @@ def _global(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.
 
 
 def _patch(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
-    """Run patch mode with its defaults but for `setting`, by the function that a notebook calls."""
-    denoised = denoise(Volume(noisy.hu, noisy.spacing), **setting)
+    """Run patch mode with its defaults but for `setting`, as the function that a notebook calls does."""
+    volume = Volume(noisy.hu, noisy.spacing)
+    denoised = denoise_on_basis(volume, estimated=noisy.estimated, patch_mode=PatchMode(**setting))
     return denoised.hu[noisy.scored.start : noisy.scored.stop], len(noisy.hu)
 
 

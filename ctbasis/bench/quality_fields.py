@@ -3,8 +3,11 @@
 The series may be a full-dose scan of any number of slices. The field is the noise that the same slices have in addition
 at a lower dose (low dose minus full dose), where they exist at a lower dose; it is zero in all other slices. Errors are
 Stein's estimates along the field (ctbasis/score/sure.py), relative to the noise of the series: no truth is needed.
-Every method runs twice, on the series and on the series with a part of the field. Where slices overlap, their noise is
-correlated; the correlation is estimated from the slices around the field (ctbasis/patch/covariance.py).
+Every method runs twice, on the series and on the series with a part of the field. Patch mode keeps its estimate of the
+noise in the second run: the estimate chooses among a few models of a scanner, from all cells of the series, and where a
+small change of the series makes it choose another, the estimate of the error means nothing. The basis is learned again.
+Where slices overlap, their noise is correlated; the correlation is estimated from the slices around the field
+(ctbasis/patch/covariance.py).
 
 Peers get the noise that `ctbasis` estimates, and their usual setting. Patch mode runs with a target noise of 0, and
 with its default, where it should change a scan of standard dose by less than the noise.
@@ -21,7 +24,10 @@ import numpy as np
 from ctbasis.bench.denoisers import PATCH, PEERS, Denoiser, NoisyVolume
 from ctbasis.bench.quality_cases import power_of_covariance
 from ctbasis.bench.quality_pairs import REACH, USUAL, WITHOUT_NOISE, read_same_slices
+from ctbasis.dicom.volume import Volume
 from ctbasis.errors import CtbasisError
+from ctbasis.parameters import PatchMode
+from ctbasis.patch.estimate import fit_parts
 from ctbasis.patch.noise_fit import fit_noise, fit_slice_noise
 from ctbasis.patch.parts import MAX_STEP
 from ctbasis.patch.volume import ArrayVolume
@@ -114,6 +120,10 @@ def _measured(
     correlation: Sequence[float],
 ) -> dict[str, Any]:
     start = time.perf_counter()
+    if method in PATCH:
+        target_noise = setting.get("target_noise", PatchMode.target_noise)
+        estimated = fit_parts(Volume(noisy.hu, noisy.spacing), target_noise=target_noise)
+        noisy = replace(noisy, estimated=estimated)
     risk = sure(
         lambda hu: method.run(replace(noisy, hu=hu), setting)[0],
         noisy.hu,

@@ -13,6 +13,7 @@ import numpy as np
 
 from ctbasis.matrix.read import load
 from ctbasis.matrix.volumes import series_of
+from ctbasis.parameters import PatchMode
 from ctbasis.patch.noise_fit import fit_noise, noise_reach
 from ctbasis.patch.parts import named_notes, parts_of, without_series
 from ctbasis.patch.volume import ArrayVolume
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ctbasis.dicom.volume import Volume
     from ctbasis.matrix.read import ImageLike
     from ctbasis.patch.noise import Noise
     from ctbasis.patch.parts import Part
@@ -95,26 +97,37 @@ def estimate_noise(image: ImageLike, spacing: tuple[float, float, float] | None 
         True
     """
     volume = load(image, spacing)
+    return noise_estimate(parts_of([series_of(volume)]), fit_parts(volume), volume.shape)
+
+
+def fit_parts(volume: Volume, *, target_noise: float = PatchMode.target_noise) -> list[Noise]:
+    """Return the noise of every part of a volume, as patch mode estimates it.
+
+    Args:
+        volume: The volume.
+        target_noise: See `fit_noise`.
+    """
     hu = np.moveaxis(volume.clipped_hu(), 0, -1)
-    parts = parts_of([series_of(volume)])
-    noises = [fit_part(hu, part)[1] for part in parts]
-    return noise_estimate(parts, noises, volume.shape)
+    return [fit_part(hu, part, target_noise=target_noise)[1] for part in parts_of([series_of(volume)])]
 
 
-def fit_part(hu: NDArray[Any], part: Part, *, shapes: Sequence[Shape] = ()) -> tuple[ArrayVolume, Noise]:
+def fit_part(
+    hu: NDArray[Any], part: Part, *, shapes: Sequence[Shape] = (), target_noise: float = PatchMode.target_noise
+) -> tuple[ArrayVolume, Noise]:
     """Fit the noise of one part of a volume in memory.
 
     Args:
         hu: HU of the volume, (rows, columns, slices).
         part: The part.
         shapes: Shapes of patches as far as which the covariance reaches, besides that of the part's own patches.
+        target_noise: See `fit_noise`.
 
     Returns:
         The part as a volume, and its noise.
     """
     row, column = part.slices.pixel_spacing
     volume = ArrayVolume(hu[..., part.slices.columns], (row, column, part.slices.spacing or row))
-    return volume, fit_noise(volume, reach=noise_reach(volume, shapes))
+    return volume, fit_noise(volume, reach=noise_reach(volume, shapes), target_noise=target_noise)
 
 
 def noise_estimate(parts: Sequence[Part], noises: Sequence[Noise], shape: tuple[int, int, int]) -> NoiseEstimate:

@@ -54,10 +54,10 @@ if TYPE_CHECKING:
     Volume = NDArray[np.floating[Any]]
 
 EPSILON = 0.1
-"""Part of the field that is added in the second run. It is small because a blind method estimates noise and basis again
-in the second run, and the field adds epsilon^2 rho to the variance: with 0.3 and a rho of 4 more than a third, which a
-basis learned from few slices takes for anatomy. It is large against rounding to whole HU and against chance, by which
-patches are sorted into other classes in the second run."""
+"""Part of the field that is added in the second run. It is small because a blind method learns its basis again in the
+second run, and the field adds epsilon^2 rho to the variance of the noise: with 0.3 and a rho of 4 more than a third,
+which a basis learned from few slices takes for anatomy. It is large against rounding to whole HU and against chance, by
+which patches are sorted into other classes in the second run."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def sure(
 
     Args:
         method: The method, a function of a volume that returns a volume of the same shape. Whatever it estimates from
-            its input belongs to it and is estimated again in the second run.
+            its input belongs to it, as far as it changes with the input without jumps.
         noisy: The series y, HU, (slices, rows, columns).
         field: m, HU, of the same shape.
         ratio: rho, the variance of the field over that of the noise of `noisy`, for all slices or slice by slice,

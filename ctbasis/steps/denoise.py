@@ -174,19 +174,22 @@ def denoise(
         return _denoise_by_patches(volume, matrix_uri, basis_uri, str(scratch / "denoised.zarr"), plan)
 
 
-def denoise_on_basis(volume: Volume, basis: str = "", *, estimated: Sequence[Noise | None] = ()) -> Denoised:
-    """Denoise a volume in patch mode with the default parameters, as `denoise` does.
+def denoise_on_basis(
+    volume: Volume, basis: str = "", *, estimated: Sequence[Noise | None] = (), patch_mode: PatchMode | None = None
+) -> Denoised:
+    """Denoise a volume in patch mode, as `denoise` does.
 
     Args:
         volume: The volume.
         basis: URI of a stored basis; empty makes one of this volume.
         estimated: Noise of each part of the volume where it is known already, as from the choice of the basis; the
             result is the same without, and takes longer.
+        patch_mode: Parameters of patch mode, by default their defaults.
 
     Raises:
         CtbasisError: The basis does not fit.
     """
-    plan = SvdPlan(mode="patch", basis=basis, engine="numpy")
+    plan = SvdPlan(mode="patch", basis=basis, engine="numpy", patch_mode=patch_mode or PatchMode())
     with scratch_folder("ctbasis-denoise") as scratch:
         matrix_uri = write_volume(volume, str(scratch / "matrix.zarr")).uri
         basis_uri, out = str(scratch / "basis.zarr"), str(scratch / "denoised.zarr")
