@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctbasis.dicom.volume import Volume
     from ctbasis.matrix.read import ImageLike
     from ctbasis.patch.noise import Noise
     from ctbasis.patch.parts import Part
@@ -100,13 +99,17 @@ def estimate_noise(image: ImageLike, spacing: tuple[float, float, float] | None 
     return noise_estimate(parts_of([series_of(volume)]), fit_parts(volume), volume.shape)
 
 
-def fit_parts(volume: Volume, *, target_noise: float = PatchMode.target_noise) -> list[Noise]:
-    """Return the noise of every part of a volume, as patch mode estimates it.
+def fit_parts(
+    image: ImageLike, spacing: tuple[float, float, float] | None = None, *, target_noise: float = PatchMode.target_noise
+) -> list[Noise]:
+    """Return the noise of every part of a CT volume, as patch mode estimates it.
 
     Args:
-        volume: The volume.
+        image: See `estimate_noise`.
+        spacing: See `estimate_noise`.
         target_noise: See `fit_noise`.
     """
+    volume = load(image, spacing)
     hu = np.moveaxis(volume.clipped_hu(), 0, -1)
     return [fit_part(hu, part, target_noise=target_noise)[1] for part in parts_of([series_of(volume)])]
 
