@@ -77,7 +77,7 @@ class Cluster:
 
         Args:
             account: Name of the account.
-            rule: `verb`, `group` and `resource`, and `subresource` if there is one.
+            rule: `verb`, `group` and `resource`; `subresource` and `name` of an object if there is one.
 
         Raises:
             UnreadableError: The user may not ask what others may do.

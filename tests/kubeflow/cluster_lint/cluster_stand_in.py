@@ -39,7 +39,8 @@ class ClusterStandIn(HttpStandIn):
     Attributes:
         objects: The objects by path.
         apis: Paths of the APIs that are served.
-        rights: (account, verb, resource) of what accounts of the namespace may do.
+        rights: (account, verb, resource) of what accounts of the namespace may do; a resource with a space and a name
+            is one object of it.
         refused: Expression of method and path that the user may not send.
         requests: Method and path of every request.
     """
@@ -120,7 +121,8 @@ class ClusterStandIn(HttpStandIn):
         asked = spec["resourceAttributes"]
         account = spec["user"].removeprefix(f"system:serviceaccount:{asked['namespace']}:")
         resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
-        return 201, {"status": {"allowed": (account, asked["verb"], resource) in self.rights}}
+        allowed = {(account, asked["verb"], one) for one in (resource, f"{resource} {asked.get('name')}")}
+        return 201, {"status": {"allowed": bool(allowed & self.rights)}}
 
 
 def ready(cluster: ClusterStandIn, *, account: str = "pipeline-runner", nodes: int = 3) -> None:

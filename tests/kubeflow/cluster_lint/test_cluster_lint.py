@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from ctbasis.errors import CtbasisError
+from ctbasis.installed import LAYOUT
+from ctbasis.jobs.served_model import ROLE as DEPLOY
 from ctbasis.kubeflow import package
 from ctbasis.kubeflow.cluster_lint import CHECKS, Finding, Level, check_cluster
 from ctbasis.kubeflow.cluster_lint.images import full_name, has_registry
@@ -202,6 +204,39 @@ def test_a_missing_role_is_told_apart_from_a_missing_binding(cluster: ClusterSta
     (finding,) = lacking(cluster)
     assert "the Role ctbasis-launch and its RoleBinding are not there" in finding.message
     assert "kubectl apply -k" in finding.remedy
+
+
+def put_deploy_role(cluster: ClusterStandIn, model: str) -> None:
+    """Put the Role of the component deploy-basis there, as an overlay has it whose Deployment has this name."""
+    role = yaml.safe_load((LAYOUT.manifests / "components" / "deploy-basis" / "role.yaml").read_text())
+    role["rules"][1]["resourceNames"] = [model]
+    cluster.objects[f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles/{DEPLOY}"] = role
+
+
+@pytest.mark.parametrize("model", ["ctbasis-serving", "lung"])
+def test_the_role_of_the_deploy_step_must_be_bound_for_the_models_that_it_names(
+    model: str, cluster: ClusterStandIn
+) -> None:
+    put_deploy_role(cluster, model)
+    (finding,) = lacking(cluster)
+    assert finding.message == (
+        "the account pipeline-runner may not change the basis of a served model: it lacks 4 of 4 rights "
+        "(get inferenceservices ctbasis, patch inferenceservices ctbasis, "
+        f"get deployments {model}, ...); a RoleBinding of the Role ctbasis-deploy is not there"
+    )
+    assert finding.remedy == (
+        "kubectl -n kubeflow create rolebinding ctbasis-deploy-pipeline-runner "
+        "--role=ctbasis-deploy --serviceaccount=kubeflow:pipeline-runner"
+    )
+    granted = ("inferenceservices ctbasis", f"deployments {model}")
+    cluster.rights |= {("pipeline-runner", verb, one) for verb in ("get", "patch") for one in granted}
+    assert any("may change the basis of a served model" in one.message for one in found(cluster))
+    assert lacking(cluster) == []
+
+
+def test_the_role_of_the_deploy_step_does_not_concern_a_package_without_that_step(cluster: ClusterStandIn) -> None:
+    put_deploy_role(cluster, "ctbasis-serving")
+    assert lacking(cluster, package.PACKAGES["cohort"]) == []
 
 
 def test_the_account_of_a_profile_is_found_by_its_name(cluster: ClusterStandIn) -> None:
