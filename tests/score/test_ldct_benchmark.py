@@ -66,6 +66,12 @@ def test_vif_is_that_of_its_definition_and_one_for_equal_images() -> None:
     assert vif(faint, 0.5 * faint) == pytest.approx(0.25, rel=1e-3)
 
 
+def test_a_constant_image_has_no_vif_and_a_constant_truth_has_none_of_its_information() -> None:
+    hu, flat = images()["noisy"][0], np.zeros((64, 64))
+    assert slice_scores(hu, flat, "chest")["vif"] is None
+    assert slice_scores(flat, hu, "chest")["vif"] == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize("exam", list(WINDOWS))
 def test_ssim_and_psnr_are_those_of_the_window_of_the_exam(exam: Any) -> None:
     truth, image = images()["truth"][0], images()["image"][0]
