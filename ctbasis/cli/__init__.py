@@ -75,6 +75,7 @@ SECTIONS: dict[str, dict[str, Verb]] = {
     },
     "Simulate and measure": {
         "simulate-dose": Verb("measure", "simulate_dose", "Insert the noise of a lower dose into a series."),
+        "simulate-inserts": Verb("measure", "simulate_inserts", "Make a phantom with disc inserts, to score the TTF."),
         "score": Verb("measure", "score", "Compare a series with its clean copy."),
         "bench": Verb("bench", "bench", "Measure speed, memory and image quality."),
     },

@@ -1,4 +1,4 @@
-"""`ctbasis simulate-dose` and `ctbasis score`: make a low-dose series, and compare a series with its clean copy."""
+"""`ctbasis simulate-dose`, `simulate-inserts` and `score`: make series with known truth, and score them against it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 MOST_NODULES = 1000
 """Nodules of each kind that can be asked for, at most; a pair of lungs has room for far fewer."""
+
+MOST_SIZE = 100_000
+"""Largest number of slices, rows and columns of a phantom."""
 
 MOST_NOISE = 1000.0
 """Largest noise of a truth in HU."""
@@ -104,6 +107,34 @@ def simulate_dose(series: Path, out: Path, nodules: Path | int | None, truth_out
     from ctbasis.simulate.low_dose_series import simulate_low_dose
 
     show(json.dumps(simulate_low_dose(series, out, nodules=nodules, truth=truth_out, **settings)))
+
+
+@cloup.command(name="simulate-inserts")
+@click.option("--out", type=PATH, required=True, help="Folder for the DICOM series and inserts.json.")
+@click.option(
+    "--slices", type=click.IntRange(1, MOST_SIZE), default=32, show_default=True, help="Number of slices, all alike."
+)
+@click.option(
+    "--size",
+    type=click.IntRange(1, MOST_SIZE),
+    default=256,
+    show_default=True,
+    help="Rows and columns, which span 231 mm; at least 42. More make the pixels smaller.",
+)
+@click.option("--spacing", type=float, default=2.5, show_default=True, help="mm between slices.")
+@click.option("--json", "json_file", type=OUTPUT_FILE, help="JSON file to which what is printed is written too.")
+def simulate_inserts(out: Path, json_file: Path | None, **settings: Any) -> None:
+    """Make a phantom of water with rods of four contrasts in three sizes; print its inserts as JSON.
+
+    `ctbasis score --truth` of this folder gives the task-based transfer function (TTF) by contrast.
+    """
+    from ctbasis.simulate.insert_series import write_insert_phantom
+    from ctbasis.storage.outputs import write_file
+
+    text = json.dumps(write_insert_phantom(out, **settings))
+    if json_file is not None:
+        write_file(json_file, text + "\n")
+    show(text)
 
 
 @cloup.command()

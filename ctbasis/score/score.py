@@ -26,6 +26,8 @@ from ctbasis.score.noisy_truth import against_noisy_truth
 from ctbasis.score.regions import BONE, RegionErrors, Regions
 from ctbasis.score.slices import images_of, opened
 from ctbasis.score.structure import StructureContent
+from ctbasis.score.task.transfer import transfers_by_contrast
+from ctbasis.simulate.inserts import INSERTS, read_inserts
 from ctbasis.simulate.nodules import NODULES, Contrast, check_places, read_nodules
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from ctbasis.matrix.read import ImageLike
     from ctbasis.score.slices import Slices
+    from ctbasis.simulate.inserts import Insert
     from ctbasis.simulate.nodules import InsertedNodule, Spacing
 
 EDGE_SLICES = 24
@@ -145,7 +148,8 @@ def compare_with_truth(
 
     Returns:
         The measurements. Their scores are those of `ctbasis.report.quality.Quality`, rmse_bone, rmse_edges, nps and
-        mtf; with `noisy` also before and removed; with nodules also nodules. See docs/explanation/quality.md.
+        mtf; with `noisy` also before and removed; with nodules also nodules; if the folder `truth` has an inserts.json,
+        also inserts, the TTF by contrast. See docs/explanation/quality.md.
 
     Raises:
         CtbasisError: A folder holds no CT series, the volumes differ in geometry, images are too small, or the list of
@@ -154,28 +158,30 @@ def compare_with_truth(
     if nodules is None and isinstance(truth, (str, os.PathLike)) and Path(truth, NODULES).is_file():
         nodules = Path(truth, NODULES)
     inserted = read_nodules(nodules) if nodules else []
+    beside = Path(truth, INSERTS) if isinstance(truth, (str, os.PathLike)) else None
+    discs = read_inserts(beside) if beside and beside.is_file() else []
     images = {"truth": truth, "image": image} | ({} if noisy is None else {"noisy": noisy})
     with opened(images, spacing) as slices:
-        comparison = _measured(slices, inserted)
+        comparison = _measured(slices, inserted, discs)
         images_by_name = {name: partial(images_of, store) for name, store in slices.items()}
         count, pixels = slices["truth"].cols, comparison.spacing[1:]
         comparison.scores.update(against_noisy_truth(images_by_name, count, pixels, truth_noise))
         return comparison
 
 
-def _measured(stores: dict[str, Slices], nodules: Sequence[InsertedNodule]) -> Comparison:
+def _measured(stores: dict[str, Slices], nodules: Sequence[InsertedNodule], inserts: Sequence[Insert]) -> Comparison:
     truth, image, noisy = stores["truth"], stores["image"], stores.get("noisy")
     series = truth.series[0]
     dy, dx = series.pixel_spacing
     spacing = (series.spacing or dy, dy, dx)
+    if (nodules or inserts) and len(truth.series) > 1:
+        raise CtbasisError(
+            f"{'nodules' if nodules else 'inserts'} are given for a folder of {len(truth.series)} series",
+            expected="one series, because their positions count slices within a series",
+        )
     if nodules:
-        if len(truth.series) > 1:
-            raise CtbasisError(
-                f"nodules are given for a folder of {len(truth.series)} series",
-                expected="one series, because their positions count slices within a series",
-            )
         check_places(nodules, images_of(truth), air=NO_AIR)
-    measures = Measures(truth.image, spacing, nodules, with_noisy=noisy is not None)
+    measures = Measures(truth.image, spacing, nodules, inserts, with_noisy=noisy is not None)
     every = max(1, truth.cols // EDGE_SLICES)
     groups = [images_of(store) for store in (truth, image, *([noisy] if noisy else []))]
     for z, slices in enumerate(progress(zip(*groups, strict=True), "score", total=truth.cols, unit="slice")):
@@ -198,16 +204,24 @@ class Measures:
         image: Rows and columns.
         spacing: mm between slices, rows and columns.
         nodules: The nodules in the truth.
+        inserts: The disc inserts in the truth.
         with_noisy: Whether slices of the noisy input are added too.
     """
 
     def __init__(
-        self, image: tuple[int, int], spacing: Spacing, nodules: Sequence[InsertedNodule], *, with_noisy: bool
+        self,
+        image: tuple[int, int],
+        spacing: Spacing,
+        nodules: Sequence[InsertedNodule],
+        inserts: Sequence[Insert] = (),
+        *,
+        with_noisy: bool,
     ) -> None:
         names = ("truth", "image", "noisy") if with_noisy else ("truth", "image")
         self.errors = {name: RegionErrors() for name in names[1:]}
         self.power = {name: NoisePower(spacing[1:]) for name in names[1:]}
         self.contrast = {name: Contrast(nodules, image, spacing) for name in names[1:]}
+        self.transfers = {name: transfers_by_contrast(inserts, spacing[1:]) for name in names[1:]}
         self.edges = EdgeSpread(spacing[1:], names)
         self.structure = StructureContent()
         self.smoothed = SmoothedRemoval()
@@ -230,6 +244,8 @@ class Measures:
             self.errors[name].add(regions, error)
             self.power[name].add(error, regions.body)
             self.contrast[name].add(z, truth, image)
+            for transfer in self.transfers[name]:
+                transfer.add(z, truth, image)
         if edge:
             self.edges.add(truth, *images)
         noisy = images[1] if len(images) > 1 else None
@@ -266,6 +282,7 @@ class Measures:
             **{f"rmse_{region}": rms for region, rms in self.errors[name].rms.items()},
             "nps": self.power[name].to_dict(),
             **({"nodules": kinds} if kinds else {}),
+            **({"inserts": [one.to_dict() for one in self.transfers[name]]} if self.transfers[name] else {}),
         }
 
 

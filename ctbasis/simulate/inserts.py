@@ -20,8 +20,9 @@ References:
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ from ctbasis.errors import CtbasisError
 from ctbasis.simulate.nodules import pixel_means, sampled_distances
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -48,6 +50,9 @@ PHANTOM_DIAMETER, RING_DIAMETER = 210.0, 144.0
 
 UNIFORM_DIAMETER = 100.0
 """Diameter in mm of the centre of the phantom without a rod."""
+
+INSERTS = "inserts.json"
+"""Name of the file with the list of inserts."""
 
 SMALLEST = 2 * PHANTOM_DIAMETER / DIAMETERS[0]
 """Fewest pixels of a phantom in rows and columns: a fifth of them show the smallest rod as two pixels."""
@@ -186,3 +191,42 @@ def _ring(centre: float, pixel: float) -> tuple[Insert, ...]:
         inserts.append(Insert(row, column, diameter, contrast))
         angle += width + gap
     return tuple(inserts)
+
+
+def write_inserts(inserts: Sequence[Insert], path: Path) -> None:
+    """Write the list as JSON: `{"inserts": [{row, column, diameter_mm, contrast_hu, slices, aspect}, ...]}`."""
+    listed = [
+        {**asdict(insert), "slices": [insert.slices.start, insert.slices.stop] if insert.slices else None}
+        for insert in inserts
+    ]
+    path.write_text(json.dumps({"inserts": listed}, indent=2) + "\n", encoding="utf-8")
+
+
+def read_inserts(path: Path) -> list[Insert]:
+    """Read the list that `write_inserts` wrote.
+
+    Raises:
+        CtbasisError: The file does not exist, or holds no such list.
+    """
+    expected = (
+        '{"inserts": [{"row", "column", "diameter_mm", "contrast_hu", "aspect"}, ...]} of numbers, with "slices": null '
+        "or [first, end]"
+    )
+    try:
+        inserts = [_parsed(entry) for entry in json.loads(path.read_text(encoding="utf-8"))["inserts"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CtbasisError(
+            f"{path} is no list of inserts ({type(error).__name__}: {error})", expected=expected
+        ) from error
+    if not inserts:
+        raise CtbasisError(f"{path} lists no insert", expected=expected)
+    return inserts
+
+
+def _parsed(entry: Mapping[str, Any]) -> Insert:
+    row, column, diameter, contrast = (float(entry[key]) for key in ("row", "column", "diameter_mm", "contrast_hu"))
+    ends = entry.get("slices")
+    slices = None if ends is None else range(int(ends[0]), int(ends[1]))
+    if not (math.isfinite(row) and math.isfinite(column)) or slices == range(0):
+        raise ValueError("a position is not finite, or slices is empty")
+    return Insert(row, column, diameter, contrast, slices, float(entry.get("aspect", 1.0)))

@@ -6,7 +6,7 @@ It takes the place of patient data, which cannot be distributed. Every DICOM tag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import psutil
@@ -73,6 +73,7 @@ class Phantom:
         nodules: Nodules whose centre is in the volume.
         seed: Seed of vessels, nodules and texture.
         structured: Whether the soft tissue has structure (ctbasis/simulate/soft_tissue.py).
+        kind: What it shows: a chest, or the rods of ctbasis/simulate/inserts.py.
     """
 
     hu: NDArray[np.int16]
@@ -81,6 +82,7 @@ class Phantom:
     nodules: tuple[Nodule, ...]
     seed: int
     structured: bool = False
+    kind: Literal["chest", "insert"] = "chest"
 
     @property
     def field_of_view(self) -> NDArray[np.bool_]:
@@ -189,12 +191,17 @@ def write_series(phantom: Phantom, folder: Path) -> list[Path]:
     """
     with replaced([folder], ours=Nothing()) as (part,):
         part.mkdir()
-        outside = ~phantom.field_of_view
-        for index in progress(range(len(phantom.hu)), "phantom", unit="slice"):
-            stored = phantom.hu[index] - np.int16(RESCALE_INTERCEPT)
-            stored[outside] = PIXEL_PADDING
-            _slice_dataset(phantom, index, stored).save_as(part / f"{index + 1:04d}.dcm", enforce_file_format=True)
+        write_slices(phantom, part)
     return sorted(folder.iterdir())
+
+
+def write_slices(phantom: Phantom, part: Path) -> None:
+    """Write the slices of `write_series` to an existing folder."""
+    outside = ~phantom.field_of_view
+    for index in progress(range(len(phantom.hu)), "phantom", unit="slice"):
+        stored = phantom.hu[index] - np.int16(RESCALE_INTERCEPT)
+        stored[outside] = PIXEL_PADDING
+        _slice_dataset(phantom, index, stored).save_as(part / f"{index + 1:04d}.dcm", enforce_file_format=True)
 
 
 def write_chest(
@@ -260,7 +267,8 @@ def _slice_dataset(phantom: Phantom, index: int, stored: NDArray[np.int16]) -> F
 def _describe_phantom(ds: FileDataset, phantom: Phantom) -> None:
     """Set the attributes that are the same in every slice: the phantom, its study and its frame of reference."""
     ds.SpecificCharacterSet = "ISO_IR 192"
-    ds.PatientName, ds.PatientID = "Phantom^Chest", f"PHANTOM-{phantom.seed}"
+    title = phantom.kind.capitalize()
+    ds.PatientName, ds.PatientID = f"Phantom^{title}", f"PHANTOM-{phantom.seed}"
     ds.PatientBirthDate, ds.PatientSex = "", "O"
     ds.PatientComments = "Synthetic phantom, no patient"
     ds.StudyInstanceUID = _uid(phantom, "study")
@@ -270,10 +278,11 @@ def _describe_phantom(ds: FileDataset, phantom: Phantom) -> None:
     ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = "120000"
     ds.StudyID, ds.SeriesNumber, ds.AcquisitionNumber = "1", 1, 1
     ds.AccessionNumber = ds.ReferringPhysicianName = ds.PositionReferenceIndicator = ""
-    ds.Modality, ds.BodyPartExamined, ds.PatientPosition = "CT", "CHEST", "HFS"
-    ds.Manufacturer, ds.ManufacturerModelName = "ctbasis", "analytic chest phantom"
-    ds.StudyDescription = "Chest phantom"
-    ds.SeriesDescription = "Chest phantom"
+    ds.Modality, ds.PatientPosition = "CT", "HFS"
+    if phantom.kind == "chest":
+        ds.BodyPartExamined = "CHEST"
+    ds.Manufacturer, ds.ManufacturerModelName = "ctbasis", f"analytic {phantom.kind} phantom"
+    ds.StudyDescription = ds.SeriesDescription = f"{title} phantom"
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     ds.ImageComments = "Phantom computed from formulas; no scanner and no patient"
     if phantom.structured:
@@ -285,7 +294,14 @@ def _uid(phantom: Phantom, entity: str) -> UID:
     shape = "x".join(str(edge) for edge in phantom.hu.shape)
     tissue = ["structured soft tissue"] if phantom.structured else []
     return generate_uid(
-        entropy_srcs=["ctbasis chest phantom", shape, str(phantom.spacing), str(phantom.seed), *tissue, entity]
+        entropy_srcs=[
+            f"ctbasis {phantom.kind} phantom",
+            shape,
+            str(phantom.spacing),
+            str(phantom.seed),
+            *tissue,
+            entity,
+        ]
     )
 
 

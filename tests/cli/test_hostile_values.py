@@ -131,6 +131,7 @@ def refused(option: str, places: dict[str, str]) -> dict[str, dict[str, str]]:
         "compile": {"--workspace-size": "many"},
         "lint": {"files": missing},
         "simulate-dose": {"series": empty, "--out": missing},
+        "simulate-inserts": {"--out": users} | ({"--size": "1"} if option == "--out" else {}),
         "score": {"--truth": empty, "--image": empty},
         "bench": {"what": "svd", "--series": missing},
     }

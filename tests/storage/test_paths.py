@@ -51,6 +51,7 @@ WRITERS = {
     "sources/fetch_index.py": "a file beside its target",
     "kubeflow/package.py": "a file beside its target, which the deployment reads too",
     "simulate/nodules.py": "a working folder",
+    "simulate/inserts.py": "a working folder",
     "steps/cleanup.py": "KFP's path of an artifact",
     "steps/reconstruct.py": "KFP's path of an artifact",
     "demo/picture.py": "a working folder",
