@@ -17,6 +17,7 @@ from ctbasis.bench.quality_pairs import bench_pair
 from ctbasis.bench.svd import bench_svd
 from ctbasis.bench.task import bench_task
 from ctbasis.bench.traffic import TrafficCase, bench_traffic
+from ctbasis.bench.ttf import bench_ttf
 from ctbasis.errors import CtbasisError
 from ctbasis.simulate.phantom import write_chest
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from ctbasis.simulate.nodules import Spacing
 
 BENCHES = ("pipeline", "ingest", "svd")
-"""Benchmarks that run by default. `quality`, which takes half an hour, `task`, `checks`, `traffic` only if named."""
+"""Benchmarks that run by default. `quality`, which takes half an hour, `task`, `ttf`, `checks`, `traffic` only if
+named."""
 
 COLUMNS = {
     "quality": (
@@ -40,6 +42,10 @@ COLUMNS = {
     "task": (
         *("task", "observer", "method", "setting", "dose", "d_prime", "d_prime_low", "d_prime_high", "auc"),
         *("equivalent_dose", "equivalent_low", "equivalent_high", "reached_dose", "images", "seconds_per_megavoxel"),
+    ),
+    "ttf": (
+        *("background", "method", "setting", "dose", "contrast_hu", "count", "recovered"),
+        *("f50", "f50_error", "f10", "f10_error"),
     ),
 }
 """Columns of the tables of benchmarks whose rows hold more than fits a line."""
@@ -65,7 +71,7 @@ def bench(
     """Run benchmarks and return their rows.
 
     Args:
-        what: Names of `BENCHES`, `quality`, `task`, `checks` or `traffic`; by default all of `BENCHES`.
+        what: Names of `BENCHES`, `quality`, `task`, `ttf`, `checks` or `traffic`; by default all of `BENCHES`.
         series: Folders of CT series. `quality` uses all of them, the others the first; by default a phantom, and for
             svd the matrices of `cases`.
         cases: Cases of svd.
@@ -75,7 +81,7 @@ def bench(
         pair: Low and full dose of the same slices, on which quality is measured instead of on simulated noise.
         field: A series and a field of real noise, on which quality is measured instead.
         spacing: mm between slices, rows and columns of the .npy files of `pair` and `field`.
-        tasks: Settings of task, whose background is the first of `series`, by default a phantom.
+        tasks: Settings of task and ttf, whose background is the first of `series`, by default a phantom.
         keep: Folder of the images of task, with which a run that was killed goes on.
 
     Raises:
@@ -99,6 +105,7 @@ def bench(
         rows += bench_svd(first, cases)
     rows += bench_traffic(traffic or TrafficCase()) if "traffic" in names else []
     rows += bench_task(first, tasks, keep) if "task" in names else []
+    rows += bench_ttf(first, tasks) if "ttf" in names else []
     methods = (settings or QualitySettings()).methods
     if "quality" in names and pair is not None:
         rows += bench_pair(*pair, methods, spacing)

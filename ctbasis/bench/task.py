@@ -10,15 +10,16 @@ both have the same noise.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from ctbasis.bench.denoisers import PATCH, PEERS, global_modes
 from ctbasis.bench.quality_cases import read_truth
-from ctbasis.bench.task_cases import TASKS, TaskCase, TaskSettings, make_case
+from ctbasis.bench.task_cases import TaskCase, TaskSettings, make_case
 from ctbasis.bench.task_images import INPUT, KeptImages, images, setting_of
 from ctbasis.progress import progress
 from ctbasis.report.quality import TISSUE
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctbasis.bench.denoisers import Denoiser
+    from ctbasis.bench.quality_cases import Truth
 
 RANKS_SHOWN = (0.5, 0.75)
 """Ranks of global mode that are measured, as fractions of the number of slices."""
@@ -54,15 +56,15 @@ class Measured:
     """What one method shows at one dose.
 
     Attributes:
-        regions: For every task, regions of interest by realisation and site, (realisations, sites, EDGE, EDGE).
         power: Noise power of the error in the body.
         transfers: Edges of the signals, by contrast.
+        regions: For every task, regions of interest by realisation and site, (realisations, sites, EDGE, EDGE).
         seconds: Sum over the realisations of the processor time for a million voxels.
     """
 
     power: NoisePower
     transfers: list[TaskTransfer]
-    regions: list[list[NDArray[np.float64]]] = field(default_factory=lambda: [[] for _ in TASKS])
+    regions: list[list[NDArray[np.float64]]]
     seconds: float = 0.0
 
     @property
@@ -75,7 +77,7 @@ class Measured:
         """Return an accumulator for the realisations of a case."""
         discs = [insert for realisation in (0, 1) for insert in case.inserts(realisation)]
         pixels = case.spacing[1:]
-        return cls(NoisePower(pixels), transfers_by_contrast(discs, pixels))
+        return cls(NoisePower(pixels), transfers_by_contrast(discs, pixels), [[] for _ in case.tasks])
 
     def add(self, case: TaskCase, realisation: int, truth: NDArray[np.float32], image: NDArray[np.float32]) -> None:
         """Add a realisation: truth and image, HU; only the scored slices of the image are used."""
@@ -101,7 +103,8 @@ def bench_task(
         keep: Folder for denoised images; a run that is killed goes on with them when it is started again.
 
     Returns:
-        A row for each method, dose, task and observer: task, observer, method, setting, dose, noise_hu, d_prime,
+        A row for each method, dose, task and observer: task, observer, method, setting, dose,
+        internal_noise, noise_hu, d_prime,
         d_prime_low, d_prime_high, auc, images, f_av, f_peak (of the error in the body), f50 and recovered (of the edges
         of the signals of the task), seconds_per_megavoxel of processor time; for denoised images also equivalent_dose
         (relative to the dose of the image: 1.3 is worth 30 % more dose) with equivalent_low and equivalent_high, and in
@@ -112,25 +115,29 @@ def bench_task(
         CtbasisError: The series is none, has no room for the signals, or `keep` holds images of another case.
     """
     settings = settings or TaskSettings()
-    truth = None
-    if series is not None:
-        truth = read_truth(series)
-        truth = truth.binned() if min(truth.spacing[1:]) < SINGLE_PIXEL else truth
-        truth = replace(truth, hu=truth.hu[: settings.slices])
-    return measure_case(make_case(settings, truth), settings, keep)
+    return measure_case(make_case(settings, background_of(series, settings)), settings, keep)
+
+
+def background_of(series: Path | None, settings: TaskSettings) -> Truth | None:
+    """Return the first slices of a series, binned if its pixels are small; None without a series."""
+    if series is None:
+        return None
+    truth = read_truth(series)
+    truth = truth.binned() if min(truth.spacing[1:]) < SINGLE_PIXEL else truth
+    return replace(truth, hu=truth.hu[: settings.slices])
 
 
 def measure_case(case: TaskCase, settings: TaskSettings, keep: Path | None = None) -> list[dict[str, Any]]:
     """Run all methods on a case, and return the rows of `bench_task`."""
     measured, rows = _run(case, settings, KeptImages(keep, case))
-    return [*rows, *_rows(case, measured)]
+    return [*rows, *_rows(case, settings, measured)]
 
 
 def _run(
     case: TaskCase, settings: TaskSettings, kept: KeptImages
 ) -> tuple[dict[tuple[str, float], Measured], list[dict[str, Any]]]:
     """Return what every method shows at every dose, and rows of peers that are not installed."""
-    methods = _methods(settings, len(case.background.hu))
+    methods = methods_of(settings, len(case.background.hu))
     rows = [
         {"bench": "task", "method": method.name, "setting": f"{method.module} is not installed"}
         for method in methods
@@ -160,7 +167,8 @@ def _run(
     return {key: measured[key] for key in ranked}, rows
 
 
-def _methods(settings: TaskSettings, slices: int) -> list[Denoiser]:
+def methods_of(settings: TaskSettings, slices: int) -> list[Denoiser]:
+    """Return the methods of the settings for a volume of `slices` slices."""
     methods = [peer for peer in PEERS if peer.name in settings.methods]
     if "global" in settings.methods:
         shown = {f"global k={round(share * slices)}/{slices}" for share in RANKS_SHOWN}
@@ -168,15 +176,19 @@ def _methods(settings: TaskSettings, slices: int) -> list[Denoiser]:
     return methods + [mode for mode in PATCH if mode.name in settings.methods]
 
 
-def _rows(case: TaskCase, measured: Mapping[tuple[str, float], Measured]) -> list[dict[str, Any]]:
+def _rows(
+    case: TaskCase, settings: TaskSettings, measured: Mapping[tuple[str, float], Measured]
+) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for number, task in enumerate(TASKS):
-        for observer, channels in task.observers(case.spacing[1:]).items():
+    for number, task in enumerate(case.tasks):
+        for observer, channels in task.observers(case.spacing[1:], settings.channels).items():
             seen = {
                 key: _seen(case, number, [outputs(regions, channels) for regions in what.regions[number]])
                 for key, what in measured.items()
             }
-            worth = _worth({key: Backgrounds.of(*args) for key, args in seen.items()}, case.seed)
+            worth = _worth(
+                {key: Backgrounds.of(*args) for key, args in seen.items()}, case.seed, settings.internal_noise
+            )
             for (method, dose), (shown, other, where) in seen.items():
                 what = measured[method, dose]
                 rows.append(
@@ -185,10 +197,11 @@ def _rows(case: TaskCase, measured: Mapping[tuple[str, float], Measured]) -> lis
                         "task": task.name,
                         "observer": observer,
                         "method": method,
-                        "setting": _setting(method),
+                        "setting": setting_text(method),
                         "dose": dose,
+                        "internal_noise": settings.internal_noise,
                         "noise_hu": what.power.std,
-                        **hotelling(shown, other, places=where).to_dict(),
+                        **hotelling(shown, other, places=where, internal_noise=settings.internal_noise).to_dict(),
                         **worth.get((method, dose), {}),
                         **_texture(what, task.one.contrast_hu),
                         "seconds_per_megavoxel": what.seconds / what.realisations if method != INPUT else None,
@@ -207,7 +220,8 @@ def _seen(
     return v[one], v[~one], (places[one], places[~one])
 
 
-def _setting(method: str) -> str:
+def setting_text(method: str) -> str:
+    """Return the setting of a method for tables; empty for a mode with its defaults."""
     known = {one.name: one for one in (*PEERS, *PATCH)}
     return ", ".join(f"{key} {value}" for key, value in setting_of(known[method]).items()) if method in known else ""
 
@@ -223,13 +237,16 @@ def _texture(what: Measured, contrast: float) -> dict[str, Any]:
     }
 
 
-def _worth(seen: Mapping[tuple[str, float], Backgrounds], seed: int) -> dict[tuple[str, float], dict[str, float]]:
+def _worth(
+    seen: Mapping[tuple[str, float], Backgrounds], seed: int, internal_noise: float = 0.0
+) -> dict[tuple[str, float], dict[str, float]]:
     """Return the equivalent doses of denoised images by method and dose, and the reached dose at the full dose."""
     count = len(next(iter(seen.values())).step)
     samples = np.random.default_rng([seed, 2]).integers(count, size=(BOOTSTRAPS, count))
     # The first sample has all sites once: the estimate.
     samples = np.concatenate([np.arange(count)[None], samples])
-    d = {key: backgrounds.d_prime(samples) for key, backgrounds in seen.items()}
+    attenuation = math.sqrt(1 + internal_noise**2)
+    d = {key: backgrounds.d_prime(samples) / attenuation for key, backgrounds in seen.items()}
     found: dict[tuple[str, float, str], list[float]] = defaultdict(list)
     for sample in range(len(samples)):
         curves: dict[str, dict[float, float]] = defaultdict(dict)

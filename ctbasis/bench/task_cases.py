@@ -9,7 +9,7 @@ holds the signal of another one, so all regions of all realisations are independ
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -18,7 +18,7 @@ from ctbasis.bench.denoisers import METHODS, NoisyVolume
 from ctbasis.bench.quality_cases import Truth, crop_to_patient, noise_power, photons_for
 from ctbasis.errors import CtbasisError
 from ctbasis.report.quality import TISSUE
-from ctbasis.score.task.channels import gabor, laguerre_gauss
+from ctbasis.score.task.channels import difference_of_gaussians, gabor, laguerre_gauss
 from ctbasis.score.task.observers import npwe_template
 from ctbasis.simulate.dose import Dose, image_noise
 from ctbasis.simulate.inserts import Insert, draw_inserts
@@ -73,7 +73,19 @@ CHANNEL_WIDTH, CHANNELS = 12.0, 6
 """Width a in mm and number of the Laguerre-Gauss channels of symmetric tasks."""
 
 ORIENTATIONS = 4
-"""Directions of the Gabor channels of tasks about shape."""
+"""Directions of the Gabor channels."""
+
+Channels: TypeAlias = Literal["auto", "laguerre-gauss", "dog", "gabor"]
+"""Channels of the CHO; `auto` are Laguerre-Gauss channels, and Gabor channels for tasks about shape."""
+
+DEFAULT: Channels = "auto"
+"""Channels by default."""
+
+CHANNEL_NAMES: dict[str, str] = {"laguerre-gauss": "Laguerre-Gauss", "dog": "DoG", "gabor": "Gabor"}
+"""Names of channels in the tables."""
+
+MOST_INTERNAL = 100.0
+"""Largest internal noise, in standard deviations of the decision variable."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +132,25 @@ class Task:
             image -= without
         return np.asarray(image[0])
 
-    def observers(self, pixel_spacing: tuple[float, float]) -> dict[str, NDArray[np.float64]]:
-        """Return the channels of the observers by name, each (channels, EDGE, EDGE)."""
+    def observers(
+        self, pixel_spacing: tuple[float, float], channels: Sequence[Channels] = (DEFAULT,)
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return the channels of the observers by name, each (channels, EDGE, EDGE).
+
+        Args:
+            pixel_spacing: mm between rows and between columns.
+            channels: Channels of the CHOs. Symmetric channels do not see a direction, so a directed task has none with
+                them.
+        """
         width = CHANNEL_WIDTH / min(pixel_spacing)
-        channels = gabor(EDGE, ORIENTATIONS, (0.0,)) if self.directed else laguerre_gauss(EDGE, width, CHANNELS)
-        return {"CHO": channels, "NPWE": npwe_template(self.difference(pixel_spacing), pixel_spacing)}
+        made: dict[str, NDArray[np.float64]] = {}
+        for kind in channels:
+            name = "CHO" if kind == DEFAULT else f"CHO, {CHANNEL_NAMES[kind]}"
+            if kind == "gabor" or (kind == DEFAULT and self.directed):
+                made[name] = gabor(EDGE, ORIENTATIONS, (0.0,))
+            elif not self.directed:
+                made[name] = difference_of_gaussians(EDGE) if kind == "dog" else laguerre_gauss(EDGE, width, CHANNELS)
+        return {**made, "NPWE": npwe_template(self.difference(pixel_spacing), pixel_spacing)}
 
 
 TASKS = (
@@ -132,7 +158,16 @@ TASKS = (
     Task("detect 10 mm, -20 HU", Pattern(10.0, -20.0)),
     Task("shape of 8 mm, -50 HU", Pattern(8.0, -50.0), Pattern(8.0, -50.0, aspect=2.0)),
 )
-"""Detection of a small and of a large faint signal, and disc against ellipse of equal area."""
+"""Tasks by default: detection of a small and of a large faint signal, and disc against ellipse of equal area."""
+
+KNOWN = {
+    "detect-4mm": TASKS[0],
+    "detect-10mm": TASKS[1],
+    "shape-8mm": TASKS[2],
+    "detect-3mm": Task("detect 3 mm, -50 HU", Pattern(3.0, -50.0)),
+    "size-8mm": Task("size of 8 mm or 6 mm, -50 HU", Pattern(8.0, -50.0), Pattern(6.0, -50.0)),
+}
+"""Values of `--task`. A disc of 3 mm is two pixels of the phantom wide, which blur it; one of 4 mm is the default."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +181,9 @@ class TaskSettings:
         slices: Slices of the phantom.
         seed: Seed of phantom, sites and noise.
         fewer: Methods that get fewer realisations, because they are slow, and their realisations.
+        tasks: Names in KNOWN; more tasks share the same sites.
+        channels: Channels of the channelized Hotelling observers.
+        internal_noise: Internal noise of all observers, see `hotelling`.
 
     Raises:
         CtbasisError: A setting is out of bounds or unknown.
@@ -157,6 +195,9 @@ class TaskSettings:
     slices: int = SLICES
     seed: int = 0
     fewer: Sequence[tuple[str, int]] = ()
+    tasks: Sequence[str] = tuple(name for name, task in KNOWN.items() if task in TASKS)
+    channels: Sequence[Channels] = (DEFAULT,)
+    internal_noise: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1000:  # noqa: PLR2004 - HU
@@ -166,9 +207,26 @@ class TaskSettings:
                 raise CtbasisError(f"realisations is {count}", expected="an even number, at least 4")
         if self.slices < 2 * FIRST + THICK:
             raise CtbasisError(f"slices is {self.slices}", expected=f"at least {2 * FIRST + THICK}")
+        if not 0 <= self.internal_noise <= MOST_INTERNAL:
+            raise CtbasisError(
+                f"the internal noise is {self.internal_noise}", expected=f"a number from 0 to {MOST_INTERNAL:g}"
+            )
+        for name, chosen, known in (
+            ("tasks", self.tasks, tuple(KNOWN)),
+            ("channels", self.channels, (DEFAULT, *CHANNEL_NAMES)),
+        ):
+            if not chosen or len({*chosen}) < len(chosen) or {*chosen} - {*known}:
+                raise CtbasisError(
+                    f"{name} is {', '.join(chosen) or 'empty'}", expected=f"different ones of {', '.join(known)}"
+                )
         unknown = {*self.methods, *(name for name, _ in self.fewer)} - set(METHODS)
         if unknown:
             raise CtbasisError(f"unknown methods: {', '.join(sorted(unknown))}", expected=", ".join(METHODS))
+
+    @property
+    def chosen(self) -> tuple[Task, ...]:
+        """The tasks."""
+        return tuple(KNOWN[name] for name in self.tasks)
 
     def realisations_of(self, method: str) -> int:
         """Return the number of realisations of a method."""
@@ -201,15 +259,17 @@ class TaskCase:
 
     Attributes:
         background: Truth without signals.
-        sites: Sites of every task, in the order of TASKS.
+        sites: Sites of every task.
         photons: Photons of the full dose.
         seed: Seed of the noise.
+        tasks: The tasks.
     """
 
     background: Truth
     sites: tuple[tuple[Site, ...], ...]
     photons: float
     seed: int = 0
+    tasks: tuple[Task, ...] = TASKS
     beam: ParallelBeam = field(init=False)
 
     def __post_init__(self) -> None:
@@ -242,7 +302,7 @@ class TaskCase:
     def inserts(self, realisation: int) -> list[Insert]:
         """Return the signals of a realisation."""
         shown = []
-        for number, (task, sites) in enumerate(zip(TASKS, self.sites, strict=True)):
+        for number, (task, sites) in enumerate(zip(self.tasks, self.sites, strict=True)):
             for site, one in zip(sites, self.shows_one(number, realisation), strict=True):
                 pattern = task.one if one else task.other
                 shown += [pattern.at(site)] if pattern is not None else []
@@ -258,13 +318,18 @@ class TaskCase:
         """Return truth and noisy volume of a realisation at a dose relative to the full one."""
         truth = self.truth(realisation)
         seed = np.random.SeedSequence([self.seed, realisation, round(1000 * dose)]).generate_state(1)
-        noise = image_noise(truth, self.beam, Dose(self.photons * dose, seed=int(seed[0])))
-        # The same for all noise realisations of a dose, to 1 %: one slice in the middle says enough.
-        middle = slice(len(truth) // 2, len(truth) // 2 + 1)
-        masks = [image > TISSUE for image in truth[middle]]
-        sigma = float(noise[middle][np.stack(masks)].std())
-        power = noise_power(noise[middle], masks, self.spacing, sigma)
-        return truth, NoisyVolume(truth + noise, self.spacing, range(len(truth)), sigma, power)
+        return truth, with_noise(truth, self.spacing, self.beam, Dose(self.photons * dose, seed=int(seed[0])))
+
+
+def with_noise(truth: NDArray[np.float32], spacing: Spacing, beam: ParallelBeam, dose: Dose) -> NoisyVolume:
+    """Return a volume with the noise of a dose, and what is known of that noise."""
+    noise = image_noise(truth, beam, dose)
+    # The same for all noise realisations of a dose, to 1 %: one slice in the middle says enough.
+    middle = slice(len(truth) // 2, len(truth) // 2 + 1)
+    masks = [image > TISSUE for image in truth[middle]]
+    sigma = float(noise[middle][np.stack(masks)].std())
+    power = noise_power(noise[middle], masks, spacing, sigma)
+    return NoisyVolume(truth + noise, spacing, range(len(truth)), sigma, power)
 
 
 def make_case(settings: TaskSettings, series: Truth | None = None) -> TaskCase:
@@ -278,17 +343,17 @@ def make_case(settings: TaskSettings, series: Truth | None = None) -> TaskCase:
         CtbasisError: There is no room for two sites of every task, or the noise cannot be simulated.
     """
     background = series or phantom_background(settings)
-    sites = place_sites(background, settings.seed)
-    if len(sites) < 2 * len(TASKS):
+    sites, tasks = place_sites(background, settings.seed), settings.chosen
+    if len(sites) < 2 * len(tasks):
         raise CtbasisError(
             f"{background.name} has room for {len(sites)} signals",
-            expected=f"at least {2 * len(TASKS)} places in soft tissue",
+            expected=f"at least {2 * len(tasks)} places in soft tissue",
             cause="the slices show lung and bone, or are too few",
         )
     shape = (background.hu.shape[1], background.hu.shape[2])
     photons = photons_for(settings.level, background.hu, ParallelBeam.around(shape, background.spacing[1:]), "hann")
-    shares = tuple(tuple(sites[number :: len(TASKS)]) for number in range(len(TASKS)))
-    return TaskCase(background, shares, photons, settings.seed)
+    shares = tuple(tuple(sites[number :: len(tasks)]) for number in range(len(tasks)))
+    return TaskCase(background, shares, photons, settings.seed, tasks)
 
 
 def phantom_background(settings: TaskSettings) -> Truth:

@@ -26,7 +26,7 @@ import ctbasis
 from ctbasis.bench.denoisers import NoisyVolume
 from ctbasis.bench.quality_cases import power_of_covariance
 from ctbasis.bench.quality_pairs import USUAL
-from ctbasis.bench.task_cases import DOSES, INPUT_DOSES, TASKS
+from ctbasis.bench.task_cases import DOSES, INPUT_DOSES
 from ctbasis.errors import CtbasisError
 from ctbasis.storage.outputs import write_file
 
@@ -152,7 +152,7 @@ def _description(case: TaskCase) -> dict[str, Any]:
         "background": case.background.name,
         "hu": hashlib.sha256(np.ascontiguousarray(case.background.hu).tobytes()).hexdigest(),
         "spacing": [float(step) for step in case.spacing],
-        "tasks": [str(task) for task in TASKS],
+        "tasks": [str(task) for task in case.tasks],
         "sites": [[[site.slice, site.row, site.column] for site in sites] for sites in case.sites],
         "photons": float(case.photons),
         "seed": case.seed,

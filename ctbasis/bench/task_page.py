@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from ctbasis.bench.denoisers import PATCH
+from ctbasis.bench.denoisers import METHODS, PATCH
 from ctbasis.bench.page import machine, table
+from ctbasis.bench.task_cases import KNOWN, TASKS, TaskSettings
 from ctbasis.bench.task_images import INPUT
 from ctbasis.report.figures import COLOURS, DASHES, LABEL, TICK, TITLE, new_figure
 from ctbasis.storage.outputs import write_file
@@ -26,12 +27,12 @@ OURS = PATCH[0].name
 DPI = 110
 """Resolution of the figure."""
 
-PICTURE = "task.png"
-"""Name of the figure."""
+NAME = "task"
+"""Name of page and figure, without suffix; those of other tasks than by default name them too."""
 
 
 def write_task_page(rows: Sequence[Row], folder: Path) -> None:
-    """Write task.md and task.png to `folder`.
+    """Write task.md and task.png to `folder`; pages of other tasks than by default have the tasks in their names.
 
     Args:
         rows: Rows of `bench_task`.
@@ -41,10 +42,17 @@ def write_task_page(rows: Sequence[Row], folder: Path) -> None:
     missing = [row for row in rows if "d_prime" not in row]
     measured = [row for row in rows if "d_prime" in row]
     images = measured[0]["images"]
+    names = {task.name: name for name, task in KNOWN.items()}
+    tasks = [names[task] for task in dict.fromkeys(row["task"] for row in measured)]
+    others = [] if tasks == [names[task.name] for task in TASKS] else tasks
+    name = "-".join([NAME, *others])
+    command = command_of("task", rows, [f"--task {task}" for task in others])
+    noise = measured[0]["internal_noise"]
+    internal = f" Observers have an internal noise of {noise:.3g}." if noise else ""
     introduction = (
-        "Written by `ctbasis bench task --page`. [Tasks](../explanation/tasks.md) defines what is measured, and how. "
-        f"d' has its exact 95 % interval, from {images} regions of interest in independent noise{_fewer(measured)}. "
-        f"Seconds are processor time of one core, on {machine()}."
+        f"Written by `{command}`. [Tasks](../explanation/tasks.md) defines what is measured, and how. "
+        f"d' has its exact 95 % interval, from {images} regions of interest in independent noise{_fewer(measured)}."
+        f"{internal} Seconds are processor time of one core, on {machine()}."
     )
     explanation = (
         "Each curve shows the dose that a denoised image is worth (vertical) at the dose at which it was taken. On the "
@@ -52,9 +60,10 @@ def write_task_page(rows: Sequence[Row], folder: Path) -> None:
         "the full dose."
     )
     alt = "Dose-equivalence curves: the dose that a denoised image is worth, by task and observer"
-    lines = ["# `ctbasis bench task`", "", introduction, ""]
+    title = "".join(f" --task {task}" for task in others)
+    lines = [f"# `ctbasis bench task{title}`", "", introduction, ""]
     lines += [f"{row['method']}: {row['setting']}." for row in missing]
-    lines += [*_summary(measured), f"![{alt}]({PICTURE})", "", explanation]
+    lines += [*_summary(measured), f"![{alt}]({name}.png)", "", explanation]
     lines += ["", "## Patch mode", "", *_sentences(measured)] if any(row["method"] == OURS for row in measured) else []
     for task, observer in dict.fromkeys((row["task"], row["observer"]) for row in measured):
         own = [row for row in measured if (row["task"], row["observer"]) == (task, observer)]
@@ -62,8 +71,22 @@ def write_task_page(rows: Sequence[Row], folder: Path) -> None:
     lines += ["", "## Noise, texture and sharpness", "", *_texture(measured)]
     picture = io.BytesIO()
     _figure(measured).savefig(picture, format="png", dpi=DPI)
-    write_file(folder / PICTURE, picture.getvalue())
-    write_file(folder / "task.md", "\n".join(lines) + "\n")
+    write_file(folder / f"{name}.png", picture.getvalue())
+    write_file(folder / f"{name}.md", "\n".join(lines) + "\n")
+
+
+def command_of(bench: str, rows: Iterable[Row], options: Sequence[str] = ()) -> str:
+    """Return the command that wrote a page, with the methods if they are not those by default.
+
+    Args:
+        bench: Name of the benchmark.
+        rows: Its rows, those of peers that are not installed too.
+        options: Options before the methods.
+    """
+    run = {str(row["method"]).split(" k=")[0] for row in rows}
+    default = TaskSettings().methods
+    methods = [] if run >= {*default} else [f"--method {name}" for name in METHODS if name in run]
+    return " ".join([f"ctbasis bench {bench}", *options, *methods, "--page"])
 
 
 def _fewer(rows: Sequence[Row]) -> str:

@@ -27,7 +27,7 @@ MILLIMETRES = click.FloatRange(0.01, 1000)
 
 @cloup.command()
 @click.argument(
-    "what", type=click.Choice(["pipeline", "ingest", "svd", "quality", "task", "checks", "traffic"]), nargs=-1
+    "what", type=click.Choice(["pipeline", "ingest", "svd", "quality", "task", "ttf", "checks", "traffic"]), nargs=-1
 )
 @click.option(
     "--series",
@@ -73,7 +73,7 @@ MILLIMETRES = click.FloatRange(0.01, 1000)
     "levels",
     type=float,
     multiple=True,
-    help="quality, task: noise in the body, HU; repeatable. task: that of the full dose, one value.",
+    help="quality, task, ttf: noise in the body, HU; repeatable. task, ttf: that of the full dose, one value.",
 )
 @click.option(
     "--realisations",
@@ -86,6 +86,27 @@ MILLIMETRES = click.FloatRange(0.01, 1000)
     multiple=True,
     metavar="METHOD N",
     help="task: a slow method that gets only N of the realisations; repeatable.",
+)
+@click.option(
+    "--task",
+    "tasks",
+    type=click.Choice(["detect-3mm", "detect-4mm", "detect-10mm", "shape-8mm", "size-8mm"]),
+    multiple=True,
+    help="task: tasks, by default detect-4mm, detect-10mm and shape-8mm; repeatable. More tasks share the same regions "
+    "of interest.",
+)
+@click.option(
+    "--channels",
+    type=click.Choice(["auto", "laguerre-gauss", "dog", "gabor"]),
+    multiple=True,
+    help="task: channels of the Hotelling observer; auto, the default, are Laguerre-Gauss, and Gabor for shapes; "
+    "repeatable.",
+)
+@click.option(
+    "--internal-noise",
+    type=click.FloatRange(0, 100),
+    help="task: internal noise of the observers, in standard deviations of what they decide by; by default 0. It "
+    "divides d' by the root of 1 plus its square.",
 )
 @click.option(
     "--keep",
@@ -107,7 +128,7 @@ MILLIMETRES = click.FloatRange(0.01, 1000)
     help="quality: resolution of the truth, by default binned 2 x 2; native takes four times as long; repeatable.",
 )
 @click.option(
-    "--method", "methods", multiple=True, help="quality, task: peers and modes to run, by default all; repeatable."
+    "--method", "methods", multiple=True, help="quality, task, ttf: peers and modes to run, by default all; repeatable."
 )
 @click.option(
     "--pair",
@@ -132,7 +153,7 @@ MILLIMETRES = click.FloatRange(0.01, 1000)
     "one by one.",
 )
 @click.option("--json", "json_file", type=OUTPUT_FILE, help="JSON file to which the rows are written too.")
-@click.option("--page", type=OUTPUT_FOLDER, help="svd, quality, task, traffic: folder for tables and pictures.")
+@click.option("--page", type=OUTPUT_FOLDER, help="svd, quality, task, ttf, traffic: folder for tables and pictures.")
 def bench(
     what: tuple[str, ...],
     series: tuple[Path, ...],
@@ -152,6 +173,7 @@ def bench(
     `traffic` measures what the engines spark and mahout send between executors, at four numbers of columns.
     `svd` also measures peers on the same matrices, `quality` also measures other denoisers on the same noise.
     `task` measures what model observers detect in denoised images, and which dose that is worth.
+    `ttf` measures how sharp denoisers leave disc inserts, by their contrast.
     An own case of svd is a matrix that --rows, --cols and --dtype describe.
     """
     from ctbasis.bench.cases import chosen_cases
@@ -163,10 +185,12 @@ def bench(
     from ctbasis.bench.task_page import write_task_page
     from ctbasis.bench.traffic import TrafficCase
     from ctbasis.bench.traffic_page import write_traffic_page
+    from ctbasis.bench.ttf_page import write_ttf_page
     from ctbasis.storage.outputs import write_file
 
     given = {name: value for name, value in own.items() if value not in (None, ())}
-    only_tasks: dict[str, Any] = {name: given.pop(name) for name in ("realisations", "fewer") if name in given}
+    own_names = ("realisations", "fewer", "tasks", "channels", "internal_noise")
+    only_tasks: dict[str, Any] = {name: given.pop(name) for name in own_names if name in given}
     quality = {name: given.pop(name) for name in list(given) if name in QualitySettings.__dataclass_fields__}
     traffic = TrafficCase.of(given) if "traffic" in what else None
     given.pop("executors", None)
@@ -198,6 +222,8 @@ def bench(
             write_quality_page(results, page)
         if any(row["bench"] == "task" for row in rows):
             write_task_page([row for row in rows if row["bench"] == "task"], page)
+        if any(row["bench"] == "ttf" for row in rows):
+            write_ttf_page([row for row in rows if row["bench"] == "ttf"], page)
 
 
 def _task_settings(quality: Mapping[str, Any], own: Mapping[str, Any]) -> TaskSettings:

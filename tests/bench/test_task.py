@@ -19,6 +19,7 @@ from ctbasis.bench.task_cases import (
     DOSES,
     EDGE,
     INPUT_DOSES,
+    KNOWN,
     LAYER,
     TASKS,
     THICK,
@@ -129,6 +130,37 @@ def test_a_method_that_changes_nothing_is_worth_the_dose_of_its_images_and_halve
     assert np.median(ratios["gaussian"]) == pytest.approx(4, rel=0.4)
 
 
+def test_channels_and_internal_noise_are_those_of_the_settings_and_a_size_is_discriminated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench, "BOOTSTRAPS", 4)
+    chosen: dict[str, Any] = {"methods": ("global",), "tasks": ("detect-3mm", "size-8mm", "shape-8mm")}
+    plain = TaskSettings(**chosen, channels=("auto", "dog", "gabor"))
+    case = make_case(plain, water())
+    assert [task.name for task in case.tasks] == [KNOWN[name].name for name in chosen["tasks"]]
+    rows = measure_case(case, plain, tmp_path / "kept")
+    seen = {(row["task"], row["observer"]) for row in rows}
+    symmetric = {"CHO", "CHO, DoG", "CHO, Gabor", "NPWE"}
+    for task in case.tasks:
+        # DoG channels do not see a shape.
+        assert {name for of, name in seen if of == task.name} == (
+            symmetric - {"CHO, DoG"} if task.directed else symmetric
+        )
+    difference = KNOWN["size-8mm"].difference((PIXEL, PIXEL))
+    assert difference.sum() * PIXEL**2 == pytest.approx(np.pi / 4 * (64 - 36) * -50, rel=0.02)
+    assert abs(difference[7:9, 7:9]).max() == 0
+    noisy = measure_case(case, replace(plain, internal_noise=np.sqrt(3)), tmp_path / "kept")
+    for row, other in zip(rows, noisy, strict=True):
+        assert other["d_prime"] == pytest.approx(row["d_prime"] / 2)
+        assert other["d_prime_high"] == pytest.approx(row["d_prime_high"] / 2)
+    write_task_page(noisy, tmp_path)
+    page = (tmp_path / "task-detect-3mm-size-8mm-shape-8mm.md").read_text(encoding="utf-8")
+    command = "ctbasis bench task --task detect-3mm --task size-8mm --task shape-8mm --method global --page"
+    assert f"Written by `{command}`" in page
+    assert "internal noise of 1.73" in page
+    assert f"## {KNOWN['size-8mm'].name}: CHO, Gabor" in page
+
+
 def test_a_run_that_was_killed_goes_on_with_what_it_kept(
     case: TaskCase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -218,15 +250,28 @@ def test_the_verb_takes_noise_realisations_and_methods(
 
     monkeypatch.setattr(bench, "make_case", made)
     arguments = ["bench", "task", "--noise", "30", "--realisations", "4", "--method", "global"]
+    arguments += ["--channels", "auto", "--internal-noise", "0.5"]
     done = CliRunner().invoke(main, [*arguments, "--json", str(tmp_path / "rows.json"), "--page", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert seen == [TaskSettings(level=30.0, realisations=4, methods=("global",))]
+    assert seen == [
+        TaskSettings(level=30.0, realisations=4, methods=("global",), channels=("auto",), internal_noise=0.5)
+    ]
     assert len(json.loads((tmp_path / "rows.json").read_text())["rows"]) == len(TASKS) * 2 * (5 + 2 * 3)
     assert (tmp_path / "task.md").is_file()
 
 
 def test_settings_and_backgrounds_that_allow_no_measurement_are_refused() -> None:
-    for change in ({"level": 0.0}, {"realisations": 3}, {"slices": 5}, {"methods": ("cat",)}, {"fewer": (("nlm", 3),)}):
+    for change in (
+        {"level": 0.0},
+        {"realisations": 3},
+        {"slices": 5},
+        {"methods": ("cat",)},
+        {"fewer": (("nlm", 3),)},
+        {"tasks": ()},
+        {"tasks": ("cat",)},
+        {"channels": ("dog", "dog")},
+        {"internal_noise": -1.0},
+    ):
         with pytest.raises(CtbasisError):
             replace(SETTINGS, **change)  # type: ignore[arg-type]
     lung = Truth("lung", np.full((18, 96, 96), -850, np.float32), (2.5, PIXEL, PIXEL))

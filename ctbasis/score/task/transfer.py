@@ -110,6 +110,12 @@ class TaskTransfer:
             values = (error + signal)[window][inside]
             self._total += np.bincount(sample[inside], values, minlength=self.samples)
 
+    def without(self, part: TaskTransfer) -> TaskTransfer:
+        """Return an accumulator of the slices that were not added to `part`, which has the same inserts."""
+        rest = TaskTransfer(self.inserts, self.pixel_spacing)
+        rest._count, rest._total = self._count - part._count, self._total - part._total
+        return rest
+
     @property
     def measured(self) -> bool:
         """Whether enough pixels were measured for a TTF."""

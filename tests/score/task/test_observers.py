@@ -184,6 +184,31 @@ def test_internal_noise_divides_d_prime() -> None:
     assert (noisy.d_prime, noisy.high) == (pytest.approx(plain.d_prime / 2), pytest.approx(plain.high / 2))
 
 
+def test_internal_noise_is_noise_of_the_decision_variable() -> None:
+    # Decisions with noise of their own, two standard deviations of what the images give them.
+    rng = np.random.default_rng(1)
+    one, other = rng.standard_normal((2, 20000, 3))
+    step = np.array([1.0, -0.5, 2.0])
+    t = [(v @ step) + 2 * np.linalg.norm(step) * rng.standard_normal(len(v)) for v in (one + step, other)]
+    decided = (t[0].mean() - t[1].mean()) / math.sqrt((t[0].var() + t[1].var()) / 2)
+    measured = hotelling(one + step, other, internal_noise=2.0)
+    assert measured.d_prime == pytest.approx(decided, rel=0.03)
+    assert measured.auc == pytest.approx(rank_auc(t[0], t[1]), abs=0.01)
+
+
+def test_complete_channels_reach_the_known_d_prime_in_white_noise() -> None:
+    edge, sigma = 5, 7.0
+    rng = np.random.default_rng(2)
+    complete = np.linalg.qr(rng.standard_normal((edge**2, edge**2)))[0].reshape(-1, edge, edge)
+    s = 3 * rng.standard_normal((edge, edge))
+    expected = float(np.linalg.norm(s)) / sigma
+    assert channelized(complete, s, np.full((edge, edge), sigma**2)) == pytest.approx(expected)
+    absent, present = sigma * rng.standard_normal((2, 4000, edge, edge))
+    measured = hotelling(outputs(present + s, complete), outputs(absent, complete))
+    assert measured.low < expected < measured.high
+    assert measured.d_prime == pytest.approx(expected, rel=0.05)
+
+
 def test_npwe_from_transfer_and_noise_power_is_that_of_images_of_the_dose_simulator() -> None:
     # 160 noise realisations of water: detection of -50 HU and 6 mm, and the size of two discs.
     beam = ParallelBeam.around((EDGE, EDGE), PIXELS)
