@@ -38,7 +38,8 @@ from ctbasis.svd.engines.mahout_bridge import (
     resolve_kernels,
     spark_context,
 )
-from ctbasis.svd.engines.spark import SparkWorkers, StoredBlocks, broadcast, errors_of_tasks
+from ctbasis.svd.engines.spark import SparkWorkers, StoredBlocks, errors_of_tasks
+from ctbasis.svd.engines.spark_broadcast import broadcast
 from ctbasis.svd.engines.spark_tasks import TASKS_PER_CORE, combined, configured_slots, slots
 from ctbasis.svd.factor_passes import completed
 from ctbasis.svd.factors import FactorWriter
@@ -52,9 +53,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
-    from pyspark import RDD, Broadcast, SparkContext
+    from pyspark import RDD, SparkContext
 
     from ctbasis.matrix.store import MatrixStore
+    from ctbasis.svd.engines.spark_broadcast import Shared
     from ctbasis.svd.factor_passes import Residual
     from ctbasis.svd.passes import Parts
     from ctbasis.svd.plan import Plan
@@ -269,9 +271,7 @@ def check_finite(values: NDArray[Any], rows: slice) -> None:
         )
 
 
-def project_blocks(
-    matrix: StoredMatrix, Omega: Broadcast[NDArray[np.float64]], indices: Iterable[int]
-) -> Iterator[Parts]:
+def project_blocks(matrix: StoredMatrix, Omega: Shared[NDArray[np.float64]], indices: Iterable[int]) -> Iterator[Parts]:
     """Yield Y_b^T Y_b, with Y_b = A_b Omega, for each row block A_b."""
     for rows, values in matrix.blocks(indices):
         check_finite(values, rows)
@@ -280,7 +280,7 @@ def project_blocks(
 
 
 def write_blocks(
-    parts: Iterable[bytes], *, matrix: StoredMatrix, signs: NDArray[np.float64], check: Broadcast[Residual]
+    parts: Iterable[bytes], *, matrix: StoredMatrix, signs: NDArray[np.float64], check: Shared[Residual]
 ) -> Iterator[Parts]:
     """Write the row blocks of U in a partition; yield U^T U and the result of `check` for each, from A and U as stored.
 

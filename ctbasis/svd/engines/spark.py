@@ -9,33 +9,32 @@ one that the Spark operator or `spark-submit` starts, one on a master given by i
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
+from ctbasis.svd.engines.spark_broadcast import broadcast
 from ctbasis.svd.engines.spark_tasks import bytes_sent, combined, is_local, merge_of, slots, task_count, task_cpus
 from ctbasis.svd.method import factorize_with
 from ctbasis.svd.passes import fold
 from ctbasis.svd.workers import Workers, block_reader, operands
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
-    from pyspark import RDD, Broadcast, SparkContext
+    from pyspark import RDD, SparkContext
 
     from ctbasis.matrix.store import MatrixStore
+    from ctbasis.svd.engines.spark_broadcast import Shared
     from ctbasis.svd.factors import FactorWriter
     from ctbasis.svd.passes import Parts, Pass
     from ctbasis.svd.plan import Plan
     from ctbasis.svd.spectrum import Spectrum
     from ctbasis.svd.workers import RowBlocks, WorkersFactory
-
-T = TypeVar("T")
 
 
 def factorize(matrix: MatrixStore, factors: FactorWriter, plan: Plan) -> Spectrum:
@@ -122,31 +121,7 @@ class SparkWorkers(Workers):
         return max(1, int(self._spark._jsc.sc().getExecutorMemoryStatus().size()))  # noqa: SLF001
 
 
-def broadcast(spark: SparkContext, value: T) -> Broadcast[T]:
-    """Return a broadcast variable with `value`, which may hold arrays of any size.
-
-    With `spark.io.encryption.enabled`, PySpark pickles a broadcast value into a stream that takes bytes and no other
-    buffer (`ChunkedStream` in pyspark/serializers.py). The pickle of an object hands an array above 64 KiB to the
-    stream as a `PickleBuffer`, and fails. This function hands it over as bytes.
-
-    Args:
-        spark: Context of the application.
-        value: An object that can be pickled. It is pickled once, now; each Python worker unpickles it once.
-    """
-    return cast("Broadcast[T]", spark.broadcast(_PickledAsBytes(value)))
-
-
-class _PickledAsBytes:
-    """An object whose pickle is one string of bytes, and unpickles to `value` itself."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
-        return pickle.loads, (pickle.dumps(self.value, pickle.HIGHEST_PROTOCOL),)
-
-
-def fold_partition(work: Broadcast[Pass], blocks: Iterable[tuple[slice, NDArray[Any]]]) -> Iterator[Parts]:
+def fold_partition(work: Shared[Pass], blocks: Iterable[tuple[slice, NDArray[Any]]]) -> Iterator[Parts]:
     """Yield the result of a pass for the blocks of one partition; BLAS uses as many threads as the task has cores."""
     with threadpool_limits(task_cpus(), user_api="blas"):
         part = fold(work.value, blocks)

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
-    from pyspark import RDD, Broadcast, SparkConf, SparkContext
+    from pyspark import RDD, SparkConf, SparkContext
 
+    from ctbasis.svd.engines.spark_broadcast import Shared
     from ctbasis.svd.passes import Parts, Pass
 
     Merge = Callable[[Parts, Parts], Parts]
@@ -126,7 +127,7 @@ class SharedMerge:
         work: The pass.
     """
 
-    work: Broadcast[Pass]
+    work: Shared[Pass]
 
     def __call__(self, one: Parts, other: Parts) -> Parts:
         """Return the result for the rows of both."""
@@ -134,7 +135,7 @@ class SharedMerge:
         return work.merge(one, other)
 
 
-def merge_of(work: Pass, shared: Broadcast[Pass]) -> Merge:
+def merge_of(work: Pass, shared: Shared[Pass]) -> Merge:
     """Return the `merge` of `work` in a form that tasks receive without the operands of the pass."""
     return add if work.merge is add else SharedMerge(shared)
 
