@@ -81,7 +81,8 @@ if TYPE_CHECKING:
         default=7.0,
         show_default=True,
         metavar="DAYS",
-        help="Time after the last delivery for which received instances and results are kept.",
+        help="Time after the last delivery for which received instances and results are kept, and for which "
+        "`ctbasis view` can show a job.",
     ),
     own_option(
         Group.PLACE,
@@ -117,9 +118,9 @@ if TYPE_CHECKING:
         "--http-port",
         type=click.IntRange(0, LARGEST_PORT),
         essential=True,
-        help="Port of an HTTP server for DICOMweb (STOW-RS at /dicom-web/studies), /jobs, /metrics and /openapi.json; "
-        "without it, there is none; 0 takes a free one. Clients must send the bearer token of CTBASIS_HTTP_TOKEN, if "
-        "that is set.",
+        help="Port of an HTTP server for DICOMweb (STOW-RS at /dicom-web/studies), /jobs (also for `ctbasis view`), "
+        "/metrics and /openapi.json; without it, there is none; 0 takes a free one. Clients must send the bearer token "
+        "of CTBASIS_HTTP_TOKEN, if that is set.",
         short="Port of an HTTP server for DICOMweb, jobs and metrics.",
     ),
     largest_request_option(8.0, "Size of one HTTP request at most, in 10^9 bytes."),

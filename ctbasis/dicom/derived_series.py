@@ -160,17 +160,19 @@ class Derivation:
             fingerprint=digest.hexdigest(),
             kind=PATCH_DENOISED,
         )
-        noise = cls(
-            rank=0,
-            version=version,
+        return denoised, denoised.of_noise()
+
+    def of_noise(self) -> Self:
+        """Return the derivation of the maps of the noise that a denoised series of patch mode was freed of."""
+        return replace(
+            self,
             description=(
                 "Standard deviation of the noise at every voxel, HU, estimated from the series itself; no image of the "
-                f"patient; {PRODUCT} {version}."
+                f"patient; {PRODUCT} {self.version}."
             ),
-            fingerprint=hashlib.sha256(f"noise {digest.hexdigest()}".encode()).hexdigest(),
+            fingerprint=hashlib.sha256(f"noise {self.fingerprint}".encode()).hexdigest(),
             kind=NOISE_MAPS,
         )
-        return denoised, noise
 
     @classmethod
     def of(cls, basis: Factors, rank: int) -> Self:

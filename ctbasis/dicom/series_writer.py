@@ -96,7 +96,7 @@ def write_series(
     target = Path(folder)
     derivation = _derivation(volume, description)
     with header_errors(1):
-        source = _source(volume)
+        source = source_of(volume)
     with replacing_folders([target]) as (partial,):
         paths = slice_paths(partial, len(volume.hu))
 
@@ -119,7 +119,7 @@ def write_series(
     return [target / path.name for path in paths]
 
 
-def _source(volume: Volume) -> SourceSeries:
+def source_of(volume: Volume) -> SourceSeries:
     """Return the series that a volume was read from."""
     part = volume.qc.get("series", {}).get("part", "")
     uid = volume.SeriesInstanceUID or str(read_header(volume.headers[0]).SeriesInstanceUID)

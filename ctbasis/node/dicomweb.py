@@ -8,12 +8,12 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from ctbasis.node import native_xml
 from ctbasis.node.inbox import UID
-from ctbasis.node.queue import JobState  # noqa: TC001 - FastAPI and pydantic evaluate the annotations
+from ctbasis.node.job_status import JobList, JobStatus
+from ctbasis.node.queue import JobState  # noqa: TC001 - FastAPI evaluates the annotations
 from ctbasis.node.stow import FILE, Reception
 from ctbasis.sources.multipart import MultipartError
 from ctbasis.web.body import Limits, pieces
@@ -53,31 +53,6 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     415: {"description": "The content type is another."},
     503: {"description": "The disk is full or fails.", "content": {JSON: {}}},
 }
-
-
-class JobStatus(BaseModel):
-    """A series that is to be denoised, or was."""
-
-    id: int
-    study: str = Field(description="StudyInstanceUID")
-    series: str = Field(description="SeriesInstanceUID")
-    instances: int = Field(description="Number of instances of the series when the job was made")
-    state: JobState
-    stage: str = Field(description="What is done now, such as `denoise 1/2`: the first of two volumes")
-    progress: float = Field(ge=0, le=1, description="Part of the steps that are done, also of a job that failed")
-    attempts: int = Field(description="How often it was started")
-    created: float = Field(description="Time at which the series was complete, seconds since 1970")
-    ended: float | None = Field(description="Time of its end")
-    deliveries: dict[str, int] = Field(description="Number of deliveries that are waiting, sending, sent, failed")
-    record: dict[str, Any] = Field(
-        description="Basis, notes, output series and seconds of each stage, or the reason of a failure"
-    )
-
-
-class JobList(BaseModel):
-    """Jobs, the newest first."""
-
-    jobs: list[JobStatus]
 
 
 def stow_router(inbox: Inbox, studies: Studies, limits: Limits) -> APIRouter:

@@ -1,4 +1,4 @@
-"""The HTTP server of a node: STOW-RS, jobs, health, and metrics."""
+"""The HTTP server of a node: STOW-RS, jobs and their files, health, and metrics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from ctbasis.node.dicomweb import jobs_router, stow_router
+from ctbasis.node.job_files import KeptFiles, files_router
 from ctbasis.node.queue import JobState
 from ctbasis.web.application import application
 from ctbasis.web.body import Limits
@@ -16,6 +17,7 @@ from ctbasis.web.server import HttpServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from prometheus_client.metrics_core import Metric
 
@@ -34,6 +36,7 @@ def http_server(
     queue: Queue,
     outgoing: Outgoing,
     studies: Studies,
+    results: Path,
     traces: Traces | None = None,
 ) -> HttpServer:
     """Return the HTTP server of a node.
@@ -44,6 +47,7 @@ def http_server(
         queue: What was received and is to be denoised.
         outgoing: What is to be sent.
         studies: Studies of requests in work.
+        results: Folder of the results of jobs.
         traces: Traces of its requests; None records none.
 
     Raises:
@@ -51,7 +55,11 @@ def http_server(
     """
     metrics = Metrics()
     metrics.registry.register(NodeMetrics(queue, outgoing))
-    routers = [stow_router(inbox, studies, Limits(listening.body_bytes)), jobs_router(queue, outgoing)]
+    routers = [
+        stow_router(inbox, studies, Limits(listening.body_bytes)),
+        jobs_router(queue, outgoing),
+        files_router(KeptFiles(queue, inbox.folder, results)),
+    ]
     made = application("ctbasis node", routers=routers, token=listening.token, metrics=metrics, traces=traces)
     context = listening.tls.context() if listening.tls is not None else None
     return HttpServer(made, host=listening.host, port=listening.port, context=context)

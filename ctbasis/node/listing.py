@@ -12,7 +12,7 @@ from ctbasis.node.outgoing import Outgoing
 from ctbasis.node.queue import Queue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from ctbasis.node.queue import Job
@@ -44,12 +44,17 @@ def job_lines(state: Path, *, as_json: bool = False) -> list[str]:
         database.close()
     if as_json:
         return [json.dumps({**vars(job), "progress": job.progress, "deliveries": counts}) for job, counts in found]
+    return table(found)
+
+
+def table(found: Iterable[tuple[Job, Mapping[str, int]]]) -> list[str]:
+    """Return jobs, each with the number of its deliveries by state, as the lines of a table with a head."""
     rows = [COLUMNS, *(tuple(_cells(job, counts)) for job, counts in found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _cells(job: Job, counts: dict[str, int]) -> Iterator[str]:
+def _cells(job: Job, counts: Mapping[str, int]) -> Iterator[str]:
     yield str(job.id)
     yield datetime.fromtimestamp(job.created, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     yield str(job.state)

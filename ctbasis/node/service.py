@@ -2,7 +2,7 @@
 
 STATE/node.db          the queue
 STATE/inbox/           received instances
-STATE/results/JOB/     the denoised series of a job
+STATE/results/JOB/     the denoised series of a job; with an HTTP server, also maps of its noise, for `ctbasis view`
 STATE/bases.zarr       the stored bases
 STATE/worker/          log and temporary files of the process that denoises
 """
@@ -33,7 +33,7 @@ from ctbasis.node.peers import Peer
 from ctbasis.node.queue import Job, JobState, Queue
 from ctbasis.node.scp import Server
 from ctbasis.node.stow import Studies
-from ctbasis.node.task import LEARN, Task
+from ctbasis.node.task import LEARN, RESULTS, Task, results_of
 from ctbasis.printable import say
 from ctbasis.storage.outputs import locked
 from ctbasis.traces import Traces
@@ -148,6 +148,7 @@ class Node:
                         queue=self.queue,
                         outgoing=self.outgoing,
                         studies=self._studies,
+                        results=state / RESULTS,
                         traces=self.settings.traces,
                     )
                 )
@@ -283,7 +284,8 @@ class Node:
         for number, file in enumerate(self.queue.files(job)):
             (source / f"{number:06d}.dcm").hardlink_to(self.inbox.folder / file)
         start = time.monotonic()
-        task = Task(str(source), str(out), bases.uri, self.settings.unfit)
+        viewed = self.settings.http is not None
+        task = Task(str(source), str(out), bases.uri, self.settings.unfit, noise_maps=viewed)
         try:
             with self.settings.traces.stages(lambda stage: self.queue.report_stage(job.id, stage)) as report:
                 record = denoiser.denoise(task, report)
@@ -309,7 +311,7 @@ class Node:
         say(f"node: job {job.id}: {state}; the reason is in its record")
 
     def _results(self, job: int) -> Path:
-        return self.settings.state / "results" / f"{job:08d}"
+        return results_of(self.settings.state / RESULTS, job)
 
 
 def _report_thread(failure: threading.ExceptHookArgs) -> None:

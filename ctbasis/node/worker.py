@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctbasis.dicom.derived_series import MAX_DESCRIPTION
+from ctbasis.dicom.noise_series import write_noise_series
 from ctbasis.dicom.series_writer import write_series
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.read import read_all
 from ctbasis.node.bases import StoredBases
-from ctbasis.node.task import REFUSE, Task
+from ctbasis.node.task import REFUSE, Task, noise_folder, volume_folder
 from ctbasis.steps.denoise import denoise_on_basis
 from ctbasis.steps.notes import defect
 from ctbasis.worker_loop import answer_requests
@@ -66,7 +67,9 @@ def run(task: Task, report: Callable[[str], None]) -> dict[str, Any]:
         with clock.stage(f"denoise {at}"):
             done = denoise_on_basis(volume, choice.uri, estimated=choice.noises)
         with clock.stage(f"write {at}"):
-            files = write_series(_with_basis(done.volume, choice), Path(task.out) / f"volume-{number}")
+            files = write_series(_with_basis(done.volume, choice), volume_folder(Path(task.out), number))
+            if task.noise_maps and done.sigma is not None:
+                write_noise_series(done.volume, done.sigma, noise_folder(Path(task.out), number))
         uids = [_uids(file) for file in files]
         outputs += [[sop, str(file)] for (_, sop), file in zip(uids, files, strict=True)]
         described.append(

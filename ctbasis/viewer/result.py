@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ctbasis.dicom.instance import Slice
+    from ctbasis.dicom.series import CTSeries
 
 POSITION_TOLERANCE = 0.01
 """Largest distance in mm between a slice of the source and the slice that was derived from it."""
@@ -85,7 +86,8 @@ def open_result(folder: Path, source: Path, *, series: int = 1) -> Result:
         spacing = (float(chosen["spacing"]) or 1.0, row, column)
         orientation = tuple(float(cosine) for cosine in chosen["ImageOrientationPatient"])
         below = f"series-{series:02d}/" if len(described) > 1 else ""
-        before = _source_places(source, slices, positions, (int(qc["image"][0]), int(qc["image"][1])))
+        image = int(qc["image"][0]), int(qc["image"][1])
+        before = _named_places(source, slices) or _places_at(source, positions, image, series)
         mode = str(metrics["mode"])
     except (KeyError, TypeError, ValueError) as error:
         raise _no_result(folder, f"qc.json or metrics.json lacks what describes a series ({error!r})") from error
@@ -98,6 +100,39 @@ def open_result(folder: Path, source: Path, *, series: int = 1) -> Result:
         if present:
             panes.append(Pane(name, place, derived))
     return Result(tuple(panes), spacing, orientation, positions, mode)
+
+
+def open_series(before: Path, after: Path, sigma: Path | None, *, number: int = 1) -> Result:
+    """Find the slices of a denoised series in patch mode, of its source and of its noise, by their positions.
+
+    Args:
+        before: Folder of the source.
+        after: Folder of the denoised series, and nothing else: slice-0001.dcm and so on, in the order of the slices.
+        sigma: Folder of the maps of its noise, named in the same way; None if there are none.
+        number: Number of the series, where the source holds several, from 1.
+
+    Raises:
+        CtbasisError: A folder does not hold such a series, or the series do not belong together.
+    """
+    derived = _volumes(after)
+    if len(derived) != 1:
+        raise CtbasisError(
+            f"the denoised series is {len(derived)} volumes",
+            expected="the slices of one volume",
+            cause="its files are damaged, or were written by another program",
+            remedy="denoise the series again",
+        )
+    (volume,) = derived
+    row, column = volume.slices[0].PixelSpacing
+    places = tuple(entry.place for entry in volume.slices)
+    panes = [
+        Pane("before", before, _places_at(before, volume.positions, volume.image, number)),
+        Pane("after", after, places),
+    ]
+    if sigma is not None:
+        panes.append(Pane("sigma", sigma, places))
+    orientation = volume.slices[0].ImageOrientationPatient
+    return Result(tuple(panes), (volume.spacing or 1.0, row, column), orientation, volume.positions, "patch")
 
 
 def read_slice(folder: Path, place: tuple[str, int]) -> Slice:
@@ -118,28 +153,46 @@ def read_slice(folder: Path, place: tuple[str, int]) -> Slice:
     )
 
 
-def _source_places(
-    source: Path, slices: list[dict[str, Any]], positions: tuple[float, ...], image: tuple[int, int]
-) -> Places:
-    """Return the places of the slices in the source: by the names in qc.json, else by their positions."""
+def _named_places(source: Path, slices: list[dict[str, Any]]) -> Places:
+    """Return the places of the slices in the source by the names in qc.json; nothing if a file is not there.
+
+    The names are not those of the files where the source was an archive or a bucket, or the run was de-identified.
+    """
     places = tuple((str(entry["file"]), int(entry["frame"])) for entry in slices)
     inside = source.resolve()
-    if all((inside / file).resolve().is_relative_to(inside) and (inside / file).is_file() for file, _ in places):
-        return places
-    # The source was an archive or a bucket, or the run was de-identified: its names are not those of the files.
-    files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
-    found = [entry[0] for file in files for entry in read_slices(source, file) if isinstance(entry, tuple)]
-    for volume in arrange(entry for entry in found if (entry.Rows, entry.Columns) == image):
+    there = all((inside / file).resolve().is_relative_to(inside) and (inside / file).is_file() for file, _ in places)
+    return places if there else ()
+
+
+def _places_at(source: Path, positions: tuple[float, ...], image: tuple[int, int], number: int) -> Places:
+    """Return the places of the slices in the source by their positions.
+
+    Where several series or phases have the same positions, the one with this number is meant, from 1.
+    """
+    volumes = [volume for volume in _volumes(source) if volume.image == image]
+    for volume in (*volumes[number - 1 : number], *volumes):
         if len(volume.positions) == len(positions) and np.allclose(
             volume.positions, positions, rtol=0, atol=POSITION_TOLERANCE
         ):
             return tuple(entry.place for entry in volume.slices)
     raise CtbasisError(
         f"{source} does not hold the series that was denoised",
-        expected=f"{len(positions)} slices of {image[0]} x {image[1]} at the positions that qc.json states",
+        expected=f"{len(positions)} slices of {image[0]} x {image[1]} at the positions of the denoised ones",
         cause="--source names another series, or a part of it",
         remedy="name the folder that was the source of the run",
     )
+
+
+def _volumes(folder: Path) -> list[CTSeries]:
+    """Return the volumes in a folder; images of all sizes."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    found = [entry[0] for file in files for entry in read_slices(folder, file) if isinstance(entry, tuple)]
+    sizes = dict.fromkeys((entry.Rows, entry.Columns) for entry in found)
+    return [
+        volume
+        for rows, columns in sizes
+        for volume in arrange(entry for entry in found if (entry.Rows, entry.Columns) == (rows, columns))
+    ]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -42,9 +42,12 @@ def studies() -> Studies:
 
 
 @pytest.fixture
-def server(inbox: Inbox, queue: Queue, outgoing: Outgoing, studies: Studies) -> Iterator[HttpServer]:
+def server(inbox: Inbox, queue: Queue, outgoing: Outgoing, studies: Studies, tmp_path: Path) -> Iterator[HttpServer]:
     listening = HttpListening(host="127.0.0.1", port=0, body_bytes=LIMIT)
-    with http_server(listening, inbox=inbox, queue=queue, outgoing=outgoing, studies=studies) as running:
+    results = tmp_path / "results"
+    with http_server(
+        listening, inbox=inbox, queue=queue, outgoing=outgoing, studies=studies, results=results
+    ) as running:
         yield running
 
 
@@ -244,7 +247,11 @@ def test_jobs_are_listed_with_their_progress_and_their_deliveries(
 
 def test_the_openapi_document_describes_every_route(server: HttpServer) -> None:
     document = requests.get(f"http://127.0.0.1:{server.port}/openapi.json", timeout=20, proxies={"http": ""}).json()
-    assert {"/dicom-web/studies", "/dicom-web/studies/{study}", "/jobs", "/jobs/{number}"} <= set(document["paths"])
+    paths = {"/dicom-web/studies", "/dicom-web/studies/{study}", "/jobs", "/jobs/{number}", "/jobs/{number}/files"}
+    assert paths | {"/jobs/{number}/files/{kind}/{index}"} <= set(document["paths"])
+    file = document["paths"]["/jobs/{number}/files/{kind}/{index}"]["get"]
+    assert "application/dicom" in file["responses"]["200"]["content"]
+    assert file["security"]
     assert "multipart/related" in json.dumps(document["paths"]["/dicom-web/studies"]["post"]["requestBody"])
     assert "progress" in document["components"]["schemas"]["JobStatus"]["properties"]
 

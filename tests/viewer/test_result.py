@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import generate_uid
 
 from ctbasis.errors import CtbasisError
 from ctbasis.viewer.images import PLANES, Images
-from ctbasis.viewer.result import open_result
+from ctbasis.viewer.result import open_result, open_series
 from tests.viewer.files import write_files
 
 if TYPE_CHECKING:
@@ -132,3 +133,20 @@ def test_one_of_several_series_is_shown_by_its_number(run: Run, tmp_path: Path) 
     before, after, _ = images.images("axial", 4)
     assert (before == run.before[4]).all()
     assert (after == run.after[4]).all()
+
+
+def test_of_several_series_at_the_same_positions_the_one_with_the_number_is_shown(run: Run, tmp_path: Path) -> None:
+    for number, shift in enumerate((0, 100), start=1):
+        for path in run.source.iterdir():
+            ds = pydicom.dcmread(path)
+            ds.SeriesInstanceUID, ds.SOPInstanceUID = f"2.25.{number}", generate_uid()
+            ds.SeriesNumber, ds.RescaleIntercept = number, shift
+            ds.save_as(tmp_path / f"{number}-{path.name}")
+    for number, shift in enumerate((0, 100), start=1):
+        images = Images(open_series(tmp_path, run.out / "denoised", run.out / "noise", number=number))
+        before, after, sigma = images.images("axial", 4)
+        assert (before == run.before[4] + shift).all()
+        assert (after == run.after[4]).all()
+        assert (sigma == np.rint(run.sigma[4] * 100)).all()
+    with pytest.raises(CtbasisError, match="is 2 volumes"):
+        open_series(run.source, tmp_path, None)
