@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ class _Received(Generic[T]):
 
     @property
     def value(self) -> T:
-        return self._variable.value
+        return cast("T", self._variable.value)
 
 
 def broadcast(spark: SparkContext, value: T) -> Shared[T]:
