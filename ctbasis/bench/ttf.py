@@ -1,9 +1,10 @@
 """`ctbasis bench ttf`: how sharp denoisers leave the edge of disc inserts, by the contrast of the insert.
 
 Two volumes have inserts of four contrasts: the phantom of ctbasis/simulate/inserts.py, whose slices are all alike, and
-a chest, with rods drawn at random places of its soft tissue. Every method denoises both at two doses, and the
-task-based transfer function (TTF, ctbasis/score/task/transfer.py) is measured over all slices. Inserted noise does not
-blur, so the inserts are blurred before by a Gaussian of BLUR, as by the kernel of a reconstruction.
+a chest, with rods drawn at random places of its soft tissue; or a series is that chest. Every method denoises them at
+two doses, and the task-based transfer function (TTF, ctbasis/score/task/transfer.py) is measured over all slices.
+Inserted noise does not blur, so the inserts are blurred before by a Gaussian of BLUR, as by the kernel of a
+reconstruction.
 
 f50 and f10 have the standard errors of a jackknife over GROUPS groups of neighbouring slices.
 """
@@ -107,21 +108,24 @@ def bench_ttf(series: Path | None, settings: TaskSettings | None = None) -> list
     """Measure the TTF by contrast for all methods.
 
     Args:
-        series: Folder of a CT series in whose soft tissue rods are drawn; by default a phantom of a chest.
+        series: Folder of a CT series in whose soft tissue rods are drawn; by default the phantom with inserts and a
+            phantom of a chest are measured.
         settings: Noise in the body at the full dose, methods, slices of the chest, and seed.
 
     Returns:
         A row for each background, method, dose and contrast: background, method, setting, dose (None for the truth),
         contrast_hu, count (of inserts), recovered, f50, f50_error, f10, f10_error (1/mm; None where the TTF stays above
-        the level up to the Nyquist frequency) and nyquist. A peer that is not installed has a row whose setting says
-        so.
+        the level up to the Nyquist frequency), nyquist and series (whether one was given). A peer that is not installed
+        has a row whose setting says so.
 
     Raises:
         CtbasisError: The series is none, or has no room for a rod of each contrast.
     """
     settings = settings or TaskSettings()
-    background = background_of(series, settings) or phantom_background(settings)
-    return measure_inserts([phantom_case(settings), drawn_case(background, settings)], settings)
+    background = background_of(series, settings)
+    cases = [] if background else [phantom_case(settings)]
+    rows = measure_inserts([*cases, drawn_case(background or phantom_background(settings), settings)], settings)
+    return [{**row, "series": series is not None} for row in rows]
 
 
 def measure_inserts(cases: list[InsertCase], settings: TaskSettings) -> list[dict[str, Any]]:

@@ -25,21 +25,23 @@ TABLES = {"f50": "f50, 1/mm", "f10": "f10, 1/mm", "recovered": "Contrast kept"}
 
 
 def write_ttf_page(rows: Sequence[Row], folder: Path) -> None:
-    """Write ttf.md to `folder`.
+    """Write ttf.md to `folder`, or ttf-series.md for inserts in a series.
 
     Args:
         rows: Rows of `bench_ttf`.
         folder: Created if it does not exist; the page of a former run is replaced.
     """
     found = [row for row in rows if "contrast_hu" in row]
+    series = bool(rows[0]["series"])
+    command = command_of("ttf", rows, ["--series DIR"] if series else [])
     introduction = (
-        f"Written by `{command_of('ttf', rows)}`. [Tasks](../explanation/tasks.md) defines the task-based transfer "
+        f"Written by `{command}`. [Tasks](../explanation/tasks.md) defines the task-based transfer "
         "function (TTF) and the inserts. Frequencies have the standard error of a jackknife over groups of slices. "
         f"`truth` is the volume without noise, whose inserts are blurred by a Gaussian of {BLUR} mm and by their "
         f"pixels; inserted noise does not blur, so the input differs from it by noise alone. On {machine()}."
     )
     lines = [
-        "# `ctbasis bench ttf`",
+        f"# `ctbasis bench ttf{' --series' if series else ''}`",
         "",
         introduction,
         "",
@@ -51,7 +53,7 @@ def write_ttf_page(rows: Sequence[Row], folder: Path) -> None:
         lines += ["", f"## {background[0].upper()}{background[1:]}"]
         for key, title in TABLES.items():
             lines += ["", f"### {title}: {background}", "", *_table(own, key)]
-    write_file(folder / "ttf.md", "\n".join(lines) + "\n")
+    write_file(folder / ("ttf-series.md" if series else "ttf.md"), "\n".join(lines) + "\n")
 
 
 def _sentences(rows: Sequence[Row]) -> list[str]:

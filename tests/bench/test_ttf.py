@@ -16,6 +16,7 @@ from ctbasis.bench.denoisers import Denoiser
 from ctbasis.bench.quality_cases import Truth
 from ctbasis.bench.task_cases import TaskSettings
 from ctbasis.bench.ttf import BLUR, DIAMETER, DOSES, LENGTH, TRUTH, InsertCase, drawn_case, measured, phantom_case
+from ctbasis.bench.ttf_page import write_ttf_page
 from ctbasis.cli import main
 from ctbasis.errors import CtbasisError
 from ctbasis.simulate.inserts import CONTRASTS
@@ -104,3 +105,6 @@ def test_the_verb_measures_both_backgrounds_and_writes_a_page(monkeypatch: pytes
             assert by[name, TRUTH, None, contrast]["recovered"] == pytest.approx(1, abs=0.02)
             for dose in DOSES:
                 assert by[name, "patch", dose, contrast]["f50"] < 0.6 * by[name, TRUTH, None, contrast]["f50"]
+    write_ttf_page([{**row, "series": True} for row in rows], tmp_path)
+    told = (tmp_path / "ttf-series.md").read_text(encoding="utf-8")
+    assert "Written by `ctbasis bench ttf --series DIR --method bm3d --method patch --page`" in told
