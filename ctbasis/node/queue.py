@@ -172,6 +172,16 @@ class Queue:
         )
         return {row["study"]: row["newest"] for row in rows}
 
+    def study_with(self, series: str, instances: Collection[str]) -> str | None:
+        """Return the study of a series of which all given instances are recorded; None if one is not."""
+        rows = self._database.rows("SELECT count(*) AS count FROM instances WHERE series = ?", series)
+        if rows[0]["count"] < len(instances):
+            return None
+        rows = self._database.rows("SELECT sop, study FROM instances WHERE series = ?", series)
+        studies = {row["sop"]: row["study"] for row in rows}
+        found = {studies.get(sop) for sop in instances}
+        return found.pop() if len(found) == 1 else None
+
     def complete(self, study: str, *, series: Collection[str] = ()) -> list[int]:
         """Make a job of every series of a study with instances that belong to none.
 

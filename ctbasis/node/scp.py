@@ -1,4 +1,4 @@
-"""The node as a server (SCP): verification, storage of CT, and requests of storage commitment."""
+"""The node as a server (SCP): verification, storage of CT, storage commitment, and announcements of series."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    InstanceAvailabilityNotification,
+    ModalityPerformedProcedureStep,
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
     Verification,
@@ -15,17 +17,23 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from ctbasis.addresses import unusable_port
 from ctbasis.dicom.pixeldata import DECODERS, NATIVE
+from ctbasis.node.announced import lists_of_notification, lists_of_step
 from ctbasis.node.inbox import CLASSES
 from ctbasis.node.receiver import MAXIMUM_LENGTH, BoundedServer, SpooledMessages, silence_pynetdicom
 from ctbasis.node.spool import Spool
 from ctbasis.node.status import NotStoredError, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pynetdicom.association import Association
 
+    from ctbasis.node.announced import Announced
     from ctbasis.node.inbox import Inbox
     from ctbasis.node.listening import Listening
     from ctbasis.node.outgoing import Outgoing
+
+    Lists = dict[str, frozenset[str]]
 
 SYNTAXES = sorted(str(syntax) for syntax in (*NATIVE, *DECODERS))
 """Transfer syntaxes that are taken: those that the reader decodes."""
@@ -47,15 +55,24 @@ class Server:
         listening: How it listens.
         inbox: Where instances go.
         outgoing: Where requests of storage commitment go; None refuses them.
+        announced: Where lists of the instances of series go, of a Modality Performed Procedure Step or an Instance
+            Availability Notification; None refuses them.
 
     Raises:
         CtbasisError: The address is in use or not of this machine, or the TLS files cannot be used.
     """
 
-    def __init__(self, listening: Listening, inbox: Inbox, outgoing: Outgoing | None = None) -> None:
+    def __init__(
+        self,
+        listening: Listening,
+        inbox: Inbox,
+        outgoing: Outgoing | None = None,
+        announced: Announced | None = None,
+    ) -> None:
         silence_pynetdicom()
         self._inbox = inbox
         self._outgoing = outgoing
+        self._announced = announced
         self._studies: dict[Association, set[str]] = {}
         self._lock = threading.Lock()
         entity = AE(ae_title=listening.title)
@@ -70,11 +87,16 @@ class Server:
         entity.add_supported_context(Verification)
         if outgoing is not None:
             entity.add_supported_context(StorageCommitmentPushModel)
+        if announced is not None:
+            entity.add_supported_context(ModalityPerformedProcedureStep)
+            entity.add_supported_context(InstanceAvailabilityNotification)
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, self._open),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_ECHO, _echo),
             (evt.EVT_N_ACTION, self._act),
+            (evt.EVT_N_CREATE, self._create),
+            (evt.EVT_N_SET, self._set),
         ]
         context = listening.tls.context() if listening.tls is not None else None
         try:
@@ -171,6 +193,29 @@ class Server:
         except Exception:  # noqa: BLE001 - hostile data sets raise many types, and the database is another reason
             return Status.PROCESSING_FAILURE, None
         return Status.SUCCESS, None
+
+    def _create(self, event: evt.Event) -> tuple[int, None]:
+        """Take an Instance Availability Notification, or a step that begins or has ended."""
+        request: Any = event.request
+        of_step = request.AffectedSOPClassUID == ModalityPerformedProcedureStep
+        return self._announce(event, "attribute_list", lists_of_step if of_step else lists_of_notification)
+
+    def _set(self, event: evt.Event) -> tuple[int, None]:
+        """Take a change of a step. Which steps began is not recorded, since only their lists matter here."""
+        return self._announce(event, "modification_list", _lists_of_change)
+
+    def _announce(self, event: evt.Event, name: str, lists: Callable[[Dataset], Lists]) -> tuple[int, None]:
+        if self._announced is None:
+            return Status.CLASS_NOT_SUPPORTED, None
+        try:
+            self._announced.add(lists(getattr(event, name)))
+        except Exception:  # noqa: BLE001 - hostile data sets raise many types
+            return Status.PROCESSING_FAILURE, None
+        return Status.SUCCESS, None
+
+
+def _lists_of_change(step: Dataset) -> Lists:
+    return lists_of_step(step) if "PerformedProcedureStepStatus" in step else {}
 
 
 def _echo(event: evt.Event) -> int:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctbasis.errors import CtbasisError
+from ctbasis.node.announced import Announced
 from ctbasis.node.calling import Caller
 from ctbasis.node.commitment import Reporter
 from ctbasis.node.completeness import Completeness
@@ -109,6 +110,7 @@ class Node:
     server: Server = field(init=False)
     web: HttpServer | None = field(default=None, init=False)
     _studies: Studies = field(default_factory=Studies, init=False)
+    _announced: Announced = field(default_factory=Announced, init=False)
     _stopping: threading.Event = field(default_factory=threading.Event, init=False)
     _short_of_space: bool = field(default=False, init=False)
 
@@ -136,7 +138,9 @@ class Node:
             removed, resumed = self.inbox.remove_remains(), self.queue.resume()
             if removed or resumed:
                 say(f"node: {resumed} jobs of an earlier process start again; {removed} unfinished files removed")
-            self.server = stack.enter_context(Server(self.settings.listening, self.inbox, self.outgoing))
+            self.server = stack.enter_context(
+                Server(self.settings.listening, self.inbox, self.outgoing, self._announced)
+            )
             if self.settings.http is not None:
                 # FastAPI, which a node without HTTP does without.
                 from ctbasis.node.http import http_server
@@ -188,6 +192,7 @@ class Node:
             self.settings.quiet,
             lambda: self.server.busy_studies() | self._studies.busy(),
             since=time.time(),
+            announced=self._announced,
         )
         caller = self.settings.caller or Caller(self.settings.listening.title)
         known = [one for one in (*self.settings.destinations, *self.settings.peers) if isinstance(one, Peer)]
