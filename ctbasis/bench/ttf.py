@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -24,19 +25,18 @@ from ctbasis.bench.task_cases import TaskSettings, phantom_background, with_nois
 from ctbasis.bench.task_images import INPUT, setting_of
 from ctbasis.errors import CtbasisError
 from ctbasis.progress import progress
-from ctbasis.score.task.transfer import REACH, transfers_by_contrast
+from ctbasis.score.task.transfer import REACH, TaskTransfer, transfers_by_contrast
 from ctbasis.simulate.dose import Dose
 from ctbasis.simulate.inserts import CONTRASTS, Insert, draw_inserts, insert_phantom
 from ctbasis.simulate.projection import ParallelBeam
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from ctbasis.bench.quality_cases import Truth
-    from ctbasis.score.task.transfer import TaskTransfer
     from ctbasis.simulate.nodules import Spacing
 
 DOSES = (1.0, 0.25)
@@ -218,22 +218,22 @@ def _images(case: InsertCase, dose: float | None, settings: TaskSettings) -> Ite
 def measured(case: InsertCase, image: NDArray[np.float32]) -> list[dict[str, Any]]:
     """Return the columns of `bench_ttf` from contrast_hu on, for every contrast."""
     pixels = case.spacing[1:]
-    whole = transfers_by_contrast(case.inserts, pixels)
-    groups = np.array_split(np.arange(len(case.hu)), GROUPS)
-    parts: list[list[TaskTransfer]] = [[] for _ in whole]
-    for group in groups:
-        for number, part in enumerate(transfers_by_contrast(case.inserts, pixels)):
-            for z in group.tolist():
-                part.add(z, case.sharp[z], image[z])
-                whole[number].add(z, case.sharp[z], image[z])
-            parts[number].append(part)
+    groups = []
+    for group in np.array_split(np.arange(len(case.hu)), GROUPS):
+        transfers = transfers_by_contrast(case.inserts, pixels)
+        for transfer, z in product(transfers, group.tolist()):
+            transfer.add(z, case.sharp[z], image[z])
+        groups.append(transfers)
     nyquist = 0.5 / min(pixels)
-    return [{**one.to_dict(), **_errors(one, own), "nyquist": nyquist} for one, own in zip(whole, parts, strict=True)]
+    return [
+        {**TaskTransfer.of_parts(parts).to_dict(), **_errors(parts), "nyquist": nyquist}
+        for parts in zip(*groups, strict=True)
+    ]
 
 
-def _errors(whole: TaskTransfer, parts: list[TaskTransfer]) -> dict[str, float | None]:
+def _errors(parts: Sequence[TaskTransfer]) -> dict[str, float | None]:
     """Return the jackknife's standard errors of f50 and f10; None if one of the samples has no value."""
-    left_out = [whole.without(part).to_dict() for part in parts]
+    left_out = [TaskTransfer.of_parts([*parts[:out], *parts[out + 1 :]]).to_dict() for out in range(len(parts))]
     errors: dict[str, float | None] = {}
     for key in ("f50", "f10"):
         values = [sample[key] for sample in left_out]

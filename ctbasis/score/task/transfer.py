@@ -110,11 +110,17 @@ class TaskTransfer:
             values = (error + signal)[window][inside]
             self._total += np.bincount(sample[inside], values, minlength=self.samples)
 
-    def without(self, part: TaskTransfer) -> TaskTransfer:
-        """Return an accumulator of the slices that were not added to `part`, which has the same inserts."""
-        rest = TaskTransfer(self.inserts, self.pixel_spacing)
-        rest._count, rest._total = self._count - part._count, self._total - part._total
-        return rest
+    @classmethod
+    def of_parts(cls, parts: Sequence[TaskTransfer]) -> TaskTransfer:
+        """Return an accumulator of all slices of `parts`, at least one, which have the same inserts."""
+        whole = cls(parts[0].inserts, parts[0].pixel_spacing)
+        for part in parts:
+            whole._include(part)
+        return whole
+
+    def _include(self, part: TaskTransfer) -> None:
+        self._count += part._count
+        self._total += part._total
 
     @property
     def measured(self) -> bool:
