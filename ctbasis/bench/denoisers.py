@@ -113,6 +113,13 @@ class Denoiser:
         return "" if slices >= self.fewest_slices else f"needs {self.fewest_slices} slices that lie together"
 
 
+def runnable(bench: str, methods: Sequence[Denoiser], slices: int) -> tuple[list[Denoiser], list[dict[str, Any]]]:
+    """Return the methods that can denoise `slices` slices that lie together, and a row of `bench` for each other."""
+    missing = [(method, method.missing(slices)) for method in methods]
+    rows = [{"bench": bench, "method": method.name, "setting": lack} for method, lack in missing if lack]
+    return [method for method, lack in missing if not lack], rows
+
+
 def _gaussian(noisy: NoisyVolume, setting: Mapping[str, Any]) -> tuple[NDArray[np.float32], int]:
     volume, own = noisy.with_neighbours
     pixels = setting["pixels"]

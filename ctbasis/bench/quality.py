@@ -108,8 +108,8 @@ def measure(case: Case, other: Case, settings: QualitySettings) -> CaseResult:
     methods += [mode for mode in PATCH if mode.name in settings.methods]
     for method in methods:
         row = {**case.row, "method": method.name}
-        if method.absent:
-            rows.append({**row, "setting": f"{method.module} is not installed"})
+        if missing := method.missing(len(noisy.hu)):
+            rows.append({**row, "setting": missing})
             continue
         setting = tuned(method, other)
         start = time.perf_counter()

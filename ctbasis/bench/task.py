@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ctbasis.bench.denoisers import PATCH, PEERS, global_modes
+from ctbasis.bench.denoisers import PATCH, PEERS, global_modes, runnable
 from ctbasis.bench.quality_cases import read_truth
 from ctbasis.bench.task_cases import TaskCase, TaskSettings, make_case
 from ctbasis.bench.task_images import INPUT, KeptImages, images, setting_of
@@ -136,18 +136,13 @@ def measure_case(case: TaskCase, settings: TaskSettings, keep: Path | None = Non
 def _run(
     case: TaskCase, settings: TaskSettings, kept: KeptImages
 ) -> tuple[dict[tuple[str, float], Measured], list[dict[str, Any]]]:
-    """Return what every method shows at every dose, and rows of peers that are not installed."""
+    """Return what every method shows at every dose, and rows of peers that cannot run."""
     methods = methods_of(settings, len(case.background.hu))
-    rows = [
-        {"bench": "task", "method": method.name, "setting": f"{method.module} is not installed"}
-        for method in methods
-        if method.absent
-    ]
+    usable, rows = runnable("task", methods, len(case.background.hu))
     measured: dict[tuple[str, float], Measured] = defaultdict(lambda: Measured.of(case))
-    installed = [method for method in methods if not method.absent]
     # The fast ones first: a run that is killed has them.
-    stages: list[list[Denoiser | None]] = [[None, *(method for method in installed if not method.module)]]
-    stages += [[method] for method in installed if method.module]
+    stages: list[list[Denoiser | None]] = [[None, *(method for method in usable if not method.module)]]
+    stages += [[method] for method in usable if method.module]
     work = []
     for stage in stages:
         for realisation in range(settings.realisations):

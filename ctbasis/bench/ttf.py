@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+from ctbasis.bench.denoisers import runnable
 from ctbasis.bench.quality_cases import photons_for
 from ctbasis.bench.task import background_of, methods_of, setting_text
 from ctbasis.bench.task_cases import TaskSettings, phantom_background, with_noise
@@ -130,11 +131,7 @@ def bench_ttf(series: Path | None, settings: TaskSettings | None = None) -> list
 
 def measure_inserts(cases: list[InsertCase], settings: TaskSettings) -> list[dict[str, Any]]:
     """Run all methods on volumes with inserts, and return the rows of `bench_ttf`."""
-    rows = [
-        {"bench": "ttf", "method": method.name, "setting": f"{method.module} is not installed"}
-        for method in methods_of(settings, PHANTOM_SLICES)
-        if method.absent
-    ]
+    _, rows = runnable("ttf", methods_of(settings, PHANTOM_SLICES), PHANTOM_SLICES)
     work = [(case, dose) for case in cases for dose in (None, *DOSES)]
     for case, dose in progress(work, "bench: ttf", unit="dose"):
         for method, image in _images(case, dose, settings):
@@ -210,9 +207,9 @@ def _images(case: InsertCase, dose: float | None, settings: TaskSettings) -> Ite
     seed = case.seed + round(1000 * dose)
     noisy = with_noise(case.hu, case.spacing, case.beam, Dose(case.photons * dose, seed=seed))
     yield INPUT, noisy.hu
-    for method in methods_of(settings, len(case.hu)):
-        if not method.absent:
-            yield method.name, method.run(noisy, setting_of(method))[0]
+    usable, _ = runnable("ttf", methods_of(settings, len(case.hu)), len(case.hu))
+    for method in usable:
+        yield method.name, method.run(noisy, setting_of(method))[0]
 
 
 def measured(case: InsertCase, image: NDArray[np.float32]) -> list[dict[str, Any]]:
