@@ -20,7 +20,6 @@ References:
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctbasis.errors import CtbasisError
+from ctbasis.simulate.lists import read_list, write_list
 from ctbasis.simulate.nodules import pixel_means, sampled_distances
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def write_inserts(inserts: Sequence[Insert], path: Path) -> None:
         {**asdict(insert), "slices": [insert.slices.start, insert.slices.stop] if insert.slices else None}
         for insert in inserts
     ]
-    path.write_text(json.dumps({"inserts": listed}, indent=2) + "\n", encoding="utf-8")
+    write_list(path, "inserts", listed)
 
 
 def read_inserts(path: Path) -> list[Insert]:
@@ -212,15 +212,7 @@ def read_inserts(path: Path) -> list[Insert]:
         '{"inserts": [{"row", "column", "diameter_mm", "contrast_hu", "aspect"}, ...]} of numbers, with "slices": null '
         "or [first, end]"
     )
-    try:
-        inserts = [_parsed(entry) for entry in json.loads(path.read_text(encoding="utf-8"))["inserts"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CtbasisError(
-            f"{path} is no list of inserts ({type(error).__name__}: {error})", expected=expected
-        ) from error
-    if not inserts:
-        raise CtbasisError(f"{path} lists no insert", expected=expected)
-    return inserts
+    return read_list(path, "inserts", _parsed, expected=expected)
 
 
 def _parsed(entry: Mapping[str, Any]) -> Insert:

@@ -24,7 +24,6 @@ References:
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -34,9 +33,10 @@ import numpy as np
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
 
 from ctbasis.errors import CtbasisError
+from ctbasis.simulate.lists import read_list, write_list
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -364,7 +364,7 @@ class Contrast:
 
 def write_nodules(nodules: Sequence[InsertedNodule], path: Path) -> None:
     """Write the list as JSON: `{"nodules": [{slice, row, column, diameter_mm, contrast_hu}, ...]}`."""
-    path.write_text(json.dumps({"nodules": [asdict(nodule) for nodule in nodules]}, indent=2) + "\n", encoding="utf-8")
+    write_list(path, "nodules", map(asdict, nodules))
 
 
 def read_nodules(path: Path) -> list[InsertedNodule]:
@@ -374,14 +374,8 @@ def read_nodules(path: Path) -> list[InsertedNodule]:
         CtbasisError: The file does not exist, or holds no such list.
     """
     expected = '{"nodules": [{"slice", "row", "column", "diameter_mm", "contrast_hu"}, ...]} of numbers'
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["nodules"]
-        keys = InsertedNodule.__dataclass_fields__
-        nodules = [InsertedNodule(**{key: float(entry[key]) for key in keys}) for entry in listed]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CtbasisError(
-            f"{path} is no list of nodules ({type(error).__name__}: {error})", expected=expected
-        ) from error
-    if not nodules:
-        raise CtbasisError(f"{path} lists no nodule", expected=expected)
-    return nodules
+    return read_list(path, "nodules", _parsed, expected=expected)
+
+
+def _parsed(entry: Mapping[str, Any]) -> InsertedNodule:
+    return InsertedNodule(**{key: float(entry[key]) for key in InsertedNodule.__dataclass_fields__})
