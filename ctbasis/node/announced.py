@@ -9,14 +9,15 @@ or lost does no harm: the quiet time holds without it.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pydicom.dataset import Dataset
 
     from ctbasis.node.queue import Queue
+
+Lists: TypeAlias = "dict[str, frozenset[str]]"
+"""SOPInstanceUIDs by SeriesInstanceUID."""
 
 MOST_SERIES = 1000
 """Series whose lists are kept; the oldest list is dropped for a new one."""
@@ -32,15 +33,11 @@ class Announced:
     """The lists that were received and whose instances have not all arrived. A node that starts anew has none."""
 
     def __init__(self) -> None:
-        self._lists: dict[str, frozenset[str]] = {}
+        self._lists: Lists = {}
         self._lock = threading.Lock()
 
-    def add(self, lists: Mapping[str, frozenset[str]]) -> None:
-        """Keep the list of each series; it replaces an earlier one.
-
-        Args:
-            lists: SOPInstanceUIDs by SeriesInstanceUID.
-        """
+    def add(self, lists: Lists) -> None:
+        """Keep the list of each series; it replaces an earlier one."""
         with self._lock:
             for series, instances in lists.items():
                 self._lists.pop(series, None)
@@ -52,10 +49,13 @@ class Announced:
     def take_complete(self, queue: Queue) -> list[tuple[str, str]]:
         """Return study and series of each list whose instances have all arrived; the list is dropped."""
         with self._lock:
-            lists = list(self._lists.items())
+            lists = dict(self._lists)
+        # One query for all lists: it is asked several times a second, and lists of series that never come stay.
+        counts = queue.instance_counts(lists) if lists else {}
         complete = []
-        for series, instances in lists:
-            study = queue.study_with(series, instances)
+        for series, count in counts.items():
+            instances = lists[series]
+            study = queue.study_with(series, instances) if count >= len(instances) else None
             if study is not None:
                 complete.append((study, series))
                 with self._lock:
@@ -64,7 +64,7 @@ class Announced:
         return complete
 
 
-def lists_of_step(step: Dataset) -> dict[str, frozenset[str]]:
+def lists_of_step(step: Dataset) -> Lists:
     """Return the lists of an MPPS whose step is completed; empty for one that goes on or was discontinued.
 
     Args:
@@ -84,7 +84,7 @@ def lists_of_step(step: Dataset) -> dict[str, frozenset[str]]:
     }
 
 
-def lists_of_notification(notification: Dataset) -> dict[str, frozenset[str]]:
+def lists_of_notification(notification: Dataset) -> Lists:
     """Return the lists of an Instance Availability Notification.
 
     Args:

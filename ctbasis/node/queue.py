@@ -172,11 +172,17 @@ class Queue:
         )
         return {row["study"]: row["newest"] for row in rows}
 
+    def instance_counts(self, series: Collection[str]) -> dict[str, int]:
+        """Return how many instances are recorded of those of the given series that have any."""
+        rows = self._database.rows(
+            "SELECT series, count(*) AS count FROM instances WHERE series IN (SELECT value FROM json_each(?)) "
+            "GROUP BY series",
+            json.dumps(list(series)),
+        )
+        return {row["series"]: row["count"] for row in rows}
+
     def study_with(self, series: str, instances: Collection[str]) -> str | None:
         """Return the study of a series of which all given instances are recorded; None if one is not."""
-        rows = self._database.rows("SELECT count(*) AS count FROM instances WHERE series = ?", series)
-        if rows[0]["count"] < len(instances):
-            return None
         rows = self._database.rows("SELECT sop, study FROM instances WHERE series = ?", series)
         studies = {row["sop"]: row["study"] for row in rows}
         found = {studies.get(sop) for sop in instances}

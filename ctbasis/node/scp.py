@@ -28,12 +28,10 @@ if TYPE_CHECKING:
 
     from pynetdicom.association import Association
 
-    from ctbasis.node.announced import Announced
+    from ctbasis.node.announced import Announced, Lists
     from ctbasis.node.inbox import Inbox
     from ctbasis.node.listening import Listening
     from ctbasis.node.outgoing import Outgoing
-
-    Lists = dict[str, frozenset[str]]
 
 SYNTAXES = sorted(str(syntax) for syntax in (*NATIVE, *DECODERS))
 """Transfer syntaxes that are taken: those that the reader decodes."""
