@@ -6,13 +6,12 @@ Anatomy raises the variance of a cell above that of the noise. Four measures kee
 2. It is measured in the fine band of spatial frequencies (ctbasis/patch/bands.py).
 3. The cells are chosen by their variance in the coarse band, where anatomy dominates. A choice by the variance that is
    measured would take the cells whose noise is small by chance.
-4. In small volumes and at large pixels, hardly any cell is free of edges and vessels. There, voxels of a cell that
-   deviate far more than its other voxels are left out.
+4. Voxels of a cell that deviate far more than its other voxels are left out: at large pixels, hardly any cell is free
+   of edges and vessels.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -44,10 +43,6 @@ TRUNCATED_VARIANCE = 0.994
 MEDIAN_SQUARE = 0.4549
 """Median of the square of a variable that is normally distributed with variance 1."""
 
-SMALL_VOLUME, LARGE_PIXEL = 1500, 1.5
-"""Cells of a volume below which, and edge of a pixel in mm above which, voxels of edges and vessels are left out. Else
-the choice of the quiet cells suffices, and leaving voxels out would cut off noise where it is correlated."""
-
 QUIET_FRACTION, MAX_QUIET_FRACTION = 0.15, 0.25
 """Fraction of the soft-tissue cells on which the noise is measured: those with the least variance in the coarse band.
 The larger fraction is used in small images, as far as needed for MIN_QUIET_CELLS."""
@@ -60,8 +55,11 @@ SURROUNDINGS = 3, 5
 The variance of a single cell varies so much by chance that the choice would be one of chance."""
 
 INDEPENDENT_SLICES = 4
-"""Slices after which the noise of a slice minus its neighbours is independent, but the anatomy is still alike. The
-choice of a cell by slices with independent noise does not bias the noise that is measured."""
+"""Slices after which the noise of a slice minus its neighbours is independent, but the anatomy is still alike."""
+
+CHANCE = 1.5
+"""Ratio of the coarse variances of the same place in two slices up to which chance explains it. With the limit at 1,
+the choice would favour cells whose noise holds little power at low frequencies, and sharpen the measured texture."""
 
 SLAB_CELLS = 8
 """Rows of cells in a slab."""
@@ -113,14 +111,18 @@ class Cells:
         return np.asarray(candidates & (structure <= np.quantile(structure[candidates], fraction)))
 
     def _coarse_nearby(self) -> NDArray[np.float32]:
-        """Return the coarse variance near every cell, in slices whose noise is independent if there are such slices."""
+        """Return the coarse variance near every cell, in slices whose noise is independent if there are such slices.
+
+        Where that of the cell itself is larger by more than chance, anatomy begins or ends in its slice.
+        """
         slices = self.coarse_variance.shape[2]
         if slices <= 2 * INDEPENDENT_SLICES:
             return self.coarse_variance
         here = np.arange(slices)
         before, after = here - INDEPENDENT_SLICES, here + INDEPENDENT_SLICES
         pairs = np.where(before < 0, after, before), np.where(after >= slices, before, after)
-        return np.asarray(sum(self.coarse_variance[..., other] for other in pairs) / 2, np.float32)
+        nearby = sum(self.coarse_variance[..., other] for other in pairs) / 2
+        return np.asarray(np.maximum(nearby, self.coarse_variance / CHANCE), np.float32)
 
     def _fine_around(self) -> NDArray[np.float32]:
         return np.maximum(_average_around(self.variance, SURROUNDINGS[1]), np.float32(1e-6))
@@ -142,8 +144,7 @@ def measure_slab(volume: Volume, slab: Slab, *, bands: Bands) -> tuple[NDArray[n
     difference = subtract_neighbours(x)
     fine = bands.fine_part(difference)
     in_plane = bands.fine_part(x) if x.shape[2] > 1 else fine
-    limit, remaining = truncation(volume)
-    fine_variances = (_truncated_variance(_tiles(part[own]), limit) / remaining for part in (fine, in_plane))
+    fine_variances = (_truncated_variance(_tiles(part[own])) for part in (fine, in_plane))
     coarse_variance = np.square(_tiles(bands.coarse_part(difference)[own])).mean(axis=-1)
     arrays = tiles.mean(axis=-1), *fine_variances, coarse_variance, _clipped_fraction(tiles)
     return tuple(np.asarray(array, np.float32) for array in arrays)
@@ -165,29 +166,14 @@ def subtract_neighbours(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(difference, np.float32)
 
 
-def truncation(volume: Volume) -> tuple[float, float]:
-    """Return the deviation from which on a voxel is left out, and the variance of the noise that remains.
-
-    Args:
-        volume: The series.
-
-    Returns:
-        The deviation relative to sigma, infinite if no voxel is left out; and the remaining fraction of the variance.
-    """
-    small = math.prod(volume.shape) < SMALL_VOLUME * CELL**2 or max(volume.spacing[:2]) > LARGE_PIXEL
-    return (TRUNCATION, TRUNCATED_VARIANCE) if small else (math.inf, 1.0)
-
-
-def _truncated_variance(tiles: NDArray[np.float32], limit: float) -> NDArray[np.float32]:
-    """Return the variance of the voxels of each cell that deviate by less than `limit` times the cell's sigma.
+def _truncated_variance(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the variance of the voxels of each cell that deviate by less than TRUNCATION times the cell's sigma.
 
     Sigma follows from the median of the squares, on which a few voxels of an edge or a vessel have little effect.
     """
     squares = np.square(tiles)
-    if math.isinf(limit):
-        return np.asarray(squares.mean(axis=-1))
-    inside = squares <= limit**2 / MEDIAN_SQUARE * np.median(squares, axis=-1, keepdims=True)
-    return np.asarray(squares.mean(axis=-1, where=inside))
+    inside = squares <= TRUNCATION**2 / MEDIAN_SQUARE * np.median(squares, axis=-1, keepdims=True)
+    return np.asarray(squares.mean(axis=-1, where=inside) / TRUNCATED_VARIANCE)
 
 
 def _clipped_fraction(tiles: NDArray[np.float32]) -> NDArray[np.floating]:

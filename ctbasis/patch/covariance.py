@@ -9,7 +9,6 @@ profile acts along them.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import minimum_filter
 
-from ctbasis.patch.cells import SLAB_CELLS, subtract_neighbours, truncation
+from ctbasis.patch.cells import SLAB_CELLS, TRUNCATED_VARIANCE, TRUNCATION, subtract_neighbours
 from ctbasis.patch.noise import CELL
 from ctbasis.patch.texture import CellCovariances
 from ctbasis.patch.volume import slabs
@@ -111,19 +110,16 @@ def covariance_slab(
         return in_plane, along
     x = volume.read(slab.low, slab.high) / rough.sigma_rows(slab.low, slab.high, columns)
     e = bands.fine_part(subtract_neighbours(x))
-    limit, remaining = truncation(volume)
-    inside = np.ones_like(e)
-    if math.isfinite(limit):
-        # The blurred edges of what deviates so much are left out with it.
-        inside = minimum_filter((np.abs(e) <= limit).astype(np.float32), (3, 3, 1), mode="nearest")
-        e *= inside
+    # The blurred edges of what deviates so much are left out with it.
+    inside = minimum_filter((np.abs(e) <= TRUNCATION).astype(np.float32), (3, 3, 1), mode="nearest")
+    e *= inside
 
     def mean_product(row: int, column: int, z: int, lag: tuple[int, int, int]) -> float:
         """Return the mean over the pairs of voxels of which neither belongs to an edge or a vessel."""
         one = slice(row, row + CELL), slice(column, column + CELL), z
         other = slice(row + lag[0], row + lag[0] + CELL), slice(column + lag[1], column + lag[1] + CELL), z + lag[2]
         pairs = max(float(np.vdot(inside[one], inside[other])), 1.0)
-        return float(np.vdot(e[one], e[other])) / pairs / remaining
+        return float(np.vdot(e[one], e[other])) / pairs / TRUNCATED_VARIANCE
 
     for number, (row, column, z) in enumerate(here):
         place = row * CELL - slab.low, column * CELL, z

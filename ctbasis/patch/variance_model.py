@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d, uniform_filter1d
+from scipy.ndimage import gaussian_filter1d
 
 from ctbasis.patch.ray_paths import ScanModel
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
     from ctbasis.patch.cells import Cells
     from ctbasis.patch.ray_paths import RayPaths, TracedRays
-
-POOLED_SLICES = 3
-"""Neighbouring slices whose variances are averaged: their noise is nearly independent, their anatomy is alike."""
 
 CANDIDATES: dict[str, tuple[float, ...]] = {
     "starvation_path": (6.5, 7.0, 7.5, 8.0, 9.0),
@@ -127,11 +124,11 @@ def fit_variance_model(cells: Cells, tissue: NDArray[np.bool_], rays: TracedRays
         tissue: Cells that may be used.
         rays: The rays through the cells.
     """
-    pooled = uniform_filter1d(cells.variance.astype(np.float64), POOLED_SLICES, axis=2, mode="nearest")
+    variance = cells.variance.astype(np.float64)
     quiet = _quiet_by_block(cells.structure(), tissue)
     chosen = rays.sampled_slices
-    scan = _fit_scan(rays.sample, _QuietCells(pooled[..., chosen], quiet[..., chosen]))
-    paths, every = rays.every, _QuietCells(pooled, quiet)
+    scan = _fit_scan(rays.sample, _QuietCells(variance[..., chosen], quiet[..., chosen]))
+    paths, every = rays.every, _QuietCells(variance, quiet)
     terms = paths.variances(scan)
     best = every.fit(terms)
     for exponent in EXPONENTS[1:]:

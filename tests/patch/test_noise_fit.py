@@ -71,3 +71,19 @@ def test_sigma_of_correlated_slices_is_accurate_to_a_fifth() -> None:
     ratio = np.median(estimate.sigma_rows(0, 192, 192)[truth > -300]) / 30.0
     assert 0.8 < ratio < 1.2
     assert abs(estimate.covariance[4, 4, 3] - 2 / 3) < 0.15
+
+
+@pytest.mark.parametrize("pixel", [0.7, 1.4])
+def test_discs_that_begin_and_end_between_slices_do_not_raise_sigma(pixel: float) -> None:
+    """Their ends differ from the neighbouring slices, and hardly any cell is free of them; a bronchus is such a place."""
+    edge, slices, sigma = 256, 33, 25.0
+    y, x, z = np.mgrid[:edge, :edge, :slices]
+    truth = np.where((y - 128) ** 2 + (x - 128) ** 2 < 110**2, 40.0, -1000.0).astype(np.float32)
+    for number, (row, column) in enumerate((row, column) for row in range(40, 230, 22) for column in range(40, 230, 22)):
+        first = 5 * number % 11
+        inside = ((y - row) ** 2 + (x - column) ** 2 < 4**2) & ((z - first) % 11 < 8) & (truth > 0)
+        truth[inside] += (120.0, 340.0, 950.0)[number % 3]
+    truth = gaussian_filter(truth, (0.6, 0.6, 0))
+    added = gaussian_filter(np.random.default_rng(2).normal(size=truth.shape), (0.7, 0.7, 0))
+    volume = ArrayVolume(np.asarray(truth + sigma / added.std() * added, np.float32), (pixel, pixel, 2.5))
+    assert fit_noise(volume, target_noise=0.0).soft_tissue_sigma == pytest.approx(sigma, rel=0.15)
