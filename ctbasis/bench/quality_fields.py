@@ -122,8 +122,8 @@ def _measured(
     start = time.perf_counter()
     if method in PATCH:
         target_noise = setting.get("target_noise", PatchMode.target_noise)
-        estimated = fit_parts(Volume(noisy.hu, noisy.spacing), target_noise=target_noise)
-        noisy = replace(noisy, estimated=estimated)
+        parts = fit_parts(Volume(noisy.hu, noisy.spacing), target_noise=target_noise)
+        noisy = replace(noisy, estimated=[noise for _, noise in parts])
     risk = sure(
         lambda hu: method.run(replace(noisy, hu=hu), setting)[0],
         noisy.hu,

@@ -96,13 +96,14 @@ def estimate_noise(image: ImageLike, spacing: tuple[float, float, float] | None 
         True
     """
     volume = load(image, spacing)
-    return noise_estimate(parts_of([series_of(volume)]), fit_parts(volume), volume.shape)
+    parts, noises = zip(*fit_parts(volume), strict=True)
+    return noise_estimate(parts, noises, volume.shape)
 
 
 def fit_parts(
     image: ImageLike, spacing: tuple[float, float, float] | None = None, *, target_noise: float = PatchMode.target_noise
-) -> list[Noise]:
-    """Return the noise of every part of a CT volume, as patch mode estimates it.
+) -> list[tuple[Part, Noise]]:
+    """Return every part of a CT volume with its noise, as patch mode estimates it.
 
     Args:
         image: See `estimate_noise`.
@@ -111,7 +112,8 @@ def fit_parts(
     """
     volume = load(image, spacing)
     hu = np.moveaxis(volume.clipped_hu(), 0, -1)
-    return [fit_part(hu, part, target_noise=target_noise)[1] for part in parts_of([series_of(volume)])]
+    parts = parts_of([series_of(volume)])
+    return [(part, fit_part(hu, part, target_noise=target_noise)[1]) for part in parts]
 
 
 def fit_part(
