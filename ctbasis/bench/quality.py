@@ -20,7 +20,7 @@ import numpy as np
 from ctbasis.bench.denoisers import PATCH, PEERS, Denoiser, global_modes
 from ctbasis.bench.quality_cases import CONTRASTS, Case, QualitySettings, make_case, phantom_truth, read_truth
 from ctbasis.printable import say
-from ctbasis.report.noisy_truth import paired_scores
+from ctbasis.report.noisy_truth import twin_scores
 from ctbasis.report.quality import compare, edge_ratio
 from ctbasis.report.smoothed_removal import SmoothedRemoval
 from ctbasis.score.regions import Regions
@@ -161,7 +161,8 @@ def scores(case: Case, image: NDArray[np.float32], removed: NDArray[np.float32])
     for true, component, input_slice in zip(truth, removed, noisy.scored_slices, strict=True):
         removal.add(true, component, input_slice - true)
     # A truth that is a scan has noise of its own.
-    corrected = paired_scores(truth, noisy.scored_slices, image)["noise_corrected"] or {}
+    scored = zip(truth, noisy.scored_slices, image, strict=True)
+    corrected = twin_scores(case.truth_noise, scored)["noise_corrected"] or {}
     recovered = {kind["contrast_hu"]: kind["recovered"] for kind in contrast.kinds()}
     return {
         "rmse_body": quality.rmse_body,

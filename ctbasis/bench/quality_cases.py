@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import tempfile
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from ctbasis.bench.denoisers import METHODS, NoisyVolume
 from ctbasis.errors import CtbasisError
 from ctbasis.matrix.ingest import ingest
 from ctbasis.matrix.store import MatrixStore
+from ctbasis.report.noisy_truth import FlatWindows
 from ctbasis.report.quality import TISSUE
 from ctbasis.score.noise_power import NoisePower
 from ctbasis.score.regions import Regions
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ctbasis.report.noisy_truth import TruthNoise
     from ctbasis.simulate.nodules import Spacing
     from ctbasis.simulate.projection import Kernel
 
@@ -144,6 +147,14 @@ class Case:
         """Return the case with only the middle `count` of the scored slices."""
         scored = middle_of(self.noisy.scored, count)
         return replace(self, noisy=replace(self.noisy, scored=scored))
+
+    @cached_property
+    def truth_noise(self) -> TruthNoise | None:
+        """Noise of the truth, measured on all slices: few slices hold too little flat tissue."""
+        windows = FlatWindows()
+        for true, noisy in zip(self.truth, self.noisy.hu, strict=True):
+            windows.add(true, noisy)
+        return windows.measure()
 
     @property
     def scored_truth(self) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ctbasis.bench.denoisers import METHODS, PEERS, Denoiser, global_modes
-from ctbasis.bench.quality import bench_quality, measure, tuned
+from ctbasis.bench.quality import bench_quality, measure, scores, tuned
 from ctbasis.bench.quality_cases import (
     Case,
     QualitySettings,
@@ -52,6 +52,19 @@ def test_the_noise_has_the_requested_level_and_peers_get_its_true_values(cases: 
     # Reconstructed noise has little power near frequency zero and most at medium frequencies.
     power, edge = case.noisy.power, case.noisy.power.shape[1]
     assert power[0, : edge // 40].mean() < 0.5 * power[0, edge // 8 : edge // 4].mean()
+
+
+def test_the_noise_of_a_truth_is_measured_on_all_its_slices_and_taken_off_two_scored_ones() -> None:
+    clean = make_case(phantom_truth(0, edge=256, slices=40), "native", "hann", LEVEL, FAST)
+    # The inserted noise of the next slice has the same spectrum, and is independent.
+    own = np.float32(0.5) * np.roll(clean.noisy.hu - clean.truth, 1, axis=0)
+    case = replace(clean, truth=clean.truth + own, noisy=replace(clean.noisy, hu=clean.noisy.hu + own))
+    assert case.truth_noise is not None
+    assert case.truth_noise.ratio == pytest.approx(4, rel=0.25)
+    anatomy = clean.scored_truth
+    row = scores(case, anatomy, case.noisy.scored_slices - anatomy)
+    assert row["rmse_body"] == pytest.approx(0.5 * LEVEL, rel=0.25)
+    assert row["rmse_body_corrected"] < 0.4 * row["rmse_body"]
 
 
 def test_binned_pixels_are_twice_as_wide_and_the_crop_keeps_the_patient() -> None:

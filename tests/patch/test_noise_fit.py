@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -75,11 +77,12 @@ def test_sigma_of_correlated_slices_is_accurate_to_a_fifth() -> None:
 
 @pytest.mark.parametrize("pixel", [0.7, 1.4])
 def test_discs_that_begin_and_end_between_slices_do_not_raise_sigma(pixel: float) -> None:
-    """Their ends differ from the neighbouring slices, and hardly any cell is free of them; a bronchus is such a place."""
+    """Their ends differ from the neighbouring slices, and hardly any cell is free of them."""
     edge, slices, sigma = 256, 33, 25.0
     y, x, z = np.mgrid[:edge, :edge, :slices]
     truth = np.where((y - 128) ** 2 + (x - 128) ** 2 < 110**2, 40.0, -1000.0).astype(np.float32)
-    for number, (row, column) in enumerate((row, column) for row in range(40, 230, 22) for column in range(40, 230, 22)):
+    places = range(40, 230, 22)
+    for number, (row, column) in enumerate(product(places, places)):
         first = 5 * number % 11
         inside = ((y - row) ** 2 + (x - column) ** 2 < 4**2) & ((z - first) % 11 < 8) & (truth > 0)
         truth[inside] += (120.0, 340.0, 950.0)[number % 3]
