@@ -151,10 +151,7 @@ class Case:
     @cached_property
     def truth_noise(self) -> TruthNoise | None:
         """Noise of the truth, measured on all slices: few slices hold too little flat tissue."""
-        windows = FlatWindows()
-        for true, noisy in zip(self.truth, self.noisy.hu, strict=True):
-            windows.add(true, noisy)
-        return windows.measure()
+        return FlatWindows.of(self.truth, self.noisy.hu).measure()
 
     @property
     def scored_truth(self) -> NDArray[np.float32]:

@@ -79,9 +79,7 @@ def bench_field(
         raise CtbasisError("the noise field is zero in every slice", expected="low dose minus full dose")
     ratio = np.ones((len(hu), 1, 1))
     for z in slices.tolist():
-        windows = FlatWindows()
-        windows.add(hu[z], hu[z] + m[z])
-        noise = windows.measure()
+        noise = FlatWindows.of([hu[z]], [hu[z] + m[z]]).measure()
         if noise is None:
             raise CtbasisError(
                 f"the noise of slice {z + 1} cannot be measured",

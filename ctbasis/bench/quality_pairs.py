@@ -139,10 +139,7 @@ def bench_pair(low: Path, full: Path, methods: Sequence[str], spacing: Spacing |
         CtbasisError: See `read_pair`; or the noise of the full dose cannot be measured.
     """
     pair = read_pair(low, full, spacing)
-    windows = FlatWindows()
-    for truth, noisy in zip(pair.full, pair.low, strict=True):
-        windows.add(truth, noisy)
-    noise = windows.measure()
+    noise = FlatWindows.of(pair.full, pair.low).measure()
     if noise is None:
         raise CtbasisError(
             "the noise of the full dose cannot be measured",

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from scipy.ndimage import binary_erosion, gaussian_filter, gaussian_gradient_magnitude, uniform_filter
@@ -128,6 +128,14 @@ class FlatWindows:
     def __init__(self) -> None:
         self._windows: list[NDArray[np.float64]] = []
         self._soft = np.zeros(2)
+
+    @classmethod
+    def of(cls, truth: Iterable[NDArray[Any]], noisy: Iterable[NDArray[Any]]) -> Self:
+        """Return the windows of slices of the truth and of the input, HU, each (rows, columns)."""
+        windows = cls()
+        for slices in zip(truth, noisy, strict=True):
+            windows.add(*slices)
+        return windows
 
     def add(self, truth: NDArray[Any], noisy: NDArray[Any]) -> None:
         """Add a slice of the truth and of the input, HU, (rows, columns)."""
@@ -256,10 +264,7 @@ def paired_scores(
         `truth_noise`, the noise of the truth; None if it cannot be measured. `noise_corrected`, the errors of the
         result, and those of the input as its `before`; None where the noise of the truth is not noticeable.
     """
-    windows = FlatWindows()
-    for true, noisy in zip(truth, before, strict=True):
-        windows.add(true, noisy)
-    return twin_scores(windows.measure(sigma), zip(truth, before, after, strict=True))
+    return twin_scores(FlatWindows.of(truth, before).measure(sigma), zip(truth, before, after, strict=True))
 
 
 def twin_scores(
