@@ -61,8 +61,8 @@ EXPONENTS = (1.0, 0.75, 0.5, 0.25, 0.0)
 """Candidate exponents of the predicted variance: 1 is filtered back-projection, 0 is noise that is the same
 everywhere, which adaptive filters and iterative reconstruction approach."""
 
-BLOCKS_PER_AXIS = 8
-"""Blocks along each axis of the image; blocks hold equal amounts of tissue."""
+MAX_BLOCKS = 32
+"""Number of blocks, a power of 2, if there is enough tissue for all; blocks hold equal amounts of tissue."""
 
 QUIET_FRACTION = 0.3
 """Fraction of the cells of a block that are used: those with the least anatomy."""
@@ -255,19 +255,25 @@ def _quiet_by_block(structure: NDArray[np.float32], tissue: NDArray[np.bool_]) -
 
 
 def _blocks(y: NDArray[np.intp], x: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    """Return the indices of the cells of every block, given their rows and columns."""
-    return _members(_axis_block(y) * BLOCKS_PER_AXIS + _axis_block(x), BLOCKS_PER_AXIS * BLOCKS_PER_AXIS)
+    """Return the indices of the cells of every block, given their rows and columns.
+
+    The cells are halved again and again across the direction in which they extend further, so that all blocks hold as
+    many cells, at least MIN_CELLS unless there are fewer than that.
+    """
+    blocks, positions = [np.arange(len(y))], np.stack([y, x])
+    while len(blocks) < MAX_BLOCKS and len(blocks[0]) >= 2 * MIN_CELLS:
+        blocks = [half for block in blocks for half in _halves(block, positions)]
+    return blocks
+
+
+def _halves(block: NDArray[np.intp], positions: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Return the two halves of a block; the first one holds an odd cell less."""
+    along = positions[:, block]
+    order = np.argsort(along[np.argmax(np.ptp(along, axis=1))], kind="stable")
+    return [block[order[: len(order) // 2]], block[order[len(order) // 2 :]]]
 
 
 def _members(labels: NDArray[np.intp], count: int) -> list[NDArray[np.intp]]:
     """Return the indices of the elements that carry each label from 0 to `count` - 1."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.searchsorted(labels[order], np.arange(1, count)))
-
-
-def _axis_block(positions: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return the block of each position along an axis; the BLOCKS_PER_AXIS blocks hold equal numbers of positions."""
-    if not len(positions):
-        return positions
-    edges = np.quantile(positions, np.linspace(0, 1, BLOCKS_PER_AXIS + 1))[1:-1]
-    return np.asarray(np.searchsorted(edges, positions, side="right"), np.intp)
