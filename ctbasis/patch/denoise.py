@@ -15,6 +15,10 @@ pilot's patch without its mean value is the template of a matched filter, and th
 template is kept (ctbasis/patch/shrinkage.py). In soft tissue, templates are mostly noise, and the matched filter would
 do harm.
 
+Coarse structure. A patch does not see structure that is larger than itself, so the mean of its class replaces faint
+differences of that kind. The ramp filter leaves hardly any noise at such scales: what was removed there is mostly
+anatomy. So a low-pass part of the removed component is added back, at scales from which on this restores little noise.
+
 Restored noise. The denoised scan should resemble a standard-dose scan, which has quantum noise too, with standard
 deviation t (the target noise) against sigma here, in soft tissue. The two noises cannot be told apart. If denoising
 removed only noise, restoring a fraction t^2 / sigma^2 of the removed component would minimize the error against the
@@ -31,13 +35,14 @@ References:
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-from scipy.ndimage import maximum_filter, uniform_filter
+from scipy.ndimage import correlate1d, maximum_filter, uniform_filter, uniform_filter1d
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
@@ -71,6 +76,21 @@ Threshold = Literal["hard", "shrink"]
 
 LUNG = -500.0
 """HU. A patch with a lower mean belongs to the lung, or to the air around the body, and gets the matched filter."""
+
+MEAN_EDGE = 5
+"""Edge in pixels of the square over whose mean the noise at coarse scales is predicted."""
+
+MEAN_WIDTH = MEAN_EDGE / math.sqrt(12)
+"""Standard deviation of that square along an axis, pixels."""
+
+ACROSS_SLICES = np.array([0.25, 0.5, 0.25], np.float32)
+"""Weights of the low-pass filter for a slice and its neighbours."""
+
+MIN_HALF, MAX_HALF = 2, 8
+"""Bounds of the half width of the low-pass filter, pixels."""
+
+MAX_PASSED_NOISE = 0.075
+"""Largest standard deviation of the noise that the low-pass filter passes, relative to sigma."""
 
 DenoisedSlab: TypeAlias = "tuple[Slab, NDArray[np.float32]]"
 """A slab, and its denoised rows in HU."""
@@ -210,7 +230,13 @@ class SlabDenoiser:
     def halo(self) -> int:
         """Number of image rows on either side of a slab that its result depends on."""
         # The patches of stage 2 extend equally far into the result of stage 1.
-        return (self.basis.shape[0] - 1 + self.options.stride) * (2 if self.options.two_stages else 1)
+        patches = (self.basis.shape[0] - 1 + self.options.stride) * (2 if self.options.two_stages else 1)
+        return patches + self.low_pass.reach
+
+    @cached_property
+    def low_pass(self) -> LowPass:
+        """The filter that restores coarse structure."""
+        return LowPass.of(self.noise)
 
     @cached_property
     def transforms(self) -> list[ClassTransforms]:
@@ -230,16 +256,62 @@ class SlabDenoiser:
         texture = self.noise.texture_rows(slab.low, slab.high, columns)
         y = np.ascontiguousarray(x / sigma)
         patches = SlabPatches(self.basis.shape, options, sigma, texture, self.transforms, x != np.float32(AIR))
+        # The low-pass filter extends beyond the slab.
+        wide = slab.widened(self.low_pass.reach, rows)
         if options.two_stages:
             # Stage 1 covers the rows that the patches of stage 2 extend into.
-            margin = (self.basis.shape[0] - 1) + options.stride
-            around = replace(slab, first=max(0, slab.first - margin), stop=min(rows, slab.stop + margin))
-            done = patches.estimate(y, slab, rows, pilot=patches.pilot(y, around, rows))
+            around = wide.widened((self.basis.shape[0] - 1) + options.stride, rows)
+            done = patches.estimate(y, wide, rows, pilot=patches.pilot(y, around, rows))
         else:
-            done = patches.estimate(y, slab, rows)
+            done = patches.estimate(y, wide, rows)
+        covered = slice(wide.first - slab.low, wide.stop - slab.low)
+        clean = done[covered] * sigma[covered]
+        removed = np.where(patches.measured[covered], x[covered] - clean, np.float32(0))
+        clean += self.low_pass(removed)
+        inner = slice(slab.first - wide.first, slab.stop - wide.first)
         own = slice(slab.first - slab.low, slab.stop - slab.low)
-        clean = done[own] * sigma[own]
-        return np.asarray(clean + np.float32(restored) * (x[own] - clean), np.float32)
+        return np.asarray(clean[inner] + np.float32(restored) * (x[own] - clean[inner]), np.float32)
+
+
+@dataclass(frozen=True)
+class LowPass:
+    """A low-pass filter: two moving averages along rows and columns each, and weights ACROSS_SLICES.
+
+    The noise that it passes is predicted from that of the mean of a square. Noise power that rises in proportion to
+    frequency, as the ramp filter leaves it, gives means over a width w a standard deviation in proportion to w^-1.5.
+
+    Attributes:
+        half: Half of the width of a moving average, 2 half + 1 pixels; 0 turns the filter off.
+    """
+
+    half: int
+
+    @classmethod
+    def of(cls, noise: Noise) -> LowPass:
+        """Return the narrowest filter that passes at most MAX_PASSED_NOISE; none where the noise is too smooth."""
+        if min(noise.reach[:2]) < MEAN_EDGE - 1:
+            return cls(0)
+        passed = math.sqrt(noise.patch_covariance((MEAN_EDGE, MEAN_EDGE, 1)).mean())
+        if noise.reach[2] > 1:
+            passed *= math.sqrt(ACROSS_SLICES @ noise.patch_covariance((1, 1, 3)) @ ACROSS_SLICES)
+        for half in range(MIN_HALF, MAX_HALF + 1):
+            width = math.sqrt(2 * half * (half + 1) / 3)
+            if passed * (MEAN_WIDTH / width) ** 1.5 <= MAX_PASSED_NOISE:
+                return cls(half)
+        return cls(0)
+
+    @property
+    def reach(self) -> int:
+        """Number of rows on either side that a filtered row depends on."""
+        return 2 * self.half
+
+    def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Filter a slab, (rows, columns, slices)."""
+        if not self.half:
+            return np.zeros_like(image)
+        for axis in (0, 0, 1, 1):
+            image = uniform_filter1d(image, 2 * self.half + 1, axis=axis, mode="nearest")
+        return np.asarray(correlate1d(image, ACROSS_SLICES, axis=2, mode="mirror"), np.float32)
 
 
 def _check(basis: PatchBasis, shape: tuple[int, int, int], options: DenoiseOptions) -> None:

@@ -70,9 +70,9 @@ QUIET_FRACTION = 0.3
 COMPARED_BLOCKS = 0.75
 """Fraction of the blocks, those with the lowest levels, that are compared; the others hold anatomy throughout."""
 
-MIN_BLOCKS = 4
-"""Blocks that the fit needs. Of three blocks, two are compared, and some candidate always makes two levels agree. With
-fewer blocks, the default scan is kept."""
+MIN_BLOCKS = 16
+"""Blocks that the fit needs: of these, twelve are compared, and five properties are fitted. Some candidate always makes
+a few levels agree. With fewer blocks, the default scan is kept."""
 
 MIN_CELLS = 20
 """Cells that a slice or block needs; with fewer it is not used."""

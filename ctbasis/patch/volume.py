@@ -10,7 +10,7 @@ of an engine (ctbasis/patch/engine.py). Work on a slab is therefore a picklable 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -160,6 +160,10 @@ class Slab:
     stop: int
     low: int
     high: int
+
+    def widened(self, margin: int, rows: int) -> Slab:
+        """Return the slab with `margin` more rows to process on either side, in an image of `rows` rows."""
+        return replace(self, first=max(0, self.first - margin), stop=min(rows, self.stop + margin))
 
 
 def slabs(rows: int, *, height: int, halo: int) -> Iterator[Slab]:

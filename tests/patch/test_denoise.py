@@ -10,14 +10,16 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 from skimage.restoration import denoise_tv_chambolle
 
 from ctbasis.errors import CtbasisError
-from ctbasis.patch.denoise import restored_noise_fraction
+from ctbasis.patch.denoise import MAX_PASSED_NOISE, LowPass, restored_noise_fraction
 from ctbasis.patch.learn import learn_basis
+from ctbasis.patch.noise import Noise
 from ctbasis.patch.noise_fit import fit_noise
 from ctbasis.patch.rows import PatchGrid, patch_shape
 from ctbasis.patch.volume import ArrayVolume
 from ctbasis.simulate.dose import Dose, image_noise
 from ctbasis.simulate.nodules import Contrast, InsertedNodule, insert
 from ctbasis.simulate.projection import ParallelBeam
+from tests import emphysema
 from tests.patch.volumes import (
     SHAPE,
     body,
@@ -93,6 +95,8 @@ def test_the_matched_filter_keeps_more_contrast_of_lung_nodules_and_does_not_cha
     volume = ArrayVolume(np.ascontiguousarray(np.moveaxis(noisy, 0, -1)), (1.4, 1.4, 2.5))
     noise = fit_noise(volume, reach=tuple(edge - 1 for edge in SHAPE))
     basis = learn_basis(volume, noise, shape=SHAPE)
+    # The low-pass filter would carry a little of what changes in the lung into tissue.
+    monkeypatch.setattr(LowPass, "of", lambda _: LowPass(0))
 
     def denoised() -> tuple[NDArray[np.float32], float]:
         clean = np.moveaxis(denoise_volume(volume, noise, basis), -1, 0)
@@ -251,3 +255,56 @@ def test_thick_slices_are_improved_even_where_neighbours_share_no_anatomy() -> N
 def test_parameters_out_of_range_are_rejected(noisy: ArrayVolume, basis: PatchBasis, wrong: dict[str, float]) -> None:
     with pytest.raises(CtbasisError):
         denoise_volume(noisy, constant_noise(noisy.shape, 30.0), basis, **wrong)
+
+
+def noise_of_reconstruction(slices: int) -> tuple[NDArray[np.float32], Noise]:
+    """Return noise as of filtered back-projection, independent in each slice, and its description."""
+    added = np.stack([emphysema.noise(seed) for seed in range(slices)], axis=-1)
+    spectrum = np.square(np.abs(np.fft.fft2(added, axes=(0, 1)))).mean(axis=-1)
+    plane = np.fft.fftshift(np.fft.ifft2(spectrum).real)[124:133, 124:133]
+    covariance = np.zeros((9, 9, 5 if slices > 1 else 1))
+    covariance[..., covariance.shape[2] // 2] = plane / plane.max()
+    cells = (emphysema.EDGE // 8, emphysema.EDGE // 8, slices)
+    return added, Noise(np.full(cells, emphysema.NOISE, np.float32), covariance, 1000)
+
+
+@pytest.mark.parametrize("slices", [1, 6])
+def test_the_low_pass_filter_passes_as_little_noise_as_it_predicts(slices: int) -> None:
+    added, noise = noise_of_reconstruction(slices)
+    low_pass = LowPass.of(noise)
+    assert low_pass.half > 0
+    # The first and the last slice have one neighbour, and pass more.
+    passed = low_pass(added)[..., slices > 1 : max(1, slices - 1)].std() / emphysema.NOISE
+    assert 0.4 * MAX_PASSED_NOISE < passed < 1.2 * MAX_PASSED_NOISE
+    assert LowPass.of(constant_noise((64, 64, 6), 30.0)).half > 0
+
+
+def test_noise_with_most_of_its_power_at_coarse_scales_is_not_restored() -> None:
+    lags = np.mgrid[-4:5, -4:5, -2:3]
+    smooth = np.exp(-np.square(lags).sum(axis=0) / 200)
+    assert LowPass.of(Noise(np.full((8, 8, 6), 30.0, np.float32), smooth, 1000)).half == 0
+
+
+def test_structure_that_is_larger_than_a_patch_and_fainter_than_the_threshold_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    added, noise = noise_of_reconstruction(6)
+    y, x = np.mgrid[: emphysema.EDGE, : emphysema.EDGE]
+    blob = np.exp(-((y - 128) ** 2 + (x - 128) ** 2) / (2 * 8.0**2))[..., None]
+    truth = 40 + 0.3 * emphysema.NOISE * blob
+    volume = ArrayVolume((truth + added).astype(np.float32), (0.8, 0.8, 2.5))
+    basis = learn_basis(volume, noise, shape=SHAPE, classes=1)
+
+    def kept() -> tuple[float, float]:
+        """Return the part of the contrast of the blob that is kept, and the RMS of the noise that remains."""
+        clean = denoise_volume(volume, noise, basis, target_noise=0.0) - 40
+        contrast = float((clean * blob).sum() / np.square(blob).sum() / 6 / (0.3 * emphysema.NOISE))
+        return contrast, float(clean[:64].std() / emphysema.NOISE)
+
+    (contrast, remaining) = kept()
+    monkeypatch.setattr(LowPass, "of", lambda _: LowPass(0))
+    (contrast_without, remaining_without) = kept()
+    assert contrast > contrast_without + 0.2
+    assert contrast > 0.75
+    # The first and the last slice have one neighbour, and pass more.
+    assert remaining < remaining_without + 1.2 * MAX_PASSED_NOISE

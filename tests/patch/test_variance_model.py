@@ -16,6 +16,7 @@ from ctbasis.patch.variance_model import VarianceModel, fit_variance_model
 from ctbasis.patch.volume import ArrayVolume
 from ctbasis.simulate.dose import Dose, image_noise
 from ctbasis.simulate.projection import ParallelBeam
+from tests import emphysema
 from tests.patch.volumes import body, sigma_errors
 
 if TYPE_CHECKING:
@@ -75,12 +76,22 @@ def test_the_fit_finds_the_variance_map_for_every_kind_of_scan(scan: ScanModel) 
 
 def test_the_description_names_the_properties_that_differ_from_the_default() -> None:
     shape, rays = np.ones((1, 1, 1)), np.ones((1, 1, 1, 1), np.float32)
-    assert VarianceModel(ScanModel(), 0.2, 1.0, shape, rays, 9).description() == "20% electronic noise"
+    assert VarianceModel(ScanModel(), 0.2, 1.0, shape, rays, 32).description() == "20% electronic noise"
     description = VarianceModel(
-        ScanModel(starvation_path=7.0, bow_tie_radius=130.0, modulation=0.5), 0.0, 0.25, shape, rays, 9
+        ScanModel(starvation_path=7.0, bow_tie_radius=130.0, modulation=0.5), 0.0, 0.25, shape, rays, 32
     ).description()
     for part in ("bow-tie filter for a body of 260 mm", "compensates 50% of", "path length of 7", "power 0.25"):
         assert part in description
+
+
+@pytest.mark.parametrize("clipped", [-3000, -1024])
+def test_uniform_noise_in_few_slices_is_not_fitted_to_a_scanner_by_chance(clipped: int) -> None:
+    truth, masks = emphysema.chest()
+    added = np.stack([emphysema.noise(seed) for seed in range(3)], axis=-1)
+    hu = np.maximum(np.round(truth[..., None] + added), clipped).astype(np.float32)
+    sigma = fit_noise(ArrayVolume(hu, (emphysema.PIXEL, emphysema.PIXEL, 2.5))).sigma_rows(0, *truth.shape)
+    for part in ("lung", "emphysema", "body"):
+        assert np.median(sigma[masks[part]]) == pytest.approx(emphysema.NOISE, rel=0.08)
 
 
 def test_without_tissue_the_model_has_default_properties_and_no_description() -> None:
