@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.ndimage import binary_fill_holes
 
 from ctbasis.bench.denoisers import PATCH, PEERS, Denoiser, global_modes
 from ctbasis.bench.quality_cases import CONTRASTS, Case, QualitySettings, make_case, phantom_truth, read_truth
@@ -65,11 +66,12 @@ def bench_quality(
 
     Returns:
         A row for each case and method: case, series, resolution, kernel, noise_body, noise_lung, photons, slices,
-        nodules, method, setting, tuned_on, rmse_body, rmse_lung, psnr, ssim, nodule_600, nodule_150 (3 mm, mean
-        contrast recovery), edge_ratio, smoothed_removal (ctbasis/report/smoothed_removal.py; in the row `noisy` that of
-        the true noise, 1), rmse_body_corrected and rmse_lung_corrected (against the anatomy without the truth's own
-        noise; None if it has hardly any), seconds, seconds_per_slice (of the slices that the method processed). A peer
-        that is not installed has a row whose setting says so.
+        nodules, method, setting, tuned_on, rmse_body, rmse_lung, psnr and ssim (of slices with the truth around the
+        patient), nodule_600, nodule_150 (3 mm, mean contrast recovery), edge_ratio, smoothed_removal
+        (ctbasis/report/smoothed_removal.py; in the row `noisy` that of the true noise, 1), rmse_body_corrected and
+        rmse_lung_corrected (against the anatomy without the truth's own noise; None if it has hardly any), seconds,
+        seconds_per_slice (of the slices that the method processed). A peer that is not installed has a row whose
+        setting says so.
 
     Raises:
         CtbasisError: A folder does not hold exactly one CT series, or the series has too few slices or shows no lung or
@@ -152,7 +154,9 @@ def scores(case: Case, image: NDArray[np.float32], removed: NDArray[np.float32])
         removed: Noisy slices minus `image`.
     """
     truth, noisy = case.scored_truth, case.noisy
-    quality = compare(truth, image)
+    # Patch mode returns the air around the patient as it was; what a method makes of air is not compared.
+    patient = np.stack([binary_fill_holes(Regions(np.asarray(true, np.float64)).patient) for true in truth])
+    quality = compare(truth, np.where(patient, image, truth))
     contrast = Contrast(case.nodules, (truth.shape[1], truth.shape[2]), noisy.spacing)
     for z, slices in zip(noisy.scored, zip(truth, image, strict=True), strict=True):
         contrast.add(z, *slices)
