@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import binary_fill_holes
 
 from ctbasis.bench.denoisers import PATCH, PEERS, Denoiser, global_modes
 from ctbasis.bench.quality_cases import CONTRASTS, Case, QualitySettings, make_case, phantom_truth, read_truth
@@ -154,9 +153,7 @@ def scores(case: Case, image: NDArray[np.float32], removed: NDArray[np.float32])
         removed: Noisy slices minus `image`.
     """
     truth, noisy = case.scored_truth, case.noisy
-    # Patch mode returns the air around the patient as it was; what a method makes of air is not compared.
-    patient = np.stack([binary_fill_holes(Regions(np.asarray(true, np.float64)).patient) for true in truth])
-    quality = compare(truth, np.where(patient, image, truth))
+    quality = compare(truth, np.where(case.patient, image, truth))
     contrast = Contrast(case.nodules, (truth.shape[1], truth.shape[2]), noisy.spacing)
     for z, slices in zip(noisy.scored, zip(truth, image, strict=True), strict=True):
         contrast.add(z, *slices)

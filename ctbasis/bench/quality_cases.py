@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import label
+from scipy.ndimage import binary_fill_holes, label
 from scipy.optimize import brentq
 
 from ctbasis.bench.denoisers import METHODS, NoisyVolume
@@ -152,6 +152,12 @@ class Case:
     def truth_noise(self) -> TruthNoise | None:
         """Noise of the truth, measured on all slices: few slices hold too little flat tissue."""
         return FlatWindows.of(self.truth, self.noisy.hu).measure()
+
+    @cached_property
+    def patient(self) -> NDArray[np.bool_]:
+        """The scored slices without the air around the patient, which patch mode returns as it was."""
+        slices = (Regions(np.asarray(true, np.float64)).patient for true in self.scored_truth)
+        return np.stack([binary_fill_holes(image) for image in slices])
 
     @property
     def scored_truth(self) -> NDArray[np.float32]:

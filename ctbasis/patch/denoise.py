@@ -42,7 +42,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-from scipy.ndimage import correlate1d, maximum_filter, uniform_filter, uniform_filter1d
+from scipy.ndimage import correlate1d, maximum_filter, uniform_filter
 from threadpoolctl import threadpool_limits
 
 from ctbasis.errors import CtbasisError
@@ -230,8 +230,12 @@ class SlabDenoiser:
     def halo(self) -> int:
         """Number of image rows on either side of a slab that its result depends on."""
         # The patches of stage 2 extend equally far into the result of stage 1.
-        patches = (self.basis.shape[0] - 1 + self.options.stride) * (2 if self.options.two_stages else 1)
-        return patches + self.low_pass.reach
+        return self._patch_reach * (2 if self.options.two_stages else 1) + self.low_pass.reach
+
+    @property
+    def _patch_reach(self) -> int:
+        """Number of image rows on either side that the patches of one stage extend into."""
+        return self.basis.shape[0] - 1 + self.options.stride
 
     @cached_property
     def low_pass(self) -> LowPass:
@@ -260,17 +264,14 @@ class SlabDenoiser:
         wide = slab.widened(self.low_pass.reach, rows)
         if options.two_stages:
             # Stage 1 covers the rows that the patches of stage 2 extend into.
-            around = wide.widened((self.basis.shape[0] - 1) + options.stride, rows)
+            around = wide.widened(self._patch_reach, rows)
             done = patches.estimate(y, wide, rows, pilot=patches.pilot(y, around, rows))
         else:
             done = patches.estimate(y, wide, rows)
-        covered = slice(wide.first - slab.low, wide.stop - slab.low)
-        clean = done[covered] * sigma[covered]
-        removed = np.where(patches.measured[covered], x[covered] - clean, np.float32(0))
-        clean += self.low_pass(removed)
-        inner = slice(slab.first - wide.first, slab.stop - wide.first)
+        clean = done * sigma
+        clean += self.low_pass(np.where(patches.measured, x - clean, np.float32(0)))
         own = slice(slab.first - slab.low, slab.stop - slab.low)
-        return np.asarray(clean[inner] + np.float32(restored) * (x[own] - clean[inner]), np.float32)
+        return np.asarray(clean[own] + np.float32(restored) * (x[own] - clean[own]), np.float32)
 
 
 @dataclass(frozen=True)
@@ -309,8 +310,9 @@ class LowPass:
         """Filter a slab, (rows, columns, slices)."""
         if not self.half:
             return np.zeros_like(image)
-        for axis in (0, 0, 1, 1):
-            image = uniform_filter1d(image, 2 * self.half + 1, axis=axis, mode="nearest")
+        width = 2 * self.half + 1
+        for _ in range(2):
+            image = uniform_filter(image, (width, width, 1), mode="nearest")
         return np.asarray(correlate1d(image, ACROSS_SLICES, axis=2, mode="mirror"), np.float32)
 
 

@@ -195,7 +195,7 @@ class _QuietCells:
         quiet: Cells that are used.
 
     Attributes:
-        blocks: Indices of the cells of every block that holds at least MIN_CELLS of them.
+        blocks: Indices of the cells of every block.
     """
 
     def __init__(self, variance: NDArray[np.float64], quiet: NDArray[np.bool_]) -> None:
@@ -203,7 +203,7 @@ class _QuietCells:
         self._log_variance = np.log(np.maximum(variance[quiet], 1e-6))
         y, x, self._slice = np.nonzero(quiet)
         self._slices = _members(self._slice, quiet.shape[2])
-        self.blocks = [block for block in _blocks(y, x) if len(block) >= MIN_CELLS]
+        self.blocks = _blocks(y, x)
 
     def fit(self, terms: NDArray[np.float64], exponent: float = 1.0) -> _Fit:
         """Return the mixture of two variance terms, raised to `exponent`, that has the least unevenness.
